@@ -1,0 +1,275 @@
+"""Affine combinations of the last parameters, every few steps."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from plp_optax import _checks
+
+Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
+Store = Literal["folded", "snapshots"]
+
+
+class AffineWindowState(NamedTuple):
+    """State of :func:`affine_window`.
+
+    Attributes:
+      steps_taken: Updates since initialisation, what schedules read; int32 scalar.
+      cycle_step: Updates since the cycle's start, 0 to period - 1; int32 scalar.
+      cycle_coefficients: The current cycle's ``c_0, ..., c_k``; shape ``(k + 1,)``.
+      cycle_active: Whether the current cycle ends in a jump; bool scalar.
+      window: Trees like the parameters. ``store="folded"``: one, the running
+        combination of the cycle's updates. ``store="snapshots"``: the k + 1
+        parameters ``w_0, ..., w_k`` themselves (those of the last cycle until they
+        are overwritten).
+    """
+
+    steps_taken: jax.Array
+    cycle_step: jax.Array
+    cycle_coefficients: jax.Array
+    cycle_active: jax.Array
+    window: tuple[optax.Params, ...]
+
+
+def affine_window(
+    coefficients: Sequence[float] | np.ndarray | jax.Array | Schedule,
+    *,
+    period: int,
+    active: Schedule | None = None,
+    store: Store = "folded",
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Jumps to an affine combination of the last parameters, once a cycle.
+
+    A cycle has ``period`` optimizer steps. With :math:`w_0` the parameters at its
+    start and :math:`w_1, \dots, w_k` those after its first k steps, step k ends not
+    at :math:`w_k` but at
+
+    .. math::
+        \sum_{i=0}^k c_i w_i, \qquad \sum_{i=0}^k c_i = 1,
+
+    and the cycle's remaining steps are the optimizer's own. Prediction (coefficients
+    outside [0, 1]), averaging and Lookahead are members of this family:
+    :func:`~plp_optax.plp_coefficients`, :func:`~plp_optax.average_coefficients`,
+    :func:`~plp_optax.lookahead_coefficients`.
+
+    Since the coefficients sum to 1, the jump depends on the updates
+    :math:`u_j = w_j - w_{j-1}` alone,
+
+    .. math::
+        \sum_{i=0}^k c_i w_i - w_k = -\sum_{j=1}^k (c_0 + \dots + c_{j-1})\, u_j,
+
+    so that ``store="folded"`` holds one parameter-sized buffer, whatever k, and
+    needs no parameters. ``store="snapshots"`` keeps :math:`w_0, \dots, w_k` and
+    combines them as written: k + 1 buffers, for looking at them. The two agree up to
+    rounding as long as the emitted updates are applied unmodified; with low-precision
+    *parameters* they differ by the rounding of the parameters, which only the
+    snapshots see.
+
+    Place it **last** in a chain: whatever rescales updates behind it rescales the
+    jump too, and the window is then not that of the parameters. Inside
+    ``optax.MultiSteps`` a step is one update of the inner chain; in a chain behind
+    ``MultiSteps`` the mini-steps would be counted instead.
+
+    Args:
+      coefficients: ``c_0, ..., c_k``, at least two numbers with sum 1, or a schedule
+        that maps the number of updates so far (an int32 scalar) to them. Of a
+        schedule and of jax arrays only the shape is checked, not the sum.
+      period: Optimizer steps in a cycle, at least k.
+      active: An optional predicate on the number of updates so far. A cycle whose
+        first step finds it false passes all its updates through. It and the
+        coefficients are read at the first step of a cycle only and kept in the
+        state, so that nothing can change half-way through a cycle.
+      store: ``"folded"`` or ``"snapshots"``.
+      accumulator_dtype: The window's dtype for real parameters; by default the
+        parameters' own. Sums are taken in float32 at least.
+
+    Returns:
+      An :class:`optax.GradientTransformationExtraArgs` with state
+      :class:`AffineWindowState`. With ``store="snapshots"`` its ``update`` needs
+      ``params``.
+
+    Raises:
+      ValueError: If an argument is not as above. Under
+        ``optax.inject_hyperparams`` name ``period``, ``active`` and
+        ``accumulator_dtype`` in ``static_args``.
+
+    Examples:
+      The average of each three steps' parameters, starting anew from there:
+
+      >>> import jax, optax, plp_optax
+      >>> loss = lambda w: (w**2).sum()
+      >>> tx = optax.chain(
+      ...     optax.sgd(0.1),
+      ...     plp_optax.affine_window([0, 1 / 3, 1 / 3, 1 / 3], period=3),
+      ... )
+      >>> w = jax.numpy.array([3.0, -4.0])
+      >>> state = tx.init(w)
+      >>> for _ in range(4):
+      ...     print(f"{loss(w):.2f}")
+      ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+      ...     w = optax.apply_updates(w, updates)
+      25.00
+      16.00
+      10.24
+      10.58
+
+    References:
+      Zhang et al., `Lookahead Optimizer: k steps forward, 1 step back
+      <https://arxiv.org/abs/1907.08610>`_, 2019
+
+      Ying et al., `Enhancing Deep Neural Network Training Efficiency and Performance
+      through Linear Prediction <https://arxiv.org/abs/2310.10958>`_, 2023
+    """
+    schedule, k = _as_schedule(coefficients)
+    _checks.check_period(period, k)
+    _checks.check_callable("active", active)
+    _checks.check_choice("store", store, ("folded", "snapshots"))
+    _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
+
+    def init_fn(params: optax.Params) -> AffineWindowState:
+        def zeros(p: jax.typing.ArrayLike) -> jax.Array:
+            own = jnp.result_type(p)
+            wanted = jnp.issubdtype(own, jnp.floating) and accumulator_dtype
+            return jnp.zeros_like(p, wanted or own)
+
+        trees = 1 if store == "folded" else k + 1
+        return AffineWindowState(
+            steps_taken=jnp.zeros((), jnp.int32),
+            cycle_step=jnp.zeros((), jnp.int32),
+            cycle_coefficients=jnp.zeros((k + 1,), float),
+            cycle_active=jnp.zeros((), bool),
+            window=tuple(jax.tree.map(zeros, params) for _ in range(trees)),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: AffineWindowState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, AffineWindowState]:
+        del extra_args
+        starts = state.cycle_step == 0
+        c = jnp.where(starts, schedule(state.steps_taken), state.cycle_coefficients)
+        c = c.astype(state.cycle_coefficients.dtype)
+        active_now = True if active is None else active(state.steps_taken)
+        is_active = jnp.where(starts, jnp.asarray(active_now, bool), state.cycle_active)
+        jumps = is_active & (state.cycle_step == k - 1)
+
+        if store == "folded":
+            updates, window = _folded(
+                updates, state.window, c, state.cycle_step, is_active, jumps
+            )
+        else:
+            if params is None:
+                raise ValueError(
+                    "affine_window (and plp) with store='snapshots' keeps copies of "
+                    "the parameters: pass them, as in tx.update(grads, state, params)"
+                )
+            updates, window = _snapshots(
+                updates, state.window, params, c, state.cycle_step, jumps
+            )
+        return updates, AffineWindowState(
+            steps_taken=optax.safe_increment(state.steps_taken),
+            cycle_step=(state.cycle_step + 1) % period,
+            cycle_coefficients=c,
+            cycle_active=is_active,
+            window=window,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _folded(
+    updates: optax.Updates,
+    window: tuple[optax.Params, ...],
+    c: jax.Array,
+    cycle_step: jax.Array,
+    is_active: jax.Array,
+    jumps: jax.Array,
+) -> tuple[optax.Updates, tuple[optax.Params, ...]]:
+    """One step that keeps only the jump so far, ``sum_{i<=j} a_i u_i``."""
+    # a_j = -(c_0 + ... + c_{j-1}) for j = 1..k, where cycle_step = j - 1.
+    a = -jnp.cumsum(c[:-1])
+    k = a.size
+    a_j = a[jnp.minimum(cycle_step, k - 1)]
+    collects = is_active & (cycle_step < k)
+
+    # Gates are selections, not products with 0 or 1: a NaN must not pass them.
+    def accumulate(u: jax.Array, v: jax.Array) -> jax.Array:
+        dtype = _sum_dtype(v)
+        v_before = jnp.where(cycle_step == 0, jnp.zeros_like(v), v)
+        v_after = v_before.astype(dtype) + a_j.astype(dtype) * u.astype(dtype)
+        return jnp.where(collects, v_after.astype(v.dtype), v_before)
+
+    def emit(u: jax.Array, v: jax.Array) -> jax.Array:
+        dtype = _sum_dtype(v)
+        jumped = u.astype(dtype) + v.astype(dtype)
+        return jnp.where(jumps, jumped.astype(u.dtype), u)
+
+    updates = jax.tree.map(jnp.asarray, updates)
+    window = (jax.tree.map(accumulate, updates, window[0]),)
+    return jax.tree.map(emit, updates, window[0]), window
+
+
+def _snapshots(
+    updates: optax.Updates,
+    window: tuple[optax.Params, ...],
+    params: optax.Params,
+    c: jax.Array,
+    cycle_step: jax.Array,
+    jumps: jax.Array,
+) -> tuple[optax.Updates, tuple[optax.Params, ...]]:
+    """One step that keeps ``w_0, ..., w_k`` and combines them as the paper does."""
+    updates = jax.tree.map(jnp.asarray, updates)
+    next_params = optax.apply_updates(params, updates)
+
+    def store(
+        here: jax.Array, snapshots: optax.Params, p: optax.Params
+    ) -> optax.Params:
+        return jax.tree.map(
+            lambda s, x: jnp.where(here, jnp.asarray(x).astype(s.dtype), s),
+            snapshots,
+            p,
+        )
+
+    window = (
+        store(cycle_step == 0, window[0], params),
+        *(store(cycle_step == j, w, next_params) for j, w in enumerate(window[1:])),
+    )
+
+    def emit(u: jax.Array, p: jax.Array, *w: jax.Array) -> jax.Array:
+        dtype = _sum_dtype(w[0])
+        combination = sum(
+            c_i.astype(dtype) * w_i.astype(dtype) for c_i, w_i in zip(c, w, strict=True)
+        )
+        return jnp.where(jumps, (combination - p).astype(u.dtype), u)
+
+    return jax.tree.map(emit, updates, params, *window), window
+
+
+def _sum_dtype(window: jax.Array) -> jnp.dtype:
+    return jnp.promote_types(window.dtype, jnp.float32)
+
+
+def _as_schedule(
+    coefficients: Sequence[float] | np.ndarray | jax.Array | Schedule,
+) -> tuple[Callable[[jax.Array], jax.Array], int]:
+    """Returns coefficients as a schedule of jax arrays, and k."""
+    given: Any = coefficients
+    if not isinstance(given, jax.Array) and not callable(given):
+        given = _checks.check_coefficients(given)
+
+    def schedule(count: jax.Array) -> jax.Array:
+        return jnp.asarray(given(count) if callable(given) else given, float)
+
+    shape = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).shape
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(
+            f"coefficients must have shape (k + 1,) with k of at least 1, got {shape}"
+        )
+    return schedule, shape[0] - 1

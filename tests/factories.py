@@ -1,0 +1,98 @@
+"""Every public factory, one line each: what the contract tests run over."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+import plp_optax
+
+
+class Case(NamedTuple):
+    """A public factory with arguments.
+
+    Attributes:
+      factory: The public function.
+      kwargs: Arguments under which it does something within 12 steps.
+      needs_params: Whether its update must refuse ``params=None``.
+      inject: A numeric argument that ``optax.inject_hyperparams`` may inject.
+      static: What must then be named in ``static_args``.
+      optimizes: Whether it is an optimizer by itself, not a link of a chain.
+    """
+
+    factory: Callable[..., optax.GradientTransformationExtraArgs]
+    kwargs: Mapping[str, Any]
+    needs_params: bool = False
+    inject: str | None = None
+    static: tuple[str, ...] = ("window", "period", "active", "accumulator_dtype")
+    optimizes: bool = False
+
+    def make(self, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        return self.factory(**(dict(self.kwargs) | kwargs))
+
+    def optimizer(self, learning_rate: float) -> optax.GradientTransformation:
+        """The transformation at the end of an optimizer."""
+        if self.optimizes:
+            return self.make(learning_rate=learning_rate)
+        return optax.chain(optax.sgd(learning_rate), self.make())
+
+
+_WINDOW_STATIC = ("period", "active", "accumulator_dtype")
+_COEFFICIENTS = (0.25, 0.25, -0.5, 1.0)
+
+CASES = {
+    "affine_window": Case(
+        plp_optax.affine_window,
+        {"coefficients": jnp.array(_COEFFICIENTS), "period": 4},
+        inject="coefficients",
+        static=_WINDOW_STATIC,
+    ),
+    "affine_window-schedule": Case(
+        plp_optax.affine_window,
+        {
+            "coefficients": lambda n: jnp.stack([0.1 * (n % 5), 1 - 0.1 * (n % 5)]),
+            "period": 2,
+        },
+        static=_WINDOW_STATIC,
+    ),
+    "affine_window-snapshots": Case(
+        plp_optax.affine_window,
+        {"coefficients": _COEFFICIENTS, "period": 3, "store": "snapshots"},
+        needs_params=True,
+        static=_WINDOW_STATIC,
+    ),
+    "plp": Case(plp_optax.plp, {}, inject="step"),
+    "plp-active": Case(
+        plp_optax.plp,
+        {"active": lambda n: n >= 4, "window": 4, "fit": "least_squares"},
+        inject="step",
+    ),
+    "plp-float32": Case(
+        plp_optax.plp, {"accumulator_dtype": jnp.float32}, inject="step"
+    ),
+    "plp-snapshots": Case(
+        plp_optax.plp, {"store": "snapshots"}, needs_params=True, inject="step"
+    ),
+    "plp_sgd": Case(
+        plp_optax.plp_sgd,
+        {"learning_rate": 0.05, "momentum": 0.5},
+        inject="learning_rate",
+        optimizes=True,
+    ),
+    "plp_sgd-decay": Case(
+        plp_optax.plp_sgd,
+        {"learning_rate": 0.05, "weight_decay": 0.01, "nesterov": True},
+        needs_params=True,
+        inject="learning_rate",
+        optimizes=True,
+    ),
+    "plp_adamw": Case(
+        plp_optax.plp_adamw,
+        {"learning_rate": 0.05},
+        needs_params=True,
+        inject="learning_rate",
+        optimizes=True,
+    ),
+}
