@@ -1,0 +1,158 @@
+"""Trains an image classifier and leaves a work directory that explains itself.
+
+python train.py                                         # digits, in a minute
+python train.py --dataset cifar100 --preset plp-paper   # the paper's protocol
+python train.py --help
+"""
+
+import functools
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from training import config as config_lib
+from training.config import Config
+from training.errors import UserError
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Runs one training, from data to report.
+
+    Args:
+      config: A complete configuration (``training.config.resolve``).
+
+    Returns:
+      What ``result.json`` holds. A run that had already finished is not repeated.
+
+    Raises:
+      UserError: If the data, the devices or the work directory do not allow it.
+    """
+    import jax
+
+    with jax.enable_x64(config.precision == "float64"):
+        return _train(config)
+
+
+def _train(config: Config) -> dict[str, Any]:
+    # Imported after the flags are known to make sense, since JAX takes seconds.
+    import jax
+
+    from training import (
+        checkpoints,
+        curves,
+        data,
+        networks,
+        optimizers,
+        parallel,
+        records,
+    )
+    from training.display import Display, epoch_line, result_lines
+    from training.loop import Loop, count_steps
+
+    # -- Work directory ----------------------------------------------------------
+    run = records.Run(config)
+    if run.result is not None:
+        print(f"{run.path} has finished:\n{result_lines(run.result)}")
+        return run.result
+
+    # -- Data --------------------------------------------------------------------
+    dataset = data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        validation_fraction=config.validation_fraction,
+        split_seed=config.split_seed,
+    )
+    run.describe(dataset)
+
+    # -- Network, optimizer and compiled steps -----------------------------------
+    steps_per_epoch, total_steps = count_steps(config, dataset)
+    schedule = optimizers.make_schedule(
+        config, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
+    tx = optimizers.make_optimizer(config, schedule)
+    module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
+    loop = Loop(config, dataset, module, tx, networks.DTYPES[config.precision])
+    size = sum(x.size for x in jax.tree.leaves(loop.state.params))
+    print(
+        f"{config.model} ({size:,} parameters) on {dataset.name} with {config.method}: "
+        f"{len(dataset.train.labels):,} training, {len(dataset.validation.labels):,} "
+        f"validation, {len(dataset.test.labels):,} test images; "
+        f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}; {run.path}"
+    )
+    loop.compile()
+
+    # -- Training ----------------------------------------------------------------
+    best: dict[str, Any] = {}
+    epochs = math.ceil(total_steps / steps_per_epoch)
+    with Display(total_steps, config.batch_size) as display:
+        for epoch in range(epochs):
+            trained = loop.train_epoch(
+                epoch, functools.partial(display.step, epoch + 1)
+            )
+            validated = loop.evaluate(loop.state.variables, dataset.validation)
+            step = int(loop.state.step)
+            metrics = {
+                "epoch": epoch + 1,
+                "step": step,
+                "train_loss": trained["loss"],
+                "train_accuracy": trained["accuracy"],
+                "validation_loss": validated["loss"],
+                "validation_accuracy": validated["accuracy"],
+                "learning_rate": float(schedule(step - 1)),
+                "gradient_norm": trained["gradient_norm"],
+                "update_norm": trained["update_norm"],
+                "parameter_norm": trained["parameter_norm"],
+                "images_per_second": trained["images_per_second"],
+            }
+            run.add(metrics)
+            is_best = (
+                not best
+                or metrics["validation_loss"] < best["loss"]
+                # Without a validation part the last epoch counts as the best.
+                or not len(dataset.validation.labels)
+            )
+            if is_best:
+                best = {"epoch": epoch + 1, "loss": metrics["validation_loss"]}
+                checkpoints.save(run.path / records.BEST, loop.state.variables)
+            display.line(epoch_line(metrics, epochs, is_best))
+
+    # -- Test, once, with the best parameters ------------------------------------
+    tested = loop.evaluate(checkpoints.load(run.path / records.BEST), dataset.test)
+
+    # -- Report ------------------------------------------------------------------
+    result = {
+        "best_epoch": best["epoch"],
+        "validation_loss": best["loss"],
+        "test_loss": tested["loss"],
+        "test_accuracy": tested["accuracy"],
+        "test_top1_error": tested["top1_error"],
+        "test_top5_error": tested["top5_error"],
+        "train_seconds": loop.train_seconds,
+        "epochs": epochs,
+        "steps": total_steps,
+        "parameters": size,
+        **records.provenance(),
+    }
+    title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
+    curves.draw(run.path / records.CURVES, run.history(), title)
+    run.finish(result)
+    print(f"{result_lines(result)}\nrecorded in {run.path}")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit code."""
+    try:
+        train(config_lib.parse(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ntrain.py: stopped; what was recorded stays", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

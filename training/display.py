@@ -1,0 +1,99 @@
+"""What a run shows on the terminal: a progress bar, and one line an epoch."""
+
+import math
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+class Display:
+    """A progress bar over all steps; without a terminal only the lines.
+
+    Use as a context manager around training.
+    """
+
+    def __init__(self, total_steps: int, batch_size: int) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._batch_size = batch_size
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("compiling", total=total_steps, metrics="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Moves the bar by one step."""
+        rate = self._progress.tasks[0].speed
+        speed = f"  {rate * self._batch_size:,.0f} images/s" if rate else ""
+        self._progress.update(
+            self._task,
+            advance=1,
+            description=f"epoch {epoch}",
+            metrics=f"loss {metrics['loss']:.3f}  "
+            f"accuracy {metrics['accuracy']:.1%}{speed}",
+        )
+
+    def line(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(text, markup=False)
+
+
+def epoch_line(metrics: Mapping[str, Any], epochs: int, best: bool) -> str:
+    """One epoch in one line; ``*`` marks the best so far."""
+    parts = [
+        f"epoch {metrics['epoch']:>{len(str(epochs))}}/{epochs}",
+        f"train loss {metrics['train_loss']:.4f} accuracy "
+        f"{metrics['train_accuracy']:6.1%}",
+    ]
+    if not math.isnan(metrics["validation_loss"]):
+        parts.append(
+            f"validation loss {metrics['validation_loss']:.4f} accuracy "
+            f"{metrics['validation_accuracy']:6.1%} {'*' if best else ' '}"
+        )
+    parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+    return "  ".join(parts)
+
+
+def result_lines(result: Mapping[str, Any]) -> str:
+    """A finished run in a few lines."""
+    return (
+        f"best epoch {result['best_epoch']} of {result['epochs']} "
+        f"(validation loss {_number(result['validation_loss'])})\n"
+        f"test loss {_number(result['test_loss'])}  "
+        f"accuracy {result['test_accuracy']:.2%}  "
+        f"top-1 error {result['test_top1_error']:.2%}  "
+        f"top-5 error {result['test_top5_error']:.2%}\n"
+        f"trained {result['train_seconds']:.1f} s on {result['device']}, without "
+        f"compilation and evaluation"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,22 @@
+"""Errors that are told to the user as one sentence instead of a traceback."""
+
+
+class UserError(Exception):
+    """A mistake or circumstance of the user's, such as a wrong option.
+
+    The message is one sentence that says what is wrong and what to do about it.
+    ``train.py`` prints that sentence and ends with exit code 2; every other exception
+    is a bug and keeps its traceback.
+    """
+
+
+class ConfigError(UserError):
+    """Flags, a preset or a configuration file that make no sense together."""
+
+
+class DataError(UserError):
+    """A data set is absent, damaged, or cannot be obtained or stored."""
+
+
+class RunError(UserError):
+    """A work directory that cannot be used, or a run that cannot go on."""

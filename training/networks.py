@@ -1,0 +1,24 @@
+"""From a configuration to a network."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+import models
+from training.config import Config
+
+DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
+
+
+def make_network(
+    config: Config, num_classes: int, *, axis_name: str | None
+) -> nn.Module:
+    """Returns the network; ``axis_name`` is the axis that batch statistics share."""
+    return models.create(
+        config.model,
+        num_classes,
+        stem=config.stem,
+        head=config.head,
+        width=config.width,
+        dtype=DTYPES[config.precision],
+        axis_name=axis_name,
+    )

@@ -1,0 +1,218 @@
+"""The work directory: what a run leaves behind, and what may already be there."""
+
+import importlib.metadata
+import json
+import math
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from training import config as config_lib
+from training import data
+from training.config import Config
+from training.errors import RunError
+
+CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
+METRICS, CURVES = "metrics.jsonl", "curves.png"
+BEST, TENSORBOARD = "best", "tensorboard"
+_OURS = (CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, TENSORBOARD)
+
+
+class Run:
+    """One run's work directory.
+
+    Attributes:
+      path: The directory.
+      result: The result of a run that has already finished here, or None.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Looks at the work directory and makes it ready, or refuses.
+
+        Raises:
+          RunError: If the directory holds an unfinished run, a run with another
+            configuration, or files of somebody else's, or cannot be written.
+        """
+        assert config.workdir is not None
+        self.path = Path(config.workdir)
+        self.result: dict[str, Any] | None = None
+        self._writer: Any = None
+        try:
+            if not config.overwrite:
+                self.result = self._finished(config)
+            if self.result is None:
+                self._start(config)
+        except OSError as error:
+            raise RunError(
+                f"the work directory {self.path} cannot be used ({error.strerror}): "
+                f"choose another --workdir"
+            ) from error
+
+    def _finished(self, config: Config) -> dict[str, Any] | None:
+        if not (self.path / CONFIG).exists():
+            return None
+        there = read_json(self.path / CONFIG)
+        if differences := config_lib.differences(config, there):
+            raise RunError(
+                f"{self.path} holds a run with another configuration "
+                f"({'; '.join(differences)}): choose another --workdir, or --overwrite "
+                f"it"
+            )
+        if not (self.path / RESULT).exists():
+            raise RunError(
+                f"{self.path} holds a run that did not finish: --overwrite starts it "
+                f"anew"
+            )
+        return read_json(self.path / RESULT)
+
+    def _start(self, config: Config) -> None:
+        if self.path.exists():
+            if not self.path.is_dir():
+                raise RunError(
+                    f"{self.path} is a file, not a directory: choose another --workdir"
+                )
+            strangers = sorted(
+                p.name for p in self.path.iterdir() if p.name not in _OURS
+            )
+            if strangers:
+                raise RunError(
+                    f"{self.path} holds files that are not a run's "
+                    f"({', '.join(strangers[:3])}): choose another --workdir"
+                )
+            for name in _OURS:
+                _remove(self.path / name)
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(self.path / CONFIG, config_lib.experiment(config))
+
+    def describe(self, dataset: data.Dataset) -> None:
+        """Writes ``dataset.json``: what the trained network must be given."""
+        parts = ("train", "validation", "test")
+        fields = {
+            "name": dataset.name,
+            "num_classes": dataset.num_classes,
+            "image_shape": list(dataset.train.images.shape[1:]),
+            **{part: len(getattr(dataset, part).labels) for part in parts},
+            "mean": dataset.mean.tolist(),
+            "std": dataset.std.tolist(),
+            "label_names": list(dataset.label_names),
+        }
+        _write_json(self.path / DATASET, fields)
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Appends an epoch's metrics to ``metrics.jsonl`` and to TensorBoard's events.
+
+        ``metrics`` has an entry ``epoch``; NaN becomes null.
+        """
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_without_nan(metrics)) + "\n")
+        if self._writer is None:
+            # Imported late, as it takes a while.
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.path / TENSORBOARD))
+        for name, value in metrics.items():
+            if name != "epoch" and not math.isnan(value):
+                self._writer.add_scalar(name, value, int(metrics["epoch"]))
+        self._writer.flush()
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes ``result.json``, which marks the run as finished, last of all."""
+        self.close()
+        _write_json(self.path / RESULT, _without_nan(result))
+
+    def close(self) -> None:
+        """Closes the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def history(self) -> list[dict[str, Any]]:
+        """The metrics of all epochs so far."""
+        return read_metrics(self.path)
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a work directory's ``metrics.jsonl``, one dict an epoch."""
+    lines = (Path(workdir) / METRICS).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object of a work directory.
+
+    Raises:
+      RunError: If the file is absent or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise RunError(
+            f"{path} is damaged ({error}): --overwrite starts the run anew"
+        ) from error
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, device and commit, for a result."""
+    devices = jax.local_devices()
+    packages = ("plp-optax", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name.replace("-", "_"): _version(name) for name in packages},
+        "commit": _commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this file lies in, ``+`` if it was changed."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    # Whole or not at all: a reader never sees half a file.
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _without_nan(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in fields.items()
+    }
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
