@@ -1,0 +1,194 @@
+"""What an optimizer step costs with and without the methods.
+
+    python -m benchmarks.step_overhead
+
+On the parameter tree of ResNet-18 (100 classes): the memory of each optimizer's
+state, the temporaries that its compiled step needs, and its time beside that of plain
+SGD with momentum, all arms in turn in one run. A gradient of the same network is
+timed in the same rounds, so that the overhead of a whole training step can be told.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+import models
+import plp_optax
+from benchmarks import measure
+
+SGD = optax.sgd(0.05, momentum=0.9)
+PEER = "sgd"
+GRADIENT = "gradient"
+LOOKAHEAD = "optax.lookahead(sgd)"
+
+
+def make_arms() -> dict[str, optax.GradientTransformation]:
+    """The optimizers to compare, SGD with momentum first."""
+    return {
+        PEER: SGD,
+        "sgd + plp": optax.chain(SGD, plp_optax.plp()),
+        "sgd + plp, snapshots": optax.chain(SGD, plp_optax.plp(store="snapshots")),
+        "sgd + window average": optax.chain(
+            SGD,
+            plp_optax.affine_window(plp_optax.average_coefficients(3), period=4),
+        ),
+        "sgd + lookahead window": optax.chain(
+            SGD,
+            plp_optax.affine_window(plp_optax.lookahead_coefficients(5), period=5),
+        ),
+        LOOKAHEAD: optax.lookahead(SGD, 5, 0.5),
+        "adam": optax.adam(1e-3),
+        "adam + plp": optax.chain(optax.adam(1e-3), plp_optax.plp()),
+    }
+
+
+class Step(NamedTuple):
+    """A compiled optimizer step.
+
+    Attributes:
+      run: Takes one step; returns what to wait for.
+      state_bytes: Memory that lasts from step to step, parameters left out.
+      temporary_bytes: Memory that a step needs while it runs.
+    """
+
+    run: Callable[[], Any]
+    state_bytes: int
+    temporary_bytes: int
+
+
+def make_step(name: str, params: Any, gradient: Any) -> Step:
+    """Compiles an arm's step, which reuses the memory of parameters and state."""
+    tx = make_arms()[name]
+    held: Any = jax.tree.map(jnp.copy, params)
+    if name == LOOKAHEAD:  # keeps its slow weights among the parameters
+        held = optax.LookaheadParams(held, jax.tree.map(jnp.copy, held))
+    params_bytes = _bytes(params)
+    carry = [held, tx.init(held)]
+
+    def step(params: Any, state: Any, gradient: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*carry, gradient).compile()
+
+    def run() -> Any:
+        carry[:] = compiled(*carry, gradient)
+        return carry[0]
+
+    memory: Any = compiled.memory_analysis()
+    return Step(run, _bytes(carry) - params_bytes, memory.temp_size_in_bytes)
+
+
+def make_gradient(width: int, batch_size: int) -> tuple[Any, Callable[[], Any]]:
+    """ResNet-18's parameters, and a function that takes their gradient."""
+    network = models.create("resnet18", width=width)
+    images = jnp.asarray(
+        np.random.default_rng(0).normal(size=(batch_size, 32, 32, 3)), jnp.float32
+    )
+    labels = jnp.arange(batch_size) % 100
+    variables = jax.jit(lambda key: network.init(key, images[:1], train=False))(
+        jax.random.key(0)
+    )
+
+    def loss(params: Any) -> jax.Array:
+        logits, _ = network.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    gradient = jax.jit(jax.grad(loss))
+    return variables["params"], lambda: gradient(variables["params"])
+
+
+def run(width: int, batch_size: int, rounds: int) -> dict[str, Any]:
+    """Measures all arms; returns what the record holds."""
+    params, take_gradient = make_gradient(width, batch_size)
+    gradient = take_gradient()
+    steps = {name: make_step(name, params, gradient) for name in make_arms()}
+    arms: dict[str, Callable[[], Any]] = {n: s.run for n, s in steps.items()}
+    repeats = {**dict.fromkeys(arms, 5), GRADIENT: 1}
+    seconds = measure.alternate(
+        {**arms, GRADIENT: take_gradient}, rounds=rounds, repeats=repeats
+    )
+    size = _bytes(params)
+    # The time that an arm adds to SGD's, over the time of a training step with SGD.
+    training_step = seconds[GRADIENT] + seconds[PEER]
+    return {
+        "network": "resnet18",
+        "width": width,
+        "batch_size": batch_size,
+        "rounds": rounds,
+        "parameters": sum(p.size for p in jax.tree.leaves(params)),
+        "parameter_bytes": size,
+        "gradient_seconds": float(np.median(seconds[GRADIENT])),
+        "arms": {
+            name: {
+                "state_copies": step.state_bytes / size,
+                "state_bytes_beyond_copies": step.state_bytes % size,
+                "temporary_copies": step.temporary_bytes / size,
+                "temporary_bytes": step.temporary_bytes,
+                "milliseconds": 1e3 * float(np.median(seconds[name])),
+                "time_ratio": measure.ratio(seconds, name, PEER),
+                "training_step_overhead": float(
+                    np.median((seconds[name] - seconds[PEER]) / training_step)
+                ),
+            }
+            for name, step in steps.items()
+        },
+    }
+
+
+def table(record: dict[str, Any]) -> Table:
+    """The record as a table."""
+    result = Table(
+        "optimizer",
+        "state (copies)",
+        "temporaries (copies)",
+        "step (ms)",
+        "step / sgd's",
+        "of a training step",
+        title=f"ResNet-18, {record['parameters']:,} parameters, batch "
+        f"{record['batch_size']}, {record['rounds']} rounds",
+    )
+    for name, arm in record["arms"].items():
+        ratio = arm["time_ratio"]
+        result.add_row(
+            name,
+            f"{arm['state_copies']:.3f}",
+            f"{arm['temporary_copies']:.3f}",
+            f"{arm['milliseconds']:.1f}",
+            f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
+            f"{arm['training_step_overhead']:+.2%}",
+        )
+    return result
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+
+def main() -> None:
+    """Runs the benchmark, prints its table and writes its record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="where to write the record (JSON)")
+    options = parser.parse_args()
+    record = run(options.width, options.batch_size, options.rounds)
+    Console(width=110).print(table(record))
+    print("record:", measure.write_record("step_overhead", record, options.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The layers that all networks are built from, as PyTorch starts and pads them."""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+
+class Network(nn.Module):
+    """What every network is told, and which stems and heads its kind has.
+
+    Attributes:
+        num_classes: the number of logits.
+        stem: how the network begins, one of `stems`.
+        head: how it ends, one of `heads`.
+        width: the channels of its first stage.
+        dtype: the type it computes in.
+        axis_name: the mapped axis over which batch statistics are averaged.
+    """
+
+    stems: ClassVar[tuple[str, ...]] = ("cifar",)
+    heads: ClassVar[tuple[str, ...]] = ("linear",)  # the first is the default
+
+    num_classes: int
+    stem: str
+    head: str
+    width: int
+    dtype: DTypeLike
+    axis_name: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Applies named layers inside the module that is running.
+
+    Every method adds one submodule called `name` to the calling module and applies
+    it. Kernels and biases start uniform within 1/sqrt(fan_in), PyTorch's default:
+    its kaiming_uniform with a = sqrt(5) is that bound.
+
+    Attributes:
+        train: whether batch statistics (or running ones) normalise, and units drop.
+        dtype: the type of the computation.
+        axis_name: the mapped axis over which batch statistics are averaged.
+    """
+
+    train: bool
+    dtype: DTypeLike
+    axis_name: str | None
+
+    @property
+    def param_dtype(self) -> DTypeLike:
+        """Parameters and statistics: float32, or float64 for a float64 network."""
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+    def conv(
+        self,
+        x: jax.Array,
+        name: str,
+        features: int,
+        size: int,
+        stride: int = 1,
+        *,
+        bias: bool = False,
+    ) -> jax.Array:
+        """A size x size convolution of x (batch, height, width, channels)."""
+        return nn.Conv(
+            features,
+            (size, size),
+            strides=stride,
+            padding=size // 2,  # "SAME" would put a stride-2 grid elsewhere
+            use_bias=bias,
+            kernel_init=_uniform(size * size * x.shape[-1]),
+            bias_init=_uniform(size * size * x.shape[-1]),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )(x)
+
+    def dense(self, x: jax.Array, name: str, features: int) -> jax.Array:
+        """An affine map of x (batch, channels)."""
+        return nn.Dense(
+            features,
+            kernel_init=_uniform(x.shape[-1]),
+            bias_init=_uniform(x.shape[-1]),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
+        )(x)
+
+    def norm(self, x: jax.Array, name: str) -> jax.Array:
+        """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167, 2015)."""
+        return nn.BatchNorm(
+            use_running_average=not self.train,
+            # Of the old value: PyTorch's 0.1. Unlike PyTorch, flax folds the biased
+            # variance of the batch into the running one.
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            axis_name=self.axis_name,
+            # Left on, it keeps the running statistics of a float64 network in float32.
+            force_float32_reductions=self.param_dtype == jnp.float32,
+            name=name,
+        )(x)
+
+    def dropout(self, x: jax.Array, rate: float) -> jax.Array:
+        """Drops units at `rate` in training, drawing on the "dropout" stream."""
+        return nn.Dropout(rate, deterministic=not self.train)(x)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its normalisation, under one name: `conv` and `norm`."""
+
+    features: int
+    size: int
+    stride: int
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (batch, height, width, channels) to (..., features)."""
+        x = self.layers.conv(x, "conv", self.features, self.size, self.stride)
+        return self.layers.norm(x, "norm")
+
+
+def as_input(images: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Checks that images are (batch, height, width, channels) floats and casts them."""
+    if images.ndim != 4:
+        raise ValueError(
+            "images must have the shape (batch, height, width, channels), "
+            f"got {images.shape}"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be floats, got {images.dtype}")
+    return jnp.asarray(images, dtype)
+
+
+def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """Max pooling that leaves a side of length 1 alone.
+
+    A window of 3 reaches one pixel past the edges, a window of 2 none, and would turn
+    a side of 1 into an empty array. (Convolutions are padded and need no such care.)
+
+    Args:
+        x: (batch, height, width, channels).
+        size: the side of the window, 2 or 3.
+        stride: the step of the window.
+
+    Returns:
+        The pooled array; a side of n > 1 becomes (n + 2 * pad - size) // stride + 1.
+    """
+    for axis in (1, 2):
+        if x.shape[axis] > 1:
+            x = _pool_axis(x, axis, size, stride)
+    return x
+
+
+def global_mean(x: jax.Array) -> jax.Array:
+    """Averages (batch, height, width, channels) to (batch, channels)."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+def as_logits(x: jax.Array) -> jax.Array:
+    """Widens half-precision logits to float32, where a softmax is safe."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _pool_axis(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array:
+    # Maxima of shifted slices, because the gradient of `lax.reduce_window` (a
+    # select-and-scatter) made a CPU step of GoogLeNet take twice as long.
+    pad = (size - 1) // 2
+    edges = [(pad, pad, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges)
+    last = (x.shape[axis] - size) // stride * stride
+    slices = (lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(size))
+    return functools.reduce(jnp.maximum, slices)
+
+
+def _uniform(fan_in: int) -> nn.initializers.Initializer:
+    bound = fan_in**-0.5
+
+    def init(
+        key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,491 @@
+"""The networks: size, start, shapes, dtypes, options, batch statistics."""
+
+import functools
+import math
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import errors, traverse_util
+
+import models
+from models import layers
+
+# Compiling is most of the cost here, and LLVM's optimisation half of that.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def shapes_of(network, shape=(1, 32, 32, 3)):
+    """The variables as shapes and dtypes, at no cost."""
+    images = jnp.zeros(shape)
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=False))
+
+
+def filled(network, shape):
+    """Variables with seeded values of a sensible size; quicker than `init`."""
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        if path[-1] == "kernel":
+            bound = math.prod(leaf.shape[:-1]) ** -0.5
+            return rng.uniform(-bound, bound, leaf.shape).astype(leaf.dtype)
+        return np.full(leaf.shape, path[-1] in ("scale", "var"), leaf.dtype)
+
+    flat = traverse_util.flatten_dict(shapes_of(network, shape))
+    return traverse_util.unflatten_dict({k: fill(k, v) for k, v in flat.items()})
+
+
+def paths(tree):
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+# -- size ------------------------------------------------------------------------------
+
+# A basic block from i to o channels has 9(i + o)o weights and two norms of 2o; its
+# projection, if i != o, io + 2o more.
+#     stem 9*3*64 + 2*64 = 1,856        head 512*100 + 100 = 51,300
+#     stage 1: 2 * 73,984               stage 2: 230,144 + 295,424
+#     stage 3: 919,040 + 1,180,672      stage 4: 3,673,088 + 4,720,640
+# ResNet-34 has 1, 2, 4, 1 more of the last number in each stage.
+#
+# A bottleneck from i to 4f channels: if + 9f^2 + 4f^2, norms of 2f, 2f and 8f; its
+# projection 4fi + 8f.
+#     stem 1,856                        head 2048*100 + 100 = 204,900
+#     stage 1: 75,008 + 2*70,400        stage 2: 379,392 + 3*280,064
+#     stage 3: 1,512,448 + 5*1,117,184  stage 4: 6,039,552 + 2*4,462,592
+# ResNet-101 has 17 more in stage 3: 17 * 1,117,184 = 18,992,128.
+#
+# The 7x7 stem has 3*64*(49 - 9) = 7,680 weights more.
+RESNET = [
+    ("resnet18", "cifar", 11_220_132),
+    ("resnet18", "imagenet", 11_227_812),
+    ("resnet34", "cifar", 21_328_292),
+    ("resnet34", "imagenet", 21_335_972),
+    ("resnet50", "cifar", 23_705_252),
+    ("resnet50", "imagenet", 23_712_932),
+    ("resnet101", "cifar", 42_697_380),
+    ("resnet101", "imagenet", 42_705_060),
+]
+
+# VGG-16: weights 9 * (3*64 + 64*64 + 64*128 + 128*128 + 128*256 + 2*256*256 + 256*512
+# + 5*512*512) = 14,710,464, and 3 (bias, scale, shift) for each of 2*64 + 2*128 + 3*256
+# + 6*512 = 4,224 channels: 14,723,136.
+# VGG-19: 9 * (256*256 + 2*512*512) + 3 * (256 + 2*512) = 5,312,256 more.
+# Heads: linear 512*100 + 100 = 51,300; mlp (512*4096 + 4096) + (4096*4096 + 4096)
+# + (4096*100 + 100) = 19,292,260.
+VGG = [
+    ("vgg16", "mlp", 34_015_396),
+    ("vgg16", "linear", 14_774_436),
+    ("vgg19", "mlp", 39_327_652),
+    ("vgg19", "linear", 20_086_692),
+]
+
+# A module from i channels: i(c1 + r3 + r5 + p) + 9(r3 c3 + r5 c5 + c5^2) weights and
+# 2(c1 + r3 + c3 + r5 + 2 c5 + p) in norms.
+#     stem 9*(3*64 + 64*64 + 64*192) + 2*320 = 149,824    head 1024*100 + 100 = 102,500
+#     3a to 3b: 165,152 + 423,360
+#     4a to 4e: 385,344 + 462,224 + 523,184 + 610,304 + 951,552
+#     5a to 5b: 1,126,656 + 1,494,752
+# The ImageNet stem has 49*3*64 + 64*64 + 9*64*192 weights: 25,088 fewer.
+GOOGLENET = [
+    ("googlenet", "cifar", 6_394_852),
+    ("googlenet", "imagenet", 6_369_764),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [(name, {"stem": stem}, n) for name, stem, n in RESNET + GOOGLENET]
+    + [(name, {"head": head}, n) for name, head, n in VGG],
+    ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else None,
+)
+def test_parameter_count(name, options, expected):
+    params = shapes_of(models.create(name, num_classes=100, **options))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_width_scales_all_channels(name):
+    # One quarter of the papers' width divides all their channel counts.
+    small = paths(shapes_of(models.create(name, width=16))["params"])
+    large = paths(shapes_of(models.create(name, width=64))["params"])
+    assert small.keys() == large.keys()
+    for path, leaf in small.items():
+        if path.startswith("head") and leaf.shape[-1] == 100:  # the logits
+            assert large[path].shape[-1] == 100
+        else:
+            assert 4 * leaf.shape[-1] == large[path].shape[-1], path
+
+
+def test_googlenet_rounds_its_channels():
+    def widths(width):
+        params = shapes_of(models.create("googlenet", width=width))["params"]
+        block = params["stage3"]["block0"]  # 64, 96, 128, 16, 32, 32 in the paper
+        names = ("conv1", "reduce3", "conv3", "reduce5", "conv5a", "pool")
+        return [block[name]["conv"]["kernel"].shape[-1] for name in names]
+
+    assert widths(64) == [64, 96, 128, 16, 32, 32]
+    assert widths(10) == [10, 15, 20, 3, 5, 5]  # 16 * 10 / 64 = 2.5
+    assert widths(1) == [1, 2, 2, 1, 1, 1]  # 1.5; 0.25 would be none
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", "stem/conv/kernel stage1/block0/conv1/kernel "
+         "stage1/block0/norm1/scale stage2/block0/shortcut/conv/kernel head/kernel"),
+        ("resnet50", "stage4/block2/conv3/kernel stage1/block0/shortcut/norm/bias"),
+        ("vgg16", "stage5/conv3/bias stage1/norm2/scale head/hidden1/kernel "
+         "head/hidden2/bias head/output/kernel"),
+        ("googlenet", "stem/conv3/kernel stage3/block0/conv1/conv/kernel "
+         "stage4/block4/conv5b/norm/scale stage5/block1/pool/conv/kernel head/bias"),
+        ("tiny", "stage1/conv/kernel stage2/norm/bias head/kernel"),
+    ],
+)  # fmt: skip
+def test_names(name, expected):
+    assert (
+        set(expected.split()) <= paths(shapes_of(models.create(name))["params"]).keys()
+    )
+
+
+# -- use -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [8, 16, 32])
+@pytest.mark.parametrize("name", models.NAMES)
+def test_finite_in_both_modes(name, side):
+    channels = 1 if side == 8 else 3
+    network = models.create(name, num_classes=7, width=4)
+    rng = np.random.default_rng(1)
+    images = rng.standard_normal((2, side, side, channels), np.float32)
+    variables = filled(network, images.shape)
+
+    @jit
+    def run(variables):
+        trained = network.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        return network.apply(variables, images, train=False), trained
+
+    logits, (train_logits, updates) = run(variables)
+    chex.assert_shape([logits, train_logits], (2, 7))
+    chex.assert_tree_all_finite((logits, train_logits, updates))
+    assert np.ptp(logits) > 0
+    old, new = variables["batch_stats"], updates["batch_stats"]
+    chex.assert_trees_all_equal_shapes_and_dtypes(old, new)
+    for path, leaf in paths(new).items():
+        assert not np.array_equal(leaf, paths(old)[path]), path
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("shape", [(2, 1, 1, 3), (2, 7, 5, 2), (3, 96, 64, 4)])
+def test_any_side_will_do(name, shape):
+    network = models.create(name, width=4)
+    logits, state = jax.eval_shape(
+        lambda: network.init_with_output(
+            {"params": jax.random.key(0), "dropout": jax.random.key(1)},
+            jnp.zeros(shape),
+            train=True,
+            capture_intermediates=True,
+            mutable=True,
+        )
+    )
+    assert logits.shape == (shape[0], 100)
+    # An empty array on the way would make NaN of its mean.
+    assert all(leaf.size for leaf in jax.tree.leaves(state["intermediates"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "sides"),
+    [
+        ("resnet18", "cifar", [32, 32, 16, 8, 4]),
+        ("resnet18", "imagenet", [16, 8, 4, 2, 1]),
+        ("resnet50", "imagenet", [16, 8, 4, 2, 1]),
+        ("googlenet", "cifar", [16, 16, 8, 4]),  # stem pools at its end
+        ("googlenet", "imagenet", [4, 4, 2, 1]),
+        ("vgg16", "cifar", [32, 16, 8, 4, 2]),
+    ],
+)
+def test_sides_of_the_stages(name, stem, sides):
+    network = models.create(name, stem=stem, width=4)
+    _, state = jax.eval_shape(
+        lambda: network.init_with_output(
+            jax.random.key(0),
+            jnp.zeros((1, 32, 32, 3)),
+            train=False,
+            capture_intermediates=True,
+            mutable=True,
+        )
+    )
+    found = [
+        value["__call__"][0].shape[1:3]
+        for key, value in sorted(state["intermediates"].items())
+        if key.startswith("stage")
+    ]
+    if name != "vgg16":
+        found.insert(0, state["intermediates"]["stem"]["__call__"][0].shape[1:3])
+    assert found == [(side, side) for side in sides]
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (3, 1)])
+@pytest.mark.parametrize("side", [2, 3, 6, 7])
+def test_max_pool_is_flaxs(size, stride, side):
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((2, side, 5, 3), np.float32)
+    pad = [(0, 0)] * 2 if size == 2 else [(1, 1)] * 2
+    expected = nn.max_pool(x, (size, size), (stride, stride), pad)
+    np.testing.assert_array_equal(
+        layers.max_pool(jnp.asarray(x), size, stride), expected
+    )
+
+
+def test_max_pool_leaves_a_side_of_one_alone():
+    x = jnp.array([[[[3.0], [1.0], [2.0], [5.0]]]])  # 1 x 4 pixels
+    np.testing.assert_array_equal(layers.max_pool(x, 2, 2).ravel(), [3, 5])
+    np.testing.assert_array_equal(layers.max_pool(x, 3, 2).ravel(), [3, 5])
+
+
+def test_dropout_only_in_training():
+    for name, rate in (("vgg16", 0.5), ("googlenet", 0.4)):
+        network = models.create(name, width=4)
+        assert network.dropout_rate == rate
+        apply = functools.partial(
+            network.apply, filled(network, (2, 8, 8, 1)), jnp.ones((2, 8, 8, 1))
+        )
+        jax.eval_shape(lambda apply=apply: apply(train=False))  # needs no stream
+        with pytest.raises(errors.InvalidRngError, match="dropout"):
+            jax.eval_shape(
+                lambda apply=apply: apply(train=True, mutable=["batch_stats"])
+            )
+    linear = models.create("vgg16", head="linear", width=4)
+    without = models.create("vgg16", width=4).clone(dropout_rate=0.0)
+    for network in (linear, without):
+        variables = shapes_of(network, (2, 8, 8, 1))
+        jax.eval_shape(
+            lambda variables, network=network: network.apply(
+                variables, jnp.ones((2, 8, 8, 1)), train=True, mutable=["batch_stats"]
+            ),
+            variables,
+        )
+
+
+def test_dropout_draws_from_its_stream():
+    network = models.create("vgg16", width=2)
+    images = np.random.default_rng(3).standard_normal((4, 8, 8, 1), np.float32)
+    variables = filled(network, images.shape)
+
+    @jit
+    def logits(key):
+        return network.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )[0]
+
+    first, again, other = (logits(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+# -- start -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vgg16", "tiny"])  # with and without biases
+def test_starts_as_pytorch_does(name):
+    network = models.create(name, width=16)
+    images = jnp.zeros((1, 8, 8, 3))
+    variables = jit(lambda key: network.init(key, images, train=False))(
+        jax.random.key(0)
+    )
+    params = paths(variables["params"])
+    biases = []
+    for path, leaf in params.items():
+        module, kind = path.rsplit("/", 1)
+        if kind == "kernel" or f"{module}/kernel" in params:
+            bound = math.prod(params[f"{module}/kernel"].shape[:-1]) ** -0.5
+            assert np.abs(leaf).max() <= bound, path
+            if kind == "bias":
+                biases.append(np.ravel(leaf / bound))
+                continue
+            # Uniform: mean 0, deviation bound / sqrt(3), each within 5 of its errors.
+            count = leaf.size
+            assert abs(leaf.mean()) < 5 * bound / math.sqrt(3 * count), path
+            spread = leaf.std() * math.sqrt(3) / bound
+            assert abs(spread - 1) < 5 / math.sqrt(5 * count), path
+        else:
+            np.testing.assert_array_equal(leaf, float(kind == "scale"))
+    biases = np.concatenate(biases)
+    assert abs(biases.std() * math.sqrt(3) - 1) < 5 / math.sqrt(5 * biases.size)
+    for path, leaf in paths(variables["batch_stats"]).items():
+        np.testing.assert_array_equal(leaf, float(path.endswith("var")))
+
+
+def test_starts_from_the_key():
+    network = models.create("tiny", width=4)
+    images = jnp.zeros((1, 8, 8, 1))
+    init = jit(lambda key: network.init(key, images, train=False))
+    first, again, other = (init(jax.random.key(seed))["params"] for seed in (0, 0, 1))
+    chex.assert_trees_all_equal(first, again)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True):
+        if a.ndim > 1:
+            assert not np.array_equal(a, b)
+
+
+# -- dtypes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"),
+     ("float64", "float64")],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "googlenet", "tiny"])
+def test_dtypes(name, dtype, wide):
+    with jax.enable_x64(True):
+        network = models.create(name, dtype=dtype, width=4)
+        images = jnp.zeros((2, 8, 8, 1), jnp.float32)
+        variables = shapes_of(network, images.shape)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {wide}
+        logits, updates = jax.eval_shape(
+            lambda variables: network.apply(
+                variables,
+                images,
+                train=True,
+                mutable=["batch_stats", "intermediates"],
+                capture_intermediates=True,
+                rngs={"dropout": jax.random.key(0)},
+            ),
+            variables,
+        )
+    assert logits.dtype == wide
+    stats = updates["batch_stats"]
+    chex.assert_trees_all_equal_shapes_and_dtypes(stats, variables["batch_stats"])
+    inner = updates["intermediates"]
+    inner.pop("__call__")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(inner)} == {dtype}
+
+
+def test_half_precision_is_close():
+    images = np.random.default_rng(4).standard_normal((8, 8, 8, 3), np.float32)
+    full = models.create("tiny", width=8)
+    variables = filled(full, images.shape)
+
+    def logits(network):
+        return jit(
+            lambda v: network.apply(v, images, train=True, mutable=["batch_stats"])[0]
+        )(variables)
+
+    half = models.create("tiny", width=8, dtype=jnp.bfloat16)
+    np.testing.assert_allclose(logits(half), logits(full), atol=0.03)
+
+
+# -- batch statistics ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet18"])
+def test_synchronised_statistics_are_the_full_batchs(name):
+    devices = jax.local_device_count()
+    if devices == 1:
+        pytest.skip("needs several devices")
+    with jax.enable_x64(True):
+        create = functools.partial(models.create, name, 5, width=2, dtype=jnp.float64)
+        split, whole = create(axis_name="batch"), create()
+        images = np.random.default_rng(5).standard_normal((4 * devices, 8, 8, 3))
+        images += np.arange(4 * devices)[:, None, None, None]  # devices must differ
+        variables = filled(whole, images.shape)
+
+        def step(network, images):
+            def loss_fn(params):
+                logits, updates = network.apply(
+                    {**variables, "params": params},
+                    images,
+                    train=True,
+                    mutable=["batch_stats"],
+                )
+                loss = -jax.nn.log_softmax(logits)[:, 0].mean()
+                return loss, (logits, updates["batch_stats"])
+
+            return jax.grad(loss_fn, has_aux=True)(variables["params"])
+
+        grads, (logits, stats) = jit(functools.partial(step, whole))(images)
+        parts = images.reshape(devices, 4, *images.shape[1:])
+        each_grads, (each_logits, each_stats) = jax.pmap(
+            functools.partial(step, split), axis_name="batch"
+        )(parts)
+
+        close = functools.partial(chex.assert_trees_all_close, rtol=1e-9, atol=1e-9)
+        close(each_logits.reshape(logits.shape), logits)
+        close(jax.tree.map(lambda x: x.mean(0), each_grads), grads)
+        for i in range(devices):
+            part = jax.tree.map(lambda x, i=i: x[i], each_stats)
+            close(part, stats)
+
+        # Evaluation and init need no axis.
+        jax.eval_shape(lambda: split.apply(variables, images, train=False))
+        for train in (False, True):
+            jax.eval_shape(
+                lambda train=train: split.init(jax.random.key(0), images, train=train)
+            )
+
+
+def test_running_statistics_move_by_a_tenth():
+    network = models.create("tiny", width=2)
+    images = jnp.ones((2, 8, 8, 1))
+    variables = filled(network, images.shape)
+    variables["params"]["stage1"]["conv"]["kernel"] = np.zeros((3, 3, 1, 2), np.float32)
+    _, updates = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    norm = updates["batch_stats"]["stage1"]["norm"]
+    np.testing.assert_array_equal(norm["mean"], 0)
+    np.testing.assert_allclose(norm["var"], 0.9, rtol=1e-6)
+
+
+# -- errors ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vgg11", {}, r"'vgg11'.*vgg16, vgg19, resnet18.*googlenet, tiny"),
+        ("vgg16", {"stem": "imagenet"}, r"vgg16 .*stem 'imagenet'.*\('cifar',\)"),
+        ("vgg19", {"head": "wide"}, r"vgg19 .*head 'wide'.*\('mlp', 'linear'\)"),
+        ("resnet18", {"head": "mlp"}, r"resnet18 .*head 'mlp'.*\('linear',\)"),
+        ("resnet50", {"stem": "x"}, r"resnet50 .*stem 'x'.*\('cifar', 'imagenet'\)"),
+        ("googlenet", {"head": "mlp"}, r"googlenet .*head 'mlp'"),
+        ("tiny", {"stem": "imagenet"}, r"tiny .*stem 'imagenet'"),
+        ("tiny", {"num_classes": 0}, "num_classes .*got 0"),
+        ("tiny", {"num_classes": 2.5}, r"num_classes .*got 2\.5"),
+        ("tiny", {"width": -3}, "width .*got -3"),
+        ("tiny", {"dtype": jnp.int32}, "dtype .*int32"),
+    ],
+)
+def test_option_errors(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        models.create(name, **options)
+
+
+def test_default_heads():
+    for name in models.NAMES:
+        expected = "mlp" if name.startswith("vgg") else "linear"
+        assert models.create(name).head == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((8, 8, 1), np.float32), r"shape .*\(8, 8, 1\)"),
+        (np.zeros((2, 8, 8, 1), np.uint8), "floats, got uint8"),
+    ],
+)
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "googlenet", "tiny"])
+def test_image_errors(name, images, message):
+    with pytest.raises(ValueError, match=message):
+        models.create(name).init(jax.random.key(0), images, train=False)

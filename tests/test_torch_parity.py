@@ -1,0 +1,161 @@
+"""Our networks compute what PyTorch computes: see torch_reference/make_vectors.py."""
+
+import functools
+import pathlib
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+import models
+
+VECTORS = np.load(pathlib.Path(__file__).with_name("torch_reference") / "vectors.npz")
+OPTIONS = {
+    "resnet18": {"width": 8},
+    "resnet50": {"width": 4, "stem": "imagenet"},
+    "vgg16": {"width": 8},
+    "googlenet": {"width": 16},
+}
+# From our paths to the reference's names; the rules apply in turn.
+RULES = {
+    "resnet": [
+        (r"stem/conv", "conv1"),
+        (r"stem/norm", "bn1"),
+        (r"stage(\d)/block(\d)", r"layer\1/\2"),
+        (r"shortcut/conv", "downsample/0"),
+        (r"shortcut/norm", "downsample/1"),
+        (r"norm(\d)", r"bn\1"),
+        (r"head", "fc"),
+    ],
+    "vgg": [
+        (r"stage(\d)/conv(\d)", r"conv\1_\2"),
+        (r"stage(\d)/norm(\d)", r"bn\1_\2"),
+        (r"head/hidden1", "fc6"),
+        (r"head/hidden2", "fc7"),
+        (r"head/output", "fc8"),
+    ],
+    "googlenet": [
+        (r"stem/conv(\d)", lambda m: f"stem/{int(m[1]) - 1}/conv"),
+        (r"stem/norm(\d)", lambda m: f"stem/{int(m[1]) - 1}/bn"),
+        (r"stage(\d)/block(\d)", lambda m: f"inception{m[1]}{'abcde'[int(m[2])]}"),
+        (r"/conv1/(conv|norm)", r"/b1/\1"),
+        (r"/reduce(3|5)", r"/b\1/0"),
+        (r"/conv3/", "/b3/1/"),
+        (r"/conv5a", "/b5/1"),
+        (r"/conv5b", "/b5/2"),
+        (r"/pool", "/proj"),
+        (r"/norm", "/bn"),
+        (r"head", "fc"),
+    ],
+}
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def torch_name(network, path):
+    module, leaf = path.rsplit("/", 1)
+    for pattern, replacement in RULES[network.rstrip("0123456789")]:
+        module = re.sub(pattern, replacement, module)
+    return f"{module}/{LEAVES[leaf]}".replace("/", ".")
+
+
+def draw(name, shape):
+    """The recipe of make_vectors.py."""
+    noise = np.random.RandomState(zlib.crc32(name.encode())).uniform(-1, 1, shape)
+    if len(shape) > 1:
+        return noise * np.sqrt(3 / np.prod(shape[1:]))
+    if name.endswith(("weight", "running_var")):
+        return 1 + noise / 2
+    return noise / 2
+
+
+def to_torch(array):
+    """Kernels (..., inputs, outputs) become (outputs, inputs, ...)."""
+    order = {2: (1, 0), 4: (3, 2, 0, 1)}.get(np.ndim(array))
+    return np.transpose(array, order) if order else np.asarray(array)
+
+
+def from_torch(array):
+    order = {2: (1, 0), 4: (2, 3, 1, 0)}.get(np.ndim(array))
+    return np.transpose(array, order) if order else array
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_agrees_with_pytorch(name):
+    with jax.enable_x64(True):
+        network = models.create(
+            name, num_classes=10, dtype=jnp.float64, **OPTIONS[name]
+        )
+        if hasattr(network, "dropout_rate"):
+            network = network.clone(dropout_rate=0.0)
+        images = jnp.asarray(VECTORS["images"].transpose(0, 2, 3, 1))
+        labels = jnp.asarray(VECTORS["labels"])
+        shapes = jax.eval_shape(
+            lambda: network.init(jax.random.key(0), images, train=False)
+        )
+        flat = traverse_util.flatten_dict(shapes, sep="/")
+        names = {path: torch_name(name, path.split("/", 1)[1]) for path in flat}
+        assert sorted(names.values()) == sorted(VECTORS[f"{name}/names"])
+        variables = traverse_util.unflatten_dict(
+            {
+                path: from_torch(draw(names[path], to_torch(np.empty(s.shape)).shape))
+                for path, s in flat.items()
+            },
+            sep="/",
+        )
+
+        def loss_fn(params, batch_stats):
+            logits, updates = network.apply(
+                {"params": params, "batch_stats": batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return loss.mean(), (logits, updates["batch_stats"])
+
+        # Compiling takes longest by far, and half of that without optimisation.
+        @functools.partial(
+            jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+        )
+        def run(variables):
+            eval_logits = network.apply(variables, images, train=False)
+            grads, (logits, stats) = jax.grad(loss_fn, has_aux=True)(
+                variables["params"], variables["batch_stats"]
+            )
+            return eval_logits, logits, {"params": grads, "batch_stats": stats}
+
+        eval_logits, train_logits, results = run(variables)
+    results = traverse_util.flatten_dict(results, sep="/")
+    results = {names[path]: to_torch(value) for path, value in results.items()}
+
+    def check(actual, key):
+        desired = VECTORS[f"{name}/{key}"]
+        atol = 1e-9 * np.abs(desired).max()
+        np.testing.assert_allclose(actual, desired, rtol=1e-9, atol=atol, err_msg=key)
+
+    check(eval_logits, "eval_logits")
+    check(train_logits, "train_logits")
+    checked = 0
+    for key in VECTORS.files:
+        entry, _, path = key.removeprefix(f"{name}/").partition("/")
+        if not key.startswith(f"{name}/") or entry not in ("grad", "stats"):
+            continue
+        value = results[path]
+        if path.endswith("running_var"):
+            # PyTorch folds in the unbiased variance of the batch, flax the biased one.
+            count, old = VECTORS[f"{name}/count"], 0.9 * draw(path, value.shape)
+            value = old + (value - old) * count / (count - 1)
+        check(value, f"{entry}/{path}")
+        checked += 1
+    assert checked == 4
