@@ -5,6 +5,7 @@ make what is compiled, ``parallel`` maps it over the devices, ``loop`` runs it,
 ``records``, ``checkpoints``, ``curves`` and ``display`` keep and show what came out.
 """
 
+from training.errors import UserError
 from training.trained import Trained, load
 
-__all__ = ["Trained", "load"]
+__all__ = ["Trained", "UserError", "load"]

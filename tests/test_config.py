@@ -1,0 +1,179 @@
+"""Flags, presets and files, and what contradicts what."""
+
+import dataclasses
+import json
+import typing
+
+import pytest
+
+import models
+from training import config as config_lib
+from training import data
+from training.config import PLACE, PRESETS, Config, experiment, parse, resolve
+from training.errors import ConfigError
+
+
+def choices(field):
+    return typing.get_args(typing.get_type_hints(Config)[field])
+
+
+def test_choices_are_those_of_the_rooms():
+    assert choices("model") == models.NAMES
+    assert choices("dataset") == data.NAMES
+    (names, _) = choices("preset")
+    assert set(typing.get_args(names)) == set(PRESETS)
+
+
+def test_every_field_is_documented_in_help(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse(["--help"])
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in shown
+        assert f"      {field.name}: " in Config.__doc__
+
+
+def test_defaults_are_complete():
+    config = parse([])
+    assert config.method == "plp"
+    assert (config.plp_step, config.plp_window, config.plp_period) == (1.0, 3, 4)
+    assert (config.plp_fit, config.momentum) == ("midpoint", 0.9)
+    assert config.head == "linear"
+    assert config.workdir == "runs/digits-resnet18-plp-0"
+    # What means nothing here is left empty.
+    assert config.lookahead_alpha is None
+    assert config.max_learning_rate is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--method", "lookahead"], {"plp_window": 5, "lookahead_alpha": 0.5}),
+        (["--method=average"], {"plp_window": 3, "plp_period": 4, "plp_step": None}),
+        (["--method", "sgd"], {"plp_window": None, "plp_period": None}),
+        (["--plp-window", "6"], {"plp_period": 6}),
+        (["--plp_window=6"], {"plp_period": 6}),
+        (["--optimizer", "adam"], {"learning_rate": 0.001, "momentum": None}),
+        (["--optimizer", "rmsprop"], {"momentum": 0.0}),
+        (["--model", "vgg16"], {"head": "mlp"}),
+        (
+            ["--schedule", "cyclic", "--learning-rate", "0.1"],
+            {"max_learning_rate": 0.2, "cycle_steps": 2000},
+        ),
+        (["--seed", "3", "--method", "sgd"], {"workdir": "runs/digits-resnet18-sgd-3"}),
+        (["--augment"], {"augment": True}),
+    ],
+)
+def test_flags_complete_each_other(argv, expected):
+    config = dataclasses.asdict(parse(argv))
+    assert {name: config[name] for name in expected} == expected
+
+
+def test_the_papers_preset_is_its_protocol():
+    config = parse(["--preset", "plp-paper"])
+    assert config.dataset == "cifar100"
+    assert (config.epochs, config.batch_size, config.warmup_epochs) == (100, 128, 1.0)
+    assert config.schedule == "cyclic"
+    assert (config.learning_rate, config.max_learning_rate) == (0.001, 0.002)
+    assert config.cycle_steps == 2000
+    assert (config.momentum, config.weight_decay) == (0.9, 1e-4)
+    assert config.validation_fraction == 0.2
+    assert not config.augment
+    assert config.width == 64
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_flags_override_a_preset(name):
+    config = parse(["--preset", name, "--epochs", "2", "--schedule", "constant"])
+    assert (config.epochs, config.schedule) == (2, "constant")
+    assert config.cycle_steps is None  # the preset's, without meaning now
+    assert config.batch_size == PRESETS[name]["batch_size"]
+
+
+def test_a_file_gives_the_same_run_again(tmp_path):
+    first = parse(["--method", "lookahead", "--epochs", "7", "--width", "4"])
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(experiment(first)))
+    again = parse(["--config", str(path)])
+    assert experiment(again) == experiment(first)
+    other = parse(["--config", str(path), "--method", "plp", "--seed", "9"])
+    assert (other.epochs, other.method, other.seed) == (7, "plp", 9)
+    assert other.lookahead_alpha is None
+    assert not set(PLACE) & set(experiment(first))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--method", "sgd", "--plp-step", "2"], "--plp-step 2.0 .* --method sgd"),
+        (["--method", "average", "--plp-fit", "midpoint"], "--plp-fit .* average"),
+        (["--method", "plp", "--lookahead-alpha", "0.1"], "--lookahead-alpha"),
+        (["--method", "lookahead", "--plp-period", "4"], "--plp-period 4"),
+        (["--max-learning-rate", "1"], "--max-learning-rate .* --schedule cosine"),
+        (["--cycle-steps=5"], "--cycle-steps 5"),
+        (["--optimizer", "adam", "--momentum", "0.9"], "--momentum .* adam"),
+        (["--data-dir", "x"], "--data-dir x .* --dataset digits"),
+        (["--preset", "plp-paper", "--config", "x"], "--preset and --config"),
+        (
+            ["--plp-window", "5", "--plp-period", "4"],
+            "--plp-period 4 .* --plp-window 5",
+        ),
+        (["--plp-window", "1"], "--plp-window must be at least 2"),
+        (
+            ["--schedule=cyclic", "--learning-rate=1", "--max-learning-rate=0.5"],
+            "--max-learning-rate 0.5 is below",
+        ),
+        (["--head", "mlp"], "--head mlp belongs to VGG"),
+        (["--model", "vgg16", "--stem", "imagenet"], "no --stem imagenet"),
+        (["--optimizer", "nesterov", "--momentum", "0"], "--momentum above 0"),
+        (["--momentum", "1"], r"in \[0, 1\), got 1.0"),
+        (["--validation-fraction", "1"], r"in \[0, 1\), got 1.0"),
+        (["--epochs", "0"], "--epochs must be positive, got 0"),
+        (["--batch-size", "-1"], "--batch-size must be positive, got -1"),
+        (["--learning-rate", "nan"], "--learning-rate must be finite, got nan"),
+        (["--weight-decay", "inf"], "--weight-decay must be finite"),
+        (["--seed", "-1"], "--seed must not be negative"),
+        (["--seed", "4294967296"], r"below 2\*\*32"),
+        (["--config", "nowhere.json"], "nowhere.json cannot be read"),
+    ],
+)
+def test_contradictions_name_the_flags(argv, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(argv)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not a JSON file"),
+        ("[1]", "JSON object"),
+        ('{"epoch": 3}', "do not exist: epoch"),
+        ('{"workdir": "x"}', "do not exist: workdir"),
+        ('{"epochs": "3"}', "--epochs must be an integer, got '3'"),
+        ('{"epochs": true}', "--epochs must be an integer, got True"),
+        ('{"augment": 1}', "--augment must be true or false, got 1"),
+        ('{"method": "sdg"}', "--method must be one of sgd, plp"),
+        ('{"plp_fit": "cubic"}', "--plp-fit must be one of .* or null, got 'cubic'"),
+        ('{"learning_rate": NaN}', "--learning-rate must be finite"),
+    ],
+)
+def test_a_bad_file_is_told_in_a_sentence(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        parse(["--config", str(path)])
+
+
+def test_unparsable_flags_end_with_code_2(capsys):
+    for argv in (["--epochs", "many"], ["--method", "sdg"], ["--nonsense"]):
+        with pytest.raises(SystemExit) as exit_:
+            parse(argv)
+        assert exit_.value.code == 2
+        assert capsys.readouterr().err
+
+
+def test_differences_are_named():
+    here = resolve({"seed": 1, "width": 8})
+    there = config_lib.experiment(resolve({"seed": 0, "width": 8}))
+    assert config_lib.differences(here, there) == ["seed is 0 there and 1 here"]
