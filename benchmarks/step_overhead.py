@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import models
 import plp_optax
@@ -149,7 +149,7 @@ def run(width: int, batch_size: int, rounds: int) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> Table:
     """The record as a table."""
     result = Table(
-        "optimizer",
+        Column("optimizer", no_wrap=True),
         "state (copies)",
         "temporaries (copies)",
         "step (ms)",
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write the record (JSON)")
     options = parser.parse_args()
     record = run(options.width, options.batch_size, options.rounds)
-    Console(width=110).print(table(record))
+    Console(width=120).print(table(record))
     print("record:", measure.write_record("step_overhead", record, options.out))
 
 

@@ -45,7 +45,7 @@ def plp_coefficients(
     References:
       Ying et al., `Enhancing Deep Neural Network Training Efficiency and
       Performance through Linear Prediction <https://arxiv.org/abs/2310.10958>`_,
-      2023, equations 3 to 5.
+      2023.
     """
     _checks.check_int("window", window, at_least=2)
     _checks.check_choice("fit", fit, ("midpoint", "least_squares"))

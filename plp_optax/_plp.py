@@ -104,9 +104,9 @@ def plp(
 
     References:
       Ying et al., `Enhancing Deep Neural Network Training Efficiency and Performance
-      through Linear Prediction <https://arxiv.org/abs/2310.10958>`_, 2023,
-      equations 3 to 5 (also Scientific Reports 14:15197, 2024). The midpoint is
-      printed there as a half difference, a misprint.
+      through Linear Prediction <https://arxiv.org/abs/2310.10958>`_, 2023
+      (also Scientific Reports 14:15197, 2024). The midpoint is printed there as a
+      half difference, a misprint.
     """
     plp_coefficients(window=window, fit=fit)  # checks the two
     _checks.check_period(period, window)

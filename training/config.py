@@ -119,8 +119,8 @@ class Config:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Ying et al., arXiv 2310.10958, section 4; two published readings of its period
-    # exist, and 4 is the text's.
+    # Ying et al., arXiv 2310.10958. Two readings of its period exist; 4, the default,
+    # is the text's.
     "plp-paper": {
         "dataset": "cifar100",
         "width": 64,
