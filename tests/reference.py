@@ -13,7 +13,7 @@ Gradient = Callable[[np.ndarray, int], np.ndarray]
 
 
 def predict_midpoint(w: list[np.ndarray], step: float) -> np.ndarray:
-    """Ying et al. 2023, the line through midpoints; ``w`` is [w_0, w_1, ..., w_window]."""
+    """Ying et al. 2023, the line through midpoints; ``w`` is [w_0, ..., w_window]."""
     w = w[1:]
     midpoints = [(a + b) / 2 for a, b in itertools.pairwise(w)]
     if len(midpoints) == 1:

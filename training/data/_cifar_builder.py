@@ -29,6 +29,8 @@ _UNLISTED: dict[str, Any] = {"skip_registration": True}
 class _WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, **_UNLISTED):
     """Replaces the two methods of the stock builders that need TensorFlow.
 
+    The archive must be among the manual downloads already.
+
     Attributes:
       url_infos: the official address of the one archive, with its registered checksum,
         size and file name. Looked up by the stock class: a subclass defined elsewhere
@@ -37,12 +39,21 @@ class _WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, **_UNLISTED):
 
     url_infos: dict[str, Any]
 
+    def _info(self) -> tfds.core.DatasetInfo:
+        info = super()._info()
+        # Finds nothing for want of TensorFlow, but leaves an empty temporary directory.
+        info.initialize_from_bucket = lambda: None
+        return info
+
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         layout = self._cifar_info
         (url,) = self.url_infos
+        # Finds the archive. Its bar would take the bytes for MiB.
+        tfds.disable_progress_bar()
         archive = pathlib.Path(dl_manager.download(url))
+        tfds.enable_progress_bar()
         names = [*layout.label_files, *layout.train_files, *layout.test_files]
         files = _members(archive, layout.prefix, names)
         for key, name in zip(layout.label_keys, layout.label_files, strict=True):
