@@ -197,14 +197,14 @@ def _folded(
     a = -jnp.cumsum(c[:-1])
     k = a.size
     a_j = a[jnp.minimum(cycle_step, k - 1)]
-    collects = is_active & (cycle_step < k)
+    starts, collects = cycle_step == 0, is_active & (cycle_step < k)
 
     # Gates are selections, not products with 0 or 1: a NaN must not pass them.
     def accumulate(u: jax.Array, v: jax.Array) -> jax.Array:
         dtype = _sum_dtype(v)
-        v_before = jnp.where(cycle_step == 0, jnp.zeros_like(v), v)
-        v_after = v_before.astype(dtype) + a_j.astype(dtype) * u.astype(dtype)
-        return jnp.where(collects, v_after.astype(v.dtype), v_before)
+        term = a_j.astype(dtype) * u.astype(dtype)
+        total = jnp.where(starts, term, v.astype(dtype) + term)
+        return jnp.where(collects, total.astype(v.dtype), v)
 
     def emit(u: jax.Array, v: jax.Array) -> jax.Array:
         dtype = _sum_dtype(v)

@@ -22,6 +22,14 @@ def check_int(name: str, value: Any, *, at_least: int) -> None:
         raise ValueError(f"{name} must be an int of at least {at_least}, got {value!r}")
 
 
+def check_bool(name: str, value: object) -> None:
+    """Raises unless ``value`` is True or False."""
+    if isinstance(value, jax.Array):
+        raise ValueError(_static_argument(name, "a bool", value))
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raises unless ``value`` is one of ``choices``."""
     if value not in choices:
