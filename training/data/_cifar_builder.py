@@ -41,7 +41,7 @@ class _WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, **_UNLISTED):
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = super()._info()
-        # Finds nothing for want of TensorFlow, but leaves an empty temporary directory.
+        # It would find nothing, and leave an empty temporary directory.
         info.initialize_from_bucket = lambda: None
         return info
 
@@ -50,7 +50,7 @@ class _WithoutTensorFlow(tfds.core.GeneratorBasedBuilder, **_UNLISTED):
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         layout = self._cifar_info
         (url,) = self.url_infos
-        # Finds the archive. Its bar would take the bytes for MiB.
+        # Only finds the archive; the bar for it would take bytes for MiB.
         tfds.disable_progress_bar()
         archive = pathlib.Path(dl_manager.download(url))
         tfds.enable_progress_bar()
