@@ -39,6 +39,7 @@ def _train(config: Config) -> dict[str, Any]:
     import jax
 
     from training import (
+        amplification,
         checkpoints,
         curves,
         data,
@@ -47,7 +48,7 @@ def _train(config: Config) -> dict[str, Any]:
         parallel,
         records,
     )
-    from training.display import Display, epoch_line, result_lines
+    from training.display import Display, epoch_line, result_lines, selection_line
     from training.loop import Loop, count_steps
 
     # -- Work directory ----------------------------------------------------------
@@ -70,7 +71,7 @@ def _train(config: Config) -> dict[str, Any]:
     schedule = optimizers.make_schedule(
         config, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
-    tx = optimizers.make_optimizer(config, schedule)
+    tx = optimizers.make_optimizer(config, schedule, steps_per_epoch=steps_per_epoch)
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     loop = Loop(config, dataset, module, tx, networks.DTYPES[config.precision])
     size = sum(x.size for x in jax.tree.leaves(loop.state.params))
@@ -84,6 +85,7 @@ def _train(config: Config) -> dict[str, Any]:
 
     # -- Training ----------------------------------------------------------------
     best: dict[str, Any] = {}
+    observer = amplification.Observer(loop.state.opt_state, loop.state.params)
     epochs = math.ceil(total_steps / steps_per_epoch)
     with Display(total_steps, config.batch_size) as display:
         for epoch in range(epochs):
@@ -92,7 +94,7 @@ def _train(config: Config) -> dict[str, Any]:
             )
             validated = loop.evaluate(loop.state.variables, dataset.validation)
             step = int(loop.state.step)
-            metrics = {
+            metrics: dict[str, Any] = {
                 "epoch": epoch + 1,
                 "step": step,
                 "train_loss": trained["loss"],
@@ -105,17 +107,23 @@ def _train(config: Config) -> dict[str, Any]:
                 "parameter_norm": trained["parameter_norm"],
                 "images_per_second": trained["images_per_second"],
             }
+            account = observer.observe(loop.state.opt_state)
+            if account is not None:
+                metrics |= {
+                    "amplified": account.amplified,
+                    "analysis": account.analysis,
+                }
             run.add(metrics)
-            is_best = (
-                not best
-                or metrics["validation_loss"] < best["loss"]
-                # Without a validation part the last epoch counts as the best.
-                or not len(dataset.validation.labels)
-            )
+            # NaN without a validation part: then the last epoch counts as the best.
+            loss = metrics["validation_loss"]
+            is_best = not best or math.isnan(best["loss"]) or loss < best["loss"]
             if is_best:
-                best = {"epoch": epoch + 1, "loss": metrics["validation_loss"]}
+                best = {"epoch": epoch + 1, "loss": loss}
                 checkpoints.save(run.path / records.BEST, loop.state.variables)
             display.line(epoch_line(metrics, epochs, is_best))
+            if account is not None and account.analysis is not None:
+                run.add_table(f"after epoch {epoch + 1}", str(account.table))
+                display.line(selection_line(account.analysis))
 
     # -- Test, once, with the best parameters ------------------------------------
     tested = loop.evaluate(checkpoints.load(run.path / records.BEST), dataset.test)
@@ -136,6 +144,7 @@ def _train(config: Config) -> dict[str, Any]:
     }
     title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
     curves.draw(run.path / records.CURVES, run.history(), title)
+    amplification.draw(run.path / records.AMPLIFICATION, run.history(), title)
     run.finish(result)
     print(f"{result_lines(result)}\nrecorded in {run.path}")
     return result

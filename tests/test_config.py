@@ -9,8 +9,9 @@ import pytest
 import models
 from training import config as config_lib
 from training import data
-from training.config import PLACE, PRESETS, Config, experiment, parse, resolve
+from training.config import PLACE, Config, experiment, parse, resolve
 from training.errors import ConfigError
+from training.presets import PRESETS
 
 
 def choices(field):
@@ -63,6 +64,28 @@ def test_defaults_are_complete():
         ),
         (["--seed", "3", "--method", "sgd"], {"workdir": "runs/digits-resnet18-sgd-3"}),
         (["--augment"], {"augment": True}),
+        (
+            ["--method", "amplify"],
+            {
+                "strategy": "paper",
+                "amplify_select": "scores",
+                "amplify_measure": "g2",
+                "amplify_threshold": 1.5,
+                "epochs": 30,
+                "schedule": None,
+                "learning_rate": None,
+                "plp_step": None,
+            },
+        ),
+        (["--method", "amplify+plp"], {"plp_step": 1.0, "amplify_two_sided": False}),
+        (
+            ["--method", "amplify", "--amplify-select", "all"],
+            {"amplify_threshold": None},
+        ),
+        (
+            ["--method", "sgd", "--strategy", "[(2, 0.1, 0, 1), (6, 0.1, 1, 2)]"],
+            {"epochs": 6, "schedule": None},
+        ),
     ],
 )
 def test_flags_complete_each_other(argv, expected):
@@ -83,11 +106,34 @@ def test_the_papers_preset_is_its_protocol():
     assert config.width == 64
 
 
+@pytest.mark.parametrize(
+    ("name", "strategy", "model"),
+    [
+        ("amplify-paper", "paper", "resnet18"),
+        ("amplify-paper-deep", "paper-deep", "resnet50"),
+    ],
+)
+def test_amplification_presets_are_the_papers_strategies(name, strategy, model):
+    config = parse(["--preset", name])
+    assert (config.method, config.model, config.strategy) == (
+        "amplify",
+        model,
+        strategy,
+    )
+    assert (config.dataset, config.epochs, config.width) == ("cifar100", 150, 64)
+    # Assumptions, since the paper does not publish them.
+    assert (config.batch_size, config.momentum, config.weight_decay) == (128, 0.9, 5e-4)
+    assert config.augment
+    # The strategy sets the learning rate.
+    assert config.schedule is None
+    assert config.learning_rate is None
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_flags_override_a_preset(name):
-    config = parse(["--preset", name, "--epochs", "2", "--schedule", "constant"])
-    assert (config.epochs, config.schedule) == (2, "constant")
-    assert config.cycle_steps is None  # the preset's, without meaning now
+    config = parse(["--preset", name, "--epochs", "20", "--optimizer", "adam"])
+    assert (config.epochs, config.optimizer) == (20, "adam")
+    assert config.momentum is None  # the preset's, without meaning now
     assert config.batch_size == PRESETS[name]["batch_size"]
 
 
@@ -135,6 +181,29 @@ def test_a_file_gives_the_same_run_again(tmp_path):
         (["--weight-decay", "inf"], "--weight-decay must be finite"),
         (["--seed", "-1"], "--seed must not be negative"),
         (["--seed", "4294967296"], r"below 2\*\*32"),
+        (["--amplify-factor", "2"], "--amplify-factor 2.0 .* --method plp"),
+        (["--amplify-propagate"], "--amplify-propagate True .* --method plp"),
+        (["--amplify-threshold", "2"], "--amplify-threshold 2.0 .* --method plp"),
+        (
+            ["--method=amplify", "--amplify-select=all", "--amplify-threshold=2"],
+            "--amplify-threshold 2.0 .* --amplify-select all",
+        ),
+        (
+            ["--method", "amplify", "--amplify-ratio", "0.5"],
+            "--amplify-ratio 0.5 .* --amplify-select scores",
+        ),
+        (["--method=amplify", "--amplify-select=random"], "needs --amplify-ratio"),
+        (
+            ["--method", "amplify", "--learning-rate", "0.1"],
+            "--learning-rate 0.1 contradicts --strategy paper",
+        ),
+        (
+            ["--strategy", "paper", "--schedule", "cosine"],
+            "--schedule cosine contradicts --strategy paper",
+        ),
+        (["--strategy", "[(5, 0.1, 0, 1)]", "--epochs", "6"], "--epochs 6 contradicts"),
+        (["--strategy", "papers"], "--strategy 'papers' is neither paper nor"),
+        (["--strategy", "[]"], r"--strategy '\[\]' is neither"),
         (["--config", "nowhere.json"], "nowhere.json cannot be read"),
     ],
 )
@@ -150,8 +219,8 @@ def test_contradictions_name_the_flags(argv, message):
         ("[1]", "JSON object"),
         ('{"epoch": 3}', "do not exist: epoch"),
         ('{"workdir": "x"}', "do not exist: workdir"),
-        ('{"epochs": "3"}', "--epochs must be an integer, got '3'"),
-        ('{"epochs": true}', "--epochs must be an integer, got True"),
+        ('{"epochs": "3"}', "--epochs must be an integer or null, got '3'"),
+        ('{"epochs": true}', "--epochs must be an integer or null, got True"),
         ('{"augment": 1}', "--augment must be true or false, got 1"),
         ('{"method": "sdg"}', "--method must be one of sgd, plp"),
         ('{"plp_fit": "cubic"}', "--plp-fit must be one of .* or null, got 'cubic'"),

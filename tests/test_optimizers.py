@@ -64,7 +64,7 @@ def test_a_run_shorter_than_its_warm_up_stays_in_it():
 
 def chain(**fields):
     config = resolve({"learning_rate": 0.05, **fields})
-    return make_optimizer(config, optax.constant_schedule(0.05))
+    return make_optimizer(config, optax.constant_schedule(0.05), steps_per_epoch=3)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ def tiny_dataset(train=64, test=22, classes=10):
 
 def make_loop(dataset, **fields):
     config = resolve({"model": "tiny", "width": 8, "batch_size": 16, **fields})
-    tx = make_optimizer(config, optax.constant_schedule(config.learning_rate))
+    schedule = optax.constant_schedule(config.learning_rate or 0.05)
+    tx = make_optimizer(config, schedule, steps_per_epoch=4)
     module = make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     loop = Loop(config, dataset, module, tx, DTYPES[config.precision])
     loop.compile()

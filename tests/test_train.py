@@ -149,6 +149,74 @@ def test_without_validation_the_last_epoch_is_taken(tmp_path):
     assert records.read_metrics(path)[0]["validation_loss"] is None
 
 
+STRATEGY = ["--strategy", "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"]
+AMPLIFY = [*TINY[:4], "--batch-size", "128", *STRATEGY, "--amplify-threshold", "0.5"]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [[], ["--amplify-propagate"], ["--amplify-measure", "g1"]],
+    ids=["plain", "propagated", "g1"],
+)
+def test_amplification_is_recorded(tmp_path, extra, capsys):
+    path = tmp_path / "run"
+    argv = [*AMPLIFY, "--method", "amplify+plp", *extra, "--workdir", str(path)]
+    assert train.main(argv) == 0
+    history = records.read_metrics(path)
+    # Epoch 1 is plain, 2 the analysis, 3 and 4 amplified, 5 plain.
+    (analysis,) = (m["analysis"] for m in history if m["analysis"])
+    assert history[1]["analysis"] == analysis
+    selected = [row["layer"] for row in analysis if row["amplified"]]
+    assert 0 < len(selected) < len(analysis)
+    assert selected == [row["layer"] for row in analysis if row["z_score"] > 0.5]
+    assert [m["amplified"] for m in history] == [[], [], selected, selected, []]
+    rates = [m["learning_rate"] for m in history]
+    np.testing.assert_allclose(rates, [0.05, 0.05, 0.05, 0.05, 0.01])
+    assert "layers stand out" in capsys.readouterr().out
+    assert "after epoch 2" in (path / "layers.txt").read_text()
+    assert (path / "amplification.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_propagated_and_plain_amplification_start_alike_and_part(tmp_path):
+    """The forms differ in amplified epochs only."""
+    losses = {}
+    for name, extra in {
+        "sgd": ["--method", "sgd"],
+        "plain": ["--method", "amplify", "--amplify-threshold", "0.5"],
+        "propagated": [
+            *("--method", "amplify", "--amplify-threshold", "0.5"),
+            "--amplify-propagate",
+        ],
+    }.items():
+        argv = [*AMPLIFY[:-2], *extra, "--workdir", str(tmp_path / name)]
+        assert train.main(argv) == 0
+        history = records.read_metrics(tmp_path / name)
+        losses[name] = [m["train_loss"] for m in history]
+    for name in ("plain", "propagated"):
+        np.testing.assert_allclose(losses[name][:2], losses["sgd"][:2], rtol=1e-3)
+        assert abs(losses[name][2] - losses["sgd"][2]) > 1e-3
+    assert abs(losses["plain"][2] - losses["propagated"][2]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--amplify-select", "stage9"], "layers that do not exist: stage9"),
+        (["--amplify-threshold", "9"], "threshold 9.0 cannot be exceeded"),
+        (["--strategy", "[(5, 0.1, 1, 0)]"], "stage 1 of the strategy, (5, 0.1, 1, 0)"),
+        (["--strategy", "[(2, 0.1, 0, 1), (3, 0.1, 1, 2)]"], "lasts only one epoch"),
+        (["--strategy", "[(2, 0.1, 0, 1)]"], "no stage of the strategy is amplified"),
+        (["--strategy", "paper", "--epochs", "3"], "--strategy paper"),
+    ],
+)
+def test_bad_amplification_gets_a_sentence(tmp_path, capsys, argv, message):
+    argv = ["--model", "tiny", "--method", "amplify", *argv]
+    assert train.main([*argv, "--workdir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

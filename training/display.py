@@ -1,7 +1,7 @@
 """What a run shows on the terminal: a progress bar, and one line an epoch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -79,6 +79,15 @@ def epoch_line(metrics: Mapping[str, Any], epochs: int, best: bool) -> str:
         )
     parts.append(f"{metrics['images_per_second']:,.0f} images/s")
     return "  ".join(parts)
+
+
+def selection_line(analysis: Sequence[Mapping[str, Any]]) -> str:
+    """Which layers an analysis has selected."""
+    names = [row["layer"] for row in analysis if row["amplified"]]
+    return (
+        f"analysis: {len(names)} of {len(analysis)} layers stand out"
+        f"{': ' if names else ''}{', '.join(names)}"
+    )
 
 
 def result_lines(result: Mapping[str, Any]) -> str:

@@ -62,7 +62,11 @@ class Loop:
         # The uint8 images live on the devices; a step picks its batch by index.
         self._train_part = parallel.replicate(dataset.train)
         self._train_function = make_train_step(
-            module, tx, preprocess, augment=config.augment
+            module,
+            tx,
+            preprocess,
+            augment=config.augment,
+            propagate=config.amplify_propagate,
         )
         self._eval_function = make_eval_step(module, preprocess)
 
@@ -183,6 +187,7 @@ def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:
             f"{len(dataset.train.labels)} training examples of {dataset.name}: take a "
             f"smaller one"
         )
+    assert config.epochs is not None  # a configuration is complete
     total = config.epochs * steps_per_epoch
     return steps_per_epoch, min(total, config.max_steps or total)
 

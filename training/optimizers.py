@@ -1,11 +1,37 @@
-"""From a configuration to a learning-rate schedule and an optax chain."""
+"""From a configuration to a learning rate, a strategy and an optax chain."""
 
 from typing import Any
 
 import optax
 
 import plp_optax
+from training import rules
 from training.config import Config
+from training.errors import ConfigError
+
+
+def make_strategy(
+    config: Config, *, steps_per_epoch: int
+) -> plp_optax.TrainingStrategy | None:
+    """Returns the strategy that sets learning rate and amplification, if there is one.
+
+    Raises:
+      ConfigError: If the strategy makes no sense.
+    """
+    c: Any = config
+    if config.strategy is None:
+        return None
+    try:
+        if config.strategy in rules.NAMED_STRATEGIES:
+            return plp_optax.paper_strategy(
+                steps_per_epoch=steps_per_epoch,
+                epochs=c.epochs,
+                deep=config.strategy == "paper-deep",
+            )
+        stages = rules.listed_strategy(config.strategy)
+        return plp_optax.TrainingStrategy(stages, steps_per_epoch=steps_per_epoch)
+    except ValueError as error:
+        raise ConfigError(f"--strategy {config.strategy}: {error}") from error
 
 
 def make_schedule(
@@ -13,16 +39,20 @@ def make_schedule(
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the optimizer step.
 
-    A linear warm-up, then the schedule that was chosen.
+    The strategy's, if there is one; else a linear warm-up, then the schedule that was
+    chosen.
 
     Args:
       config: A complete configuration.
       steps_per_epoch: Optimizer steps in an epoch.
       total_steps: Optimizer steps in the whole run.
     """
+    strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
+    if strategy is not None:
+        return strategy.learning_rate
     c: Any = config  # complete: what the chosen schedule needs is set
     rate = c.learning_rate
-    warmup_steps = min(round(config.warmup_epochs * steps_per_epoch), total_steps)
+    warmup_steps = min(round(c.warmup_epochs * steps_per_epoch), total_steps)
     rest = max(1, total_steps - warmup_steps)
     match config.schedule:
         case "constant":
@@ -58,30 +88,76 @@ def triangular_schedule(base: float, peak: float, half_period: int) -> optax.Sch
 
 
 def make_optimizer(
-    config: Config, schedule: optax.Schedule
+    config: Config, schedule: optax.Schedule, *, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the whole chain: weight decay, optimizer, and the method last."""
-    c: Any = config  # complete: what the chosen method needs is set
-    links = [_base(config, schedule)]
-    # L2 decay joins the gradient, as in PyTorch; AdamW brings its own.
-    if config.weight_decay and config.optimizer != "adamw":
-        links.insert(0, optax.add_decayed_weights(config.weight_decay))
+    """Returns the whole chain, everything in its place.
+
+    Amplification first, where it sees raw gradients; weight decay; the optimizer; and
+    what jumps the parameters last.
+
+    Raises:
+      ConfigError: If the library refuses an option.
+    """
+    try:
+        return optax.chain(
+            *_amplification(config, steps_per_epoch),
+            # L2 decay joins the gradient, as in PyTorch; AdamW brings its own.
+            *(
+                [optax.add_decayed_weights(config.weight_decay)]
+                if config.weight_decay and config.optimizer != "adamw"
+                else []
+            ),
+            _base(config, schedule),
+            *_window(config),
+        )
+    except ValueError as error:
+        raise ConfigError(f"--method {config.method}: {error}") from error
+
+
+def _amplification(
+    config: Config, steps_per_epoch: int
+) -> list[optax.GradientTransformationExtraArgs]:
+    if config.method not in ("amplify", "amplify+plp"):
+        return []
+    c: Any = config  # complete: what the method needs is set
+    select = c.amplify_select
+    if select not in ("scores", "random", "all"):
+        select = [name.strip() for name in select.split(",")]
+    strategy: Any = make_strategy(config, steps_per_epoch=steps_per_epoch)
+    return [
+        plp_optax.amplify_layers(
+            strategy,
+            select=select,
+            ratio=c.amplify_ratio,
+            seed=c.seed,
+            measure=c.amplify_measure,
+            threshold=1.5 if c.amplify_threshold is None else c.amplify_threshold,
+            two_sided=c.amplify_two_sided,
+            factor=c.amplify_factor,
+            reselect_every=c.amplify_reselect_every,
+            apply=not c.amplify_propagate,
+        )
+    ]
+
+
+def _window(config: Config) -> list[optax.GradientTransformationExtraArgs]:
+    c: Any = config  # complete: what the method needs is set
     match config.method:
-        case "plp":
-            links.append(
+        case "plp" | "amplify+plp":
+            return [
                 plp_optax.plp(
                     c.plp_step, window=c.plp_window, period=c.plp_period, fit=c.plp_fit
                 )
-            )
+            ]
         case "lookahead":
             coefficients = plp_optax.lookahead_coefficients(
                 c.plp_window, c.lookahead_alpha
             )
-            links.append(plp_optax.affine_window(coefficients, period=c.plp_window))
+            return [plp_optax.affine_window(coefficients, period=c.plp_window)]
         case "average":
             coefficients = plp_optax.average_coefficients(c.plp_window)
-            links.append(plp_optax.affine_window(coefficients, period=c.plp_period))
-    return optax.chain(*links)
+            return [plp_optax.affine_window(coefficients, period=c.plp_period)]
+    return []
 
 
 def _base(

@@ -19,7 +19,12 @@ from training.errors import RunError
 CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
 METRICS, CURVES = "metrics.jsonl", "curves.png"
 BEST, TENSORBOARD = "best", "tensorboard"
-_OURS = (CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, TENSORBOARD)
+# Of runs with amplification: which layers when, and a table for each analysis.
+AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
+_OURS = (
+    *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, TENSORBOARD),
+    *(AMPLIFICATION, LAYERS),
+)
 
 
 class Run:
@@ -102,7 +107,12 @@ class Run:
         }
         _write_json(self.path / DATASET, fields)
 
-    def add(self, metrics: dict[str, float]) -> None:
+    def add_table(self, title: str, table: str) -> None:
+        """Appends a table of layers to ``layers.txt``."""
+        with (self.path / LAYERS).open("a", encoding="utf-8") as file:
+            file.write(f"{title}\n{table}\n\n")
+
+    def add(self, metrics: dict[str, Any]) -> None:
         """Appends an epoch's metrics to ``metrics.jsonl`` and to TensorBoard's events.
 
         ``metrics`` has an entry ``epoch``; NaN becomes null.
@@ -115,7 +125,8 @@ class Run:
 
             self._writer = SummaryWriter(str(self.path / TENSORBOARD))
         for name, value in metrics.items():
-            if name != "epoch" and not math.isnan(value):
+            is_number = isinstance(value, int | float) and not math.isnan(value)
+            if name != "epoch" and is_number:
                 self._writer.add_scalar(name, value, int(metrics["epoch"]))
         self._writer.flush()
 

@@ -1,5 +1,6 @@
 """One training step and one evaluation step, as each device sees them."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+import plp_optax
+from plp_optax.linen import propagate_amplification
 from training import data, parallel
+from training.errors import ConfigError
 
 
 class TrainState(NamedTuple):
@@ -68,18 +72,26 @@ def initial_state(
     seed: int,
     dtype: jax.typing.DTypeLike,
 ) -> TrainState:
-    """Draws the initial parameters from ``seed``."""
+    """Draws the initial parameters from ``seed``.
+
+    Raises:
+      ConfigError: If the optimizer's options do not fit the network's layers.
+    """
     init_key, run_key = jax.random.split(jax.random.key(seed))
 
     def init(key: jax.Array) -> Any:
         return module.init(key, jnp.zeros((1, *image_shape), dtype), train=False)
 
     variables = jax.jit(init)(init_key)
+    try:
+        opt_state = jax.jit(tx.init)(variables["params"])
+    except ValueError as error:  # an option that does not fit this network's layers
+        raise ConfigError(f"the optimizer does not fit the network: {error}") from error
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=jax.jit(tx.init)(variables["params"]),
+        opt_state=opt_state,
         key=jax.random.key_data(run_key),
     )
 
@@ -89,9 +101,13 @@ def make_train_step(
     tx: optax.GradientTransformationExtraArgs,
     preprocess: Preprocess,
     *,
-    augment: bool,
+    augment: bool = False,
+    propagate: bool = False,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Returns ``train_step(state, examples, indices) -> (state, metrics)``.
+
+    With ``propagate`` amplification happens in back-propagation, by the factors in the
+    optimizer's state, and the gradient that metrics tell of is the amplified one.
 
     ``examples`` is the whole training part, ``indices`` of shape [batch of this
     device] picks from it. Metrics are means over the batch, in the given precision:
@@ -114,14 +130,20 @@ def make_train_step(
         )
         labels = examples.labels[indices]
 
+        def amplified(params: Any) -> contextlib.AbstractContextManager[None]:
+            names = plp_optax.layer_names(params)
+            factors = optax.tree.get(state.opt_state, "factors")
+            return propagate_amplification(dict(zip(names, factors, strict=True)))
+
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            logits, mutated = module.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(dropout_key, device)},
-            )
+            with amplified(params) if propagate else contextlib.nullcontext():
+                logits, mutated = module.apply(
+                    {"params": params, "batch_stats": state.batch_stats},
+                    images,
+                    train=True,
+                    mutable=["batch_stats"],
+                    rngs={"dropout": jax.random.fold_in(dropout_key, device)},
+                )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean(), (logits, mutated.get("batch_stats", {}))
 

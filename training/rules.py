@@ -1,0 +1,260 @@
+"""What the fields of a configuration may be, and how they depend on each other."""
+
+import ast
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from training.errors import ConfigError
+
+_LEARNING_RATES = {"sgd": 0.05, "nesterov": 0.05, "adagrad": 0.01, "adadelta": 1.0}
+_VGG = ("vgg16", "vgg19")
+_PLP = ("plp", "amplify+plp")
+_AMPLIFYING = ("amplify", "amplify+plp")
+NAMED_STRATEGIES = ("paper", "paper-deep")
+
+
+class _Dependent(NamedTuple):
+    """A flag that means something only under some choices of another one."""
+
+    flag: str
+    choice: str
+    values: tuple[Any, ...]
+    default: Callable[[dict[str, Any]], Any] = lambda fields: None
+
+
+# In an order in which each choice is complete before what depends on it.
+_DEPENDENTS = (
+    _Dependent("data_dir", "dataset", ("cifar10", "cifar100")),
+    _Dependent("schedule", "strategy", (None,), lambda c: "cosine"),
+    _Dependent("warmup_epochs", "strategy", (None,), lambda c: 1.0),
+    _Dependent(
+        "learning_rate",
+        "strategy",
+        (None,),
+        lambda c: _LEARNING_RATES.get(c["optimizer"], 0.001),
+    ),
+    _Dependent(
+        "max_learning_rate",
+        "schedule",
+        ("cyclic",),
+        lambda c: 2 * c["learning_rate"],
+    ),
+    _Dependent("cycle_steps", "schedule", ("cyclic",), lambda c: 2000),
+    _Dependent("plp_step", "method", _PLP, lambda c: 1.0),
+    _Dependent("plp_fit", "method", _PLP, lambda c: "midpoint"),
+    _Dependent(
+        "plp_window",
+        "method",
+        (*_PLP, "average", "lookahead"),
+        lambda c: 5 if c["method"] == "lookahead" else 3,
+    ),
+    _Dependent(
+        "plp_period", "method", (*_PLP, "average"), lambda c: max(4, c["plp_window"])
+    ),
+    _Dependent("lookahead_alpha", "method", ("lookahead",), lambda c: 0.5),
+    _Dependent("amplify_select", "method", _AMPLIFYING, lambda c: "scores"),
+    _Dependent("amplify_measure", "method", _AMPLIFYING, lambda c: "g2"),
+    _Dependent("amplify_threshold", "amplify_select", ("scores",), lambda c: 1.5),
+    _Dependent("amplify_two_sided", "amplify_select", ("scores",)),
+    _Dependent("amplify_factor", "method", _AMPLIFYING),
+    _Dependent("amplify_ratio", "amplify_select", ("random",)),
+    _Dependent("amplify_reselect_every", "method", _AMPLIFYING),
+    _Dependent("amplify_propagate", "method", _AMPLIFYING),
+    _Dependent(
+        "momentum",
+        "optimizer",
+        ("sgd", "nesterov", "rmsprop"),
+        lambda c: 0.0 if c["optimizer"] == "rmsprop" else 0.9,
+    ),
+)
+
+
+def complete(fields: dict[str, Any], explicit: Mapping[str, Any]) -> None:
+    """Fills in fields that were left unset, and empties those without meaning.
+
+    Args:
+      fields: All fields; changed in place.
+      explicit: Those that were asked for, which may not be without meaning.
+
+    Raises:
+      ConfigError: If they are.
+    """
+    if fields["strategy"] is None and fields["method"] in _AMPLIFYING:
+        fields["strategy"] = "paper"
+    for rule in _DEPENDENTS:
+        if fields[rule.choice] in rule.values:
+            if fields[rule.flag] is None:
+                fields[rule.flag] = rule.default(fields)
+        elif explicit.get(rule.flag) not in (None, False):
+            raise ConfigError(_means_nothing(rule, explicit[rule.flag], fields))
+        else:
+            # False for switches, None for all else.
+            fields[rule.flag] = False if isinstance(fields[rule.flag], bool) else None
+    _complete_epochs(fields, explicit)
+    if fields["head"] is None:
+        fields["head"] = "mlp" if fields["model"] in _VGG else "linear"
+
+
+def listed_strategy(text: str) -> list[tuple[Any, ...]]:
+    """Reads ``--strategy`` in the paper's notation.
+
+    Raises:
+      ConfigError: If it is not a list of tuples with an end epoch first.
+    """
+    try:
+        stages = [tuple(stage) for stage in ast.literal_eval(text)]
+        int(stages[-1][0])
+    except (ValueError, SyntaxError, TypeError, IndexError) as error:
+        raise ConfigError(
+            f"--strategy {text!r} is neither {' nor '.join(NAMED_STRATEGIES)} nor a "
+            f"list of (end epoch, learning rate, amplify?, factor)"
+        ) from error
+    return stages
+
+
+def flag(name: str) -> str:
+    """The command line's spelling of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_types(fields: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raises unless every field is of its type."""
+    for name, value in fields.items():
+        kinds = _alternatives(hints[name])
+        if not any(_fits(value, kind) for kind in kinds):
+            wanted = " or ".join(_describe(kind) for kind in kinds)
+            raise ConfigError(f"{flag(name)} must be {wanted}, got {value!r}")
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return [part for arg in typing.get_args(hint) for part in _alternatives(arg)]
+    return [hint]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    if kind is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _describe(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    if kind is type(None):
+        return "null"
+    return {int: "an integer", float: "a number", bool: "true or false"}.get(
+        kind, "a string"
+    )
+
+
+_POSITIVE = (
+    "width",
+    "plp_window",
+    "plp_period",
+    "learning_rate",
+    "max_learning_rate",
+    "cycle_steps",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "amplify_factor",
+    "amplify_reselect_every",
+)
+_NOT_NEGATIVE = (
+    "weight_decay",
+    "warmup_epochs",
+    "split_seed",
+    "seed",
+    "amplify_threshold",
+)
+
+
+def check_values(config: Any) -> None:
+    """Raises unless the values of a complete configuration make sense together."""
+    for name, value in vars(config).items():
+        if value is None or isinstance(value, bool | str):
+            continue
+        if not math.isfinite(value):
+            raise ConfigError(f"{flag(name)} must be finite, got {value}")
+        if name in _POSITIVE and value <= 0:
+            raise ConfigError(f"{flag(name)} must be positive, got {value}")
+        if name in _NOT_NEGATIVE and value < 0:
+            raise ConfigError(f"{flag(name)} must not be negative, got {value}")
+    if max(config.seed, config.split_seed) >= 2**32:
+        raise ConfigError("--seed and --split-seed must be below 2**32")
+    if not 0 <= config.validation_fraction < 1:
+        raise ConfigError(
+            f"--validation-fraction must be in [0, 1), got {config.validation_fraction}"
+        )
+    if config.momentum is not None and not 0 <= config.momentum < 1:
+        raise ConfigError(f"--momentum must be in [0, 1), got {config.momentum}")
+    if config.optimizer == "nesterov" and config.momentum == 0:
+        raise ConfigError("--optimizer nesterov needs a --momentum above 0")
+    if config.method in _PLP and config.plp_window == 1:
+        raise ConfigError("--plp-window must be at least 2 to draw a line, got 1")
+    if (
+        config.plp_period is not None
+        and config.plp_window is not None
+        and config.plp_period < config.plp_window
+    ):
+        raise ConfigError(
+            f"--plp-period {config.plp_period} is shorter than --plp-window "
+            f"{config.plp_window}: a cycle must hold its window"
+        )
+    if (
+        config.max_learning_rate is not None
+        and config.learning_rate is not None
+        and config.max_learning_rate < config.learning_rate
+    ):
+        raise ConfigError(
+            f"--max-learning-rate {config.max_learning_rate} is below --learning-rate "
+            f"{config.learning_rate}, the cyclic schedule's base"
+        )
+    if config.amplify_select == "random" and config.amplify_ratio is None:
+        raise ConfigError("--amplify-select random needs --amplify-ratio, such as 0.2")
+    if config.amplify_ratio is not None and not 0 < config.amplify_ratio <= 1:
+        raise ConfigError(
+            f"--amplify-ratio must be in (0, 1], got {config.amplify_ratio}"
+        )
+    is_vgg = config.model in _VGG
+    if config.head == "mlp" and not is_vgg:
+        raise ConfigError(
+            f"--head mlp belongs to VGG; {config.model} ends in --head linear"
+        )
+    if config.stem == "imagenet" and (is_vgg or config.model == "tiny"):
+        raise ConfigError(f"{config.model} has no --stem imagenet, only cifar")
+
+
+def _complete_epochs(fields: dict[str, Any], explicit: Mapping[str, Any]) -> None:
+    strategy = fields["strategy"]
+    if strategy is not None and strategy not in NAMED_STRATEGIES:
+        end = listed_strategy(strategy)[-1][0]
+        if explicit.get("epochs") not in (None, end):
+            raise ConfigError(
+                f"--epochs {explicit['epochs']} contradicts --strategy, which ends "
+                f"with epoch {end}: leave --epochs out"
+            )
+        fields["epochs"] = end
+    elif fields["epochs"] is None:
+        fields["epochs"] = 30
+
+
+def _means_nothing(rule: _Dependent, value: Any, fields: Mapping[str, Any]) -> str:
+    choice, values = rule.choice, rule.values
+    given = f"{flag(rule.flag)} {value}"
+    if values == (None,):
+        return f"{given} contradicts {flag(choice)} {fields[choice]}: give one of them"
+    if fields[choice] is None:  # itself without meaning under the method
+        choice, values = "method", _AMPLIFYING
+    return (
+        f"{given} means nothing with {flag(choice)} {fields[choice]}: leave it out, or "
+        f"choose {flag(choice)} {' or '.join(values)}"
+    )
