@@ -28,6 +28,11 @@ SGD = optax.sgd(0.05, momentum=0.9)
 PEER = "sgd"
 GRADIENT = "gradient"
 LOOKAHEAD = "optax.lookahead(sgd)"
+# The benchmark's steps all fall inside the analysis epoch, or all outside of any.
+WINDOWS = {
+    "analysis": plp_optax.AmplificationWindow(0, 2 * 10**6, 10**6, 2.0),
+    "idle": plp_optax.AmplificationWindow(10**6, 3 * 10**6, 10**6, 2.0),
+}
 
 
 def make_arms() -> dict[str, optax.GradientTransformation]:
@@ -47,6 +52,13 @@ def make_arms() -> dict[str, optax.GradientTransformation]:
         LOOKAHEAD: optax.lookahead(SGD, 5, 0.5),
         "adam": optax.adam(1e-3),
         "adam + plp": optax.chain(optax.adam(1e-3), plp_optax.plp()),
+        **{
+            f"amplify {measure}, {when} + sgd": optax.chain(
+                plp_optax.amplify_layers([window], measure=measure), SGD
+            )
+            for measure in ("g1", "g1_per_weight", "g2")
+            for when, window in WINDOWS.items()
+        },
     }
 
 
@@ -186,7 +198,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write the record (JSON)")
     options = parser.parse_args()
     record = run(options.width, options.batch_size, options.rounds)
-    Console(width=120).print(table(record))
+    Console(width=130).print(table(record))
     print("record:", measure.write_record("step_overhead", record, options.out))
 
 

@@ -11,6 +11,7 @@ PROJECT = {"plp_optax", "models", "training", "train", "experiments", "benchmark
 # For each room the project's rooms and the outside packages it may import; None
 # stands for any outside package.
 RULES = {
+    "plp_optax/linen.py": (set(), {"flax", "jax"}),
     "plp_optax": (set(), {"jax", "numpy", "optax"}),
     "models": (set(), {"flax", "jax", "numpy"}),
     "training/data": ({"training.errors"}, None),
