@@ -9,62 +9,65 @@ import functools
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training import config as config_lib
 from training.config import Config
 from training.errors import UserError
 
+if TYPE_CHECKING:
+    import optax
 
-def train(config: Config) -> dict[str, Any]:
-    """Runs one training, from data to report.
+    from training import data, records
+    from training.loop import Loop
+
+
+def train(configs: Sequence[Config]) -> list[dict[str, Any]]:
+    """Runs trainings that differ in their seeds only, compiled once.
 
     Args:
-      config: A complete configuration (``training.config.resolve``).
+      configs: Complete configurations (``training.config.resolve``).
 
     Returns:
-      What ``result.json`` holds. A run that had already finished is not repeated.
+      What each run's ``result.json`` holds. A run that had already finished is not
+      repeated.
 
     Raises:
       UserError: If the data, the devices or the work directory do not allow it.
     """
     import jax
 
-    with jax.enable_x64(config.precision == "float64"):
-        return _train(config)
+    from training import compilation
+
+    compilation.keep_compiled(configs[0].cache_dir)
+    with jax.enable_x64(configs[0].precision == "float64"):
+        return _train(configs)
 
 
-def _train(config: Config) -> dict[str, Any]:
+def _train(configs: Sequence[Config]) -> list[dict[str, Any]]:
     # Imported after the flags are known to make sense, since JAX takes seconds.
     import jax
 
-    from training import (
-        amplification,
-        checkpoints,
-        curves,
-        data,
-        networks,
-        optimizers,
-        parallel,
-        records,
-    )
-    from training.display import Display, epoch_line, result_lines, selection_line
+    from training import data, networks, optimizers, parallel, records
+    from training.display import result_lines
     from training.loop import Loop, count_steps
 
-    # -- Work directory ----------------------------------------------------------
-    run = records.Run(config)
-    if run.result is not None:
-        print(f"{run.path} has finished:\n{result_lines(run.result)}")
-        return run.result
+    # -- Work directories --------------------------------------------------------
+    runs = [records.Run(config) for config in configs]
+    for run in runs:
+        if run.result is not None:
+            print(f"{run.path} has finished:\n{result_lines(run.result)}")
+    if all(run.result is not None for run in runs):
+        return [run.result for run in runs if run.result is not None]
 
     # -- Data --------------------------------------------------------------------
+    config = configs[0]
     dataset = data.load(
         config.dataset,
         data_dir=config.data_dir,
         validation_fraction=config.validation_fraction,
         split_seed=config.split_seed,
     )
-    run.describe(dataset)
 
     # -- Network, optimizer and compiled steps -----------------------------------
     steps_per_epoch, total_steps = count_steps(config, dataset)
@@ -74,24 +77,54 @@ def _train(config: Config) -> dict[str, Any]:
     tx = optimizers.make_optimizer(config, schedule, steps_per_epoch=steps_per_epoch)
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     loop = Loop(config, dataset, module, tx, networks.DTYPES[config.precision])
+    loop.start(_seed(config))
     size = sum(x.size for x in jax.tree.leaves(loop.state.params))
     print(
         f"{config.model} ({size:,} parameters) on {dataset.name} with {config.method}: "
         f"{len(dataset.train.labels):,} training, {len(dataset.validation.labels):,} "
         f"validation, {len(dataset.test.labels):,} test images; "
-        f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}; {run.path}"
+        f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+        flush=True,
     )
     loop.compile()
+
+    # -- One run a seed ----------------------------------------------------------
+    results = []
+    for config, run in zip(configs, runs, strict=True):
+        if run.result is None:
+            loop.start(_seed(config))
+            run.describe(dataset)
+            run.result = _run(config, run, loop, dataset, schedule, total_steps)
+        results.append(run.result)
+    return results
+
+
+def _run(
+    config: Config,
+    run: "records.Run",
+    loop: "Loop",
+    dataset: "data.Dataset",
+    schedule: "optax.Schedule",
+    total_steps: int,
+) -> dict[str, Any]:
+    """Trains, tests and reports one run from the loop's initial state."""
+    import jax
+
+    from training import amplification, checkpoints, curves, profiling, records
+    from training.display import Display, epoch_line, result_lines, selection_line
 
     # -- Training ----------------------------------------------------------------
     best: dict[str, Any] = {}
     observer = amplification.Observer(loop.state.opt_state, loop.state.params)
-    epochs = math.ceil(total_steps / steps_per_epoch)
+    epochs = math.ceil(total_steps / loop.steps_per_epoch)
     with Display(total_steps, config.batch_size) as display:
         for epoch in range(epochs):
-            trained = loop.train_epoch(
-                epoch, functools.partial(display.step, epoch + 1)
-            )
+            with profiling.trace(
+                run.path, config.profile and epoch == min(1, epochs - 1)
+            ):
+                trained = loop.train_epoch(
+                    epoch, functools.partial(display.advance, epoch + 1)
+                )
             validated = loop.evaluate(loop.state.variables, dataset.validation)
             step = int(loop.state.step)
             metrics: dict[str, Any] = {
@@ -104,7 +137,8 @@ def _train(config: Config) -> dict[str, Any]:
                 "learning_rate": float(schedule(step - 1)),
                 "gradient_norm": trained["gradient_norm"],
                 "update_norm": trained["update_norm"],
-                "parameter_norm": trained["parameter_norm"],
+                "parameter_norm": loop.parameter_norm(),
+                "skipped_steps": int(trained["skipped"]),
                 "images_per_second": trained["images_per_second"],
             }
             account = observer.observe(loop.state.opt_state)
@@ -139,15 +173,20 @@ def _train(config: Config) -> dict[str, Any]:
         "train_seconds": loop.train_seconds,
         "epochs": epochs,
         "steps": total_steps,
-        "parameters": size,
+        "parameters": sum(x.size for x in jax.tree.leaves(loop.state.params)),
         **records.provenance(),
     }
     title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
     curves.draw(run.path / records.CURVES, run.history(), title)
     amplification.draw(run.path / records.AMPLIFICATION, run.history(), title)
     run.finish(result)
-    print(f"{result_lines(result)}\nrecorded in {run.path}")
+    print(f"{result_lines(result)}\nrecorded in {run.path}", flush=True)
     return result
+
+
+def _seed(config: Config) -> int:
+    assert isinstance(config.seed, int)  # parse makes one configuration a seed
+    return config.seed
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,3 +5,5 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
+# Nothing that an earlier run has compiled, and nothing left behind in the home folder.
+jax.config.update("jax_enable_compilation_cache", False)

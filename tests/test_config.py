@@ -9,9 +9,15 @@ import pytest
 import models
 from training import config as config_lib
 from training import data
-from training.config import PLACE, Config, experiment, parse, resolve
+from training.config import PLACE, Config, experiment, resolve
 from training.errors import ConfigError
 from training.presets import PRESETS
+
+
+def parse(argv):
+    """The configuration of a command line with one seed."""
+    (config,) = config_lib.parse(argv)
+    return config
 
 
 def choices(field):
@@ -181,6 +187,8 @@ def test_a_file_gives_the_same_run_again(tmp_path):
         (["--weight-decay", "inf"], "--weight-decay must be finite"),
         (["--seed", "-1"], "--seed must not be negative"),
         (["--seed", "4294967296"], r"below 2\*\*32"),
+        (["--input=host", "--steps-per-call=4"], "--steps-per-call 4 .* --input host"),
+        (["--accumulate", "0"], "--accumulate must be positive"),
         (["--amplify-factor", "2"], "--amplify-factor 2.0 .* --method plp"),
         (["--amplify-propagate"], "--amplify-propagate True .* --method plp"),
         (["--amplify-threshold", "2"], "--amplify-threshold 2.0 .* --method plp"),
@@ -240,6 +248,20 @@ def test_unparsable_flags_end_with_code_2(capsys):
             parse(argv)
         assert exit_.value.code == 2
         assert capsys.readouterr().err
+
+
+def test_several_seeds_are_several_runs():
+    configs = config_lib.parse(["--seed", "3", "5", "--width", "8"])
+    assert [c.seed for c in configs] == [3, 5]
+    assert [c.workdir for c in configs] == [
+        "runs/digits-resnet18-plp-3",
+        "runs/digits-resnet18-plp-5",
+    ]
+    assert {c.width for c in configs} == {8}
+    configs = config_lib.parse(["--seed", "0", "1", "--workdir", "here"])
+    assert [c.workdir for c in configs] == ["here/seed-0", "here/seed-1"]
+    with pytest.raises(ConfigError, match="different seeds, got"):
+        config_lib.parse(["--seed", "1", "1"])
 
 
 def test_differences_are_named():

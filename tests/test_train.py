@@ -60,6 +60,7 @@ def test_work_directory_explains_itself(finished):
             "gradient_norm",
             "update_norm",
             "parameter_norm",
+            "skipped_steps",
             "images_per_second",
         }
     assert history[-1]["train_loss"] < history[0]["train_loss"] < np.log(10) * 1.5
@@ -115,14 +116,55 @@ def test_the_same_run_from_its_own_config_file(finished, tmp_path):
         assert a == b
 
 
+def test_several_seeds_equal_single_runs(finished, tmp_path, monkeypatch):
+    """Compiled once, and each the run that it would have been alone."""
+    compilations = []
+    compile_ = Loop.compile
+    monkeypatch.setattr(
+        Loop, "compile", lambda self: compilations.append(1) or compile_(self)
+    )
+    argv = [*TINY, "--seed", "1", "0", "--workdir", str(tmp_path)]
+    assert train.main(argv) == 0
+    assert len(compilations) == 1
+    first = records.read_metrics(tmp_path / "seed-1")
+    alone, second = (
+        [
+            {k: v for k, v in m.items() if k != "images_per_second"}
+            for m in records.read_metrics(path)
+        ]
+        for path in (finished, tmp_path / "seed-0")
+    )
+    assert second == alone
+    assert first[0]["train_loss"] != alone[0]["train_loss"]
+
+
+def test_profile_is_a_trace(tmp_path):
+    argv = [*TINY, "--profile", "--max-steps", "9", "--workdir", str(tmp_path / "run")]
+    assert train.main(argv) == 0
+    assert list((tmp_path / "run" / "profile").rglob("*perfetto*"))
+
+
+def test_compiled_programs_are_kept(tmp_path):
+    """A second run of the same program finds all that the first has compiled."""
+    argv = ("--model", "resnet18", "--width", "4", "--max-steps", "1")
+    cache = tmp_path / "cache"
+    for run in "ab":
+        run_on(1, tmp_path / run, *argv, "--cache-dir", str(cache))
+        kept = sorted(p.name for p in cache.iterdir() if p.name.endswith("-cache"))
+        if run == "a":
+            first = kept
+    assert first
+    assert kept == first
+
+
 def test_interrupted_run_keeps_what_was_written(tmp_path, monkeypatch, capsys):
     path = tmp_path / "run"
     train_epoch = Loop.train_epoch
 
-    def interrupted(self, epoch, on_step):
+    def interrupted(self, epoch, on_call):
         if epoch == 1:
             raise KeyboardInterrupt
-        return train_epoch(self, epoch, on_step)
+        return train_epoch(self, epoch, on_call)
 
     monkeypatch.setattr(Loop, "train_epoch", interrupted)
     argv = [*TINY, "--workdir", str(path)]
@@ -259,7 +301,7 @@ def test_a_damaged_record_is_told(finished, tmp_path, capsys):
 
 
 def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
-    def broken(self, epoch, on_step):
+    def broken(self, epoch, on_call):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(Loop, "train_epoch", broken)

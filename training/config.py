@@ -76,8 +76,20 @@ class Config:
         30, or the end of a listed --strategy.
       max_steps: Stop after so many optimizer steps, even inside an epoch.
       batch_size: Examples in a step, over all devices.
-      precision: Type of parameters and arithmetic.
+      accumulate: In how many parts a batch is computed, one after the other, to save
+        memory. Batch normalisation sees a part at a time.
+      precision: Type of the network's arithmetic; parameters are float32 at least.
+        float16 comes with dynamic loss scaling.
+      input: resident keeps the training images on the devices; host sends each batch,
+        for sets that do not fit.
+      steps_per_call: Training steps in one call, as a loop on the devices. Unset: 1 on
+        a CPU, where a loop is slow, else a quarter of an epoch.
       seed: Seed of initial parameters, order of examples, augmentation and dropout.
+        Several seeds are trained one after the other.
+      profile: Write a trace of the second epoch to the work directory, for
+        TensorBoard or Perfetto.
+      cache_dir: Where compiled programs are kept from run to run; "none" for nowhere.
+        Unset: JAX's own setting, or ~/.cache/plp_optax.
       workdir: Where the run is recorded. Unset: runs/DATASET-MODEL-METHOD-SEED.
       overwrite: Start anew in a work directory that holds a run.
       preset: Start from a published protocol on CIFAR-100 at full width; flags override
@@ -143,8 +155,14 @@ class Config:
     epochs: int | None = None
     max_steps: int | None = None
     batch_size: int = 64
-    precision: Literal["float32", "float64"] = "float32"
-    seed: int = 0
+    accumulate: int = 1
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    input: Literal["resident", "host"] = "resident"
+    steps_per_call: int | None = None
+    seed: int | tuple[int, ...] = 0
+
+    profile: bool = False
+    cache_dir: str | None = None
 
     workdir: str | None = None
     overwrite: bool = False
@@ -153,18 +171,18 @@ class Config:
 
 
 # Where a run is kept, not what it computes.
-PLACE = ("workdir", "overwrite", "preset", "config")
+PLACE = ("workdir", "overwrite", "preset", "config", "profile", "cache_dir")
 
 
-def parse(argv: Sequence[str]) -> Config:
-    """Reads flags into a complete configuration.
+def parse(argv: Sequence[str]) -> list[Config]:
+    """Reads flags into complete configurations, one a seed.
 
     Args:
       argv: Command-line arguments, without the program's name.
 
     Returns:
-      The configuration with every field that was left unset resolved, or None where
-      it has no meaning.
+      Configurations that differ in ``seed`` and ``workdir``, with every field that
+      was left unset resolved, or None where it has no meaning.
 
     Raises:
       ConfigError: If a flag, preset or file contradicts another or makes no sense.
@@ -186,7 +204,20 @@ def parse(argv: Sequence[str]) -> Config:
         base = PRESETS[parsed.preset]
     elif parsed.config:
         base = read(Path(parsed.config))
-    return resolve(explicit, base)
+    seeds = explicit.get("seed", base.get("seed", 0))
+    if isinstance(seeds, int):
+        return [resolve(explicit, base)]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seed needs different seeds, got {seeds}")
+    workdir = explicit.get("workdir")
+    return [
+        resolve(
+            explicit
+            | {"seed": seed, "workdir": workdir and str(Path(workdir, f"seed-{seed}"))},
+            base,
+        )
+        for seed in seeds
+    ]
 
 
 def resolve(
@@ -195,8 +226,8 @@ def resolve(
     """Completes a configuration from what was asked for.
 
     Args:
-      explicit: Fields that were asked for; they override ``base``, and may not
-        contradict each other.
+      explicit: Fields that were asked for, with one seed; they override ``base``,
+        and may not contradict each other.
       base: Fields of a preset or of an earlier run; those that mean nothing under
         the explicit choices are dropped.
 

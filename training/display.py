@@ -48,13 +48,13 @@ class Display:
     ) -> None:
         self._progress.stop()
 
-    def step(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Moves the bar by one step."""
+    def advance(self, epoch: int, metrics: Mapping[str, float], steps: int) -> None:
+        """Moves the bar by so many steps."""
         rate = self._progress.tasks[0].speed
         speed = f"  {rate * self._batch_size:,.0f} images/s" if rate else ""
         self._progress.update(
             self._task,
-            advance=1,
+            advance=steps,
             description=f"epoch {epoch}",
             metrics=f"loss {metrics['loss']:.3f}  "
             f"accuracy {metrics['accuracy']:.1%}{speed}",

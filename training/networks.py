@@ -6,7 +6,13 @@ import jax.numpy as jnp
 import models
 from training.config import Config
 
-DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
+# What the network computes in; its parameters are float32 at least.
+DTYPES = {
+    "float32": jnp.float32,
+    "bfloat16": jnp.bfloat16,
+    "float16": jnp.float16,
+    "float64": jnp.float64,
+}
 
 
 def make_network(

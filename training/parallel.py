@@ -43,12 +43,26 @@ def compile_step(
     return mapped.lower(*arguments).compile()
 
 
+def replicated() -> NamedSharding:
+    """The sharding of what is the same on every local device."""
+    # That which pmap returns for out_axes=None: with another one the second call of a
+    # step would compile again.
+    return NamedSharding(_mesh(), PartitionSpec())
+
+
 def replicate(tree: Any) -> Any:
     """Puts a tree on every local device."""
-    # The sharding that pmap returns for out_axes=None: with another one the second
-    # call of a step would compile again.
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, replicated())
+
+
+def send(tree: Any) -> Any:
+    """Sends arrays [devices, ...] from the host, a part to each device."""
+    sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
+    kinds = {m.kind for m in jax.local_devices()[0].addressable_memories()}
+    if jax.default_backend() != "cpu" and "pinned_host" in kinds:
+        # From pinned memory a transfer runs beside the computation.
+        tree = jax.device_put(tree, sharding.with_memory_kind("pinned_host"))
+    return jax.device_put(tree, sharding)
 
 
 def shard(tree: Any) -> Any:
@@ -59,20 +73,26 @@ def shard(tree: Any) -> Any:
     )
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raises unless the devices divide the batch.
+def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
+    """Raises unless the devices, and parts on each, divide the batch.
 
     Raises:
       ConfigError: With the nearest batch sizes that would do.
     """
     devices = jax.local_device_count()
-    if batch_size % devices:
-        below = batch_size // devices * devices
-        nearest = f"{below} or {below + devices}" if below else f"{devices}"
+    parts = devices * accumulate
+    if batch_size % parts:
+        below = batch_size // parts * parts
+        nearest = f"{below} or {below + parts}" if below else f"{parts}"
+        times = f" times --accumulate {accumulate}" if accumulate > 1 else ""
         raise ConfigError(
-            f"--batch-size {batch_size} cannot be split evenly over {devices} devices: "
-            f"take {nearest}"
+            f"--batch-size {batch_size} cannot be split evenly over {devices} "
+            f"devices{times}: take {nearest}"
         )
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), (AXIS,))
 
 
 def device_index() -> jax.Array:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from training import config as config_lib
-from training import data
+from training import data, profiling
 from training.config import Config
 from training.errors import RunError
 
@@ -23,7 +23,7 @@ BEST, TENSORBOARD = "best", "tensorboard"
 AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
 _OURS = (
     *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, TENSORBOARD),
-    *(AMPLIFICATION, LAYERS),
+    *(AMPLIFICATION, LAYERS, profiling.DIRECTORY),
 )
 
 

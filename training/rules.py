@@ -54,6 +54,7 @@ _DEPENDENTS = (
     _Dependent(
         "plp_period", "method", (*_PLP, "average"), lambda c: max(4, c["plp_window"])
     ),
+    _Dependent("steps_per_call", "input", ("resident",)),
     _Dependent("lookahead_alpha", "method", ("lookahead",), lambda c: 0.5),
     _Dependent("amplify_select", "method", _AMPLIFYING, lambda c: "scores"),
     _Dependent("amplify_measure", "method", _AMPLIFYING, lambda c: "g2"),
@@ -142,6 +143,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, int) for item in value)
     return isinstance(value, kind)
 
 
@@ -150,9 +153,10 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(typing.get_args(kind))
     if kind is type(None):
         return "null"
-    return {int: "an integer", float: "a number", bool: "true or false"}.get(
-        kind, "a string"
-    )
+    names = {int: "an integer", float: "a number", bool: "true or false"}
+    if typing.get_origin(kind) is tuple:
+        return "several integers"
+    return names.get(kind, "a string")
 
 
 _POSITIVE = (
@@ -165,6 +169,8 @@ _POSITIVE = (
     "epochs",
     "max_steps",
     "batch_size",
+    "accumulate",
+    "steps_per_call",
     "amplify_factor",
     "amplify_reselect_every",
 )

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax.training.dynamic_scale import DynamicScale
 
 import plp_optax
 from plp_optax.linen import propagate_amplification
@@ -24,6 +25,7 @@ class TrainState(NamedTuple):
       batch_stats: Its running statistics; empty if it has none.
       opt_state: The optimizer's state, the prediction window included.
       key: The run's random key; constant.
+      loss_scale: Of float16, where small gradients would vanish; else None.
     """
 
     step: jax.Array
@@ -31,6 +33,7 @@ class TrainState(NamedTuple):
     batch_stats: Any
     opt_state: optax.OptState
     key: jax.Array
+    loss_scale: DynamicScale | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -65,35 +68,44 @@ class Preprocess(NamedTuple):
         return data.normalize(images, self.mean, self.std, self.dtype)
 
 
-def initial_state(
+def make_initial_state(
     module: nn.Module,
     tx: optax.GradientTransformation,
     image_shape: tuple[int, ...],
-    seed: int,
     dtype: jax.typing.DTypeLike,
-) -> TrainState:
-    """Draws the initial parameters from ``seed``.
+) -> Callable[[jax.Array], TrainState]:
+    """Returns ``initial_state(key)``, which draws the initial parameters.
 
-    Raises:
-      ConfigError: If the optimizer's options do not fit the network's layers.
+    ``initial_state`` raises ConfigError if the optimizer's options do not fit the
+    network's layers.
     """
-    init_key, run_key = jax.random.split(jax.random.key(seed))
 
-    def init(key: jax.Array) -> Any:
-        return module.init(key, jnp.zeros((1, *image_shape), dtype), train=False)
+    def initial_state(key: jax.Array) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        images = jnp.zeros((1, *image_shape), dtype)
+        variables = module.init(init_key, images, train=False)
+        try:
+            opt_state = tx.init(variables["params"])
+        except ValueError as error:  # an option that does not fit the layers
+            raise ConfigError(
+                f"the optimizer does not fit the network: {error}"
+            ) from error
+        scale = None
+        if dtype == jnp.float16:
+            scale = DynamicScale(
+                fin_steps=jnp.zeros((), jnp.int32),  # type: ignore[arg-type]
+                scale=jnp.full((), 2.0**16),  # type: ignore[arg-type]
+            )
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=opt_state,
+            key=jax.random.key_data(run_key),
+            loss_scale=scale,
+        )
 
-    variables = jax.jit(init)(init_key)
-    try:
-        opt_state = jax.jit(tx.init)(variables["params"])
-    except ValueError as error:  # an option that does not fit this network's layers
-        raise ConfigError(f"the optimizer does not fit the network: {error}") from error
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=opt_state,
-        key=jax.random.key_data(run_key),
-    )
+    return initial_state
 
 
 def make_train_step(
@@ -103,56 +115,118 @@ def make_train_step(
     *,
     augment: bool = False,
     propagate: bool = False,
+    accumulate: int = 1,
+    unroll: bool = True,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns ``train_step(state, examples, indices) -> (state, metrics)``.
+    """Returns ``train_step(state, images, labels) -> (state, metrics)``.
 
-    With ``propagate`` amplification happens in back-propagation, by the factors in the
-    optimizer's state, and the gradient that metrics tell of is the amplified one.
+    ``images`` (uint8) and ``labels`` are this device's part of the batch. Metrics are
+    means over the batch: ``loss`` (cross-entropy, nats), ``accuracy``, the norms of the
+    gradient and of the update that the whole chain makes of it, and ``skipped``, 1 if
+    the gradient overflowed in float16 and the step was left out.
 
-    ``examples`` is the whole training part, ``indices`` of shape [batch of this
-    device] picks from it. Metrics are means over the batch, in the given precision:
-    ``loss`` (cross-entropy, nats), ``accuracy``, and the norms of the gradient, of
-    the update that the whole chain makes of it, and of the new parameters.
+    Args:
+      module: The network.
+      tx: The optimizer.
+      preprocess: What happens to images ahead of the network.
+      augment: Whether it augments them.
+      propagate: Whether amplification happens in back-propagation, by the factors in
+        the optimizer's state. Metrics then tell of the amplified gradient.
+      accumulate: In how many parts the batch is computed, one after the other. Their
+        mean gradient is that of the whole batch, except that batch normalisation sees
+        a part at a time.
+      unroll: Whether the parts are unrolled, or a loop on the device: on a CPU a
+        convolution's backward pass is many times slower inside a loop.
     """
+    unrolled = unroll or accumulate == 1
 
     def train_step(
-        state: TrainState, examples: data.Examples, indices: jax.Array
+        state: TrainState, images: jax.Array, labels: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         device = parallel.device_index()
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         augment_key, dropout_key = jax.random.split(key)
-        images = preprocess(
-            examples.images[indices],
+        pixels = preprocess(
+            images,
             augment_key if augment else None,
             # Places in the global batch, so that augmentation does not depend on
             # how many devices share it.
-            device * indices.size + jnp.arange(indices.size),
+            device * labels.size + jnp.arange(labels.size),
         )
-        labels = examples.labels[indices]
 
         def amplified(params: Any) -> contextlib.AbstractContextManager[None]:
+            if not propagate:
+                return contextlib.nullcontext()
             names = plp_optax.layer_names(params)
             factors = optax.tree.get(state.opt_state, "factors")
             return propagate_amplification(dict(zip(names, factors, strict=True)))
 
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            with amplified(params) if propagate else contextlib.nullcontext():
+        def loss_fn(params: Any, batch_stats: Any, part: _Part) -> Any:
+            dropout = jax.random.fold_in(dropout_key, device * accumulate + part.number)
+            with amplified(params):
                 logits, mutated = module.apply(
-                    {"params": params, "batch_stats": state.batch_stats},
-                    images,
+                    {"params": params, "batch_stats": batch_stats},
+                    part.images,
                     train=True,
                     mutable=["batch_stats"],
-                    rngs={"dropout": jax.random.fold_in(dropout_key, device)},
+                    rngs={"dropout": dropout},
                 )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), (logits, mutated.get("batch_stats", {}))
+            losses = optax.softmax_cross_entropy_with_integer_labels(
+                logits, part.labels
+            )
+            accuracy = jnp.mean(logits.argmax(-1) == part.labels, dtype=losses.dtype)
+            return losses.mean(), (accuracy, mutated.get("batch_stats", {}))
 
-        (loss, (logits, batch_stats)), gradient = jax.value_and_grad(
-            loss_fn, has_aux=True
-        )(state.params)
-        accuracy = jnp.mean(logits.argmax(-1) == labels, dtype=loss.dtype)
+        def add_part(carry: _Sums, part: _Part) -> tuple[_Sums, None]:
+            """Adds one part's gradient to the sums."""
+            if carry.scale is None:
+                (loss, aux), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+                    state.params, carry.batch_stats, part
+                )
+                scale, finite = None, carry.finite
+            else:
+                scale, ok, (loss, aux), gradient = carry.scale.value_and_grad(
+                    loss_fn, has_aux=True, axis_name=parallel.AXIS
+                )(state.params, carry.batch_stats, part)
+                finite = carry.finite & ok
+            accuracy, batch_stats = aux
+            return _Sums(
+                carry.loss + loss,
+                carry.accuracy + accuracy,
+                gradient
+                if carry.gradient is None
+                else jax.tree.map(jnp.add, carry.gradient, gradient),
+                batch_stats,
+                scale,
+                finite,
+            ), None
+
+        size = labels.size // accumulate
+        parts = _Part(
+            jnp.arange(accumulate),
+            pixels.reshape(accumulate, size, *pixels.shape[1:]),
+            labels.reshape(accumulate, size),
+        )
+        zero = jnp.zeros((), jnp.promote_types(pixels.dtype, jnp.float32))
+        sums = _Sums(
+            zero,
+            zero,
+            # A loop needs something to add to from the start.
+            None if unrolled else jax.tree.map(jnp.zeros_like, state.params),
+            state.batch_stats,
+            state.loss_scale,
+            jnp.ones((), bool),
+        )
+        if unrolled:
+            for number in range(accumulate):
+                part = jax.tree.map(lambda x, n=number: x[n], parts)
+                sums, _ = add_part(sums, part)
+        else:
+            sums, _ = jax.lax.scan(add_part, sums, parts)
+
         loss, accuracy, gradient, batch_stats = jax.lax.pmean(
-            (loss, accuracy, gradient, batch_stats), parallel.AXIS
+            (*jax.tree.map(lambda x: x / accumulate, sums[:3]), sums.batch_stats),
+            parallel.AXIS,
         )
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -161,12 +235,38 @@ def make_train_step(
             "accuracy": accuracy,
             "gradient_norm": optax.tree.norm(gradient),
             "update_norm": optax.tree.norm(updates),
-            "parameter_norm": optax.tree.norm(params),
         }
-        state = TrainState(state.step + 1, params, batch_stats, opt_state, state.key)
-        return state, metrics
+        after = TrainState(
+            state.step + 1, params, batch_stats, opt_state, state.key, sums.scale
+        )
+        if state.loss_scale is not None:
+            # A step whose gradient overflowed changes nothing but the loss scale.
+            kept = state._replace(loss_scale=sums.scale)
+            after = jax.tree.map(
+                lambda new, old: jnp.where(sums.finite, new, old), after, kept
+            )
+            metrics = {k: jnp.where(sums.finite, v, 0) for k, v in metrics.items()}
+        metrics["skipped"] = 1 - sums.finite.astype(loss.dtype)
+        return after, metrics
 
     return train_step
+
+
+class _Part(NamedTuple):
+    number: Any
+    images: Any
+    labels: Any
+
+
+class _Sums(NamedTuple):
+    """What accumulates over the parts of a batch."""
+
+    loss: Any
+    accuracy: Any
+    gradient: Any
+    batch_stats: Any
+    scale: DynamicScale | None
+    finite: Any
 
 
 class Batch(NamedTuple):
