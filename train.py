@@ -7,6 +7,7 @@ python train.py --help
 
 import functools
 import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,9 @@ def _train(configs: Sequence[Config]) -> list[dict[str, Any]]:
     # -- Network, optimizer and compiled steps -----------------------------------
     steps_per_epoch, total_steps = count_steps(config, dataset)
     schedule = optimizers.make_schedule(
-        config, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+        config,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=steps_per_epoch * (config.epochs or 0),
     )
     tx = optimizers.make_optimizer(config, schedule, steps_per_epoch=steps_per_epoch)
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
@@ -86,6 +89,7 @@ def _train(configs: Sequence[Config]) -> list[dict[str, Any]]:
         f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         flush=True,
     )
+    print("compiling", flush=True)
     loop.compile()
 
     # -- One run a seed ----------------------------------------------------------
@@ -93,7 +97,7 @@ def _train(configs: Sequence[Config]) -> list[dict[str, Any]]:
     for config, run in zip(configs, runs, strict=True):
         if run.result is None:
             loop.start(_seed(config))
-            run.describe(dataset)
+            run.begin(dataset)
             run.result = _run(config, run, loop, dataset, schedule, total_steps)
         results.append(run.result)
     return results
@@ -179,7 +183,7 @@ def _run(
     title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
     curves.draw(run.path / records.CURVES, run.history(), title)
     amplification.draw(run.path / records.AMPLIFICATION, run.history(), title)
-    run.finish(result)
+    result = run.finish(result)
     print(f"{result_lines(result)}\nrecorded in {run.path}", flush=True)
     return result
 
@@ -203,4 +207,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == 130:
+        # Threads of the compiler may still be at work, and an orderly end would crash
+        # on them. All that is recorded is on disk.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -52,8 +52,8 @@ def layer_accounts(
         )
     decided = int(state.selections) > 0
     samples = np.full(len(names), int(state.gradients_analyzed) or np.nan, float)
-    if isinstance(state.signed_sums, jax.Array) and state.signed_sums.shape == (
-        len(names),
+    if isinstance(state.signed_sums, jax.Array | np.ndarray) and (
+        state.signed_sums.shape == (len(names),)
     ):  # "g1", which sums over the layer's weights as well
         weights = dict.fromkeys(names, 0)
         for leaf, name in zip(
@@ -76,7 +76,7 @@ def amplification_table(
 ) -> str:
     """The same as a table in plain text, a line a layer; see :func:`layer_accounts`."""
     accounts = layer_accounts(state, params, layers=layers)
-    width = max(len("layer"), *(len(account.layer) for account in accounts))
+    width = max(len(name) for name in ("layer", *(a.layer for a in accounts)))
     lines = [f"{'layer':{width}}  score  noise floor      z  amplified"]
     lines += [
         f"{a.layer:{width}} {a.score:6.4f} {a.noise_floor:12.4f} {a.z_score:6.2f}  "

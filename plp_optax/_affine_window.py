@@ -127,7 +127,7 @@ def affine_window(
     """
     schedule, k = _as_schedule(coefficients)
     _checks.check_period(period, k)
-    _checks.check_callable("active", active)
+    _checks.check_predicate("active", active)
     _checks.check_choice("store", store, ("folded", "snapshots"))
     _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
 
@@ -228,9 +228,7 @@ def _snapshots(
     updates = jax.tree.map(jnp.asarray, updates)
     next_params = optax.apply_updates(params, updates)
 
-    def store(
-        here: jax.Array, snapshots: optax.Params, p: optax.Params
-    ) -> optax.Params:
+    def keep(here: jax.Array, snapshots: optax.Params, p: optax.Params) -> optax.Params:
         return jax.tree.map(
             lambda s, x: jnp.where(here, jnp.asarray(x).astype(s.dtype), s),
             snapshots,
@@ -238,8 +236,8 @@ def _snapshots(
         )
 
     window = (
-        store(cycle_step == 0, window[0], params),
-        *(store(cycle_step == j, w, next_params) for j, w in enumerate(window[1:])),
+        keep(cycle_step == 0, window[0], params),
+        *(keep(cycle_step == j, w, next_params) for j, w in enumerate(window[1:])),
     )
 
     def emit(u: jax.Array, p: jax.Array, *w: jax.Array) -> jax.Array:

@@ -270,13 +270,14 @@ def amplify_layers(
 def standardize(scores: jax.Array) -> jax.Array:
     """Scores ``[L]`` less their mean, over their population standard deviation.
 
-    Zero for equal scores: rounding leaves them a deviation of about 1e-8 of their
-    size, which would make every z about 1.
+    Zero for equal scores: rounding leaves them a deviation of about 1e-8, also where
+    sums cancel to a score of 0, which would make every z about 1. Scores are in
+    [0, 1], so the tolerance is absolute.
     """
     if not scores.size:
         return scores
     mean, std = scores.mean(), scores.std()
-    equal = std <= 1e-6 * jnp.abs(scores).max()
+    equal = std <= 1e-6
     return jnp.where(equal, 0, (scores - mean) / jnp.where(equal, 1, std))
 
 
@@ -313,7 +314,7 @@ def _clock(
         analyzes = epoch == 0
         if reselect_every is not None:
             # Not in the window's last epoch, as nothing would follow.
-            goes_on = window.start + (epoch + 1) * window.epoch_steps < window.stop
+            goes_on = step - position < window.stop - window.epoch_steps
             analyzes |= (epoch % reselect_every == 0) & goes_on
         analyzes &= inside
         clock = _Clock(
@@ -410,8 +411,13 @@ def _check_selection(select: Any, ratio: Any, seed: Any) -> None:
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f"select must name at least one layer, got {select!r}")
     if select == "random":
+        if isinstance(ratio, jax.Array):
+            raise ValueError(
+                f"ratio must be a number, got a jax array ({ratio!r}). Under "
+                f"optax.inject_hyperparams name 'ratio' in static_args."
+            )
         _checks.check_finite("ratio", ratio)
-        if isinstance(ratio, jax.Array) or not 0 < ratio <= 1:
+        if not 0 < ratio <= 1:
             raise ValueError(f"ratio must be a number in (0, 1], got {ratio!r}")
     elif ratio is not None:
         raise ValueError(f"ratio belongs to select='random', got {ratio!r}")

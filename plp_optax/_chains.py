@@ -1,12 +1,12 @@
 """Ready-made chains: PLP behind a whole optimizer, where it belongs."""
 
-from typing import Any
-
 import jax
 import optax
 
+from plp_optax import _checks
 from plp_optax._affine_window import Schedule, Store
-from plp_optax._plp import Fit, plp
+from plp_optax._coefficients import Fit
+from plp_optax._plp import plp
 
 
 def plp_sgd(
@@ -21,7 +21,7 @@ def plp_sgd(
     fit: Fit = "midpoint",
     active: Schedule | None = None,
     store: Store = "folded",
-    accumulator_dtype: Any | None = None,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SGD as in the paper and in PyTorch, followed by :func:`plp_optax.plp`.
 
@@ -62,8 +62,14 @@ def plp_sgd(
       13.0
       3.9
     """
+    _check_numbers(
+        learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
+    )
     return optax.chain(
-        _l2(weight_decay),
+        # Without decay the chain must not ask for parameters.
+        optax.identity()
+        if _is_zero(weight_decay)
+        else optax.add_decayed_weights(weight_decay),
         optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype),
         plp(
             step,
@@ -90,7 +96,7 @@ def plp_adamw(
     fit: Fit = "midpoint",
     active: Schedule | None = None,
     store: Store = "folded",
-    accumulator_dtype: Any | None = None,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW, with its decoupled weight decay, followed by :func:`plp_optax.plp`.
 
@@ -99,7 +105,8 @@ def plp_adamw(
       b1: Decay of the first moment.
       b2: Decay of the second moment.
       eps: Added to the root of the second moment.
-      weight_decay: Decoupled coefficient; ``update`` needs ``params``.
+      weight_decay: Decoupled coefficient; unless it is 0, ``update`` needs
+        ``params``.
       step: See :func:`plp_optax.plp`, as for the arguments that follow.
       window: Parameters that the line is drawn through.
       period: Optimizer steps in a cycle.
@@ -129,15 +136,14 @@ def plp_adamw(
       13.0
       6.7
     """
+    _check_numbers(
+        learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
+    )
+    options = {"b1": b1, "b2": b2, "eps": eps, "mu_dtype": accumulator_dtype}
     return optax.chain(
-        optax.adamw(
-            learning_rate,
-            b1,
-            b2,
-            eps,
-            mu_dtype=accumulator_dtype,
-            weight_decay=weight_decay,
-        ),
+        optax.adam(learning_rate, **options)
+        if _is_zero(weight_decay)
+        else optax.adamw(learning_rate, **options, weight_decay=weight_decay),
         plp(
             step,
             window=window,
@@ -150,8 +156,11 @@ def plp_adamw(
     )
 
 
-def _l2(weight_decay: float) -> optax.GradientTransformation:
-    # Without decay the chain must not ask for parameters.
-    if isinstance(weight_decay, float | int) and weight_decay == 0:
-        return optax.identity()
-    return optax.add_decayed_weights(weight_decay)
+def _check_numbers(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None and not callable(value):
+            _checks.check_finite(name, value)
+
+
+def _is_zero(weight_decay: float | jax.Array) -> bool:
+    return not isinstance(weight_decay, jax.Array) and weight_decay == 0

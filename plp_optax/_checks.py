@@ -1,6 +1,7 @@
 """Checks of arguments, made when a transformation is built."""
 
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 
 def check_int(name: str, value: Any, *, at_least: int) -> None:
-    """Raises unless ``value`` is a Python int of at least ``at_least``."""
+    """Raises unless ``value`` is an int from ``at_least`` up that fits into int32."""
     if isinstance(value, jax.Array):
         raise ValueError(_static_argument(name, "an int", value))
     try:
@@ -20,6 +21,8 @@ def check_int(name: str, value: Any, *, at_least: int) -> None:
         number = None
     if number is None or isinstance(value, bool) or number < at_least:
         raise ValueError(f"{name} must be an int of at least {at_least}, got {value!r}")
+    if number > np.iinfo(np.int32).max:
+        raise ValueError(f"{name} must fit into int32, got {value!r}")
 
 
 def check_bool(name: str, value: object) -> None:
@@ -32,7 +35,7 @@ def check_bool(name: str, value: object) -> None:
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raises unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(
             f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
         )
@@ -47,22 +50,32 @@ def check_finite(name: str, value: Any) -> None:
         if value.shape:
             raise ValueError(f"{name} must be a scalar, got an array of {value.shape}")
         return
+    scalar = isinstance(value, np.ndarray) and not value.shape
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
-        finite = math.isfinite(value)
-    except (TypeError, ValueError):
+        finite = (scalar or number) and math.isfinite(value)
+    except OverflowError:
         finite = False
-    if not finite or isinstance(value, bool):
+    if not finite:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
-def check_callable(name: str, value: object) -> None:
-    """Raises unless ``value`` is a function or None."""
+def check_predicate(name: str, value: object) -> None:
+    """Raises unless ``value`` is None or a function from a step count to a scalar."""
     if isinstance(value, jax.Array):
         raise ValueError(_static_argument(name, "a function", value))
     if value is not None and not callable(value):
         raise ValueError(
             f"{name} must be a function of the step count or None, got {value!r}"
         )
+    if callable(value):
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        result = jax.eval_shape(lambda n: jnp.asarray(value(n), bool), count)
+        if result.shape:
+            raise ValueError(
+                f"{name} must return a scalar, but {value!r} returns an array of "
+                f"{result.shape}"
+            )
 
 
 def check_float_dtype(name: str, value: Any) -> None:
@@ -92,10 +105,13 @@ def check_coefficients(coefficients: object) -> np.ndarray:
             f"coefficients must be at least two numbers c_0, ..., c_k, "
             f"got {coefficients!r}"
         )
-    total = math.fsum(c)
+    if not np.isfinite(c).all():
+        raise ValueError(f"coefficients must be finite, got {c.tolist()}")
     # Room for coefficients that were computed in float32.
-    if not abs(total - 1) <= 1e-6 * max(1.0, np.abs(c).sum()):
-        raise ValueError(f"coefficients must sum to 1, got {c.tolist()} (sum {total})")
+    if not abs(c.sum() - 1) <= 1e-6 * max(1.0, np.abs(c).sum()):
+        raise ValueError(
+            f"coefficients must sum to 1, got {c.tolist()} (sum {c.sum()})"
+        )
     return c
 
 

@@ -6,15 +6,18 @@ A cycle of an affine window ends at :math:`\sum_{i=0}^k c_i w_i` with
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import numpy as np
 
 from plp_optax import _checks
 
+Fit = Literal["midpoint", "least_squares"]
+
 
 def plp_coefficients(
-    step: jax.typing.ArrayLike = 1.0, *, window: int = 3, fit: str = "midpoint"
+    step: jax.typing.ArrayLike = 1.0, *, window: int = 3, fit: Fit = "midpoint"
 ) -> np.ndarray | jax.Array:
     r"""Coefficients of parameter linear prediction over ``w_0, ..., w_window``.
 

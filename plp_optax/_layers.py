@@ -44,6 +44,7 @@ def layer_names(params: Any, layers: Layers = "kernels") -> tuple[str, ...]:
       >>> layer_names(params, [("norm/.*", None), (r"(\w+)/.*", r"layer-\1")])
       ('layer-conv',)
     """
+    check_layers(layers)
     return tuple(dict.fromkeys(n for n in assign_layers(params, layers) if n))
 
 
@@ -53,7 +54,13 @@ def assign_layers(params: Any, layers: Layers = "kernels") -> list[str | None]:
         (_path(path), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     ]
-    names = _rule(layers, leaves)
+    names = [name or None for name in _rule(layers, leaves)]
+    for (path, _), name in zip(leaves, names, strict=True):
+        if not isinstance(name, str | None):
+            raise ValueError(
+                f"layers must give a name or None, got {name!r} for the parameter "
+                f"{path!r}"
+            )
     if leaves and not any(names):
         raise ValueError(
             f"layers={layers!r} finds no layer among {len(leaves)} parameters such as "
@@ -108,7 +115,12 @@ def _rule(layers: Layers, leaves: list[tuple[str, Any]]) -> list[str | None]:
 def _first_match(layers: Any, path: str) -> str | None:
     for pattern, name in layers:
         if match := re.fullmatch(pattern, path):
-            return None if name is None else match.expand(name)
+            try:
+                return None if name is None else match.expand(name)
+            except re.error as error:
+                raise ValueError(
+                    f"{name!r} is no name for a match of {pattern!r}: {error}"
+                ) from error
     raise ValueError(
         f"no pattern of layers matches the parameter {path!r}: add one, with the name "
         f"None if it belongs to no layer"
@@ -117,7 +129,9 @@ def _first_match(layers: Any, path: str) -> str | None:
 
 def _path(path: Any) -> str:
     """``stage1/conv/kernel``; an nnx variable's own ``value`` is left out."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _module(path: str) -> str:

@@ -68,16 +68,15 @@ def add_to_sums(
 
     signed, absolute = sums
 
-    def magnitude(g: jax.Array) -> jax.Array:
-        m = jnp.abs(g)
-        if measure != "g2":
-            return m
+    def magnitude(g: jax.Array, total: jax.Array) -> jax.Array:
         # Never quite 0, so that the ratio of the sums needs no guard: there the CPU
         # compiler would make parameter-sized temporaries of it.
-        m = m.astype(_sum_dtype(m, None))
-        return jnp.maximum(m, jnp.finfo(m.dtype).tiny)
+        return jnp.maximum(jnp.abs(g).astype(total.dtype), _floor(total.dtype))
 
-    magnitudes = jax.tree.map(magnitude, gradients)
+    if measure == "g2":
+        magnitudes = jax.tree.map(magnitude, gradients, absolute)
+    else:
+        magnitudes = jax.tree.map(jnp.abs, gradients)
     return (
         (add_per_layer if measure == "g1" else add_per_weight)(signed, gradients),
         (add_per_weight if measure == "g2" else add_per_layer)(absolute, magnitudes),
@@ -127,6 +126,12 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     # 0/0 counts as 0, since numerators never exceed their denominators. NaN stays NaN,
     # so that nothing is selected by it.
     return numerator / jnp.maximum(denominator, jnp.finfo(denominator.dtype).tiny)
+
+
+def _floor(dtype: Any) -> Any:
+    """What counts as 0: float32 loses its subnormals, float16 cannot do without."""
+    info = jnp.finfo(dtype)
+    return info.smallest_subnormal if dtype == jnp.float16 else info.tiny
 
 
 def _sum_dtype(x: Any, dtype: jax.typing.DTypeLike | None) -> Any:

@@ -1,15 +1,13 @@
 """Parameter linear prediction."""
 
-from typing import Literal
+from typing import Any
 
 import jax
 import optax
 
 from plp_optax import _checks
 from plp_optax._affine_window import Schedule, Store, affine_window
-from plp_optax._coefficients import plp_coefficients
-
-Fit = Literal["midpoint", "least_squares"]
+from plp_optax._coefficients import Fit, plp_coefficients
 
 
 def plp(
@@ -110,21 +108,17 @@ def plp(
     """
     plp_coefficients(window=window, fit=fit)  # checks the two
     _checks.check_period(period, window)
+    coefficients: Any = None
     if callable(step):
         schedule = step
 
         def coefficients(count: jax.Array) -> jax.typing.ArrayLike:
             return plp_coefficients(schedule(count), window=window, fit=fit)
 
-        return affine_window(
-            coefficients,
-            period=period,
-            active=active,
-            store=store,
-            accumulator_dtype=accumulator_dtype,
-        )
+    else:
+        coefficients = plp_coefficients(step, window=window, fit=fit)
     return affine_window(
-        plp_coefficients(step, window=window, fit=fit),
+        coefficients,
         period=period,
         active=active,
         store=store,

@@ -40,7 +40,9 @@ def _forward(x: Any, factor: jax.typing.ArrayLike) -> tuple[Any, jax.Array]:
     return x, jnp.asarray(factor)
 
 
-def _backward(factor: jax.Array, cotangent: Any) -> tuple[Any, jax.Array]:
+def _backward(factor: jax.typing.ArrayLike, cotangent: Any) -> tuple[Any, jax.Array]:
+    factor = jnp.asarray(factor)  # a number again under rematerialisation
+
     def scale(c: jax.Array) -> jax.Array:
         if c.dtype == jax.dtypes.float0:  # of an integer output
             return c
@@ -88,7 +90,7 @@ def propagate_amplification(
         context: nn.module.InterceptorContext,
     ) -> Any:
         output = call(*args, **kwargs)
-        name = "/".join(context.module.path)
+        name = "/".join(context.module.path) or "."
         if context.method_name != "__call__" or name not in factors:
             return output
         seen.add(name)

@@ -56,7 +56,7 @@ def test_defaults_are_complete():
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--method", "lookahead"], {"plp_window": 5, "lookahead_alpha": 0.5}),
+        (["--method", "lookahead"], {"lookahead_steps": 5, "lookahead_alpha": 0.5}),
         (["--method=average"], {"plp_window": 3, "plp_period": 4, "plp_step": None}),
         (["--method", "sgd"], {"plp_window": None, "plp_period": None}),
         (["--plp-window", "6"], {"plp_period": 6}),
@@ -156,6 +156,23 @@ def test_a_file_gives_the_same_run_again(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (["--model", "vgg16"], ["--model", "resnet18"], {"head": "linear"}),
+        ([], ["--plp-window", "5"], {"plp_window": 5, "plp_period": 5}),
+        (["--strategy", "paper"], ["--schedule", "step"], {"strategy": None}),
+        ([], ["--optimizer", "adam"], {"learning_rate": 0.001, "momentum": None}),
+        (["--epochs", "9"], ["--strategy", "paper"], {"epochs": 9, "schedule": None}),
+    ],
+)
+def test_what_follows_a_choice_is_chosen_anew(tmp_path, first, second, expected):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(experiment(parse(first))))
+    config = dataclasses.asdict(parse(["--config", str(path), *second]))
+    assert {name: config[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--method", "sgd", "--plp-step", "2"], "--plp-step 2.0 .* --method sgd"),
@@ -171,6 +188,7 @@ def test_a_file_gives_the_same_run_again(tmp_path):
             ["--plp-window", "5", "--plp-period", "4"],
             "--plp-period 4 .* --plp-window 5",
         ),
+        (["--cycle-steps=3000000000", "--schedule=cyclic"], r"below 2\*\*31"),
         (["--plp-window", "1"], "--plp-window must be at least 2"),
         (
             ["--schedule=cyclic", "--learning-rate=1", "--max-learning-rate=0.5"],

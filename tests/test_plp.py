@@ -1,5 +1,7 @@
 """PLP against the paper's equations, and what is known about it."""
 
+import decimal
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -219,6 +221,10 @@ def test_predicates_that_inject_hyperparams_made_arrays_of_are_refused():
         ({"step": np.nan}, "step must be a finite number, got nan"),
         ({"step": np.inf}, "got inf"),
         ({"step": "1"}, "got '1'"),
+        ({"step": 10**400}, "got 1000"),
+        ({"step": decimal.Decimal(1)}, "got Decimal"),
+        ({"step": True}, "got True"),
+        ({"fit": ["midpoint"]}, "got .'midpoint'"),
         ({"step": None}, "got None"),
         ({"step": jnp.ones(3)}, r"scalar, got an array of \(3,\)"),
         ({"window": 1}, "window must be an int of at least 2, got 1"),
@@ -253,3 +259,24 @@ def test_bad_arguments_are_named(make, kwargs, message):
 def test_bad_arguments_of_the_transformation_are_named(factory, kwargs, message):
     with pytest.raises(ValueError, match=message):
         factory(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plp_optax.plp_sgd(np.nan), "learning_rate .* got nan"),
+        (lambda: plp_optax.plp_sgd(0.1, "0.9"), "momentum .* got '0.9'"),
+        (lambda: plp_optax.plp_sgd(0.1, weight_decay="x"), "weight_decay .* got 'x'"),
+        (lambda: plp_optax.plp_adamw(0.1, b2=np.inf), "b2 .* got inf"),
+    ],
+)
+def test_bad_arguments_of_the_chains_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_chains_without_decay_need_no_parameters():
+    for make in (plp_optax.plp_sgd, plp_optax.plp_adamw):
+        tx = make(0.1, weight_decay=np.float32(0))
+        updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+        assert jnp.all(updates < 0)

@@ -40,9 +40,9 @@ class Config:
       plp_step: PLP: how far to predict, in optimizer steps. Unset: 1.
       plp_period: PLP and average: optimizer steps in a cycle. Unset: 4, or --plp-window
         if that is more.
-      plp_window: PLP and average: parameters the window holds (unset: 3). Lookahead:
-        steps between two synchronisations (unset: 5).
+      plp_window: PLP and average: parameters the window holds. Unset: 3.
       plp_fit: PLP: the line through the window. Unset: midpoint, the paper's.
+      lookahead_steps: Lookahead: steps between two synchronisations. Unset: 5.
       lookahead_alpha: Lookahead: rate of the slow weights. Unset: 0.5.
       amplify_select: Layers to amplify: scores (those that stand out), or as controls
         random, all, or names separated by commas. Unset: scores.
@@ -66,15 +66,16 @@ class Config:
       momentum: Of sgd, nesterov and rmsprop. Unset: 0.9, for rmsprop 0.
       weight_decay: L2 coefficient, added to the gradient; for adamw decoupled.
       schedule: Learning rate after the warm-up: constant; triangular between
-        --learning-rate and --max-learning-rate; times 0.2 at 30, 60 and 80 % of
-        training; or falling to 0 along a cosine. Unset: cosine.
+        --learning-rate and --max-learning-rate; times 0.2 at 30, 60 and 80 % of it;
+        or falling to 0 along a cosine. Unset: cosine.
       max_learning_rate: Peak of the cyclic schedule. Unset: twice --learning-rate.
       cycle_steps: Steps of half a cycle, from base to peak. Unset: 2000.
       warmup_epochs: Epochs over which the learning rate rises linearly from 0. Unset:
         1.
       epochs: Passes over the training part; a last, partial batch is left out. Unset:
         30, or the end of a listed --strategy.
-      max_steps: Stop after so many optimizer steps, even inside an epoch.
+      max_steps: Stop after so many optimizer steps, even inside an epoch. Schedules
+        are those of all --epochs.
       batch_size: Examples in a step, over all devices.
       accumulate: In how many parts a batch is computed, one after the other, to save
         memory. Batch normalisation sees a part at a time.
@@ -129,6 +130,7 @@ class Config:
     plp_period: int | None = None
     plp_window: int | None = None
     plp_fit: Literal["midpoint", "least_squares"] | None = None
+    lookahead_steps: int | None = None
     lookahead_alpha: float | None = None
 
     amplify_select: str | None = None
@@ -237,7 +239,8 @@ def resolve(
     Raises:
       ConfigError: As :func:`parse`.
     """
-    fields = dataclasses.asdict(Config()) | dict(base or {}) | dict(explicit)
+    base = rules.without_superseded(base or {}, explicit)
+    fields = dataclasses.asdict(Config()) | base | dict(explicit)
     rules.check_types(fields, typing.get_type_hints(Config))
     rules.complete(fields, explicit)
     if fields["workdir"] is None:
@@ -264,8 +267,8 @@ def differences(config: Config, other: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Reads the fields of a ``config.json``.
+def read(path: Path, what: str = "--config ") -> dict[str, Any]:
+    """Reads the fields of a ``config.json``; ``what`` it is called in errors.
 
     Raises:
       ConfigError: If the file is absent, is not JSON, or has a field unknown here.
@@ -273,18 +276,15 @@ def read(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"--config {path} cannot be read ({error.strerror}): give the path of a "
-            f"work directory's config.json"
-        ) from error
+        raise ConfigError(f"{what}{path} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise ConfigError(f"--config {path} is not a JSON file: {error}") from error
+        raise ConfigError(f"{what}{path} is not a JSON file: {error}") from error
     if not isinstance(fields, dict):
-        raise ConfigError(f"--config {path} must hold a JSON object of fields")
+        raise ConfigError(f"{what}{path} must hold a JSON object of fields")
     unknown = sorted(set(fields) - set(_names()).difference(PLACE))
     if unknown:
         raise ConfigError(
-            f"--config {path} has fields that do not exist: {', '.join(unknown)}"
+            f"{what}{path} has fields that do not exist: {', '.join(unknown)}"
         )
     rules.check_types(fields, typing.get_type_hints(Config))
     return fields

@@ -35,8 +35,11 @@ def draw(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
-    # The first epochs' losses would flatten all that follows.
-    axes[0].set_yscale("log")
+        ax.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    low, high = axes[0].get_ylim()
+    if (low > 0 and high > 10 * low) or low <= 0:
+        # The first epochs' losses would flatten all that follows.
+        axes[0].set_yscale("log")
     axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     figure.suptitle(title)
     figure.savefig(path)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 import plp_optax
@@ -45,7 +47,7 @@ def make_schedule(
     Args:
       config: A complete configuration.
       steps_per_epoch: Optimizer steps in an epoch.
-      total_steps: Optimizer steps in the whole run.
+      total_steps: Optimizer steps in all epochs.
     """
     strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
     if strategy is not None:
@@ -62,8 +64,9 @@ def make_schedule(
         case "step":
             # The milestones of common CIFAR-100 practice: 60, 120, 160 of 200 epochs.
             milestones = (round(part * rest) for part in (0.3, 0.6, 0.8))
-            main = optax.piecewise_constant_schedule(
-                rate, dict.fromkeys(milestones, 0.2)
+            main = optax.join_schedules(
+                [optax.constant_schedule(rate * 0.2**i) for i in range(4)],
+                list(milestones),
             )
         case "cosine":
             main = optax.cosine_decay_schedule(rate, rest)
@@ -80,7 +83,8 @@ def triangular_schedule(base: float, peak: float, half_period: int) -> optax.Sch
     Smith, Cyclical Learning Rates for Training Neural Networks (arXiv 1506.01186).
     """
 
-    def schedule(count):  # type: ignore[no-untyped-def]
+    def schedule(count: jax.typing.ArrayLike) -> jax.Array:
+        count = jnp.asarray(count)
         position = (count % (2 * half_period)) / half_period
         return base + (peak - base) * (1 - abs(1 - position))
 
@@ -124,6 +128,8 @@ def _amplification(
     if select not in ("scores", "random", "all"):
         select = [name.strip() for name in select.split(",")]
     strategy: Any = make_strategy(config, steps_per_epoch=steps_per_epoch)
+    # Without meaning, and so unset, where scores do not select.
+    threshold = {} if select != "scores" else {"threshold": c.amplify_threshold}
     return [
         plp_optax.amplify_layers(
             strategy,
@@ -131,7 +137,7 @@ def _amplification(
             ratio=c.amplify_ratio,
             seed=c.seed,
             measure=c.amplify_measure,
-            threshold=1.5 if c.amplify_threshold is None else c.amplify_threshold,
+            **threshold,
             two_sided=c.amplify_two_sided,
             factor=c.amplify_factor,
             reselect_every=c.amplify_reselect_every,
@@ -151,9 +157,9 @@ def _window(config: Config) -> list[optax.GradientTransformationExtraArgs]:
             ]
         case "lookahead":
             coefficients = plp_optax.lookahead_coefficients(
-                c.plp_window, c.lookahead_alpha
+                c.lookahead_steps, c.lookahead_alpha
             )
-            return [plp_optax.affine_window(coefficients, period=c.plp_window)]
+            return [plp_optax.affine_window(coefficients, period=c.lookahead_steps)]
         case "average":
             coefficients = plp_optax.average_coefficients(c.plp_window)
             return [plp_optax.affine_window(coefficients, period=c.plp_period)]

@@ -1,11 +1,14 @@
 """The work directory: what a run leaves behind, and what may already be there."""
 
+import errno
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ _OURS = (
     *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, TENSORBOARD),
     *(AMPLIFICATION, LAYERS, profiling.DIRECTORY),
 )
+_ANEW = "--overwrite starts the run anew"
 
 
 class Run:
@@ -36,7 +40,9 @@ class Run:
     """
 
     def __init__(self, config: Config) -> None:
-        """Looks at the work directory and makes it ready, or refuses.
+        """Looks at the work directory, and refuses one that cannot be used.
+
+        Nothing is removed or written yet but the empty directory.
 
         Raises:
           RunError: If the directory holds an unfinished run, a run with another
@@ -45,23 +51,39 @@ class Run:
         assert config.workdir is not None
         self.path = Path(config.workdir)
         self.result: dict[str, Any] | None = None
+        self._config = config
         self._writer: Any = None
         try:
-            if not config.overwrite:
-                self.result = self._finished(config)
-            if self.result is None:
-                self._start(config)
+            if self.path.exists() and not self.path.is_dir():
+                raise RunError(
+                    f"{self.path} is a file, not a directory: choose another --workdir"
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            self._check_strangers()
+            if not config.overwrite and (self.path / CONFIG).exists():
+                self.result = self._finished()
         except OSError as error:
             raise RunError(
                 f"the work directory {self.path} cannot be used ({error.strerror}): "
                 f"choose another --workdir"
             ) from error
 
-    def _finished(self, config: Config) -> dict[str, Any] | None:
-        if not (self.path / CONFIG).exists():
-            return None
+    def _check_strangers(self) -> None:
+        names = sorted(path.name for path in self.path.iterdir())
+        # Without a configuration even a file with a name of ours is somebody else's.
+        is_run = CONFIG in names
+        strangers = [name for name in names if not (is_run and _is_ours(name))]
+        if strangers:
+            raise RunError(
+                f"{self.path} holds files that are not a run's "
+                f"({', '.join(strangers[:3])}): choose another --workdir"
+            )
+
+    def _finished(self) -> dict[str, Any]:
         there = read_json(self.path / CONFIG)
-        if differences := config_lib.differences(config, there):
+        if differences := config_lib.differences(self._config, there):
             raise RunError(
                 f"{self.path} holds a run with another configuration "
                 f"({'; '.join(differences)}): choose another --workdir, or --overwrite "
@@ -72,29 +94,14 @@ class Run:
                 f"{self.path} holds a run that did not finish: --overwrite starts it "
                 f"anew"
             )
-        return read_json(self.path / RESULT)
+        return read_json(self.path / RESULT, needs=("test_accuracy", "train_seconds"))
 
-    def _start(self, config: Config) -> None:
-        if self.path.exists():
-            if not self.path.is_dir():
-                raise RunError(
-                    f"{self.path} is a file, not a directory: choose another --workdir"
-                )
-            strangers = sorted(
-                p.name for p in self.path.iterdir() if p.name not in _OURS
-            )
-            if strangers:
-                raise RunError(
-                    f"{self.path} holds files that are not a run's "
-                    f"({', '.join(strangers[:3])}): choose another --workdir"
-                )
-            for name in _OURS:
-                _remove(self.path / name)
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(self.path / CONFIG, config_lib.experiment(config))
-
-    def describe(self, dataset: data.Dataset) -> None:
-        """Writes ``dataset.json``: what the trained network must be given."""
+    def begin(self, dataset: data.Dataset) -> None:
+        """Removes an earlier run, and writes ``config.json`` and ``dataset.json``."""
+        for path in list(self.path.iterdir()):
+            if _is_ours(path.name):
+                _remove(path)
+        _write_json(self.path / CONFIG, config_lib.experiment(self._config))
         parts = ("train", "validation", "test")
         fields = {
             "name": dataset.name,
@@ -130,16 +137,17 @@ class Run:
                 self._writer.add_scalar(name, value, int(metrics["epoch"]))
         self._writer.flush()
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Writes ``result.json``, which marks the run as finished, last of all."""
-        self.close()
-        _write_json(self.path / RESULT, _without_nan(result))
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Writes ``result.json``, which marks the run as finished, last of all.
 
-    def close(self) -> None:
-        """Closes the event file."""
+        Returns:
+          What it holds: the result, with None for NaN.
+        """
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+        result = _without_nan(result)
+        _write_json(self.path / RESULT, result)
+        return result
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics of all epochs so far."""
@@ -152,20 +160,26 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a JSON object of a work directory.
 
     Raises:
-      RunError: If the file is absent or damaged.
+      RunError: If the file is absent or damaged, or a field that it needs is missing.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise RunError(
-            f"{path} is damaged ({error}): --overwrite starts the run anew"
-        ) from error
+        raise RunError(f"{path} is damaged ({error}): {_ANEW}") from error
+    if not isinstance(fields, dict) or not set(needs) <= set(fields):
+        raise RunError(f"{path} is damaged (not a run's record): {_ANEW}")
+    return fields
+
+
+def _is_ours(name: str) -> bool:
+    # best.new and best.old are a save's, *.tmp those of a JSON file half-way.
+    return name in _OURS or name.startswith(f"{BEST}.") or name.endswith(".tmp")
 
 
 def provenance() -> dict[str, Any]:

@@ -48,13 +48,14 @@ _DEPENDENTS = (
     _Dependent(
         "plp_window",
         "method",
-        (*_PLP, "average", "lookahead"),
-        lambda c: 5 if c["method"] == "lookahead" else 3,
+        (*_PLP, "average"),
+        lambda c: 3,
     ),
     _Dependent(
         "plp_period", "method", (*_PLP, "average"), lambda c: max(4, c["plp_window"])
     ),
     _Dependent("steps_per_call", "input", ("resident",)),
+    _Dependent("lookahead_steps", "method", ("lookahead",), lambda c: 5),
     _Dependent("lookahead_alpha", "method", ("lookahead",), lambda c: 0.5),
     _Dependent("amplify_select", "method", _AMPLIFYING, lambda c: "scores"),
     _Dependent("amplify_measure", "method", _AMPLIFYING, lambda c: "g2"),
@@ -71,6 +72,36 @@ _DEPENDENTS = (
         lambda c: 0.0 if c["optimizer"] == "rmsprop" else 0.9,
     ),
 )
+
+
+# Fields of a preset or file that follow a choice: when that is made anew, they are too.
+_FOLLOWS = {
+    "model": ("head", "stem"),
+    "optimizer": ("learning_rate", "max_learning_rate", "momentum"),
+    "learning_rate": ("max_learning_rate", "strategy"),
+    "schedule": ("strategy",),
+    "warmup_epochs": ("strategy",),
+    "strategy": ("epochs", "schedule", "learning_rate", "warmup_epochs"),
+    "plp_window": ("plp_period",),
+    "plp_period": ("plp_window",),
+    "amplify_select": ("amplify_ratio", "amplify_threshold"),
+}
+
+
+def without_superseded(
+    base: Mapping[str, Any], explicit: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A preset's or file's fields, without those that follow an explicit choice."""
+    superseded = {
+        follower
+        for choice, followers in _FOLLOWS.items()
+        if choice in explicit and explicit[choice] != base.get(choice)
+        for follower in followers
+    }
+    # Named strategies keep the number of epochs that they are scaled to.
+    if explicit.get("strategy") in NAMED_STRATEGIES:
+        superseded -= {"epochs"}
+    return {name: value for name, value in base.items() if name not in superseded}
 
 
 def complete(fields: dict[str, Any], explicit: Mapping[str, Any]) -> None:
@@ -163,6 +194,7 @@ _POSITIVE = (
     "width",
     "plp_window",
     "plp_period",
+    "lookahead_steps",
     "learning_rate",
     "max_learning_rate",
     "cycle_steps",
@@ -190,6 +222,9 @@ def check_values(config: Any) -> None:
             continue
         if not math.isfinite(value):
             raise ConfigError(f"{flag(name)} must be finite, got {value}")
+        is_seed = name in ("seed", "split_seed")
+        if isinstance(value, int) and value >= 2**31 and not is_seed:
+            raise ConfigError(f"{flag(name)} must be below 2**31, got {value}")
         if name in _POSITIVE and value <= 0:
             raise ConfigError(f"{flag(name)} must be positive, got {value}")
         if name in _NOT_NEGATIVE and value < 0:
@@ -204,8 +239,8 @@ def check_values(config: Any) -> None:
         raise ConfigError(f"--momentum must be in [0, 1), got {config.momentum}")
     if config.optimizer == "nesterov" and config.momentum == 0:
         raise ConfigError("--optimizer nesterov needs a --momentum above 0")
-    if config.method in _PLP and config.plp_window == 1:
-        raise ConfigError("--plp-window must be at least 2 to draw a line, got 1")
+    if config.plp_window == 1:
+        raise ConfigError("--plp-window must be at least 2, got 1")
     if (
         config.plp_period is not None
         and config.plp_window is not None

@@ -45,9 +45,9 @@ def load(workdir: str | Path) -> Trained:
     from training import checkpoints, networks, records
 
     path = Path(workdir)
-    fields = config_lib.read(path / records.CONFIG)
+    fields = config_lib.read(path / records.CONFIG, "the run's configuration ")
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
-    dataset = records.read_json(path / records.DATASET)
+    dataset = records.read_json(path / records.DATASET, needs=["num_classes"])
     return Trained(
         networks.make_network(config, dataset["num_classes"], axis_name=None),
         checkpoints.load(path / records.BEST),
