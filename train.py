@@ -41,8 +41,11 @@ def train(configs: Sequence[Config]) -> list[dict[str, Any]]:
     from training import compilation
 
     compilation.keep_compiled(configs[0].cache_dir)
+    # Random layers are drawn inside the compiled step, by the seed.
+    alone = configs[0].amplify_select == "random"
+    groups = [[config] for config in configs] if alone else [configs]
     with jax.enable_x64(configs[0].precision == "float64"):
-        return _train(configs)
+        return [result for group in groups for result in _train(group)]
 
 
 def _train(configs: Sequence[Config]) -> list[dict[str, Any]]:

@@ -23,6 +23,10 @@ ROOT = Path(__file__).parent.parent
 TINY = ["--model", "tiny", "--width", "8", "--epochs", "3", "--batch-size", "128"]
 
 
+STRATEGY = ["--strategy", "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"]
+AMPLIFY = [*TINY[:4], "--batch-size", "128", *STRATEGY, "--amplify-threshold", "0.5"]
+
+
 def files(path):
     return {p.relative_to(path): p.stat().st_mtime_ns for p in path.rglob("*")}
 
@@ -141,6 +145,18 @@ def test_several_seeds_equal_single_runs(finished, tmp_path, monkeypatch):
     assert first[0]["train_loss"] != alone[0]["train_loss"]
 
 
+def test_every_seed_draws_random_layers_of_its_own(tmp_path):
+    argv = [*TINY[:4], "--batch-size", "128", *STRATEGY, "--method", "amplify"]
+    argv += ["--amplify-select", "random", "--amplify-ratio", "0.34"]
+    assert train.main([*argv, "--seed", *"01234", "--workdir", str(tmp_path)]) == 0
+    drawn = {
+        tuple(records.read_metrics(tmp_path / f"seed-{seed}")[2]["amplified"])
+        for seed in range(5)
+    }
+    assert all(len(layers) == 1 for layers in drawn)
+    assert len(drawn) > 1
+
+
 def test_profile_is_a_trace(tmp_path):
     argv = [*TINY, "--profile", "--max-steps", "9", "--workdir", str(tmp_path / "run")]
     assert train.main(argv) == 0
@@ -219,10 +235,6 @@ def test_without_validation_the_last_epoch_is_taken(tmp_path):
     assert result["best_epoch"] == 3
     assert result["validation_loss"] is None
     assert records.read_metrics(path)[0]["validation_loss"] is None
-
-
-STRATEGY = ["--strategy", "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"]
-AMPLIFY = [*TINY[:4], "--batch-size", "128", *STRATEGY, "--amplify-threshold", "0.5"]
 
 
 @pytest.mark.parametrize(
