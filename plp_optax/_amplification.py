@@ -119,7 +119,8 @@ def amplify_layers(
         :math:`\sqrt{L - 1}`.
       two_sided: Whether layers that stand out downwards are amplified too.
       factor: What gradients are multiplied by: a number, or a schedule over the
-        number of updates so far. By default the strategy's.
+        number of updates so far. By default the strategy's. (One that is injected by
+        ``optax.inject_hyperparams`` acts one update later.)
       reselect_every: With k, the last of every k amplified epochs is analysed too, on
         raw gradients while amplification goes on; its selection holds from the next.
       layers: How parameters group into layers; see :func:`layer_names`.
@@ -348,7 +349,9 @@ def _choose(
             assert ratio is not None
             # From the seed and the number of the selection alone: every device draws
             # the same.
-            key = jax.random.fold_in(jax.random.key(seed), selections)
+            key = jax.random.fold_in(
+                jax.random.key(seed, impl="threefry2x32"), selections
+            )
             drawn = max(1, round(ratio * len(names)))
             return jax.random.permutation(key, len(names)) < drawn
         case _:

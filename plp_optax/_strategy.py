@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -83,6 +84,8 @@ class TrainingStrategy:
     def __post_init__(self) -> None:
         """Checks the list and keeps it as stages."""
         _checks.check_int("steps_per_epoch", self.steps_per_epoch, at_least=1)
+        if not isinstance(self.stages, Sequence):
+            raise ValueError(f"a strategy needs a list of stages, got {self.stages!r}")
         stages: list[Stage] = []
         for number, entry in enumerate(self.stages, start=1):
             stages.append(_check_stage(number, entry, stages))
@@ -178,10 +181,11 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
             f"{where} must be (end epoch, learning rate, amplify?, factor)"
         ) from error
     start = before[-1].end_epoch if before else 0
-    if not isinstance(end, int) or isinstance(end, bool) or end <= start:
+    whole = isinstance(end, numbers.Integral) and not isinstance(end, bool)
+    if not whole or end <= start:
         raise ValueError(f"{where} must end with an epoch after {start}")
     for name, value in (("learning rate", rate), ("factor", factor)):
-        number_like = isinstance(value, int | float) and not isinstance(value, bool)
+        number_like = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not number_like or not math.isfinite(value) or value <= 0:
             raise ValueError(f"{where} must have a positive {name}, got {value!r}")
     if amplify not in (0, 1):
@@ -191,4 +195,4 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
             f"{where} is amplified but lasts only one epoch, which the analysis takes: "
             f"make it two or more"
         )
-    return Stage(end, float(rate), bool(amplify), float(factor))
+    return Stage(int(end), float(rate), bool(amplify), float(factor))

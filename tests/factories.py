@@ -19,6 +19,8 @@ class Case(NamedTuple):
       inject: A numeric argument that ``optax.inject_hyperparams`` may inject.
       static: What must then be named in ``static_args``.
       optimizes: Whether it is an optimizer by itself, not a link of a chain.
+      leads: Whether its place in a chain is the first, not the last.
+      buffers: Whether its state has trees like the parameters.
     """
 
     factory: Callable[..., optax.GradientTransformationExtraArgs]
@@ -27,20 +29,43 @@ class Case(NamedTuple):
     inject: str | None = None
     static: tuple[str, ...] = ("window", "period", "active", "accumulator_dtype")
     optimizes: bool = False
+    leads: bool = False
+    buffers: bool = True
 
     def make(self, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         """The transformation."""
         return self.factory(**(dict(self.kwargs) | kwargs))
 
     def optimizer(self, learning_rate: float) -> optax.GradientTransformation:
-        """The transformation at the end of an optimizer."""
+        """The transformation at its place in an optimizer."""
         if self.optimizes:
             return self.make(learning_rate=learning_rate)
+        if self.leads:
+            return optax.chain(self.make(), optax.sgd(learning_rate))
         return optax.chain(optax.sgd(learning_rate), self.make())
 
 
+_AMPLIFY_STATIC = (
+    *("strategy", "select", "ratio", "seed", "measure", "two_sided"),
+    *("reselect_every", "layers", "apply", "accumulator_dtype"),
+)
 _WINDOW_STATIC = ("period", "active", "accumulator_dtype")
 _COEFFICIENTS = (0.25, 0.25, -0.5, 1.0)
+
+
+def _amplify(inject: str | None = None, *, buffers: bool = True, **kwargs: Any) -> Case:
+    """Two layers; three epochs of three steps, the first of them the analysis epoch."""
+    windows = (plp_optax.AmplificationWindow(0, 9, epoch_steps=3, factor=2.0),)
+    layers = (("kernel", "a"), (".*", "b"))
+    return Case(
+        plp_optax.amplify_layers,
+        {"strategy": windows, "layers": layers} | kwargs,
+        inject=inject,
+        static=_AMPLIFY_STATIC,
+        leads=True,
+        buffers=buffers,
+    )
+
 
 CASES = {
     "affine_window": Case(
@@ -62,6 +87,20 @@ CASES = {
         {"coefficients": _COEFFICIENTS, "period": 3, "store": "snapshots"},
         needs_params=True,
         static=_WINDOW_STATIC,
+    ),
+    # An array, so that trees of one layer, where nothing stands out, are not refused.
+    "amplify_layers": _amplify("threshold", threshold=jnp.asarray(0.5)),
+    "amplify_layers-g1": _amplify(
+        "factor", measure="g1", select="all", factor=3.0, buffers=False
+    ),
+    "amplify_layers-per_weight": _amplify(
+        measure="g1_per_weight", select="random", ratio=0.5, reselect_every=1
+    ),
+    "amplify_layers-schedule": _amplify(
+        select=("b",), factor=lambda n: 1 + n / 4, accumulator_dtype=jnp.float32
+    ),
+    "amplify_layers-measures": _amplify(
+        "threshold", threshold=jnp.asarray(0.5), two_sided=True, apply=False
     ),
     "plp": Case(plp_optax.plp, {}, inject="step"),
     "plp-active": Case(

@@ -1,7 +1,8 @@
 """Slow, literal NumPy float64 twins of what the library computes.
 
-They keep every parameter of a cycle and follow the papers' equations as printed
-(misprints mended), so that they share no formula with the library's folded form.
+They keep everything, every parameter of a cycle or every gradient of an epoch, and
+follow the papers' equations as printed (misprints mended), so that they share no
+formula with the library's folded forms.
 """
 
 import itertools
@@ -118,3 +119,117 @@ def cycle_map(
 def spectral_radius(matrix: np.ndarray) -> float:
     """The largest modulus of an eigenvalue."""
     return float(np.abs(np.linalg.eigvals(matrix)).max())
+
+
+# -- layer-wise gradient amplification -------------------------------------------------
+
+# A layer's gradients are a matrix, ``g[i][j]`` of iteration i and weight j.
+
+
+def measure_g1(g: np.ndarray) -> float:
+    """abs(sum_i sum_j g_ij) / sum_i sum_j abs(g_ij)."""
+    signed = absolute = 0.0
+    for iteration in g:
+        for value in iteration:
+            signed += value
+            absolute += abs(value)
+    return abs(signed) / absolute if absolute else 0.0
+
+
+def measure_g1_per_weight(g: np.ndarray) -> float:
+    """sum_j abs(sum_i g_ij) / sum_j sum_i abs(g_ij)."""
+    signed = absolute = 0.0
+    for weight in np.transpose(g):
+        signed += abs(sum(weight))
+        absolute += sum(abs(value) for value in weight)
+    return signed / absolute if absolute else 0.0
+
+
+def measure_g2(g: np.ndarray) -> float:
+    """mean_j ( abs(sum_i g_ij) / sum_i abs(g_ij) )."""
+    ratios = []
+    for weight in np.transpose(g):
+        absolute = sum(abs(value) for value in weight)
+        ratios.append(abs(sum(weight)) / absolute if absolute else 0.0)
+    return sum(ratios) / len(ratios)
+
+
+MEASURE = {
+    "g1": measure_g1,
+    "g1_per_weight": measure_g1_per_weight,
+    "g2": measure_g2,
+}
+
+
+def standardize(scores: list[float]) -> list[float]:
+    """(G - mean) / std over the layers, with the population's std; equal scores: 0."""
+    mean = sum(scores) / len(scores)
+    variance = sum((score - mean) ** 2 for score in scores) / len(scores)
+    if max(scores) - min(scores) <= 1e-12:
+        return [0.0 for _ in scores]
+    return [(score - mean) / variance**0.5 for score in scores]
+
+
+def select_layers(
+    z_scores: list[float], threshold: float, two_sided: bool
+) -> list[bool]:
+    """Case 1: z > threshold. Case 2: abs(z) > threshold."""
+    if two_sided:
+        return [z > threshold or z < -threshold for z in z_scores]
+    return [z > threshold for z in z_scores]
+
+
+def train_with_strategy(
+    layers: list[list[np.ndarray]],
+    gradient: Callable[[list[list[np.ndarray]], int], list[list[np.ndarray]]],
+    strategy: list[tuple[int, float, int, float]],
+    *,
+    steps_per_epoch: int,
+    measure: str,
+    choose: Callable[[list[float]], list[bool]],
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    reselect_every: int | None = None,
+    factor: float | Callable[[int], float] | None = None,
+) -> tuple[list[list[list[np.ndarray]]], list[tuple[list[float], list[bool]]]]:
+    """Amplified training, epoch by epoch, along (end epoch, rate, amplify?, factor).
+
+    A layer is a list of arrays; ``choose`` selects layers by their standardised
+    scores. Returns the layers after each step, and (scores, selected) of each analysis.
+    """
+    buffers = [[np.zeros_like(w) for w in layer] for layer in layers]
+    history, analyses = [], []
+    chosen = [False for _ in layers]
+    count = start = 0
+    for end, rate, amplify, stage_factor in strategy:
+        for epoch in range(start + 1, end + 1):
+            amplified_epoch = epoch - start - 1  # 0 is the analysis epoch
+            analyzed = amplify and amplified_epoch == 0
+            if amplify and reselect_every and amplified_epoch > 0 and epoch < end:
+                analyzed = amplified_epoch % reselect_every == 0
+            seen: list[list[np.ndarray]] = [[] for _ in layers]
+            for _ in range(steps_per_epoch):
+                raw = gradient(layers, count)
+                if factor is None:
+                    f = stage_factor
+                else:
+                    f = factor(count) if callable(factor) else factor
+                layers = [list(layer) for layer in layers]
+                for index, layer in enumerate(layers):
+                    flat = np.concatenate([np.ravel(g) for g in raw[index]])
+                    seen[index].append(flat)
+                    on = amplify and amplified_epoch > 0 and chosen[index]
+                    for part, g in enumerate(raw[index]):
+                        g = f * g if on else g
+                        g = g + weight_decay * layer[part]
+                        buffer = momentum * buffers[index][part] + g
+                        buffers[index][part] = buffer
+                        layer[part] = layer[part] - rate * buffer
+                history.append(layers)
+                count += 1
+            if analyzed:
+                scores = [MEASURE[measure](np.array(g)) for g in seen]
+                chosen = choose(standardize(scores))
+                analyses.append((scores, chosen))
+        start = end
+    return history, analyses

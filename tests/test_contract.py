@@ -99,11 +99,13 @@ def test_weakly_typed_parameters_give_a_strongly_typed_state(case):
 
 
 @every_case
-def test_initial_state_is_zeros(case):
+def test_initial_state_is_zeros_and_factors_of_one(case):
     """So that abstract parameters will do, and nothing aliases the parameters."""
     tx = case.make()
     state = tx.init(PARAMS)
-    assert all(not np.any(x) for x in jax.tree.leaves(state))
+    for path, x in jax.tree_util.tree_leaves_with_path(state):
+        of_one = path[-1] == jax.tree_util.GetAttrKey("factors")
+        np.testing.assert_array_equal(x, np.full(x.shape, of_one, x.dtype))
     chex.assert_trees_all_equal_shapes_and_dtypes(
         jax.eval_shape(tx.init, PARAMS), state
     )
@@ -263,7 +265,7 @@ def test_state_keeps_the_shardings_of_the_parameters(case):
             if x.shape == (8, 1)
         ]
 
-    assert shardings(state)
+    assert bool(shardings(state)) == case.buffers
     assert all(shardings(state))
     for _ in range(5):
         _, state = update(params, state, params)
@@ -338,9 +340,13 @@ def test_tree_map_params(case):
             np.testing.assert_array_equal(after, before)
 
 
-@pytest.mark.parametrize("field", plp_optax.AffineWindowState._fields)
+FIELDS = (*plp_optax.AffineWindowState._fields, *plp_optax.AmplifyLayersState._fields)
+
+
+@pytest.mark.parametrize("field", FIELDS)
 def test_fields_are_found_without_ambiguity(field):
     tx = optax.chain(
+        CASES["amplify_layers"].make(),
         optax.clip_by_global_norm(1.0),
         optax.adam(optax.cosine_decay_schedule(0.1, 10)),
         plp_optax.plp(),

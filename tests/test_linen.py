@@ -1,0 +1,319 @@
+"""The propagated form: the cotangent's identity, and modules that amplify it."""
+
+import subprocess
+import sys
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import models
+import plp_optax
+from plp_optax.linen import amplify_cotangent, propagate_amplification
+
+# -- amplify_cotangent -----------------------------------------------------------------
+
+
+def test_forward_is_the_identity():
+    tree = {"a": jnp.arange(3.0), "b": (jnp.arange(2), jnp.ones(2, jnp.bfloat16))}
+    chex.assert_trees_all_equal(amplify_cotangent(tree, 3.0), tree)
+    out = jax.jit(amplify_cotangent)(tree, 3.0)
+    chex.assert_trees_all_equal_shapes_and_dtypes(out, tree)
+    chex.assert_trees_all_equal(out, tree)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, 3.0, 2, np.float32(4), jnp.asarray(5)])
+def test_the_cotangent_is_multiplied(factor):
+    x = jnp.array([1.0, -2.0])
+    out, vjp = jax.vjp(lambda x: amplify_cotangent(x, factor), x)
+    np.testing.assert_array_equal(out, x)
+    (cotangent,) = vjp(jnp.array([0.25, 8.0]))
+    np.testing.assert_allclose(cotangent, [0.25 * factor, 8.0 * factor])
+    traced = jax.jit(jax.grad(lambda x, f: (amplify_cotangent(x, f) ** 2).sum()))
+    np.testing.assert_allclose(traced(x, factor), 2 * factor * x)
+
+
+def test_no_gradient_flows_to_the_factor():
+    gradient = jax.grad(lambda f: (amplify_cotangent(jnp.ones(3), f) ** 2).sum())(3.0)
+    assert float(gradient) == 0
+
+
+def test_factors_compound():
+    def chain(x):
+        return amplify_cotangent(2 * amplify_cotangent(3 * x, 5.0), 7.0)
+
+    assert float(jax.grad(chain)(1.0)) == 2 * 3 * 5 * 7
+
+
+def test_integer_outputs_and_trees():
+    def loss(x):
+        out = amplify_cotangent({"x": 2 * x, "index": jnp.arange(3)}, 4.0)
+        return (out["x"] * out["index"]).sum()
+
+    gradient = jax.grad(loss)(jnp.ones(3))
+    np.testing.assert_array_equal(gradient, [0.0, 8.0, 16.0])
+    np.testing.assert_array_equal(jax.jit(jax.grad(loss))(jnp.ones(3)), gradient)
+
+
+def test_bfloat16_is_multiplied_in_float32():
+    x = jnp.asarray(1.0078125, jnp.bfloat16)
+    _, vjp = jax.vjp(lambda x: amplify_cotangent(x, 1.7), x)
+    (cotangent,) = vjp(x)
+    assert cotangent.dtype == jnp.bfloat16
+    assert cotangent == jnp.asarray(np.float32(1.0078125) * np.float32(1.7), "bfloat16")
+
+
+# -- propagate_amplification -----------------------------------------------------------
+
+
+class Chain(nn.Module):
+    """Three layers, one behind the other."""
+
+    @nn.compact
+    def __call__(self, x):
+        for name in ("one", "three", "two"):  # their names are not in the chain's order
+            x = jnp.tanh(nn.Dense(4, name=name)(x))
+        return x.sum()
+
+
+ORDER = ("one", "three", "two")
+CHAIN = Chain()
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4)), jnp.float32)
+PARAMS = CHAIN.init(jax.random.key(0), X)["params"]
+RAW = jax.grad(lambda params: CHAIN.apply({"params": params}, X))(PARAMS)
+
+
+def chain_gradient(params, factors, x=X):
+    def loss_fn(params):
+        with propagate_amplification(factors):
+            return CHAIN.apply({"params": params}, x)
+
+    return jax.grad(loss_fn)(params)
+
+
+def multiplied(multipliers):
+    return {
+        name: jax.tree.map(lambda g, m=m: m * g, RAW[name])
+        for name, m in multipliers.items()
+    }
+
+
+def test_factors_compound_towards_the_input():
+    """A layer's gradient is multiplied by the factors of all layers from it on."""
+    gradient = chain_gradient(PARAMS, {"one": 2.0, "three": 4.0, "two": 16.0})
+    expected = multiplied({"one": 2 * 4 * 16, "three": 4 * 16, "two": 16})
+    chex.assert_trees_all_equal(gradient, expected)  # powers of 2 do not round
+    # Layers without a factor pass on what comes from behind.
+    gradient = chain_gradient(PARAMS, {"three": 4.0})
+    expected = multiplied({"one": 4, "three": 4, "two": 1})
+    chex.assert_trees_all_equal(gradient, expected)
+
+
+def test_propagated_compounds_and_plain_does_not():
+    """Both from the same strategy, through the states' factors."""
+    windows = [plp_optax.AmplificationWindow(0, 4, 2, factor=2.0)]
+    plain = plp_optax.amplify_layers(windows, select="all")
+    measuring = plp_optax.amplify_layers(windows, select="all", apply=False)
+    names = plp_optax.layer_names(PARAMS)
+    assert names == ("one", "three", "two")
+    state, other = plain.init(PARAMS), measuring.init(PARAMS)
+    for step in range(5):
+        once, state = plain.update(RAW, state)
+        factors = dict(zip(names, other.factors, strict=True))
+        compounded, other = measuring.update(chain_gradient(PARAMS, factors), other)
+        on = step in (2, 3)
+        chex.assert_trees_all_close(
+            once, multiplied(dict.fromkeys(ORDER, 2 if on else 1)), rtol=1e-6
+        )
+        powers = {"one": 8, "three": 4, "two": 2} if on else dict.fromkeys(ORDER, 1)
+        chex.assert_trees_all_close(compounded, multiplied(powers), rtol=1e-6)
+
+
+def test_changing_factors_does_not_compile_again():
+    windows = [plp_optax.AmplificationWindow(1, 5, 2, factor=2.0)]
+    tx = optax.chain(
+        plp_optax.amplify_layers(windows, threshold=0.3, apply=False), optax.sgd(0.1)
+    )
+    names = plp_optax.layer_names(PARAMS)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(params, state):
+        factors = optax.tree.get(state, "factors")
+        gradient = chain_gradient(params, dict(zip(names, factors, strict=True)))
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, factors
+
+    chex.clear_trace_counter()
+    params, state, seen = PARAMS, tx.init(PARAMS), []
+    for _ in range(7):
+        params, state, factors = step(params, state)
+        seen.append(float(jnp.max(factors)))
+    assert seen == [1, 1, 1, 2, 2, 1, 1]
+    assert step._cache_size() == 1
+
+
+def test_under_pmap_with_traced_factors():
+    devices = jax.device_count()
+    assert devices == 4
+    shards = jnp.stack([X * (i + 1) for i in range(devices)])
+
+    def gradient(params, factors, x):
+        named = dict(zip(ORDER, factors, strict=True))
+        return jax.lax.pmean(chain_gradient(params, named, x), "batch")
+
+    parallel = jax.pmap(
+        gradient, axis_name="batch", in_axes=(None, None, 0), out_axes=None
+    )
+    for factors in ((1.0, 1.0, 1.0), (2.0, 1.0, 3.0)):
+        named = dict(zip(ORDER, factors, strict=True))
+        each = [chain_gradient(PARAMS, named, x) for x in shards]
+        expected = jax.tree.map(lambda *g: sum(g) / devices, *each)
+        actual = parallel(PARAMS, jnp.array(factors), shards)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_with_batch_normalisation_and_rematerialisation():
+    """The names of ``layer_names`` are those of the modules; the loss is unchanged."""
+    network = models.create("tiny", num_classes=3, width=2)
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(4, 8, 8, 3)), "float32")
+    variables = network.init(jax.random.key(0), images, train=False)
+    names = plp_optax.layer_names(variables["params"])
+
+    def loss_fn(params, factors):
+        with propagate_amplification(factors):
+            logits, new = network.apply(
+                variables | {"params": params},
+                images,
+                train=True,
+                mutable="batch_stats",
+            )
+        return (logits**2).mean(), new
+
+    @jax.jit
+    def run(params, factors):
+        return jax.value_and_grad(loss_fn, has_aux=True)(params, factors)
+
+    ones = dict.fromkeys(names, 1.0)
+    plain = run(variables["params"], ones)
+    amplified = run(variables["params"], ones | {"head": 2.0, "stage1/conv": 4.0})
+    chex.assert_trees_all_close(amplified[0], plain[0])
+    expected = {
+        "head": jax.tree.map(lambda g: 2 * g, plain[1]["head"]),
+        "stage1": {
+            "conv": jax.tree.map(lambda g: 8 * g, plain[1]["stage1"]["conv"]),
+            "norm": jax.tree.map(lambda g: 2 * g, plain[1]["stage1"]["norm"]),
+        },
+        "stage2": jax.tree.map(lambda g: 2 * g, plain[1]["stage2"]),
+    }
+    chex.assert_trees_all_close(amplified[1], expected, rtol=2e-4, atol=1e-6)
+
+    remat = nn.remat(Chain)()
+    with propagate_amplification({"one": 3.0, "two": 2.0}):
+        gradient = jax.grad(lambda p: remat.apply({"params": p}, X))(PARAMS)
+    expected = multiplied({"one": 6, "three": 2, "two": 2})
+    chex.assert_trees_all_close(gradient, expected, rtol=1e-6)
+
+
+def test_a_module_that_is_called_twice_amplifies_each_call():
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layer = nn.Dense(1, use_bias=False, name="layer")
+            return layer(layer(x)).sum()
+
+    params = {"layer": {"kernel": jnp.full((1, 1), 3.0)}}
+
+    def loss_fn(params):
+        with propagate_amplification({"layer": 2.0}):
+            return Twice().apply({"params": params}, jnp.ones((1, 1)))
+
+    # y = w (w x): the outer call's share, w x = 3, is doubled, the inner's twice so.
+    gradient = jax.grad(loss_fn)(params)["layer"]["kernel"]
+    np.testing.assert_allclose(gradient, 2 * 3 + 4 * 3)
+
+
+def test_a_call_counts_once_whatever_methods_it_goes_through():
+    class Indirect(nn.Module):
+        def setup(self):
+            self.dense = nn.Dense(1, use_bias=False)
+
+        def project(self, x):
+            return self.dense(x)
+
+        def __call__(self, x):
+            return self.project(x)
+
+    class Outer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Indirect(name="inner")(x).sum()
+
+    params = {"inner": {"dense": {"kernel": jnp.ones((4, 1))}}}
+
+    def loss_fn(params):
+        with propagate_amplification({"inner": 2.0}):
+            return Outer().apply({"params": params}, X)
+
+    kernel = jax.grad(loss_fn)(params)["inner"]["dense"]["kernel"]
+    np.testing.assert_allclose(kernel[:, 0], 2 * X.sum(0), rtol=1e-6)
+
+
+def test_a_module_alone_goes_by_the_name_that_layer_names_gives():
+    dense = nn.Dense(3)
+    params = dense.init(jax.random.key(0), X)["params"]
+    (name,) = plp_optax.layer_names(params)
+
+    def loss_fn(params, factor):
+        with propagate_amplification({name: factor}):
+            return dense.apply({"params": params}, X).sum()
+
+    once, thrice = (jax.grad(loss_fn)(params, factor) for factor in (1.0, 3.0))
+    chex.assert_trees_all_close(thrice, jax.tree.map(lambda g: 3 * g, once))
+
+
+def test_an_unknown_name_is_an_error():
+    with pytest.raises(ValueError, match="under the names four, one/kernel: "):
+        chain_gradient(PARAMS, {"four": 2.0, "one": 2.0, "one/kernel": 2.0})
+    # An error of the model's own is not replaced by it.
+    with (
+        pytest.raises(ZeroDivisionError),
+        propagate_amplification({"four": 2.0}),
+    ):
+        _ = 1 / 0
+
+
+def test_a_cached_trace_is_an_error_not_a_silent_nothing():
+    """The context has to be open while the loss is traced, so inside of jit."""
+    apply = jax.jit(lambda params: CHAIN.apply({"params": params}, X))
+    apply(PARAMS)
+    with (
+        pytest.raises(ValueError, match="no module was called under the names one"),
+        propagate_amplification({"one": 2.0}),
+    ):
+        apply(PARAMS)
+
+
+def test_nothing_is_amplified_outside_of_the_context():
+    chain_gradient(PARAMS, {"one": 2.0})
+    gradient = jax.grad(lambda params: CHAIN.apply({"params": params}, X))(PARAMS)
+    chex.assert_trees_all_equal(gradient, RAW)
+
+
+def test_the_library_does_not_import_flax():
+    code = (
+        "import sys, plp_optax\n"
+        "loaded = [m for m in sys.modules if m.split('.')[0] == 'flax'"
+        " or m == 'plp_optax.linen']\n"
+        "assert not loaded, loaded\n"
+        "import plp_optax.linen\n"
+        "assert 'flax' in sys.modules\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
