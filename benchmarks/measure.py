@@ -1,9 +1,11 @@
-"""Timing arms in turn, and writing records."""
+"""Training on made-up images, timing arms in turn, and writing records."""
 
+import argparse
 import json
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +14,150 @@ from typing import Any
 import jax
 import numpy as np
 
-from training import records
+from training import config as config_lib
+from training import data, networks, optimizers, parallel, records
+from training.config import Config
+from training.feed import Feed, Host, Resident
+from training.step import Preprocess, make_initial_state, make_train_step
 
 RECORDS = Path(__file__).parent / "records"
+CLASSES = 100
+# Of every training step here, whichever library takes it.
+OPTIMIZER = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+
+
+def parser(doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
+    """A parser of the flags that every benchmark has."""
+    result = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("--rounds", type=int, default=rounds)
+    result.add_argument("--out", type=Path, help="where to write the record (JSON)")
+    return result
+
+
+def on_accelerator() -> bool:
+    """Whether JAX has something faster than the CPU; sizes follow."""
+    return jax.default_backend() != "cpu"
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def synthetic(count: int) -> data.Dataset:
+    """Images of the shape of CIFAR-100: coarse patterns, one a class, under noise."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(CLASSES, size=count, dtype=np.int32)
+    patterns = rng.integers(128, size=(CLASSES, 4, 4, 3), dtype=np.uint8)
+    images = rng.integers(128, size=(count, 32, 32, 3), dtype=np.uint8)
+    images += patterns.repeat(8, axis=1).repeat(8, axis=2)[labels]
+    train = data.Examples(images, labels)
+    none = data.Examples(images[:0], labels[:0])
+    return data.Dataset(
+        name="synthetic",
+        num_classes=CLASSES,
+        train=train,
+        validation=none,
+        test=none,
+        mean=np.full(3, 0.5, np.float32),
+        std=np.full(3, 0.2, np.float32),
+        crop_padding=4,
+        flips=True,
+        label_names=tuple(map(str, range(CLASSES))),
+    )
+
+
+class Training:
+    """Training as ``train.py`` does it, compiled, without evaluation or records.
+
+    Attributes:
+      parameters: How many the network has.
+      held_bytes: Memory of the compiled step's arguments and results: the state, and
+        the batch or the data set.
+      temporary_bytes: Memory that the step needs while it runs.
+      compile_seconds: Time from nothing to a step that is ready to run.
+      losses: Mean loss of each pass so far.
+    """
+
+    def __init__(
+        self, config: Config, dataset: data.Dataset, feed: Feed | None = None
+    ) -> None:
+        """Compiles the step.
+
+        Args:
+          config: A complete configuration; see :func:`training_config`.
+          dataset: The images; a pass takes all whole batches.
+          feed: How they reach the step; by default as ``config.input`` says.
+        """
+        start = time.perf_counter()
+        self._steps = len(dataset.train.labels) // config.batch_size
+        if feed is None and config.input == "host":
+            feed = Host(dataset.train, config.batch_size)
+        per_call = self._steps if on_accelerator() else 1
+        self._feed = feed or Resident(dataset.train, config.batch_size, per_call)
+        schedule = optimizers.make_schedule(
+            config, steps_per_epoch=self._steps, total_steps=self._steps
+        )
+        tx = optimizers.make_optimizer(config, schedule, steps_per_epoch=self._steps)
+        module = networks.make_network(
+            config, dataset.num_classes, axis_name=parallel.AXIS
+        )
+        dtype = networks.DTYPES[config.precision]
+        preprocess = Preprocess(
+            dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
+        )
+        step = make_train_step(
+            module,
+            tx,
+            preprocess,
+            augment=config.augment,
+            accumulate=config.accumulate,
+            unroll=not on_accelerator(),
+        )
+        shape = dataset.train.images.shape[1:]
+        self._state = jax.jit(
+            make_initial_state(module, tx, shape, dtype),
+            out_shardings=parallel.replicated(),
+        )(jax.random.key(0))
+        self._call = parallel.compile_step(
+            self._feed.wrap(step),
+            self._state,
+            *next(self._feed.calls(0, 0, 1)).arguments,
+            donate=True,
+        )
+        compiled: Any = self._call
+        memory = compiled.memory_analysis()
+        self.held_bytes = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+        self.temporary_bytes = memory.temp_size_in_bytes
+        self.parameters = sum(x.size for x in jax.tree.leaves(self._state.params))
+        self.compile_seconds = time.perf_counter() - start
+        self.losses: list[float] = []
+
+    def run(self) -> None:
+        """Trains one pass over the images, and waits for it."""
+        under_way: deque[jax.Array] = deque()
+        total = 0.0
+        for call in self._feed.calls(0, len(self.losses), self._steps):
+            self._state, metrics = self._call(self._state, *call.arguments)
+            under_way.append(metrics["loss"])
+            if len(under_way) > 2:  # as in training: the host stays near
+                total += float(under_way.popleft())
+        total += sum(float(loss) for loss in under_way)
+        self.losses.append(total / self._steps)
+
+
+def training_config(**fields: Any) -> Config:
+    """SGD with momentum and weight decay at a constant rate, but for ``fields``."""
+    plain = {"method": "sgd", "schedule": "constant", "warmup_epochs": 0.0, "epochs": 1}
+    return config_lib.resolve(plain | OPTIMIZER | fields)
 
 
 def alternate(
@@ -48,8 +191,19 @@ def alternate(
 
 def ratio(seconds: Mapping[str, np.ndarray], arm: str, peer: str) -> dict[str, float]:
     """Median and quartiles of an arm's time over a peer's, round by round."""
-    low, median, high = np.quantile(seconds[arm] / seconds[peer], [0.25, 0.5, 0.75])
-    return {"median": median, "low": low, "high": high}
+    return quartiles(seconds[arm] / seconds[peer])
+
+
+def quartiles(values: np.ndarray) -> dict[str, float]:
+    """Median and quartiles."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"median": float(median), "low": float(low), "high": float(high)}
+
+
+def tell(values: Mapping[str, float], format_: str = ".2f") -> str:
+    """Quartiles for a table, the median first."""
+    median, low, high = (format(values[k], format_) for k in ("median", "low", "high"))
+    return f"{median} ({low} to {high})"
 
 
 def write_record(name: str, fields: Mapping[str, Any], out: Path | None) -> Path:
@@ -61,6 +215,8 @@ def write_record(name: str, fields: Mapping[str, Any], out: Path | None) -> Path
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        # What else ran meanwhile shows here: averages over 1, 5 and 15 minutes.
+        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
         **records.provenance(),
         **fields,
     }

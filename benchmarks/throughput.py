@@ -1,0 +1,231 @@
+"""Training throughput beside PyTorch's.
+
+    python -m benchmarks.throughput
+    python -m benchmarks.throughput --models resnet18 --precisions float32 --rounds 20
+
+Images per second of whole training steps (gather and normalise a batch that lies on
+the device, forward, backward, SGD with momentum and weight decay, running
+statistics), for each network, precision and batch size. Where PyTorch is installed,
+the same network and step run there in the same rounds, in turn: eager, and with
+torch.compile; channels-last, bfloat16 by autocast, with as many threads as there are
+cores, or on the GPU if JAX is. Our step also takes accuracy and two norms, as training
+does. Compilation is left out of the rates.
+
+On a machine with neighbours the medians flatter JAX: PyTorch's threads wait for each
+other at every layer, and one that is held up holds up all. So the ratio of each arm's
+best round stands beside that of the medians, and the record has the CPU time, too.
+
+JAX takes all local devices and PyTorch one: hide the others when comparing.
+"""
+
+import functools
+import gc
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Column, Table
+
+from benchmarks import measure
+
+MODELS = ("resnet18", "vgg16", "googlenet")
+OURS = "jax"
+PEERS = ("torch eager", "torch compiled")
+# Where PyTorch runs when JAX runs there.
+_TORCH_DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+
+
+def run(
+    models: Sequence[str],
+    precisions: Sequence[str],
+    batch_sizes: Sequence[int],
+    *,
+    width: int,
+    rounds: int,
+    steps: int,
+    peers: Sequence[str] = PEERS,
+) -> dict[str, Any]:
+    """Measures every combination; returns what the record holds.
+
+    Args:
+      models: Networks, of ``MODELS``.
+      precisions: As ``train.py --precision``.
+      batch_sizes: Images in a step.
+      width: Channels of the networks' first stage.
+      rounds: Timed rounds of a combination.
+      steps: Training steps of an arm in a round.
+      peers: What to compare with, of ``PEERS``.
+    """
+    absent = _why_no_torch() if peers else "not asked for"
+    torch_settings = None
+    if not absent:
+        from benchmarks import torch_networks
+
+        torch_settings = torch_networks.set_up(measure.cores())
+    cells = [
+        _measure(
+            *(model, precision, batch_size, width, rounds, steps),
+            peers=() if absent else peers,
+        )
+        for model in models
+        for precision in precisions
+        for batch_size in batch_sizes
+    ]
+    return {
+        "width": width,
+        "rounds": rounds,
+        "steps": steps,
+        "torch": torch_settings,
+        "torch_absent": absent,
+        "cells": cells,
+    }
+
+
+def _measure(
+    model: str,
+    precision: str,
+    batch_size: int,
+    width: int,
+    rounds: int,
+    steps: int,
+    *,
+    peers: Sequence[str],
+) -> dict[str, Any]:
+    """Measures one network, precision and batch size."""
+    print(f"{model}, {precision}, batch {batch_size}", flush=True)
+    gc.collect()  # the networks before refer to themselves and hold their memory
+    dataset = measure.synthetic(steps * batch_size)
+    config = measure.training_config(
+        model=model, width=width, precision=precision, batch_size=batch_size
+    )
+    ours = measure.Training(config, dataset)
+    arms: dict[str, Callable[[], Any]] = {OURS: ours.run}
+    told: dict[str, dict[str, Any]] = {OURS: {"compile_seconds": ours.compile_seconds}}
+    for peer in peers:
+        from benchmarks import torch_networks
+
+        theirs = torch_networks.Training(
+            model,
+            dataset,
+            width=width,
+            batch_size=batch_size,
+            precision=precision,
+            optimizer=measure.OPTIMIZER,
+            device=_TORCH_DEVICES[jax.default_backend()],
+            compiled=peer == "torch compiled",
+        )
+        if theirs.parameters != ours.parameters:
+            raise RuntimeError(f"PyTorch's {model} is another network")
+        try:
+            told[peer] = {"compile_seconds": theirs.warm_up()}
+        except Exception as error:  # such as no C++ compiler for torch.compile
+            told[peer] = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        else:
+            arms[peer] = theirs.run
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in arms}
+
+    def timed(name: str) -> None:
+        start = time.process_time()
+        arms[name]()
+        cpu_seconds[name].append(time.process_time() - start)
+
+    seconds = measure.alternate(
+        {name: functools.partial(timed, name) for name in arms}, rounds=rounds
+    )
+    images = steps * batch_size
+    for name, values in seconds.items():
+        told[name]["images_per_second"] = measure.quartiles(images / values)
+        told[name]["best_images_per_second"] = float(images / values.min())
+        cpu = float(np.median(cpu_seconds[name][1:]))  # the first round is untimed
+        told[name]["cpu_milliseconds_per_image"] = 1e3 * cpu / images
+        if name != OURS:
+            told[name]["speedup"] = measure.ratio(seconds, name, OURS)
+            best = values.min() / seconds[OURS].min()
+            told[name]["best_speedup"] = float(best)
+    return {
+        "model": model,
+        "parameters": ours.parameters,
+        "precision": precision,
+        "batch_size": batch_size,
+        "arms": told,
+    }
+
+
+def _why_no_torch() -> str | None:
+    """Why there can be no comparison, or None if there can."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    if jax.default_backend() not in _TORCH_DEVICES:
+        return f"PyTorch is not run on {jax.default_backend()}"
+    torch = importlib.import_module("torch")
+
+    if jax.default_backend() == "gpu" and not torch.cuda.is_available():
+        return "the installed PyTorch does not see the GPU that JAX runs on"
+    return None
+
+
+def table(record: dict[str, Any]) -> Table:
+    """The record as a table."""
+    result = Table(
+        *(Column(name, no_wrap=True) for name in ("network", "precision", "batch")),
+        Column(f"{OURS} (images/s)", no_wrap=True),
+        *(
+            Column(name, no_wrap=True)
+            for peer in PEERS
+            if not record["torch_absent"]
+            for name in (f"{peer} (images/s)", f"{OURS} / it", "at best")
+        ),
+        title=f"Training throughput, width {record['width']}, {record['rounds']} "
+        "rounds: median (quartiles), and best against best",
+        caption=record["torch_absent"] and f"No PyTorch: {record['torch_absent']}.",
+    )
+    for cell in record["cells"]:
+        arms = cell["arms"]
+        row = [cell["model"], cell["precision"], str(cell["batch_size"])]
+        row.append(measure.tell(arms[OURS]["images_per_second"], ",.0f"))
+        for peer in PEERS:
+            arm = arms.get(peer, {})
+            if "failed" in arm:
+                row += ["failed", "", ""]
+            elif arm:
+                row.append(measure.tell(arm["images_per_second"], ",.0f"))
+                row.append(measure.tell(arm["speedup"]))
+                row.append(f"{arm['best_speedup']:.2f}")
+            elif not record["torch_absent"]:
+                row += ["", "", ""]
+        result.add_row(*row)
+    return result
+
+
+def main() -> None:
+    """Runs the benchmark, prints its table and writes its record."""
+    fast = measure.on_accelerator()
+    parser = measure.parser(__doc__, rounds=10 if fast else 5)
+    add = parser.add_argument
+    add("--models", nargs="+", choices=MODELS, default=MODELS)
+    add("--precisions", nargs="+", default=["float32", "bfloat16"])
+    add("--batch-sizes", nargs="+", type=int, default=[128, 512] if fast else [128])
+    add("--width", type=int, default=64 if fast else 16)
+    add("--steps", type=int, default=50 if fast else 1, help="of an arm in a round")
+    add("--peers", nargs="*", choices=PEERS, default=PEERS)
+    options = parser.parse_args()
+    record = run(
+        options.models,
+        options.precisions,
+        options.batch_sizes,
+        width=options.width,
+        rounds=options.rounds,
+        steps=options.steps,
+        peers=options.peers,
+    )
+    Console(width=170).print(table(record))
+    print("record:", measure.write_record("throughput", record, options.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The networks and the training step once more, in PyTorch.
+
+They are the networks of ``models`` with the CIFAR stem, in PyTorch's own layers.
+PyTorch is no dependency: whoever imports this must have it.
+"""
+# mypy: disable-error-code="import-not-found"
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from training import data
+
+_INCEPTIONS = {  # table 1 of the GoogLeNet paper
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+
+
+class Training:
+    """Trains a network on a data set that lies on the device.
+
+    A step gathers and normalises a batch, takes the gradient of the mean
+    cross-entropy and updates with SGD. Everything is channels-last; bfloat16 is
+    autocast, and the update the fused one.
+
+    Attributes:
+      parameters: How many the network has.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dataset: data.Dataset,
+        *,
+        width: int,
+        batch_size: int,
+        precision: str,
+        optimizer: Mapping[str, float],
+        device: str,
+        compiled: bool,
+    ) -> None:
+        torch.manual_seed(0)
+        network = create(name, width, dataset.num_classes)
+        network = network.to(device, memory_format=torch.channels_last)
+        self.parameters = sum(p.numel() for p in network.parameters())
+        self._device, self._batch_size = device, batch_size
+        self._images, self._labels, mean, std = (
+            torch.from_numpy(x).to(device)
+            for x in (*dataset.train, dataset.mean, dataset.std)
+        )
+        self._labels = self._labels.long()
+        self._optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=optimizer["learning_rate"],
+            momentum=optimizer["momentum"],
+            weight_decay=optimizer["weight_decay"],
+            fused=True,
+        )
+
+        def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            pixels = (images.float() / 255 - mean) / std
+            half = precision == "bfloat16"
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                # A view: its memory is channels-last.
+                logits = network(pixels.permute(0, 3, 1, 2))
+            return F.cross_entropy(logits.float(), labels)
+
+        if compiled:
+            torch.compiler.reset()  # else earlier networks count as recompilations
+        self._loss: Callable[..., Any] = torch.compile(loss) if compiled else loss
+
+    def run(self) -> None:
+        """Trains one pass over the images, and waits for it."""
+        count = len(self._labels) // self._batch_size * self._batch_size
+        order = torch.randperm(len(self._labels), device=self._device)[:count]
+        for indices in order.split(self._batch_size):
+            loss = self._loss(self._images[indices], self._labels[indices])
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+    def warm_up(self) -> float:
+        """Runs once, which compiles, and returns the seconds."""
+        start = time.perf_counter()
+        self.run()
+        return time.perf_counter() - start
+
+
+def set_up(threads: int) -> dict[str, Any]:
+    """Makes PyTorch as fast as its documentation tells, and says how."""
+    torch.set_num_threads(threads)
+    # As JAX does by default on a GPU.
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    return {
+        "version": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "tf32": True,
+        "cudnn_benchmark": True,
+    }
+
+
+def create(name: str, width: int, classes: int) -> nn.Module:
+    """Returns ``resnet18``, ``vgg16`` or ``googlenet``."""
+    return _NETWORKS[name](width, classes)
+
+
+class _Unit(nn.Module):
+    """A convolution, its normalisation, and a relu unless told otherwise."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        stride: int = 1,
+        *,
+        bias: bool = False,
+        relu: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=bias)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.relu = relu
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv(x))
+        return F.relu(x) if self.relu else x
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.unit1 = _Unit(inputs, outputs, 3, stride)
+        self.unit2 = _Unit(outputs, outputs, 3, relu=False)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = _Unit(inputs, outputs, 1, stride, relu=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.unit2(self.unit1(x)) + self.shortcut(x))
+
+
+class _Inception(nn.Module):
+    def __init__(self, inputs: int, channels: list[int]) -> None:
+        super().__init__()
+        b1, r3, b3, r5, b5, pool = channels
+        self.one = _Unit(inputs, b1, 1)
+        self.three = nn.Sequential(_Unit(inputs, r3, 1), _Unit(r3, b3, 3))
+        self.five = nn.Sequential(
+            _Unit(inputs, r5, 1), _Unit(r5, b5, 3), _Unit(b5, b5, 3)
+        )
+        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), _Unit(inputs, pool, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.one(x), self.three(x), self.five(x), self.pool(x)], 1)
+
+
+def _resnet18(width: int, classes: int) -> nn.Module:
+    layers: list[nn.Module] = [_Unit(3, width, 3)]
+    inputs = width
+    for stage in range(4):
+        outputs = width * 2**stage
+        layers.append(_Block(inputs, outputs, 2 if stage else 1))
+        layers.append(_Block(outputs, outputs, 1))
+        inputs = outputs
+    return nn.Sequential(*layers, *_mean(), nn.Linear(inputs, classes))
+
+
+def _vgg16(width: int, classes: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    inputs, hidden = 3, 64 * width
+    for stage, depth in enumerate((2, 2, 3, 3, 3)):
+        for _ in range(depth):
+            outputs = width * min(2**stage, 8)
+            layers.append(_Unit(inputs, outputs, 3, bias=True))
+            inputs = outputs
+        layers.append(nn.MaxPool2d(2))
+    for _ in range(2):
+        dense = nn.Linear(inputs, hidden)
+        head = [dense, nn.ReLU(), nn.Dropout(0.5)]
+        layers.extend(head if inputs == hidden else [*_mean(), *head])
+        inputs = hidden
+    return nn.Sequential(*layers, nn.Linear(hidden, classes))
+
+
+def _googlenet(width: int, classes: int) -> nn.Module:
+    def scale(channels: int) -> int:
+        return max(1, (channels * width + 32) // 64)
+
+    a, b = scale(64), scale(192)
+    layers: list[nn.Module] = [_Unit(3, a, 3), _Unit(a, a, 3), _Unit(a, b, 3)]
+    inputs = b
+    for name, row in _INCEPTIONS.items():
+        if name.endswith("a"):
+            layers.append(nn.MaxPool2d(3, 2, 1))
+        channels = [scale(n) for n in row]
+        layers.append(_Inception(inputs, channels))
+        inputs = channels[0] + channels[2] + channels[4] + channels[5]
+    return nn.Sequential(*layers, *_mean(), nn.Dropout(0.4), nn.Linear(inputs, classes))
+
+
+def _mean() -> tuple[nn.Module, nn.Module]:
+    return nn.AdaptiveAvgPool2d(1), nn.Flatten()
+
+
+_NETWORKS = {"resnet18": _resnet18, "vgg16": _vgg16, "googlenet": _googlenet}
