@@ -78,7 +78,8 @@ class Config:
         are those of all --epochs.
       batch_size: Examples in a step, over all devices.
       accumulate: In how many parts a batch is computed, one after the other, to save
-        memory. Batch normalisation sees a part at a time.
+        memory; on a CPU none is saved, as the parts are unrolled there. Batch
+        normalisation sees a part at a time.
       precision: Type of the network's arithmetic; parameters are float32 at least.
         float16 comes with dynamic loss scaling.
       input: resident keeps the training images on the devices; host sends each batch,
