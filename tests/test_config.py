@@ -135,6 +135,13 @@ def test_amplification_presets_are_the_papers_strategies(name, strategy, model):
     assert config.learning_rate is None
 
 
+def test_a_preset_keeps_what_was_not_overridden():
+    config = parse(["--preset", "plp-paper", "--learning-rate", "0.0005"])
+    assert (config.learning_rate, config.max_learning_rate) == (0.0005, 0.002)
+    config = parse(["--preset", "plp-paper", "--optimizer", "adam"])
+    assert config.learning_rate == 0.001
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_flags_override_a_preset(name):
     config = parse(["--preset", name, "--epochs", "20", "--optimizer", "adam"])
@@ -163,6 +170,23 @@ def test_a_file_gives_the_same_run_again(tmp_path):
         (["--strategy", "paper"], ["--schedule", "step"], {"strategy": None}),
         ([], ["--optimizer", "adam"], {"learning_rate": 0.001, "momentum": None}),
         (["--epochs", "9"], ["--strategy", "paper"], {"epochs": 9, "schedule": None}),
+        # What was chosen, not left to its default, stays.
+        (
+            ["--plp-window", "5", "--plp-period", "8"],
+            ["--plp-period", "7"],
+            {"plp_window": 5, "plp_period": 7},
+        ),
+        (["--plp-period", "8"], ["--plp-window", "5"], {"plp_period": 8}),
+        (
+            ["--learning-rate", "0.3"],
+            ["--optimizer", "nesterov"],
+            {"learning_rate": 0.3, "momentum": 0.9},
+        ),
+        (
+            ["--model", "vgg16", "--head", "linear"],
+            ["--model", "vgg19"],
+            {"head": "linear"},
+        ),
     ],
 )
 def test_what_follows_a_choice_is_chosen_anew(tmp_path, first, second, expected):

@@ -206,7 +206,9 @@ def parse(argv: Sequence[str]) -> list[Config]:
     if parsed.preset:
         base = PRESETS[parsed.preset]
     elif parsed.config:
-        base = read(Path(parsed.config))
+        defaults = dataclasses.asdict(Config())
+        base = rules.without_defaults(read(Path(parsed.config)), explicit, defaults)
+    base = rules.without_superseded(base, explicit)
     seeds = explicit.get("seed", base.get("seed", 0))
     if isinstance(seeds, int):
         return [resolve(explicit, base)]
@@ -240,8 +242,7 @@ def resolve(
     Raises:
       ConfigError: As :func:`parse`.
     """
-    base = rules.without_superseded(base or {}, explicit)
-    fields = dataclasses.asdict(Config()) | base | dict(explicit)
+    fields = dataclasses.asdict(Config()) | dict(base or {}) | dict(explicit)
     rules.check_types(fields, typing.get_type_hints(Config))
     rules.complete(fields, explicit)
     if fields["workdir"] is None:

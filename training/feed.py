@@ -1,6 +1,5 @@
 """How training examples reach a step: resident on the devices, or from the host."""
 
-import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -168,7 +167,7 @@ def prefetch(items: Iterator[Any], ahead: int) -> Iterator[Any]:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        for _ in itertools.count():
+        while True:
             item, error = ready.get()
             if isinstance(error, StopIteration):
                 return

@@ -74,34 +74,40 @@ _DEPENDENTS = (
 )
 
 
-# Fields of a preset or file that follow a choice: when that is made anew, they are too.
-_FOLLOWS = {
-    "model": ("head", "stem"),
-    "optimizer": ("learning_rate", "max_learning_rate", "momentum"),
-    "learning_rate": ("max_learning_rate", "strategy"),
-    "schedule": ("strategy",),
-    "warmup_epochs": ("strategy",),
-    "strategy": ("epochs", "schedule", "learning_rate", "warmup_epochs"),
-    "plp_window": ("plp_period",),
-    "plp_period": ("plp_window",),
-    "amplify_select": ("amplify_ratio", "amplify_threshold"),
-}
+# Defaults that follow a choice: (choice, follower).
+_FOLLOWS = (
+    ("model", "head"),
+    ("optimizer", "learning_rate"),
+    ("optimizer", "momentum"),
+    ("learning_rate", "max_learning_rate"),
+    ("plp_window", "plp_period"),
+)
 
 
 def without_superseded(
     base: Mapping[str, Any], explicit: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A preset's or file's fields, without those that follow an explicit choice."""
-    superseded = {
-        follower
-        for choice, followers in _FOLLOWS.items()
-        if choice in explicit and explicit[choice] != base.get(choice)
-        for follower in followers
-    }
-    # Named strategies keep the number of epochs that they are scaled to.
-    if explicit.get("strategy") in NAMED_STRATEGIES:
-        superseded -= {"epochs"}
-    return {name: value for name, value in base.items() if name not in superseded}
+    """A preset's or file's fields, less a strategy that explicit flags replace."""
+    replaced = any(explicit.get(f) for f in ("schedule", "learning_rate"))
+    return {n: v for n, v in base.items() if not (replaced and n == "strategy")}
+
+
+def without_defaults(
+    file: Mapping[str, Any], explicit: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A file's fields, less defaults that followed a choice which is made anew.
+
+    A run's file holds all fields, also those that nobody chose: they are completed
+    anew. ``defaults`` are the fields of a configuration without any choice.
+    """
+    kept = dict(file)
+    for choice, follower in _FOLLOWS:
+        if choice in explicit and follower in file:
+            unset = {**defaults, **file, follower: None}
+            complete(unset, {})
+            if file[follower] == unset[follower]:
+                kept.pop(follower)
+    return kept
 
 
 def complete(fields: dict[str, Any], explicit: Mapping[str, Any]) -> None:
