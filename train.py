@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training import config as config_lib
 from training.config import Config
@@ -19,8 +19,39 @@ from training.errors import UserError
 if TYPE_CHECKING:
     import optax
 
-    from training import data, records
+    from training import data
     from training.loop import Loop
+
+
+class Program(NamedTuple):
+    """Everything that the runs of one configuration share, whatever their seeds.
+
+    Attributes:
+      config: The configuration that it was prepared for.
+      dataset: The data.
+      schedule: The learning rate as a function of the optimizer step.
+      loop: The network and the optimizer on the devices, compiled.
+      total_steps: Steps in a run.
+    """
+
+    config: Config
+    dataset: "data.Dataset"
+    schedule: "optax.Schedule"
+    loop: "Loop"
+    total_steps: int
+
+
+class Watcher:
+    """Looks on while a run trains. Does nothing; override what you need.
+
+    Looking at ``loop.state`` waits for the devices.
+    """
+
+    def after_call(self, loop: "Loop") -> None:
+        """Called after each call of the compiled training function."""
+
+    def after_epoch(self, loop: "Loop", metrics: dict[str, Any]) -> None:
+        """Called with each line of ``metrics.jsonl``."""
 
 
 def train(configs: Sequence[Config]) -> list[dict[str, Any]]:
@@ -36,89 +67,114 @@ def train(configs: Sequence[Config]) -> list[dict[str, Any]]:
     Raises:
       UserError: If the data, the devices or the work directory do not allow it.
     """
-    import jax
-
-    from training import compilation
-
-    compilation.keep_compiled(configs[0].cache_dir)
-    # Random layers are drawn inside the compiled step, by the seed.
-    alone = configs[0].amplify_select == "random"
-    groups = [[config] for config in configs] if alone else [configs]
-    with jax.enable_x64(configs[0].precision == "float64"):
-        return [result for group in groups for result in _train(group)]
-
-
-def _train(configs: Sequence[Config]) -> list[dict[str, Any]]:
-    # Imported after the flags are known to make sense, since JAX takes seconds.
-    import jax
-
-    from training import data, networks, optimizers, parallel, records
+    from training import records
     from training.display import result_lines
-    from training.loop import Loop, count_steps
 
-    # -- Work directories --------------------------------------------------------
-    runs = [records.Run(config) for config in configs]
-    for run in runs:
-        if run.result is not None:
-            print(f"{run.path} has finished:\n{result_lines(run.result)}")
-    if all(run.result is not None for run in runs):
-        return [run.result for run in runs if run.result is not None]
-
-    # -- Data --------------------------------------------------------------------
-    config = configs[0]
-    dataset = data.load(
-        config.dataset,
-        data_dir=config.data_dir,
-        validation_fraction=config.validation_fraction,
-        split_seed=config.split_seed,
-    )
-
-    # -- Network, optimizer and compiled steps -----------------------------------
-    steps_per_epoch, total_steps = count_steps(config, dataset)
-    schedule = optimizers.make_schedule(
-        config,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=steps_per_epoch * (config.epochs or 0),
-    )
-    tx = optimizers.make_optimizer(config, schedule, steps_per_epoch=steps_per_epoch)
-    module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
-    loop = Loop(config, dataset, module, tx, networks.DTYPES[config.precision])
-    loop.start(_seed(config))
-    size = sum(x.size for x in jax.tree.leaves(loop.state.params))
-    print(
-        f"{config.model} ({size:,} parameters) on {dataset.name} with {config.method}: "
-        f"{len(dataset.train.labels):,} training, {len(dataset.validation.labels):,} "
-        f"validation, {len(dataset.test.labels):,} test images; "
-        f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
-        flush=True,
-    )
-    print("compiling", flush=True)
-    loop.compile()
-
-    # -- One run a seed ----------------------------------------------------------
     results = []
-    for config, run in zip(configs, runs, strict=True):
-        if run.result is None:
-            loop.start(_seed(config))
-            run.begin(dataset)
-            run.result = _run(config, run, loop, dataset, schedule, total_steps)
-        results.append(run.result)
+    program = None
+    for config in configs:
+        run_directory = records.Run(config)
+        if run_directory.result is not None:
+            print(
+                f"{config.workdir} has finished:\n{result_lines(run_directory.result)}"
+            )
+            results.append(run_directory.result)
+            continue
+        # Random layers are drawn inside the compiled step, by the seed.
+        if program is None or config.amplify_select == "random":
+            program = prepare(config)
+        results.append(run(program, config))
     return results
 
 
-def _run(
-    config: Config,
-    run: "records.Run",
-    loop: "Loop",
-    dataset: "data.Dataset",
-    schedule: "optax.Schedule",
-    total_steps: int,
+def prepare(config: Config) -> Program:
+    """Loads the data, builds network and optimizer, and compiles the steps.
+
+    Args:
+      config: A complete configuration; of its seed only random layers depend.
+
+    Raises:
+      UserError: If the data or the devices do not allow it.
+    """
+    # Imported after the flags are known to make sense, since JAX takes seconds.
+    import jax
+
+    from training import compilation, data, networks, optimizers, parallel
+    from training.loop import Loop, count_steps
+
+    compilation.keep_compiled(config.cache_dir)
+    with jax.enable_x64(config.precision == "float64"):
+        # -- Data ----------------------------------------------------------------
+        dataset = data.load(
+            config.dataset,
+            data_dir=config.data_dir,
+            validation_fraction=config.validation_fraction,
+            split_seed=config.split_seed,
+        )
+
+        # -- Network, optimizer and compiled steps -------------------------------
+        steps_per_epoch, total_steps = count_steps(config, dataset)
+        schedule = optimizers.make_schedule(
+            config,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=steps_per_epoch * (config.epochs or 0),
+        )
+        tx = optimizers.make_optimizer(
+            config, schedule, steps_per_epoch=steps_per_epoch
+        )
+        module = networks.make_network(
+            config, dataset.num_classes, axis_name=parallel.AXIS
+        )
+        loop = Loop(config, dataset, module, tx, networks.DTYPES[config.precision])
+        loop.start(_seed(config))
+        size = sum(x.size for x in jax.tree.leaves(loop.state.params))
+        print(
+            f"{config.model} ({size:,} parameters) on {dataset.name} with "
+            f"{config.method}: {len(dataset.train.labels):,} training, "
+            f"{len(dataset.validation.labels):,} validation, "
+            f"{len(dataset.test.labels):,} test images; "
+            f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+            flush=True,
+        )
+        print("compiling", flush=True)
+        loop.compile()
+    return Program(config, dataset, schedule, loop, total_steps)
+
+
+def run(
+    program: Program, config: Config, watcher: Watcher | None = None
 ) -> dict[str, Any]:
-    """Trains, tests and reports one run from the loop's initial state."""
+    """Trains, tests and reports one run.
+
+    Args:
+      program: What :func:`prepare` made for this configuration with any seed.
+      config: The run's configuration.
+      watcher: Who looks on.
+
+    Returns:
+      What the run's ``result.json`` holds.
+
+    Raises:
+      UserError: If the work directory does not allow it, or the run diverges.
+    """
+    import jax
+
+    with jax.enable_x64(config.precision == "float64"):
+        return _run(program, config, watcher or Watcher())
+
+
+def _run(program: Program, config: Config, watcher: Watcher) -> dict[str, Any]:
     import jax
 
     from training import amplification, checkpoints, curves, profiling, records
     from training.display import Display, epoch_line, result_lines, selection_line
+
+    _, dataset, schedule, loop, total_steps = program
+    run = records.Run(config)
+    if run.result is not None:
+        return run.result
+    run.begin(dataset)
+    loop.start(_seed(config))
 
     # -- Training ----------------------------------------------------------------
     best: dict[str, Any] = {}
@@ -130,7 +186,9 @@ def _run(
                 run.path, config.profile and epoch == min(1, epochs - 1)
             ):
                 trained = loop.train_epoch(
-                    epoch, functools.partial(display.advance, epoch + 1)
+                    epoch,
+                    functools.partial(display.advance, epoch + 1),
+                    functools.partial(watcher.after_call, loop),
                 )
             validated = loop.evaluate(loop.state.variables, dataset.validation)
             step = int(loop.state.step)
@@ -155,6 +213,7 @@ def _run(
                     "analysis": account.analysis,
                 }
             run.add(metrics)
+            watcher.after_epoch(loop, metrics)
             # NaN without a validation part: then the last epoch counts as the best.
             loss = metrics["validation_loss"]
             is_best = not best or math.isnan(best["loss"]) or loss < best["loss"]

@@ -18,7 +18,7 @@ RULES = {
     "training": ({"plp_optax", "models"}, None),
     "train.py": ({"training"}, None),
     "benchmarks": ({"plp_optax", "models", "training"}, None),
-    "experiments": ({"plp_optax", "models", "training"}, None),
+    "experiments": ({"plp_optax", "models", "training", "train"}, None),
 }
 
 

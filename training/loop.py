@@ -101,7 +101,12 @@ class Loop:
             next(self._eval_batches(self._test_part)),
         )
 
-    def train_epoch(self, epoch: int, on_call: OnCall) -> dict[str, float]:
+    def train_epoch(
+        self,
+        epoch: int,
+        on_call: OnCall,
+        watch: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
         """Trains one epoch, or what ``max_steps`` leaves of it.
 
         Args:
@@ -131,6 +136,7 @@ class Loop:
         )
         for call in self._feed.calls(self._seed, epoch, steps):
             self.state, metrics = self._train_call(self.state, *call.arguments)
+            watch()
             under_way.append((call.steps, metrics))
             if len(under_way) > _IN_FLIGHT:
                 finish_one()

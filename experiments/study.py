@@ -1,0 +1,80 @@
+"""What a study is: arms that differ in one thing, paired by seed."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+      name: Short, and fit for a file name: ``plp-4``.
+      label: As reports call it: ``PLP, period 4``.
+      fields: Fields of ``training.config.Config``, on top of the study's.
+    """
+
+    name: str
+    label: str
+    fields: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A difference that a report tells of: arm minus control, seed by seed.
+
+    Attributes:
+      arm: The name of an arm.
+      control: The name of the arm that it is compared with.
+    """
+
+    arm: str
+    control: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large the runs of a study are.
+
+    Attributes:
+      models: The networks.
+      seeds: How many paired seeds.
+      fields: Fields of ``training.config.Config`` on top of the study's and under the
+        arm's: data set, width, epochs, batch size.
+    """
+
+    models: tuple[str, ...]
+    seeds: int
+    fields: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Arms, the networks they train, and the comparisons that matter.
+
+    Attributes:
+      name: ``plp``.
+      title: One line for the list of studies.
+      question: What the study answers, in a sentence or two.
+      preset: A preset of ``train.py`` that runs start from, or None.
+      fields: Fields of ``training.config.Config`` on top of the preset.
+      arms: In the order in which reports show them.
+      comparisons: What the report concludes on.
+      full: The scale of the paper.
+      quick: The scale of two CPU cores and ten minutes.
+    """
+
+    name: str
+    title: str
+    question: str
+    preset: str | None
+    fields: Mapping[str, Any]
+    arms: tuple[Arm, ...]
+    comparisons: tuple[Comparison, ...]
+    full: Scale
+    quick: Scale
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
