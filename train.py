@@ -5,9 +5,12 @@ python train.py --dataset cifar100 --preset plp-paper   # the paper's protocol
 python train.py --help
 """
 
+import contextlib
 import functools
 import math
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +22,7 @@ from training.errors import UserError
 if TYPE_CHECKING:
     import optax
 
-    from training import data
+    from training import data, records
     from training.loop import Loop
 
 
@@ -67,23 +70,23 @@ def train(configs: Sequence[Config]) -> list[dict[str, Any]]:
     Raises:
       UserError: If the data, the devices or the work directory do not allow it.
     """
-    from training import records
-    from training.display import result_lines
+    from training import parallel, records
+    from training.display import result_lines, say
 
+    parallel.join(configs[0])
     results = []
     program = None
-    for config in configs:
-        run_directory = records.Run(config)
-        if run_directory.result is not None:
-            print(
-                f"{config.workdir} has finished:\n{result_lines(run_directory.result)}"
-            )
-            results.append(run_directory.result)
-            continue
-        # Random layers are drawn inside the compiled step, by the seed.
-        if program is None or config.amplify_select == "random":
-            program = prepare(config)
-        results.append(run(program, config))
+    with contextlib.ExitStack() as stack:
+        directories = [stack.enter_context(records.Run(config)) for config in configs]
+        for config, directory in zip(configs, directories, strict=True):
+            if directory.result is not None:
+                say(f"{directory.path} has finished:\n{result_lines(directory.result)}")
+                results.append(directory.result)
+                continue
+            # Random layers are drawn inside the compiled step, by the seed.
+            if program is None or config.amplify_select == "random":
+                program = prepare(config)
+            results.append(_run(program, config, directory, Watcher()))
     return results
 
 
@@ -100,6 +103,7 @@ def prepare(config: Config) -> Program:
     import jax
 
     from training import compilation, data, networks, optimizers, parallel
+    from training.display import say
     from training.loop import Loop, count_steps
 
     compilation.keep_compiled(config.cache_dir)
@@ -128,15 +132,14 @@ def prepare(config: Config) -> Program:
         loop = Loop(config, dataset, module, tx, networks.DTYPES[config.precision])
         loop.start(_seed(config))
         size = sum(x.size for x in jax.tree.leaves(loop.state.params))
-        print(
+        say(
             f"{config.model} ({size:,} parameters) on {dataset.name} with "
             f"{config.method}: {len(dataset.train.labels):,} training, "
             f"{len(dataset.validation.labels):,} validation, "
             f"{len(dataset.test.labels):,} test images; "
-            f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
-            flush=True,
+            f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
         )
-        print("compiling", flush=True)
+        say("compiling")
         loop.compile()
     return Program(config, dataset, schedule, loop, total_steps)
 
@@ -157,96 +160,105 @@ def run(
     Raises:
       UserError: If the work directory does not allow it, or the run diverges.
     """
+    from training import records
+
+    with records.Run(config) as directory:
+        if directory.result is not None:
+            return directory.result
+        return _run(program, config, directory, watcher or Watcher())
+
+
+def _run(
+    program: Program, config: Config, directory: "records.Run", watcher: Watcher
+) -> dict[str, Any]:
     import jax
 
     with jax.enable_x64(config.precision == "float64"):
-        return _run(program, config, watcher or Watcher())
+        return _train(program, config, directory, watcher)
 
 
-def _run(program: Program, config: Config, watcher: Watcher) -> dict[str, Any]:
+def _train(
+    program: Program, config: Config, directory: "records.Run", watcher: Watcher
+) -> dict[str, Any]:
     import jax
 
-    from training import amplification, checkpoints, curves, profiling, records
-    from training.display import Display, epoch_line, result_lines, selection_line
+    from training import amplification, curves, parallel, profiling, records
+    from training.display import (
+        Display,
+        epoch_line,
+        result_lines,
+        say,
+        selection_line,
+    )
+    from training.session import Session
 
     _, dataset, schedule, loop, total_steps = program
-    run = records.Run(config)
-    if run.result is not None:
-        return run.result
-    run.begin(dataset)
-    loop.start(_seed(config))
-
-    # -- Training ----------------------------------------------------------------
-    best: dict[str, Any] = {}
-    observer = amplification.Observer(loop.state.opt_state, loop.state.params)
     epochs = math.ceil(total_steps / loop.steps_per_epoch)
-    with Display(total_steps, config.batch_size) as display:
-        for epoch in range(epochs):
+    session = Session(config, directory, loop, dataset)
+    progress, pauses = session.progress, session.pauses
+    done = progress.epoch * loop.steps_per_epoch + progress.step
+
+    with session, Display(total_steps, done, config.batch_size) as display:
+        # -- Training ------------------------------------------------------------
+        while progress.epoch < epochs:
+            epoch = progress.epoch + 1
             with profiling.trace(
-                run.path, config.profile and epoch == min(1, epochs - 1)
+                directory.path, config.profile and epoch == min(2, epochs)
             ):
                 trained = loop.train_epoch(
-                    epoch,
-                    functools.partial(display.advance, epoch + 1),
+                    progress,
+                    functools.partial(display.advance, epoch),
                     functools.partial(watcher.after_call, loop),
+                    pauses,
+                    session.save,
                 )
-            validated = loop.evaluate(loop.state.variables, dataset.validation)
+            validated = loop.evaluate(loop.state.variables, dataset.validation, pauses)
             step = int(loop.state.step)
             metrics: dict[str, Any] = {
-                "epoch": epoch + 1,
+                "epoch": epoch,
                 "step": step,
                 "train_loss": trained["loss"],
                 "train_accuracy": trained["accuracy"],
                 "validation_loss": validated["loss"],
                 "validation_accuracy": validated["accuracy"],
-                "learning_rate": float(schedule(step - 1)),
+                "learning_rate": float(schedule(max(step - 1, 0))),
                 "gradient_norm": trained["gradient_norm"],
                 "update_norm": trained["update_norm"],
                 "parameter_norm": loop.parameter_norm(),
                 "skipped_steps": int(trained["skipped"]),
                 "images_per_second": trained["images_per_second"],
             }
-            account = observer.observe(loop.state.opt_state)
-            if account is not None:
-                metrics |= {
-                    "amplified": account.amplified,
-                    "analysis": account.analysis,
-                }
-            run.add(metrics)
+            is_best, analysis = session.end_epoch(metrics)
             watcher.after_epoch(loop, metrics)
-            # NaN without a validation part: then the last epoch counts as the best.
-            loss = metrics["validation_loss"]
-            is_best = not best or math.isnan(best["loss"]) or loss < best["loss"]
-            if is_best:
-                best = {"epoch": epoch + 1, "loss": loss}
-                checkpoints.save(run.path / records.BEST, loop.state.variables)
             display.line(epoch_line(metrics, epochs, is_best))
-            if account is not None and account.analysis is not None:
-                run.add_table(f"after epoch {epoch + 1}", str(account.table))
-                display.line(selection_line(account.analysis))
+            if analysis is not None:
+                display.line(selection_line(analysis))
 
-    # -- Test, once, with the best parameters ------------------------------------
-    tested = loop.evaluate(checkpoints.load(run.path / records.BEST), dataset.test)
+        # -- Test, once, with the best parameters --------------------------------
+        tested = loop.evaluate(session.best, dataset.test, pauses)
 
     # -- Report ------------------------------------------------------------------
     result = {
-        "best_epoch": best["epoch"],
-        "validation_loss": best["loss"],
+        "best_epoch": progress.best["epoch"],
+        "validation_loss": progress.best["loss"],
         "test_loss": tested["loss"],
         "test_accuracy": tested["accuracy"],
         "test_top1_error": tested["top1_error"],
         "test_top5_error": tested["top5_error"],
-        "train_seconds": loop.train_seconds,
+        "train_seconds": progress.train_seconds,
         "epochs": epochs,
         "steps": total_steps,
+        "skipped_steps": sum(m["skipped_steps"] for m in progress.history),
         "parameters": sum(x.size for x in jax.tree.leaves(loop.state.params)),
         **records.provenance(),
     }
-    title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
-    curves.draw(run.path / records.CURVES, run.history(), title)
-    amplification.draw(run.path / records.AMPLIFICATION, run.history(), title)
-    result = run.finish(result)
-    print(f"{result_lines(result)}\nrecorded in {run.path}", flush=True)
+    if parallel.is_coordinator():
+        title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
+        history = records.read_metrics(directory.path)
+        curves.draw(directory.path / records.CURVES, history, title)
+        amplification.draw(directory.path / records.AMPLIFICATION, history, title)
+    result = directory.finish(result)
+    say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 
 
@@ -257,20 +269,30 @@ def _seed(config: Config) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    again = shlex.join(
+        ["python", "train.py", *(arg for arg in argv if arg != "--overwrite")]
+    )
     try:
-        train(config_lib.parse(sys.argv[1:] if argv is None else argv))
+        configs = config_lib.parse(argv)
+        if configs[0].distributed or configs[0].coordinator_address:
+            print(f"should a process be lost, go on with\n  {again}", flush=True)
+        train(configs)
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ntrain.py: stopped; what was recorded stays", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        what = "stopped before training began"
+        if number := getattr(interrupt, "signal", None):
+            what = f"stopped, and saved: go on with\n  {again}"
+        print(f"\ntrain.py: {what}", file=sys.stderr)
+        return 128 + (number or signal.SIGINT)
     return 0
 
 
 if __name__ == "__main__":
     code = main()
-    if code == 130:
+    if code > 128:
         # Threads of the compiler may still be at work, and an orderly end would crash
         # on them. All that is recorded is on disk.
         sys.stderr.flush()

@@ -41,7 +41,7 @@ class Grain(feed.Host):
         super().__init__(examples, batch_size)
         self._whole_batches = whole_batches
 
-    def calls(self, seed: int, epoch: int, steps: int) -> Iterator[feed.Call]:
+    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[feed.Call]:
         """See :class:`training.feed.Feed`; the order is Grain's own."""
         grain = importlib.import_module("grain")
 
@@ -56,7 +56,7 @@ class Grain(feed.Host):
             batches = order.map(take).batch(self._batch_size)
         sent = (
             parallel.send(parallel.shard(batch))
-            for batch in batches[:steps].to_iter_dataset()
+            for batch in batches[steps.start : steps.stop].to_iter_dataset()
         )
         for batch in feed.prefetch(sent, self._AHEAD):
             yield feed.Call(1, (batch,))
@@ -139,7 +139,7 @@ def _drain(feed_: feed.Feed, steps: int) -> Callable[[], None]:
     """Returns a function that waits for each batch of an epoch."""
 
     def drain() -> None:
-        for call in feed_.calls(0, 0, steps):
+        for call in feed_.calls(0, 0, range(steps)):
             jax.block_until_ready(call.arguments)
 
     return drain

@@ -126,7 +126,7 @@ class Training:
         self._call = parallel.compile_step(
             self._feed.wrap(step),
             self._state,
-            *next(self._feed.calls(0, 0, 1)).arguments,
+            *next(self._feed.calls(0, 0, range(1))).arguments,
             donate=True,
         )
         compiled: Any = self._call
@@ -145,7 +145,7 @@ class Training:
         """Trains one pass over the images, and waits for it."""
         under_way: deque[jax.Array] = deque()
         total = 0.0
-        for call in self._feed.calls(0, len(self.losses), self._steps):
+        for call in self._feed.calls(0, len(self.losses), range(self._steps)):
             self._state, metrics = self._call(self._state, *call.arguments)
             under_way.append(metrics["loss"])
             if len(under_way) > 2:  # as in training: the host stays near

@@ -137,7 +137,7 @@ def test_grain_feeds_each_example_once(whole_batches):
     pytest.importorskip("grain")
     examples = measure.synthetic(3 * BATCH).train
     feed = host_input.Grain(examples, BATCH, whole_batches=whole_batches)
-    batches = [call.arguments[0] for call in feed.calls(0, 0, 3)]
+    batches = [call.arguments[0] for call in feed.calls(0, 0, range(3))]
     images = np.concatenate(
         [np.asarray(batch.images).reshape(BATCH, -1) for batch in batches]
     )

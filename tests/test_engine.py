@@ -10,9 +10,10 @@ import optax
 import pytest
 from flax.training.dynamic_scale import DynamicScale
 
-from tests.test_step import ignore, make_loop, tiny_dataset
+from tests.test_step import make_loop, tiny_dataset
 from training import data, feed, parallel
 from training.feed import Host, Resident, prefetch
+from training.progress import Progress
 from training.step import Preprocess, make_initial_state, make_train_step
 
 DATASET = tiny_dataset()
@@ -22,7 +23,7 @@ def trained(epochs=3, **fields):
     """Metrics of each epoch and the last state of a run in float64."""
     with jax.enable_x64(True):
         loop = make_loop(DATASET, precision="float64", augment=True, **fields)
-        metrics = [loop.train_epoch(epoch, ignore) for epoch in range(epochs)]
+        metrics = [loop.train_epoch(Progress(epoch=epoch)) for epoch in range(epochs)]
         for m in metrics:
             del m["images_per_second"]
         return metrics, jax.device_get(loop.state)
@@ -56,7 +57,7 @@ def test_loops_and_feeds_agree_in_float64(reference, fields):
 def test_steps_a_call_are_told():
     loop = make_loop(DATASET, steps_per_call=3)
     seen = []
-    loop.train_epoch(0, lambda metrics, steps: seen.append(steps))
+    loop.train_epoch(Progress(), lambda metrics, steps: seen.append(steps))
     assert seen == [3, 1]
 
 
@@ -81,7 +82,7 @@ def one_step(dtype, module=None, batch=64, state=None, **options):
     step = Resident(DATASET.train, batch, 1).wrap(
         make_train_step(module, tx, preprocess, **options)
     )
-    arguments = next(Resident(DATASET.train, batch, 1).calls(0, 0, 1)).arguments
+    arguments = next(Resident(DATASET.train, batch, 1).calls(0, 0, range(1))).arguments
     state, metrics = parallel.compile_step(step, state, *arguments)(state, *arguments)
     return jax.device_get((state, metrics))
 
@@ -113,7 +114,7 @@ def test_low_precision_computes_low_and_keeps_high(precision):
     high = make_loop(DATASET, precision="float32")
     kept = {x.dtype for x in jax.tree.leaves((low.state.params, low.state.batch_stats))}
     assert kept == {jnp.dtype("float32")}
-    low_metrics, high_metrics = (loop.train_epoch(0, ignore) for loop in (low, high))
+    low_metrics, high_metrics = (loop.train_epoch(Progress()) for loop in (low, high))
     assert low_metrics["loss"] == pytest.approx(high_metrics["loss"], rel=0.02)
     assert low_metrics["loss"] != high_metrics["loss"]
     assert low_metrics["skipped"] == 0
@@ -153,10 +154,10 @@ def test_epochs_visit_every_example_once_in_an_order_of_their_own(kind):
     def order(seed, epoch):
         if kind == "resident":
             (_, order), _ = next(
-                Resident(examples, 16, 1).calls(seed, epoch, 4)
+                Resident(examples, 16, 1).calls(seed, epoch, range(4))
             ).arguments
             return np.asarray(order)
-        calls = Host(examples, 16).calls(seed, epoch, 4)
+        calls = Host(examples, 16).calls(seed, epoch, range(4))
         return np.concatenate(
             [np.asarray(c.arguments[0].labels).ravel() for c in calls]
         )
@@ -171,8 +172,8 @@ def test_epochs_visit_every_example_once_in_an_order_of_their_own(kind):
 
 def test_both_feeds_visit_in_the_same_order():
     examples = data.Examples(DATASET.train.images, np.arange(64, dtype=np.int32))
-    (_, resident), _ = next(Resident(examples, 16, 1).calls(3, 5, 4)).arguments
-    host = Host(examples, 16).calls(3, 5, 4)
+    (_, resident), _ = next(Resident(examples, 16, 1).calls(3, 5, range(4))).arguments
+    host = Host(examples, 16).calls(3, 5, range(4))
     labels = np.concatenate([np.asarray(c.arguments[0].labels).ravel() for c in host])
     np.testing.assert_array_equal(labels, resident)
 
@@ -213,7 +214,7 @@ def test_prefetch_ends_its_thread_when_it_is_left_early():
 
 def test_nothing_compiles_after_the_first_epoch_of_the_first_seed():
     loop = make_loop(DATASET, model="tiny")
-    loop.train_epoch(0, ignore)
+    loop.train_epoch(Progress())
     loop.parameter_norm()
     loop.evaluate(loop.state.variables, DATASET.validation)
     compiled = []
@@ -227,10 +228,10 @@ def test_nothing_compiles_after_the_first_epoch_of_the_first_seed():
         jax.jit(lambda x: x + 1)(0)
         assert compiled, "the listener hears nothing"
         compiled.clear()
-        loop.train_epoch(1, ignore)
+        loop.train_epoch(Progress(epoch=1))
         loop.evaluate(loop.state.variables, DATASET.test)
         loop.start(7)
-        loop.train_epoch(0, ignore)
+        loop.train_epoch(Progress())
         loop.parameter_norm()
     finally:
         jax.monitoring.clear_event_listeners()

@@ -14,6 +14,7 @@ from training.errors import ConfigError
 from training.loop import Loop, count_steps
 from training.networks import DTYPES, make_network
 from training.optimizers import make_optimizer
+from training.progress import Progress
 from training.step import _rank
 
 RNG = np.random.default_rng(0)
@@ -87,7 +88,7 @@ def test_step_on_four_devices_is_the_step_on_the_whole_batch():
             )
             updates, state = tx.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
-            metrics = loop.train_epoch(epoch, ignore)
+            metrics = loop.train_epoch(Progress(epoch=epoch))
             expected = {
                 "loss": loss,
                 "accuracy": np.mean(logits.argmax(-1) == dataset.train.labels),
@@ -109,7 +110,7 @@ def test_step_on_four_devices_is_the_step_on_the_whole_batch():
 def test_replicas_stay_the_same():
     loop = make_loop(tiny_dataset(), augment=True)
     for epoch in range(2):
-        loop.train_epoch(epoch, ignore)
+        loop.train_epoch(Progress(epoch=epoch))
     for leaf in jax.tree.leaves(loop.state):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 4
@@ -181,7 +182,7 @@ def test_batches_that_do_not_fit_are_refused(size, message):
 def test_float64_state_is_float64_through_and_through():
     with jax.enable_x64(True):
         loop = make_loop(tiny_dataset(), precision="float64")
-        loop.train_epoch(0, ignore)
+        loop.train_epoch(Progress())
         floats = [
             x.dtype
             for x in jax.tree.leaves(loop.state)

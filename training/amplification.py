@@ -14,10 +14,11 @@ from training.curves import COLORS
 
 
 class Account(NamedTuple):
-    """Amplification in one epoch, as ``metrics.jsonl`` holds it.
+    """Amplification as it stands at the end of an epoch.
 
     Attributes:
-      amplified: Names of the layers that were amplified in it.
+      amplified: Names of the layers that are amplified from here.
+      selections: How many selections there have been.
       analysis: For an epoch that ended in a selection, what was seen and selected:
         ``layer``, ``score``, ``noise_floor``, ``z_score`` and ``amplified`` of each
         layer; else None.
@@ -25,38 +26,37 @@ class Account(NamedTuple):
     """
 
     amplified: list[str]
+    selections: int
     analysis: list[dict[str, Any]] | None
     table: str | None
 
 
-class Observer:
-    """Watches the amplification in an optimizer's state, epoch by epoch."""
+def observe(opt_state: optax.OptState, params: Any, selections: int) -> Account | None:
+    """Tells of the amplification in an optimizer's state.
 
-    def __init__(self, opt_state: optax.OptState, params: Any) -> None:
-        """Takes the state before the first epoch."""
-        self._shapes = jax.eval_shape(lambda: params)
-        self._names = plp_optax.layer_names(params)
-        self._before = find_state(opt_state)
+    Args:
+      opt_state: The state at the end of an epoch.
+      params: The parameters, of which only the shapes count.
+      selections: How many selections there had been at the end of the epoch before.
 
-    def observe(self, opt_state: optax.OptState) -> Account | None:
-        """Tells of the epoch that ends with this state; None without amplification."""
-        before, state = self._before, find_state(opt_state)
-        if before is None or state is None:
-            return None
-        self._before = state
-        amplified = [
-            name
-            for name, factor in zip(self._names, before.factors, strict=True)
-            if factor != 1
-        ]
-        if int(state.selections) == int(before.selections):
-            return Account(amplified, None, None)
-        accounts = plp_optax.layer_accounts(state, self._shapes)
-        return Account(
-            amplified,
-            [account._asdict() for account in accounts],
-            plp_optax.amplification_table(state, self._shapes),
-        )
+    Returns:
+      What holds from here; None without amplification.
+    """
+    state = find_state(opt_state)
+    if state is None:
+        return None
+    names = plp_optax.layer_names(params)
+    amplified = [name for name, f in zip(names, state.factors, strict=True) if f != 1]
+    count = int(state.selections)
+    if count == selections:
+        return Account(amplified, count, None, None)
+    accounts = plp_optax.layer_accounts(state, params)
+    return Account(
+        amplified,
+        count,
+        [account._asdict() for account in accounts],
+        plp_optax.amplification_table(state, params),
+    )
 
 
 def find_state(opt_state: optax.OptState) -> plp_optax.AmplifyLayersState | None:

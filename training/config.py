@@ -94,6 +94,20 @@ class Config:
         Unset: JAX's own setting, or ~/.cache/plp_optax.
       workdir: Where the run is recorded. Unset: runs/DATASET-MODEL-METHOD-SEED.
       overwrite: Start anew in a work directory that holds a run.
+      resume: What to do where a run with this configuration did not finish: auto goes
+        on from its last checkpoint; required also fails where there is none; never
+        refuses.
+      checkpoint_minutes: Save the run after so many minutes of training, besides after
+        every epoch.
+      keep_checkpoints: How many of the newest checkpoints are kept.
+      on_nonfinite: When loss, gradient or update is not finite: stop, or skip that
+        step; after 25 in a row the run stops.
+      coordinator_address: Host and port of the first process, HOST:PORT, to train with
+        several processes; all of them share the work directory.
+      num_processes: How many processes there are.
+      process_id: Which of them this is, from 0; process 0 writes the records.
+      distributed: Train with all processes that the cluster (Slurm, a TPU pod,
+        Kubernetes, MPI) has started, found by JAX.
       preset: Start from a published protocol on CIFAR-100 at full width; flags override
         it. plp-paper (arXiv 2310.10958): 100 epochs, batch 128, one epoch of warm-up,
         then a cyclic rate between 0.001 and 0.002 with half-cycles of 2000 steps,
@@ -169,12 +183,26 @@ class Config:
 
     workdir: str | None = None
     overwrite: bool = False
+    resume: Literal["auto", "required", "never"] = "auto"
+    checkpoint_minutes: float = 15.0
+    keep_checkpoints: int = 2
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    coordinator_address: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    distributed: bool = False
+
     preset: Literal["plp-paper", "amplify-paper", "amplify-paper-deep"] | None = None
     config: str | None = None
 
 
-# Where a run is kept, not what it computes.
-PLACE = ("workdir", "overwrite", "preset", "config", "profile", "cache_dir")
+# Where a run is kept and by whom it is computed, not what.
+PLACE = (
+    *("workdir", "overwrite", "resume", "preset", "config", "profile", "cache_dir"),
+    *("coordinator_address", "num_processes", "process_id", "distributed"),
+)
+# What may change while a run goes on.
+_CONDUCT = ("data_dir", "checkpoint_minutes", "keep_checkpoints", "on_nonfinite")
 
 
 def parse(argv: Sequence[str]) -> list[Config]:
@@ -260,12 +288,15 @@ def experiment(config: Config) -> dict[str, Any]:
 
 
 def differences(config: Config, other: Mapping[str, Any]) -> list[str]:
-    """Sentences such as ``seed is 0 there and 1 here``, one a field that differs."""
+    """Sentences such as ``seed is 0 there and 1 here``, one a field that differs.
+
+    Fields that may change while a run goes on are left out.
+    """
     here = experiment(config)
     return [
         f"{name} is {other.get(name)} there and {value} here"
         for name, value in here.items()
-        if other.get(name) != value
+        if name not in _CONDUCT and other.get(name) != value
     ]
 
 

@@ -14,15 +14,30 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from training import parallel
+
+
+def say(text: str) -> None:
+    """Prints a line at once, in the process that speaks for all."""
+    if parallel.is_coordinator():
+        print(text, flush=True)
+
 
 class Display:
     """A progress bar over all steps; without a terminal only the lines.
 
     Use as a context manager around training.
+
+    Args:
+      total_steps: Steps in the run.
+      done: Steps that an earlier part of the run took.
+      batch_size: Examples in a step.
     """
 
-    def __init__(self, total_steps: int, batch_size: int) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, total_steps: int, done: int, batch_size: int) -> None:
+        self._console = Console(
+            highlight=False, soft_wrap=True, quiet=not parallel.is_coordinator()
+        )
         self._batch_size = batch_size
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -34,7 +49,9 @@ class Display:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("compiling", total=total_steps, metrics="")
+        self._task = self._progress.add_task(
+            "training", total=total_steps, completed=done, metrics=""
+        )
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -20,3 +20,7 @@ class DataError(UserError):
 
 class RunError(UserError):
     """A work directory that cannot be used, or a run that cannot go on."""
+
+
+class DivergedError(RunError):
+    """The loss, a gradient or an update is no longer finite."""

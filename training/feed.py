@@ -36,8 +36,8 @@ class Feed(Protocol):
         The function returns the state and the sums of the metrics over the call.
         """
 
-    def calls(self, seed: int, epoch: int, steps: int) -> Iterator[Call]:
-        """The calls of an epoch's first ``steps`` steps."""
+    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[Call]:
+        """The calls of some successive steps of an epoch."""
 
 
 class Resident:
@@ -90,11 +90,11 @@ class Resident:
 
         return call
 
-    def calls(self, seed: int, epoch: int, steps: int) -> Iterator[Call]:
+    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[Call]:
         """See :class:`Feed`."""
         order = self._order(jax.random.key(seed), epoch)
-        for first in range(0, steps, self._steps_per_call):
-            count = min(self._steps_per_call, steps - first)
+        for first in steps[:: self._steps_per_call]:
+            count = min(self._steps_per_call, steps.stop - first)
             span = np.array([first, count], np.int32)
             spans = np.tile(span, (jax.local_device_count(), 1))
             yield Call(count, ((self._examples, order), spans))
@@ -123,17 +123,17 @@ class Host:
 
         return call
 
-    def calls(self, seed: int, epoch: int, steps: int) -> Iterator[Call]:
+    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[Call]:
         """See :class:`Feed`."""
         order = np.asarray(
             _order(jax.random.key(seed), epoch, len(self._examples.labels))
         )
 
         def batches() -> Iterator[data.Examples]:
-            for step in range(steps):
+            for step in steps:
                 indices = order[step * self._batch_size :][: self._batch_size]
-                batch = data.Examples(*(x[indices] for x in self._examples))
-                yield parallel.send(parallel.shard(batch))
+                own = parallel.shard(indices)
+                yield parallel.send(data.Examples(*(x[own] for x in self._examples)))
 
         for batch in prefetch(batches(), self._AHEAD):
             yield Call(1, (batch,))

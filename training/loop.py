@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +13,9 @@ import optax
 
 from training import data, feed, parallel
 from training.config import Config
-from training.errors import ConfigError, RunError
+from training.errors import ConfigError, DivergedError
+from training.pauses import Pauses, Stopped
+from training.progress import Progress
 from training.step import (
     Batch,
     Preprocess,
@@ -29,6 +31,9 @@ OnCall = Callable[[dict[str, float], int], None]
 # Ctrl-C and the progress display are not far behind.
 _IN_FLIGHT = 2
 
+# Steps in a row that may be left out since they are not finite.
+_MOST_SKIPPED = 25
+
 
 class Loop:
     """A network, an optimizer and a data set on the devices, compiled once.
@@ -36,8 +41,6 @@ class Loop:
     Attributes:
       state: The training state, replicated over the local devices.
       steps_per_epoch: Optimizer steps in an epoch.
-      train_seconds: Time spent in training steps since :meth:`start`, without
-        compilation and evaluation.
     """
 
     state: TrainState
@@ -50,11 +53,13 @@ class Loop:
         tx: optax.GradientTransformationExtraArgs,
         dtype: jax.typing.DTypeLike,
     ) -> None:
-        self.train_seconds = 0.0
         self._seed = 0
         self._batch_size = config.batch_size
         self.steps_per_epoch, self._total_steps = count_steps(config, dataset)
         self._test_part = dataset.test
+        # Overflows are float16's own, until the loss scale fits.
+        patient = config.on_nonfinite == "skip" or config.precision == "float16"
+        self._most_skipped = _MOST_SKIPPED if patient else 1
         self._feed: feed.Feed
         if config.input == "host":
             self._feed = feed.Host(dataset.train, config.batch_size)
@@ -77,22 +82,25 @@ class Loop:
                 propagate=config.amplify_propagate,
                 accumulate=config.accumulate,
                 unroll=jax.default_backend() == "cpu",
+                most_skipped=self._most_skipped,
             )
         )
         self._eval_function = make_eval_step(module, preprocess)
 
-    def start(self, seed: int) -> None:
-        """Draws the initial state of a run."""
+    def start(self, seed: int, state: TrainState | None = None) -> None:
+        """Draws the initial state of a run, or takes the one given."""
         self._seed = seed
-        self.state = self._initial_state(jax.random.key(seed))
-        self.train_seconds = 0.0
+        if state is None:
+            self.state = self._initial_state(jax.random.key(seed))
+        else:
+            self.state = parallel.replicate(state)
 
     def compile(self) -> None:
         """Compiles both steps, ahead of time, so that no timing includes it."""
         self._train_call = parallel.compile_step(
             self._train_function,
             self.state,
-            *next(self._feed.calls(self._seed, 0, 1)).arguments,
+            *next(self._feed.calls(self._seed, 0, range(1))).arguments,
             donate=True,
         )
         self._eval_step = parallel.compile_step(
@@ -103,79 +111,119 @@ class Loop:
 
     def train_epoch(
         self,
-        epoch: int,
-        on_call: OnCall,
+        progress: Progress,
+        on_call: OnCall = lambda metrics, steps: None,
         watch: Callable[[], None] = lambda: None,
+        pauses: Pauses | None = None,
+        save: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """Trains one epoch, or what ``max_steps`` leaves of it.
+        """Trains what is left of an epoch, or what ``max_steps`` leaves of it.
 
         Args:
-          epoch: Number of the epoch, from 0; with the seed it determines the order.
+          progress: The position in the run, which moves along; with the seed, the epoch
+            determines the order of the examples.
           on_call: Called after each call of the compiled function with the means of
             its metrics, shortly afterwards, and its number of steps.
+          watch: Called after each call, at once.
+          pauses: Says when to call ``save``.
+          save: Called when no call is under way: state and progress agree.
 
         Returns:
           Means over the epoch's steps of what the training step measures, ``skipped``
           (the number of steps left out), and ``images_per_second``.
 
         Raises:
-          RunError: If the loss is no longer finite.
+          DivergedError: If loss, gradient or update is no longer finite.
+          Stopped: If someone wants the run to stop; state and progress agree.
         """
-        start = time.perf_counter()
+        pauses = pauses or Pauses(math.inf)
         under_way: deque[tuple[int, dict[str, jax.Array]]] = deque()
-        sums: Counter[str] = Counter()
+        start = time.perf_counter()
 
         def finish_one() -> None:
             steps, metrics = under_way.popleft()
             fetched = _fetch(metrics)
-            sums.update(fetched)
+            if fetched["skipped"]:
+                self._check_health(progress.epoch)
+            progress.add(fetched, steps)
             on_call({name: value / steps for name, value in fetched.items()}, steps)
 
-        steps = min(
-            self.steps_per_epoch, self._total_steps - epoch * self.steps_per_epoch
-        )
-        for call in self._feed.calls(self._seed, epoch, steps):
+        def settle() -> None:
+            """Makes progress agree with the state."""
+            while under_way:
+                finish_one()
+            progress.seconds += time.perf_counter() - start
+
+        steps = self.steps_per_epoch
+        steps = min(steps, self._total_steps - progress.epoch * steps)
+        rest = range(progress.step, steps)
+        for call in self._feed.calls(self._seed, progress.epoch, rest):
             self.state, metrics = self._train_call(self.state, *call.arguments)
             watch()
             under_way.append((call.steps, metrics))
             if len(under_way) > _IN_FLIGHT:
                 finish_one()
-        while under_way:
-            finish_one()
-        seconds = time.perf_counter() - start
-        self.train_seconds += seconds
+            try:
+                save_now = pauses.is_due()
+            except Stopped:
+                settle()
+                raise
+            if save_now:
+                settle()
+                save()
+                start = time.perf_counter()
+        settle()
 
-        taken = steps - sums["skipped"]
-        means = {name: total / max(taken, 1) for name, total in sums.items()}
-        if not (math.isfinite(means["loss"]) and taken):
-            raise RunError(
-                f"the training loss is not finite in epoch {epoch + 1} "
-                f"({means['loss']}): the run diverged; try a lower --learning-rate"
-            )
-        means["skipped"] = sums["skipped"]
-        means["images_per_second"] = steps * self._batch_size / seconds
+        taken = steps - progress.sums["skipped"]
+        means = {name: total / max(taken, 1) for name, total in progress.sums.items()}
+        means["skipped"] = progress.sums["skipped"]
+        means["images_per_second"] = steps * self._batch_size / progress.seconds
         return means
+
+    def _check_health(self, epoch: int) -> None:
+        """Raises DivergedError if too many steps in a row were left out."""
+        health = self.state.health
+        if int(health.skipped_in_a_row) < self._most_skipped:
+            return
+        rows = health.last().T
+        losses, gradients, updates = (
+            ", ".join(f"{value:.3g}" for value in row) for row in rows
+        )
+        raise DivergedError(
+            f"loss, gradient or update is not finite at step {int(health.attempted)}, "
+            f"in epoch {epoch + 1} (losses of the last steps: {losses}; norms of their "
+            f"gradients: {gradients}; of their updates: {updates}): the run diverged; "
+            f"begin anew with a lower --learning-rate and --overwrite, or go on from "
+            f"the last checkpoint with --on-nonfinite skip"
+        )
 
     def parameter_norm(self) -> float:
         """The norm of all parameters."""
         return float(optax.tree.norm(self.state.params))
 
-    def evaluate(self, variables: Any, part: data.Examples) -> dict[str, float]:
+    def evaluate(
+        self, variables: Any, part: data.Examples, pauses: Pauses | None = None
+    ) -> dict[str, float]:
         """Evaluates variables on all of some examples.
 
         Args:
           variables: As ``module.apply`` takes them, replicated or on the host.
           part: The examples.
+          pauses: Asked after each batch.
 
         Returns:
           ``loss``, ``accuracy``, ``top1_error``, ``top5_error``; NaN for an empty
           part.
+
+        Raises:
+          Stopped: If someone wants the run to stop.
         """
+        pauses = pauses or Pauses(math.inf)
         variables = parallel.replicate(variables)
-        sums = [
-            _fetch(self._eval_step(variables, batch))
-            for batch in self._eval_batches(part)
-        ]
+        sums = []
+        for batch in self._eval_batches(part):
+            sums.append(_fetch(self._eval_step(variables, batch)))
+            pauses.is_due()  # a state is saved between epochs, not here
         loss, top1, top5, count = (
             sum(s[name] for s in sums) for name in ("loss", "top1", "top5", "count")
         )

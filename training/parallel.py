@@ -1,20 +1,28 @@
-"""The one place where a step meets the devices.
+"""The one place where a step meets the devices, and a process the others.
 
 A step is a plain per-device function that averages over ``AXIS``; here it is mapped
-over all local devices. ``jax.pmap`` is used nowhere else, so that another way of
-mapping needs no change elsewhere.
+over all devices of all processes. ``jax.pmap`` is used nowhere else, so that another
+way of mapping needs no change elsewhere.
 """
 
+import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from training.errors import ConfigError
+from training.config import Config
+from training.errors import ConfigError, RunError, UserError
 
 AXIS = "batch"
+
+_JOIN_SECONDS = 120  # For all processes to start.
+_HEARTBEAT_SECONDS = 30  # Without a sign of life, until a process counts as dead.
 
 
 def compile_step(
@@ -40,6 +48,12 @@ def compile_step(
         out_axes=None,
         donate_argnums=(0,) if donate else (),
     )
+    if jax.process_count() > 1:
+        # What is compiled ahead of time takes no arrays of a single process: a first
+        # call compiles.
+        first, *others = arguments
+        jax.block_until_ready(mapped(jax.tree.map(jnp.copy, first), *others))
+        return mapped
     return mapped.lower(*arguments).compile()
 
 
@@ -66,11 +80,18 @@ def send(tree: Any) -> Any:
 
 
 def shard(tree: Any) -> Any:
-    """Splits leading axes over the devices: [n, ...] to [devices, n/devices, ...]."""
-    devices = jax.local_device_count()
-    return jax.tree.map(
-        lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), tree
-    )
+    """Splits leading axes over all devices, and takes the part of the local ones.
+
+    That is, [n, ...] becomes [local devices, n / devices, ...].
+    """
+    processes, devices = jax.process_count(), jax.local_device_count()
+    parts = processes, devices
+
+    def own(x: np.ndarray) -> np.ndarray:
+        split = x.reshape(*parts, x.shape[0] // math.prod(parts), *x.shape[1:])
+        return split[jax.process_index()]
+
+    return jax.tree.map(own, tree)
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
@@ -79,7 +100,7 @@ def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
     Raises:
       ConfigError: With the nearest batch sizes that would do.
     """
-    devices = jax.local_device_count()
+    devices = jax.device_count()
     parts = devices * accumulate
     if batch_size % parts:
         below = batch_size // parts * parts
@@ -98,3 +119,71 @@ def _mesh() -> Mesh:
 def device_index() -> jax.Array:
     """Inside a step: the position of this device, 0 to the number of devices - 1."""
     return jax.lax.axis_index(AXIS)
+
+
+def join(config: Config) -> None:
+    """Joins the other processes of a run on several hosts, if there are any.
+
+    Raises:
+      RunError: If they cannot be found.
+    """
+    if not (config.distributed or config.coordinator_address):
+        return
+    if jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(
+            config.coordinator_address,
+            config.num_processes,
+            config.process_id,
+            initialization_timeout=_JOIN_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(
+            f"the processes of the run did not find each other ({reason}): give "
+            f"--coordinator-address, --num-processes and --process-id to each"
+        ) from error
+
+
+def process_count() -> int:
+    """How many processes the run has."""
+    return jax.process_count()
+
+
+def is_coordinator() -> bool:
+    """Whether this process writes the records."""
+    return jax.process_index() == 0
+
+
+def maximum(number: int) -> int:
+    """The largest of the processes' numbers; all take part."""
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def from_coordinator(make: Callable[[], Any]) -> Any:
+    """Returns to all processes what the coordinator makes; all take part.
+
+    Args:
+      make: Called by the coordinator alone; returns a JSON value.
+
+    Raises:
+      RunError: To all, with the sentence of a UserError that ``make`` raised.
+    """
+    if jax.process_count() == 1:
+        return make()
+    answer, error = b"", None
+    if is_coordinator():
+        try:
+            answer = json.dumps({"value": make()}).encode()
+        except UserError as raised:
+            error = raised
+            answer = json.dumps({"error": str(raised)}).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(answer))))
+    padded = np.zeros(size, np.uint8)
+    padded[: len(answer)] = np.frombuffer(answer, np.uint8)
+    received = json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+    if "error" in received:
+        raise RunError(received["error"]) from error
+    return received["value"]

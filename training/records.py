@@ -1,5 +1,6 @@
 """The work directory: what a run leaves behind, and what may already be there."""
 
+import contextlib
 import errno
 import importlib.metadata
 import json
@@ -8,80 +9,135 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import filelock
 import jax
 
 from training import config as config_lib
-from training import data, profiling
+from training import data, parallel, profiling
 from training.config import Config
 from training.errors import RunError
+from training.progress import Progress
 
 CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
 METRICS, CURVES = "metrics.jsonl", "curves.png"
-BEST, TENSORBOARD = "best", "tensorboard"
+BEST, CHECKPOINTS, TENSORBOARD = "best", "checkpoints", "tensorboard"
 # Of runs with amplification: which layers when, and a table for each analysis.
 AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
+_LOCK = ".lock"
 _OURS = (
-    *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, TENSORBOARD),
+    *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
     *(AMPLIFICATION, LAYERS, profiling.DIRECTORY),
 )
 _ANEW = "--overwrite starts the run anew"
 
 
 class Run:
-    """One run's work directory.
+    """One run's work directory, held against other runs until it is closed.
+
+    Of several processes the coordinator alone touches it.
 
     Attributes:
       path: The directory.
       result: The result of a run that has already finished here, or None.
+      is_unfinished: Whether a run with this configuration has begun here and waits to
+        go on.
     """
 
     def __init__(self, config: Config) -> None:
         """Looks at the work directory, and refuses one that cannot be used.
 
-        Nothing is removed or written yet but the empty directory.
+        Nothing is removed or written yet but the empty directory and its lock.
 
         Raises:
-          RunError: If the directory holds an unfinished run, a run with another
-            configuration, or files of somebody else's, or cannot be written.
+          RunError: If the directory holds a run with another configuration, or files
+            of somebody else's, is in use, or cannot be written.
         """
         assert config.workdir is not None
         self.path = Path(config.workdir)
-        self.result: dict[str, Any] | None = None
         self._config = config
         self._writer: Any = None
-        try:
-            if self.path.exists() and not self.path.is_dir():
-                raise RunError(
-                    f"{self.path} is a file, not a directory: choose another --workdir"
-                )
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            self._check_strangers()
-            if not config.overwrite and (self.path / CONFIG).exists():
-                self.result = self._finished()
-        except OSError as error:
+        self._lock = filelock.FileLock(self.path / _LOCK, timeout=0)
+        self.result: dict[str, Any] | None = None
+        self.is_unfinished = False
+        with _explained(self.path):
+            found = parallel.from_coordinator(self._look)
+        self.result = found["result"]
+        self.is_unfinished = found["is_unfinished"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the directory to others."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._lock.release()
+
+    def _look(self) -> dict[str, Any]:
+        """Claims the directory; what it holds."""
+        if self.path.exists() and not self.path.is_dir():
             raise RunError(
-                f"the work directory {self.path} cannot be used ({error.strerror}): "
-                f"choose another --workdir"
+                f"{self.path} is a file, not a directory: choose another --workdir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._check_strangers()
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise RunError(
+                f"{self.path} is in use by another run: wait for it, or choose another "
+                f"--workdir"
             ) from error
+        try:
+            return self._find()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _find(self) -> dict[str, Any]:
+        there = not self._config.overwrite and (self.path / CONFIG).exists()
+        result = None
+        if there:
+            self._check_same()
+            if (self.path / RESULT).exists():
+                needs = ("test_accuracy", "train_seconds")
+                result = read_json(self.path / RESULT, needs=needs)
+            elif self._config.resume == "never":
+                raise RunError(
+                    f"{self.path} holds a run that did not finish: leave --resume out "
+                    f"to go on with it, or {_ANEW}"
+                )
+        elif self._config.resume == "required":
+            raise RunError(
+                f"{self.path} holds no run to go on with: leave --resume out to begin "
+                f"one"
+            )
+        return {"result": result, "is_unfinished": there and result is None}
 
     def _check_strangers(self) -> None:
         names = sorted(path.name for path in self.path.iterdir())
         # Without a configuration even a file with a name of ours is somebody else's.
         is_run = CONFIG in names
-        strangers = [name for name in names if not (is_run and _is_ours(name))]
+        strangers = [
+            name for name in names if name != _LOCK and not (is_run and _is_ours(name))
+        ]
         if strangers:
             raise RunError(
                 f"{self.path} holds files that are not a run's "
                 f"({', '.join(strangers[:3])}): choose another --workdir"
             )
 
-    def _finished(self) -> dict[str, Any]:
+    def _check_same(self) -> None:
         there = read_json(self.path / CONFIG)
         if differences := config_lib.differences(self._config, there):
             raise RunError(
@@ -89,43 +145,66 @@ class Run:
                 f"({'; '.join(differences)}): choose another --workdir, or --overwrite "
                 f"it"
             )
-        if not (self.path / RESULT).exists():
-            raise RunError(
-                f"{self.path} holds a run that did not finish: --overwrite starts it "
-                f"anew"
-            )
-        return read_json(self.path / RESULT, needs=("test_accuracy", "train_seconds"))
 
     def begin(self, dataset: data.Dataset) -> None:
         """Removes an earlier run, and writes ``config.json`` and ``dataset.json``."""
-        for path in list(self.path.iterdir()):
-            if _is_ours(path.name):
+        if not parallel.is_coordinator():
+            return
+        with _explained(self.path):
+            # The configuration last: without it what is left would be a stranger's.
+            ours = [path for path in self.path.iterdir() if _is_ours(path.name)]
+            for path in sorted(ours, key=lambda path: path.name == CONFIG):
                 _remove(path)
+            self._write_config()
+            parts = ("train", "validation", "test")
+            fields = {
+                "name": dataset.name,
+                "num_classes": dataset.num_classes,
+                "image_shape": list(dataset.train.images.shape[1:]),
+                **{part: len(getattr(dataset, part).labels) for part in parts},
+                "mean": dataset.mean.tolist(),
+                "std": dataset.std.tolist(),
+                "label_names": list(dataset.label_names),
+            }
+            _write_json(self.path / DATASET, fields)
+
+    def go_on(self, progress: Progress) -> None:
+        """Brings the records back to where a run goes on from."""
+        if not parallel.is_coordinator():
+            return
+        with _explained(self.path):
+            self._write_config()
+            lines = "".join(_line(metrics) for metrics in progress.history)
+            _write_whole(self.path / METRICS, lines)
+            tables = "".join(_table(*table) for table in progress.tables)
+            if tables:
+                _write_whole(self.path / LAYERS, tables)
+            else:
+                (self.path / LAYERS).unlink(missing_ok=True)
+            _remove(self.path / TENSORBOARD)
+            for metrics in progress.history:
+                self._add_events(metrics)
+
+    def _write_config(self) -> None:
         _write_json(self.path / CONFIG, config_lib.experiment(self._config))
-        parts = ("train", "validation", "test")
-        fields = {
-            "name": dataset.name,
-            "num_classes": dataset.num_classes,
-            "image_shape": list(dataset.train.images.shape[1:]),
-            **{part: len(getattr(dataset, part).labels) for part in parts},
-            "mean": dataset.mean.tolist(),
-            "std": dataset.std.tolist(),
-            "label_names": list(dataset.label_names),
-        }
-        _write_json(self.path / DATASET, fields)
 
     def add_table(self, title: str, table: str) -> None:
         """Appends a table of layers to ``layers.txt``."""
-        with (self.path / LAYERS).open("a", encoding="utf-8") as file:
-            file.write(f"{title}\n{table}\n\n")
+        if parallel.is_coordinator():
+            with _explained(self.path):
+                _append(self.path / LAYERS, _table(title, table))
 
     def add(self, metrics: dict[str, Any]) -> None:
         """Appends an epoch's metrics to ``metrics.jsonl`` and to TensorBoard's events.
 
         ``metrics`` has an entry ``epoch``; NaN becomes null.
         """
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_without_nan(metrics)) + "\n")
+        if parallel.is_coordinator():
+            with _explained(self.path):
+                _append(self.path / METRICS, _line(metrics))
+                self._add_events(metrics)
+
+    def _add_events(self, metrics: dict[str, Any]) -> None:
         if self._writer is None:
             # Imported late, as it takes a while.
             from tensorboardX import SummaryWriter
@@ -143,15 +222,29 @@ class Run:
         Returns:
           What it holds: the result, with None for NaN.
         """
-        if self._writer is not None:
-            self._writer.close()
         result = _without_nan(result)
-        _write_json(self.path / RESULT, result)
+        if parallel.is_coordinator():
+            with _explained(self.path):
+                _write_json(self.path / RESULT, result)
         return result
 
-    def history(self) -> list[dict[str, Any]]:
-        """The metrics of all epochs so far."""
-        return read_metrics(self.path)
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns errors of the file system into sentences."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(
+                f"{path} could not be written ({reason}): what is recorded stays; make "
+                f"room, and give the same command to go on"
+            ) from error
+        raise RunError(
+            f"the work directory {path} cannot be used ({reason}): choose another "
+            f"--workdir"
+        ) from error
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
@@ -178,13 +271,13 @@ def read_json(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _is_ours(name: str) -> bool:
-    # best.new and best.old are a save's, *.tmp those of a JSON file half-way.
+    # best.partial and best.old are a save's, *.tmp those of a file half-way.
     return name in _OURS or name.startswith(f"{BEST}.") or name.endswith(".tmp")
 
 
 def provenance() -> dict[str, Any]:
     """Versions, device and commit, for a result."""
-    devices = jax.local_devices()
+    devices = jax.devices()
     packages = ("plp-optax", "jax", "jaxlib", "flax", "optax", "numpy")
     return {
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
@@ -223,10 +316,27 @@ def _commit() -> str | None:
 
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    _write_whole(path, json.dumps(fields, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
     # Whole or not at all: a reader never sees half a file.
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _line(metrics: dict[str, Any]) -> str:
+    return json.dumps(_without_nan(metrics)) + "\n"
+
+
+def _table(title: str, table: str) -> str:
+    return f"{title}\n{table}\n\n"
 
 
 def _without_nan(fields: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import ast
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -211,6 +212,9 @@ _POSITIVE = (
     "steps_per_call",
     "amplify_factor",
     "amplify_reselect_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "num_processes",
 )
 _NOT_NEGATIVE = (
     "weight_decay",
@@ -218,6 +222,7 @@ _NOT_NEGATIVE = (
     "split_seed",
     "seed",
     "amplify_threshold",
+    "process_id",
 )
 
 
@@ -237,6 +242,7 @@ def check_values(config: Any) -> None:
             raise ConfigError(f"{flag(name)} must not be negative, got {value}")
     if max(config.seed, config.split_seed) >= 2**32:
         raise ConfigError("--seed and --split-seed must be below 2**32")
+    _check_processes(config)
     if not 0 <= config.validation_fraction < 1:
         raise ConfigError(
             f"--validation-fraction must be in [0, 1), got {config.validation_fraction}"
@@ -278,6 +284,28 @@ def check_values(config: Any) -> None:
         )
     if config.stem == "imagenet" and (is_vgg or config.model == "tiny"):
         raise ConfigError(f"{config.model} has no --stem imagenet, only cifar")
+
+
+def _check_processes(config: Any) -> None:
+    address, count, number = (
+        config.coordinator_address,
+        config.num_processes,
+        config.process_id,
+    )
+    if address is not None and not re.fullmatch(r".+:\d{1,5}", address):
+        raise ConfigError(
+            f"--coordinator-address must be HOST:PORT, such as 10.0.0.1:8476, got "
+            f"{address}"
+        )
+    if (address is None) != (count is None) or (count is None) != (number is None):
+        raise ConfigError(
+            "--coordinator-address, --num-processes and --process-id belong together: "
+            "give all three, or --distributed to let JAX find them"
+        )
+    if number is not None and number >= count:
+        raise ConfigError(
+            f"--process-id {number} must be below --num-processes {count}"
+        )
 
 
 def _complete_epochs(fields: dict[str, Any], explicit: Mapping[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training.dynamic_scale import DynamicScale
 
@@ -16,15 +17,53 @@ from training import data, parallel
 from training.errors import ConfigError
 
 
+class Health(NamedTuple):
+    """Whether training goes well: of the last steps, finite or not.
+
+    Attributes:
+      attempted: Steps tried so far; int32 scalar.
+      skipped_in_a_row: How many of the last ones were left out since the loss, the
+        gradient or the update was not finite; int32 scalar.
+      recent: Loss, norm of the gradient and norm of the update of the last 8 steps;
+        that of step i (from 0) is row i modulo 8.
+    """
+
+    attempted: jax.Array
+    skipped_in_a_row: jax.Array
+    recent: jax.Array
+
+    @classmethod
+    def zero(cls, dtype: jax.typing.DTypeLike) -> Self:
+        """Before the first step; ``dtype`` is the loss's."""
+        nothing = jnp.zeros((), jnp.int32)
+        return cls(nothing, nothing, jnp.zeros((8, 3), dtype))
+
+    def after(self, step: jax.Array, finite: jax.Array) -> Self:
+        """After a step of which the row ``step`` is recorded."""
+        return self._replace(
+            attempted=self.attempted + 1,
+            skipped_in_a_row=jnp.where(finite, 0, self.skipped_in_a_row + 1),
+            recent=self.recent.at[self.attempted % len(self.recent)].set(step),
+        )
+
+    def last(self) -> np.ndarray:
+        """The rows of the last steps, the oldest first; fetches them."""
+        attempted = int(self.attempted)
+        count = min(attempted, len(self.recent))
+        rows = np.arange(attempted - count, attempted) % len(self.recent)
+        return np.asarray(self.recent)[rows]
+
+
 class TrainState(NamedTuple):
     """Everything that a training step changes.
 
     Attributes:
-      step: Steps taken; int32 scalar.
+      step: Steps taken, without those left out; int32 scalar.
       params: The network's parameters.
       batch_stats: Its running statistics; empty if it has none.
       opt_state: The optimizer's state, the prediction window included.
       key: The run's random key; constant.
+      health: The last steps' losses and norms.
       loss_scale: Of float16, where small gradients would vanish; else None.
     """
 
@@ -33,6 +72,7 @@ class TrainState(NamedTuple):
     batch_stats: Any
     opt_state: optax.OptState
     key: jax.Array
+    health: Health
     loss_scale: DynamicScale | None = None
 
     @property
@@ -102,6 +142,7 @@ def make_initial_state(
             batch_stats=variables.get("batch_stats", {}),
             opt_state=opt_state,
             key=jax.random.key_data(run_key),
+            health=Health.zero(jnp.promote_types(dtype, jnp.float32)),
             loss_scale=scale,
         )
 
@@ -117,13 +158,16 @@ def make_train_step(
     propagate: bool = False,
     accumulate: int = 1,
     unroll: bool = True,
+    most_skipped: int = 1,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Returns ``train_step(state, images, labels) -> (state, metrics)``.
 
     ``images`` (uint8) and ``labels`` are this device's part of the batch. Metrics are
     means over the batch: ``loss`` (cross-entropy, nats), ``accuracy``, the norms of the
     gradient and of the update that the whole chain makes of it, and ``skipped``, 1 if
-    the gradient overflowed in float16 and the step was left out.
+    the step was left out since one of these was not finite. Such a step changes
+    nothing but the loss scale and ``health``: momentum, windows, sums, statistics and
+    schedules go on as if it had not been.
 
     Args:
       module: The network.
@@ -137,6 +181,8 @@ def make_train_step(
         a part at a time.
       unroll: Whether the parts are unrolled, or a loop on the device: on a CPU a
         convolution's backward pass is many times slower inside a loop.
+      most_skipped: After so many steps in a row that were left out, nothing changes
+        any more.
     """
     unrolled = unroll or accumulate == 1
 
@@ -236,20 +282,29 @@ def make_train_step(
             "gradient_norm": optax.tree.norm(gradient),
             "update_norm": optax.tree.norm(updates),
         }
-        after = TrainState(
-            state.step + 1, params, batch_stats, opt_state, state.key, sums.scale
+        row = jnp.stack([loss, metrics["gradient_norm"], metrics["update_norm"]])
+        finite = sums.finite & jnp.isfinite(row).all()
+        going = state.health.skipped_in_a_row < most_skipped
+        kept = state._replace(
+            health=_where(going, state.health.after(row, finite), state.health),
+            loss_scale=_where(going, sums.scale, state.loss_scale),
         )
-        if state.loss_scale is not None:
-            # A step whose gradient overflowed changes nothing but the loss scale.
-            kept = state._replace(loss_scale=sums.scale)
-            after = jax.tree.map(
-                lambda new, old: jnp.where(sums.finite, new, old), after, kept
-            )
-            metrics = {k: jnp.where(sums.finite, v, 0) for k, v in metrics.items()}
-        metrics["skipped"] = 1 - sums.finite.astype(loss.dtype)
+        after = kept._replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        after = _where(finite & going, after, kept)
+        metrics = _where(finite & going, metrics, jax.tree.map(jnp.zeros_like, metrics))
+        metrics["skipped"] = 1 - (finite & going).astype(loss.dtype)
         return after, metrics
 
     return train_step
+
+
+def _where(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 class _Part(NamedTuple):

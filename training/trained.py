@@ -50,6 +50,6 @@ def load(workdir: str | Path) -> Trained:
     dataset = records.read_json(path / records.DATASET, needs=["num_classes"])
     return Trained(
         networks.make_network(config, dataset["num_classes"], axis_name=None),
-        checkpoints.load(path / records.BEST),
+        checkpoints.read(path / records.BEST).tree,
         config,
     )
