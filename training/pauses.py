@@ -13,17 +13,19 @@ from training import parallel
 # Processes agree on a pause in so many questions: agreeing takes a moment.
 _AGREE_EVERY = 32
 
-_NOTHING, _SAVE, _STOP = 0, 1, 2
+# What a process wishes: the largest wish holds for all. That to stop is the number of
+# the signal.
+_NOTHING, _SAVE = -1, 0
 
 
 class Stopped(KeyboardInterrupt):
     """Someone wants the run to stop, by a signal.
 
     Attributes:
-      signal: The signal; None if it came to another process.
+      signal: The signal's number; it may have come to another process.
     """
 
-    def __init__(self, number: int | None) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__(number)
         self.signal = number
 
@@ -71,13 +73,13 @@ class Pauses:
         """
         self._asked += 1
         late = time.monotonic() - self._saved > self._seconds
-        wish = _STOP if self._signal is not None else _SAVE if late else _NOTHING
+        wish = self._signal or (_SAVE if late else _NOTHING)
         if parallel.process_count() > 1:
             if self._asked % _AGREE_EVERY:
                 return False
             wish = parallel.maximum(wish)
-        if wish == _STOP:
-            raise Stopped(self._signal)
+        if wish > _SAVE:
+            raise Stopped(wish)
         return wish == _SAVE
 
     def saved(self) -> None:
