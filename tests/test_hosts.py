@@ -27,8 +27,7 @@ def start(workdir, *flags, devices=2):
     return subprocess.Popen(
         [sys.executable, "train.py", "--workdir", str(workdir), *ARGV, *flags],
         cwd=ROOT,
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -50,10 +50,6 @@ def make_loop(dataset, **fields):
     return loop
 
 
-def ignore(metrics, steps):
-    pass
-
-
 def test_step_on_four_devices_is_the_step_on_the_whole_batch():
     """Losses, norms, parameters and statistics, in float64, without pmap."""
     assert jax.local_device_count() == 4

@@ -182,7 +182,7 @@ def begin_write(path: Path, checkpoint: Checkpoint) -> Callable[[], None]:
     """
     partial, old = _beside(path, "partial"), _beside(path, "old")
     leads = parallel.is_coordinator()
-    with _explained(path), _silent(logging.getLogger("absl")):
+    with _explained(path, OSError), _silent(logging.getLogger("absl")):
         if leads:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -190,7 +190,11 @@ def begin_write(path: Path, checkpoint: Checkpoint) -> Callable[[], None]:
         response = ocp.save_async((partial / _TREE).absolute(), checkpoint.tree)
 
     def finish() -> None:
-        with _explained(path), _silent(logging.getLogger("absl")):
+        # Orbax's storage has errors of its own.
+        with (
+            _explained(path, OSError, ValueError),
+            _silent(logging.getLogger("absl")),
+        ):
             response.result()
             if not leads:
                 return
@@ -208,13 +212,12 @@ def begin_write(path: Path, checkpoint: Checkpoint) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """Turns what a disk refuses into a sentence."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except errors as error:
         shutil.rmtree(_beside(path, "partial"), ignore_errors=True)
-        # Orbax's storage has errors of its own.
         reason = error.strerror if isinstance(error, OSError) else _first_line(error)
         raise RunError(
             f"{path} could not be written ({reason}): what was saved before it is "
