@@ -1,8 +1,10 @@
 """What a study is: arms that differ in one thing, paired by seed."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from training.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,11 +15,17 @@ class Arm:
       name: Short, and fit for a file name: ``plp-4``.
       label: As reports call it: ``PLP, period 4``.
       fields: Fields of ``training.config.Config``, on top of the study's.
+      derived: Further fields, which follow from the arm's own configuration without
+        them, such as a multiple of its learning rate.
+      group: The part of the study that it belongs to; runs and reports keep the parts
+        apart. Empty for the main part.
     """
 
     name: str
     label: str
     fields: Mapping[str, Any]
+    derived: Callable[[Config], Mapping[str, Any]] | None = None
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +50,13 @@ class Scale:
       seeds: How many paired seeds.
       fields: Fields of ``training.config.Config`` on top of the study's and under the
         arm's: data set, width, epochs, batch size.
+      arms: Names of the arms to run; None for all.
     """
 
     models: tuple[str, ...]
     seeds: int
     fields: Mapping[str, Any]
+    arms: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +73,8 @@ class Study:
       comparisons: What the report concludes on.
       full: The scale of the paper.
       quick: The scale of two CPU cores and ten minutes.
+      model_fields: For networks that are trained in another way than the rest: fields
+        of ``training.config.Config`` on top of ``fields`` and under the scale's.
     """
 
     name: str
@@ -74,6 +86,9 @@ class Study:
     comparisons: tuple[Comparison, ...]
     full: Scale
     quick: Scale
+    model_fields: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from models import googlenet, resnet, tiny, vgg
+from models import googlenet, plain, resnet, tiny, vgg
 from models.layers import Network
 
 __all__ = ["NAMES", "Network", "create"]
@@ -15,6 +15,7 @@ _VARIANTS: dict[str, tuple[type[Network], dict[str, Any]]] = {
     **resnet.VARIANTS,
     **googlenet.VARIANTS,
     **tiny.VARIANTS,
+    **plain.VARIANTS,
 }
 
 NAMES = tuple(_VARIANTS)
@@ -35,9 +36,10 @@ def create(
     The module maps float images of shape (batch, height, width, channels) to logits
     of shape (batch, num_classes), in float32 or wider. Any side from 1 pixel up will
     do: a pooling or stride that meets a side of 1 leaves it alone. Its variables are
-    the collections `params` and `batch_stats`; in training, `batch_stats` must be
-    mutable, and networks with dropout (VGG's MLP head at 0.5, GoogLeNet at 0.4) need
-    the "dropout" random stream. `network.clone(dropout_rate=0.0)` turns it off.
+    the collections `params` and `batch_stats`, which "plain" has none of; in training,
+    `batch_stats` must be mutable, and networks with dropout (VGG's MLP head at 0.5,
+    GoogLeNet at 0.4) need the "dropout" random stream.
+    `network.clone(dropout_rate=0.0)` turns it off.
 
     Networks start from PyTorch's default initialisation. Batch normalisation has
     PyTorch's momentum 0.1 and epsilon 1e-5.

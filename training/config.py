@@ -133,6 +133,7 @@ class Config:
         "resnet101",
         "googlenet",
         "tiny",
+        "plain",
     ] = "resnet18"
     width: int = 16
     stem: Literal["cifar", "imagenet"] = "cifar"
