@@ -119,10 +119,7 @@ class Training:
             unroll=not on_accelerator(),
         )
         shape = dataset.train.images.shape[1:]
-        self._state = jax.jit(
-            make_initial_state(module, tx, shape, dtype),
-            out_shardings=parallel.replicated(),
-        )(jax.random.key(0))
+        self._state = make_initial_state(module, tx, shape, dtype)(jax.random.key(0))
         self._call = parallel.compile_step(
             self._feed.wrap(step),
             self._state,

@@ -38,9 +38,9 @@ class Config:
         prediction, Lookahead, or the average of the window; ahead of it layer-wise
         gradient amplification; or amplification and prediction.
       plp_step: PLP: how far to predict, in optimizer steps. Unset: 1.
+      plp_window: PLP and average: parameters the window holds. Unset: 3.
       plp_period: PLP and average: optimizer steps in a cycle. Unset: 4, or --plp-window
         if that is more.
-      plp_window: PLP and average: parameters the window holds. Unset: 3.
       plp_fit: PLP: the line through the window. Unset: midpoint, the paper's.
       lookahead_steps: Lookahead: steps between two synchronisations. Unset: 5.
       lookahead_alpha: Lookahead: rate of the slow weights. Unset: 0.5.
@@ -97,8 +97,8 @@ class Config:
       resume: What to do where a run with this configuration did not finish: auto goes
         on from its last checkpoint; required also fails where there is none; never
         refuses.
-      checkpoint_minutes: Save the run after so many minutes of training, besides after
-        every epoch.
+      checkpoint_epochs: Save the run after every so many epochs; 0 for the end only.
+      checkpoint_minutes: Save it after so many minutes, besides.
       keep_checkpoints: How many of the newest checkpoints are kept.
       on_nonfinite: When loss, gradient or update is not finite: stop, or skip that
         step; after 25 in a row the run stops.
@@ -143,8 +143,8 @@ class Config:
         "plp"
     )
     plp_step: float | None = None
-    plp_period: int | None = None
     plp_window: int | None = None
+    plp_period: int | None = None
     plp_fit: Literal["midpoint", "least_squares"] | None = None
     lookahead_steps: int | None = None
     lookahead_alpha: float | None = None
@@ -185,6 +185,7 @@ class Config:
     workdir: str | None = None
     overwrite: bool = False
     resume: Literal["auto", "required", "never"] = "auto"
+    checkpoint_epochs: int = 1
     checkpoint_minutes: float = 15.0
     keep_checkpoints: int = 2
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -203,7 +204,10 @@ PLACE = (
     *("coordinator_address", "num_processes", "process_id", "distributed"),
 )
 # What may change while a run goes on.
-_CONDUCT = ("data_dir", "checkpoint_minutes", "keep_checkpoints", "on_nonfinite")
+_CONDUCT = (
+    *("data_dir", "on_nonfinite"),
+    *("checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints"),
+)
 
 
 def parse(argv: Sequence[str]) -> list[Config]:
@@ -227,14 +231,14 @@ def parse(argv: Sequence[str]) -> list[Config]:
     explicit = {
         name: getattr(parsed, name) for name in _names() if _is_given(name, argv)
     }
-    if parsed.preset and parsed.config:
+    if parsed.preset and parsed.config is not None:
         raise ConfigError(
             "--preset and --config both set where to start from: give one of them"
         )
     base: dict[str, Any] = {}
     if parsed.preset:
         base = PRESETS[parsed.preset]
-    elif parsed.config:
+    elif parsed.config is not None:
         defaults = dataclasses.asdict(Config())
         base = rules.without_defaults(read(Path(parsed.config)), explicit, defaults)
     base = rules.without_superseded(base, explicit)
@@ -311,7 +315,8 @@ def read(path: Path, what: str = "--config ") -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{what}{path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    # Brackets that are nested too deeply exhaust the parser.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{what}{path} is not a JSON file: {error}") from error
     if not isinstance(fields, dict):
         raise ConfigError(f"{what}{path} must hold a JSON object of fields")

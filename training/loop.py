@@ -69,10 +69,8 @@ class Loop:
         preprocess = Preprocess(
             dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
         )
-        self._initial_state = jax.jit(
-            make_initial_state(module, tx, dataset.train.images.shape[1:], dtype),
-            out_shardings=parallel.replicated(),
-        )
+        shape = dataset.train.images.shape[1:]
+        self._initial_state = make_initial_state(module, tx, shape, dtype)
         self._train_function = self._feed.wrap(
             make_train_step(
                 module,

@@ -141,17 +141,25 @@ def listed_strategy(text: str) -> list[tuple[Any, ...]]:
     """Reads ``--strategy`` in the paper's notation.
 
     Raises:
-      ConfigError: If it is not a list of tuples with an end epoch first.
+      ConfigError: If it is not a list of tuples of numbers.
     """
+    wrong = ConfigError(
+        f"--strategy {text!r} is neither {' nor '.join(NAMED_STRATEGIES)} nor a "
+        f"list of (end epoch, learning rate, amplify?, factor)"
+    )
     try:
         stages = [tuple(stage) for stage in ast.literal_eval(text)]
-        int(stages[-1][0])
-    except (ValueError, SyntaxError, TypeError, IndexError) as error:
-        raise ConfigError(
-            f"--strategy {text!r} is neither {' nor '.join(NAMED_STRATEGIES)} nor a "
-            f"list of (end epoch, learning rate, amplify?, factor)"
-        ) from error
+    # Text that is nested too deeply exhausts the parser.
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise wrong from error
+    numbers = [number for stage in stages for number in stage]
+    if not stages or not all(stages) or not all(map(_is_number, numbers)):
+        raise wrong
     return stages
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LARGEST
 
 
 def flag(name: str) -> str:
@@ -223,7 +231,17 @@ _NOT_NEGATIVE = (
     "seed",
     "amplify_threshold",
     "process_id",
+    "checkpoint_epochs",
 )
+# What numbers must stay below; integers without an entry below 2**31, others below
+# _LARGEST.
+_LIMITS = {
+    **dict.fromkeys(("seed", "split_seed"), 2**32),
+    "warmup_epochs": 2**31,
+    # More is a slip, and would take all memory, or hours, before it is noticed.
+    **dict.fromkeys(("width", "plp_window", "lookahead_steps"), 10_000),
+}
+_LARGEST = 1e38  # Float32 holds three times that.
 
 
 def check_values(config: Any) -> None:
@@ -231,17 +249,16 @@ def check_values(config: Any) -> None:
     for name, value in vars(config).items():
         if value is None or isinstance(value, bool | str):
             continue
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{flag(name)} must be finite, got {value}")
-        is_seed = name in ("seed", "split_seed")
-        if isinstance(value, int) and value >= 2**31 and not is_seed:
-            raise ConfigError(f"{flag(name)} must be below 2**31, got {value}")
         if name in _POSITIVE and value <= 0:
             raise ConfigError(f"{flag(name)} must be positive, got {value}")
         if name in _NOT_NEGATIVE and value < 0:
             raise ConfigError(f"{flag(name)} must not be negative, got {value}")
-    if max(config.seed, config.split_seed) >= 2**32:
-        raise ConfigError("--seed and --split-seed must be below 2**32")
+        limit = _LIMITS.get(name, 2**31 if isinstance(value, int) else _LARGEST)
+        if abs(value) >= limit:
+            bound = f"below {_power(limit)}" if value > 0 else f"above -{_power(limit)}"
+            raise ConfigError(f"{flag(name)} must be {bound}, got {value}")
     _check_processes(config)
     if not 0 <= config.validation_fraction < 1:
         raise ConfigError(
@@ -271,6 +288,12 @@ def check_values(config: Any) -> None:
             f"--max-learning-rate {config.max_learning_rate} is below --learning-rate "
             f"{config.learning_rate}, the cyclic schedule's base"
         )
+    if config.cycle_steps is not None and config.cycle_steps >= 2**30:
+        # A whole cycle is counted in int32.
+        raise ConfigError(
+            f"--cycle-steps, half a cycle, must be below 2**30, got "
+            f"{config.cycle_steps}"
+        )
     if config.amplify_select == "random" and config.amplify_ratio is None:
         raise ConfigError("--amplify-select random needs --amplify-ratio, such as 0.2")
     if config.amplify_ratio is not None and not 0 < config.amplify_ratio <= 1:
@@ -286,13 +309,19 @@ def check_values(config: Any) -> None:
         raise ConfigError(f"{config.model} has no --stem imagenet, only cifar")
 
 
+def _power(number: float) -> str:
+    exponent = math.log2(number)
+    return f"2**{exponent:.0f}" if exponent.is_integer() else f"{number:g}"
+
+
 def _check_processes(config: Any) -> None:
     address, count, number = (
         config.coordinator_address,
         config.num_processes,
         config.process_id,
     )
-    if address is not None and not re.fullmatch(r".+:\d{1,5}", address):
+    port = re.fullmatch(r"\S+:([0-9]{1,5})", address or "")
+    if address is not None and not (port and 0 < int(port[1]) < 2**16):
         raise ConfigError(
             f"--coordinator-address must be HOST:PORT, such as 10.0.0.1:8476, got "
             f"{address}"
@@ -323,12 +352,12 @@ def _complete_epochs(fields: dict[str, Any], explicit: Mapping[str, Any]) -> Non
 
 
 def _means_nothing(rule: _Dependent, value: Any, fields: Mapping[str, Any]) -> str:
-    choice, values = rule.choice, rule.values
     given = f"{flag(rule.flag)} {value}"
+    if fields[rule.choice] is None:  # itself without meaning under another choice
+        rule = next(other for other in _DEPENDENTS if other.flag == rule.choice)
+    choice, values = rule.choice, rule.values
     if values == (None,):
         return f"{given} contradicts {flag(choice)} {fields[choice]}: give one of them"
-    if fields[choice] is None:  # itself without meaning under the method
-        choice, values = "method", _AMPLIFYING
     return (
         f"{given} means nothing with {flag(choice)} {fields[choice]}: leave it out, or "
         f"choose {flag(choice)} {' or '.join(values)}"

@@ -19,7 +19,8 @@ from training.progress import Progress
 class Session:
     """The state of a run, in memory and on disk. Use as a context manager.
 
-    It begins the run, or goes on where it was left. Asked to stop, it saves.
+    It begins the run, or goes on where it was left. At the end, or asked to stop, it
+    saves.
 
     Attributes:
       progress: The position in the run.
@@ -38,6 +39,7 @@ class Session:
         self._directory = directory
         self._loop = loop
         self._best_is_new = False
+        self._epochs_between = config.checkpoint_epochs
         self._signals = contextlib.ExitStack()
         self._checkpoints = Checkpoints(
             directory.path / records.CHECKPOINTS, config.keep_checkpoints
@@ -79,7 +81,7 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         with self._signals:
-            if isinstance(value, Stopped):
+            if value is None or isinstance(value, Stopped):
                 self.save()
             self._checkpoints.close()
 
@@ -105,7 +107,7 @@ class Session:
         self.pauses.saved()
 
     def end_epoch(self, metrics: dict[str, Any]) -> tuple[bool, Any]:
-        """Records an epoch, and saves.
+        """Records an epoch, and saves if it is time.
 
         Args:
           metrics: Its line of ``metrics.jsonl``; amplification joins it.
@@ -130,7 +132,9 @@ class Session:
             self.best = copy_to_host(self._loop.state.variables)
             self._best_is_new = True
         self.progress.end_epoch(metrics)
-        self.save()
+        every = self._epochs_between
+        if every and self.progress.epoch % every == 0:
+            self.save()
         return is_best, account and account.analysis
 
     def _note_amplification(self) -> amplification.Account | None:

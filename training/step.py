@@ -120,16 +120,10 @@ def make_initial_state(
     network's layers.
     """
 
-    def initial_state(key: jax.Array) -> TrainState:
-        init_key, run_key = jax.random.split(key)
-        images = jnp.zeros((1, *image_shape), dtype)
-        variables = module.init(init_key, images, train=False)
-        try:
-            opt_state = tx.init(variables["params"])
-        except ValueError as error:  # an option that does not fit the layers
-            raise ConfigError(
-                f"the optimizer does not fit the network: {error}"
-            ) from error
+    def draw(key: jax.Array) -> Any:
+        return module.init(key, jnp.zeros((1, *image_shape), dtype), train=False)
+
+    def assemble(variables: Any, key: jax.Array) -> TrainState:
         scale = None
         if dtype == jnp.float16:
             scale = DynamicScale(
@@ -140,11 +134,26 @@ def make_initial_state(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
-            opt_state=opt_state,
-            key=jax.random.key_data(run_key),
+            opt_state=tx.init(variables["params"]),
+            key=jax.random.key_data(key),
             health=Health.zero(jnp.promote_types(dtype, jnp.float32)),
             loss_scale=scale,
         )
+
+    # Compiled apart, since drawing takes long to compile and is the same for every
+    # optimizer.
+    draw = jax.jit(draw, out_shardings=parallel.replicated())
+    assemble = jax.jit(assemble, out_shardings=parallel.replicated())
+
+    def initial_state(key: jax.Array) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        variables = draw(init_key)
+        try:
+            return assemble(variables, run_key)
+        except ValueError as error:  # an option that does not fit the layers
+            raise ConfigError(
+                f"the optimizer does not fit the network: {error}"
+            ) from error
 
     return initial_state
 

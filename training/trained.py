@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training import config as config_lib
 from training.config import Config
+from training.errors import RunError
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -48,8 +49,8 @@ def load(workdir: str | Path) -> Trained:
     fields = config_lib.read(path / records.CONFIG, "the run's configuration ")
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
     dataset = records.read_json(path / records.DATASET, needs=["num_classes"])
-    return Trained(
-        networks.make_network(config, dataset["num_classes"], axis_name=None),
-        checkpoints.read(path / records.BEST).tree,
-        config,
-    )
+    try:
+        module = networks.make_network(config, dataset["num_classes"], axis_name=None)
+    except ValueError as error:
+        raise RunError(f"{path / records.DATASET} is damaged ({error})") from error
+    return Trained(module, checkpoints.read(path / records.BEST).tree, config)

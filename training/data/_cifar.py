@@ -32,18 +32,23 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
     Raises:
       DataError: if the directory is unusable, or the set is damaged or cannot be had.
     """
-    if data_dir is None:
-        root = pathlib.Path(tfds.core.constants.DATA_DIR).expanduser()
-    else:
-        root = pathlib.Path(data_dir).expanduser()
-        if not root.exists():
-            raise errors.DataError(
-                f"The data directory {root} does not exist: create it to have {name} "
-                "prepared there, or name the directory of a prepared set."
-            )
-    if root.exists() and not root.is_dir():
+    place = tfds.core.constants.DATA_DIR if data_dir is None else data_dir
+    try:
+        root = pathlib.Path(place).expanduser()
+        exists = root.exists()
+    # Its name may be too long, or begin with the home of nobody.
+    except (OSError, RuntimeError) as error:
+        raise errors.DataError(
+            f"The data directory {place} cannot be used ({error}): name another one."
+        ) from error
+    if exists and not root.is_dir():
         raise errors.DataError(
             f"The data directory {root} is not a directory: name one that is."
+        )
+    if not exists and data_dir is not None:
+        raise errors.DataError(
+            f"The data directory {root} does not exist: create it to have {name} "
+            "prepared there, or name the directory of a prepared set."
         )
     builder_cls = tfds.builder_cls(name)
     directory = root / name / str(builder_cls.VERSION)
@@ -64,10 +69,16 @@ def read(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
 
 def _read_prepared(directory: pathlib.Path) -> Source:
     builder = tfds.builder_from_directory(directory)
+    # Read here, as tensorflow-datasets takes a file that is cut short or missing for
+    # one with fewer names or none.
+    names = (directory / "label.labels.txt").read_text(encoding="utf-8").split()
+    classes = builder.info.features["label"].num_classes
+    if len(set(names)) != classes:
+        raise ValueError(f"there are {len(set(names))} names of {classes} labels")
     return Source(
         train=_read_part(builder, "train"),
         test=_read_part(builder, "test"),
-        label_names=tuple(builder.info.features["label"].names),
+        label_names=tuple(names),
     )
 
 
