@@ -139,9 +139,10 @@ def test_an_overflow_of_float16_skips_the_step_and_halves_the_scale():
     assert state.step == 0
     jax.tree.map(
         np.testing.assert_array_equal,
-        state._replace(loss_scale=None),
-        jax.device_get(before._replace(loss_scale=None)),
+        state._replace(loss_scale=None, health=None),
+        jax.device_get(before._replace(loss_scale=None, health=None)),
     )
+    assert state.health.skipped_in_a_row == 1
     state, metrics = one_step(jnp.float16)
     assert metrics["skipped"] == 0
     assert state.step == 1
