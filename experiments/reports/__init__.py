@@ -1,0 +1,1 @@
+"""What each study's report holds: a function ``sections`` a study."""

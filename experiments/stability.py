@@ -1,0 +1,194 @@
+"""How much curvature a cycle bears: its linear map on a quadratic, and where it grows.
+
+On a quadratic with curvature ``lam``, gradient descent at the rate ``eta``, with
+heavy-ball or Nesterov momentum and with any affine window
+(:func:`plp_optax.affine_window`), maps the error and the momentum buffer linearly, and
+only the product ``eta * lam`` matters: what is called ``curvature`` here. A cycle is
+stable where its map has no eigenvalue outside the unit circle. Full-batch training is
+such a quadratic along each eigenvector of the Hessian, while the Hessian stays what
+it is.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+import plp_optax
+
+# At curvature 0 the radius is 1: so far above 1 it may be by rounding.
+_ROUNDING = 1e-9
+
+
+class Cycle(NamedTuple):
+    """An active cycle of an affine window.
+
+    Attributes:
+      coefficients: ``c_0, ..., c_k``, with sum 1.
+      period: Optimizer steps in a cycle, at least k.
+    """
+
+    coefficients: tuple[float, ...]
+    period: int
+
+    @property
+    def drift(self) -> float:
+        """What to multiply a learning rate by for the matched rate."""
+        return plp_optax.drift(self.coefficients, period=self.period)
+
+
+# The optimizer alone: a window of one step that jumps nowhere.
+PLAIN = Cycle((0.0, 1.0), 1)
+
+
+def plp_cycle(
+    step: float = 1.0,
+    *,
+    window: int = 3,
+    period: int = 4,
+    fit: Literal["midpoint", "least_squares"] = "midpoint",
+) -> Cycle:
+    """The cycle of :func:`plp_optax.plp` with the same arguments."""
+    coefficients = plp_optax.plp_coefficients(step, window=window, fit=fit)
+    return Cycle(tuple(map(float, coefficients)), period)
+
+
+def cycle_map(
+    cycle: Cycle,
+    curvature: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    *,
+    nesterov: bool = False,
+) -> np.ndarray:
+    """The linear map of (error, momentum buffer) over a cycle.
+
+    Args:
+      cycle: The cycle.
+      curvature: Learning rate times curvature.
+      momentum: In [0, 1); broadcasts against ``curvature``.
+      nesterov: Nesterov momentum, as PyTorch and optax have it, not heavy ball.
+
+    Returns:
+      Matrices ``[..., 2, 2]``, with the buffer in units of the step.
+
+    Raises:
+      ValueError: If the coefficients do not sum to 1 or the period is less than k.
+    """
+    plp_optax.drift(cycle.coefficients, period=cycle.period)  # checks the two
+    h, mu = np.broadcast_arrays(np.asarray(curvature, float), momentum)
+    # buffer' = mu buffer + h error; then error' = error - buffer', or with Nesterov
+    # error' = error - (h error + mu buffer').
+    gain, kept = (1 + mu, mu * mu) if nesterov else (np.ones_like(mu), mu)
+    step = _matrix([[1 - h * gain, -kept], [h, mu]])
+    powers = [np.broadcast_to(np.eye(2), step.shape)]
+    for _ in cycle.coefficients[1:]:
+        powers.append(step @ powers[-1])
+    # The jump moves the error and leaves the buffer alone.
+    end = powers[-1].copy()
+    end[..., 0, :] = sum(
+        c * power[..., 0, :]
+        for c, power in zip(cycle.coefficients, powers, strict=True)
+    )
+    rest = cycle.period + 1 - len(cycle.coefficients)
+    return np.linalg.matrix_power(step, rest) @ end
+
+
+def growth(
+    cycle: Cycle,
+    curvature: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    *,
+    nesterov: bool = False,
+) -> np.ndarray:
+    """The factor an error grows by in the long run, for each optimizer step.
+
+    The spectral radius of the cycle's map, to the power of 1/period: below 1 the error
+    shrinks, above 1 training is unstable.
+
+    Args:
+      cycle: As of :func:`cycle_map`, like the others.
+      curvature: As there.
+      momentum: As there.
+      nesterov: As there.
+
+    Returns:
+      An array of the broadcast shape.
+    """
+    matrix = cycle_map(cycle, curvature, momentum, nesterov=nesterov)
+    return np.abs(np.linalg.eigvals(matrix)).max(axis=-1) ** (1 / cycle.period)
+
+
+def unstable_bands(
+    cycle: Cycle,
+    momentum: float = 0.0,
+    *,
+    nesterov: bool = False,
+    top: float = 8.0,
+    points: int = 4001,
+) -> list[tuple[float, float]]:
+    """The intervals of curvature, from 0 to ``top``, in which the cycle is unstable.
+
+    Args:
+      cycle: The cycle.
+      momentum: In [0, 1).
+      nesterov: Nesterov momentum, not heavy ball.
+      top: Where to stop looking.
+      points: Where to look first, evenly spread; a narrower band may be overlooked.
+
+    Returns:
+      (low, high), ascending, to 1e-9; ``high`` is inf for a band that reaches ``top``.
+    """
+
+    def unstable(curvature: np.ndarray) -> np.ndarray:
+        return growth(cycle, curvature, momentum, nesterov=nesterov) > 1 + _ROUNDING
+
+    grid = np.linspace(0, top, points)
+    flags = unstable(grid)
+    (changes,) = np.nonzero(flags[1:] != flags[:-1])
+    low, high, before = grid[changes], grid[changes + 1], flags[changes]
+    while np.max(high - low, initial=0) > 1e-9:
+        middle = (low + high) / 2
+        same = unstable(middle) == before
+        low, high = np.where(same, middle, low), np.where(same, high, middle)
+    edges = [*high.tolist(), math.inf]
+    return list(zip(edges[::2], edges[1::2], strict=False))
+
+
+def stability_limit(
+    cycle: Cycle, momentum: float = 0.0, *, nesterov: bool = False, top: float = 8.0
+) -> float:
+    """The curvature from which on a cycle is unstable for the first time.
+
+    Args:
+      cycle: The cycle.
+      momentum: In [0, 1).
+      nesterov: Nesterov momentum, not heavy ball.
+      top: Where to stop looking.
+
+    Returns:
+      Learning rate times curvature, and inf if there is none below ``top``.
+    """
+    bands = unstable_bands(cycle, momentum, nesterov=nesterov, top=top)
+    return bands[0][0] if bands else math.inf
+
+
+def matched_limit(
+    cycle: Cycle, momentum: float = 0.0, *, nesterov: bool = False
+) -> float:
+    """The same for the optimizer alone at the cycle's matched rate.
+
+    Args:
+      cycle: The cycle.
+      momentum: In [0, 1).
+      nesterov: Nesterov momentum, not heavy ball.
+
+    Returns:
+      Curvature times the cycle's own learning rate, and not the matched one, so that
+      it can be set against :func:`stability_limit`.
+    """
+    return stability_limit(PLAIN, momentum, nesterov=nesterov) / cycle.drift
+
+
+def _matrix(rows: list[list[np.ndarray]]) -> np.ndarray:
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)

@@ -1,0 +1,242 @@
+"""Why prediction does what it does: the curvature that it bears, and its matched rate.
+
+Theory (``experiments.stability``) speaks of the full batch, a constant learning rate,
+and a loss whose curvature does not depend on the size of the batch or of the weights.
+So the network ``plain`` has no normalisation and is trained on its whole training part
+at once. The others are trained as usual, on small batches: there noise keeps the
+curvature lower than the full batch's limits, and batch normalisation ties it to the
+norm of the weights, since the loss does not change when they are scaled, and its
+Hessian shrinks with their square.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import Partial
+
+import train
+from experiments import paths
+from experiments.curvature import top_eigenvalue
+from experiments.studies.rates import matched
+from experiments.study import Arm, Comparison, Scale, Study
+from training import data, networks
+from training.config import Config
+from training.loop import Loop
+
+# -- The study -------------------------------------------------------------------------
+
+PERIOD = 4
+MATCHED = matched(period=PERIOD)
+
+
+class Regime(NamedTuple):
+    """What arms that are compared have in common.
+
+    Attributes:
+      name: Ends the names of its arms.
+      label: As reports call it.
+      momentum: The coefficient.
+      nesterov: Nesterov momentum, not heavy ball.
+      full_batch_rate: The learning rate of SGD and PLP on the full batch.
+      mini_batch_rate: And on small ones, for networks with batch normalisation.
+    """
+
+    name: str
+    label: str
+    momentum: float
+    nesterov: bool
+    full_batch_rate: float
+    mini_batch_rate: float
+
+
+# At a low rate the curvature that SGD meets stays below all limits; at a high one it
+# rises to SGD's limit, with heavy ball at least beyond PLP's. Chosen on pilot runs with
+# the digits.
+REGIMES = (
+    Regime("none-low", "no momentum, low rate", 0.0, False, 0.4, 0.03),
+    Regime("none-high", "no momentum, high rate", 0.0, False, 2.0, 1.0),
+    Regime("heavy-low", "heavy ball 0.9, low rate", 0.9, False, 0.08, 0.01),
+    Regime("heavy-high", "heavy ball 0.9, high rate", 0.9, False, 0.6, 0.5),
+    Regime("nesterov-high", "Nesterov 0.9, high rate", 0.9, True, 0.6, 0.5),
+)
+METHODS = {"sgd": "SGD", "plp": "PLP", "matched": f"SGD, rate x {MATCHED}"}
+
+# Networks without normalisation, which train on the full batch: the training images
+# of each set, and the part of the whole that is left for validation.
+FULL_BATCH_MODELS = ("plain",)
+_FULL_BATCH = {"digits": (1150, 0.2), "cifar10": (5000, 0.9), "cifar100": (5000, 0.9)}
+
+
+def _derived(method: str, regime: Regime) -> Callable[[Config], dict[str, Any]]:
+    factor = float(MATCHED) if method == "matched" else 1.0
+
+    def fields(config: Config) -> dict[str, Any]:
+        if config.model not in FULL_BATCH_MODELS:
+            return {"learning_rate": factor * regime.mini_batch_rate}
+        images, validation = _FULL_BATCH[config.dataset]
+        return {
+            "learning_rate": factor * regime.full_batch_rate,
+            "batch_size": images,
+            "validation_fraction": validation,
+        }
+
+    return fields
+
+
+def _arm(method: str, regime: Regime) -> Arm:
+    fields: dict[str, Any] = {
+        "optimizer": "nesterov" if regime.nesterov else "sgd",
+        "momentum": regime.momentum,
+        "method": "plp" if method == "plp" else "sgd",
+    }
+    if method == "plp":
+        fields["plp_period"] = PERIOD
+    return Arm(
+        f"{method}-{regime.name}",
+        f"{METHODS[method]}, {regime.label}",
+        fields,
+        _derived(method, regime),
+    )
+
+
+STUDY = Study(
+    name="mechanism",
+    title="Why prediction does what it does: curvature and the matched rate",
+    question="Is parameter linear prediction the matched learning rate while learning "
+    "rate x curvature is small? And does it bear far less curvature than the matched "
+    "rate with heavy-ball momentum, and more without momentum, as the linear map of "
+    "its cycle predicts?",
+    preset=None,
+    fields={
+        "epochs": 12,
+        "batch_size": 64,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "weight_decay": 5e-4,
+        "augment": False,
+    },
+    arms=tuple(_arm(method, regime) for regime in REGIMES for method in METHODS),
+    comparisons=tuple(
+        Comparison(f"plp-{regime.name}", f"{control}-{regime.name}")
+        for regime in REGIMES
+        for control in ("sgd", "matched")
+    ),
+    full=Scale(
+        models=("plain", "resnet18"),
+        seeds=5,
+        fields={"dataset": "cifar100", "width": 64, "batch_size": 128},
+    ),
+    quick=Scale(
+        models=("plain", "tiny"),
+        seeds=3,
+        fields={"dataset": "digits", "width": 8},
+    ),
+    model_fields={
+        "plain": {"epochs": 96, "weight_decay": 0.0},
+    },
+)
+
+# -- What is measured ------------------------------------------------------------------
+
+# Of the full batch two cycles, so that measurements fall on ends of cycles.
+_EPOCHS_BETWEEN = 2 * PERIOD
+_IMAGES = 512
+_TOLERANCE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingLoss:
+    """The loss of a batch as training has it, as a function of the parameters.
+
+    Batch normalisation takes its statistics from this batch, so that they are part of
+    what is differentiated; dropout is drawn once and for all.
+
+    Attributes:
+      module: The network. Losses of equal networks are equal, and compile once.
+    """
+
+    module: nn.Module
+
+    def __call__(self, images: jax.Array, labels: jax.Array, params: Any) -> jax.Array:
+        """The mean cross-entropy, in nats."""
+        logits, _ = self.module.apply(
+            {"params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean()
+
+
+class Observer(train.Watcher):
+    """Follows curvature and path of a run.
+
+    Attributes:
+      measures: ``step``: the optimizer steps at which it looked, 0 first. At each,
+        ``top_eigenvalue`` of the Hessian of the training loss on a fixed batch (the
+        full one, or the first 512 training images), its ``residual``, whether it
+        ``converged``, and ``lowest``, which the most negative eigenvalue is no higher
+        than. ``path``: sketches of the parameters less those at the start
+        (``experiments.paths``), packed.
+    """
+
+    def __init__(self, program: train.Program, config: Config) -> None:
+        """Takes a compiled configuration; looks at the start of this run."""
+        is_full_batch = config.model in FULL_BATCH_MODELS
+        self._every = _EPOCHS_BETWEEN if is_full_batch else 1
+        dataset = program.dataset
+        part = slice(config.batch_size if is_full_batch else _IMAGES)
+        # In half precision rounding would drown the derivative of a gradient.
+        if config.precision != "float64":
+            config = dataclasses.replace(config, precision="float32")
+        module = networks.make_network(config, dataset.num_classes, axis_name=None)
+        self._sketches: list[Any] = []
+        self._seen: dict[str, list[Any]] = {
+            name: []
+            for name in ("step", "top_eigenvalue", "residual", "converged", "lowest")
+        }
+        with jax.enable_x64(config.precision == "float64"):
+            images = data.normalize(
+                jnp.asarray(dataset.train.images[part]),
+                dataset.mean,
+                dataset.std,
+                networks.DTYPES[config.precision],
+            )
+            labels = jnp.asarray(dataset.train.labels[part])
+            self._loss = Partial(TrainingLoss(module), images, labels)
+            assert isinstance(config.seed, int)  # a run's configuration has one
+            program.loop.start(config.seed)
+            self._start = jax.device_get(program.loop.state.params)
+            self._look(0, self._start)
+
+    def after_epoch(self, loop: Loop, metrics: dict[str, Any]) -> None:
+        """See :class:`train.Watcher`."""
+        if metrics["epoch"] % self._every == 0:
+            self._look(metrics["step"], jax.device_get(loop.state.params))
+
+    def _look(self, step: int, params: Any) -> None:
+        found = top_eigenvalue(
+            self._loss, params, tolerance=_TOLERANCE, key=jax.random.key(0)
+        )
+        values = (step, found.value, found.residual, found.converged, found.lowest)
+        for seen, value in zip(self._seen.values(), values, strict=True):
+            seen.append(value)
+        moved = jax.tree.map(lambda a, b: a - b, params, self._start)
+        self._sketches.append(paths.sketch(moved))
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """What it has seen."""
+        return {**self._seen, "path": paths.pack(self._sketches)}
+
+
+def watcher(program: train.Program, config: Config) -> Observer:
+    """Who looks on during a run of this study."""
+    return Observer(program, config)

@@ -1,0 +1,313 @@
+"""The mechanism's arms, paths and measurements, and the network without norms."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+
+import models
+import plp_optax
+import train
+from experiments import paths, plan, stability
+from experiments.curvature import top_eigenvalue
+from experiments.studies import mechanism
+from experiments.studies.mechanism import REGIMES, STUDY, TrainingLoss
+from training import data, networks
+from training.config import resolve
+
+# Compiling is most of the cost here.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+# -- the network -----------------------------------------------------------------------
+
+
+def test_plain_has_convolutions_biases_and_a_head():
+    # 9*3*64 + 64 = 1,792; 9*64*128 + 128 = 73,856; head 128*100 + 100 = 12,900.
+    network = models.create("plain", num_classes=100)
+    variables = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    )
+    assert sum(x.size for x in jax.tree.leaves(variables)) == 1_792 + 73_856 + 12_900
+    assert set(variables) == {"params"}
+
+
+def test_plain_is_two_convolutions_with_tanh():
+    network = models.create("plain", num_classes=3, width=2)
+    images = np.random.default_rng(0).normal(size=(2, 6, 6, 1)).astype(np.float32)
+    variables = network.init(jax.random.key(0), images, train=False)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+
+    def convolve(x, layer, stride):
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        rows, columns = (range(0, side, stride) for side in x.shape[1:3])
+        patches = [[padded[:, i : i + 3, j : j + 3] for j in columns] for i in rows]
+        taps = np.einsum("ijnhwc,hwco->nijo", np.array(patches), layer["kernel"])
+        return taps + layer["bias"]
+
+    x = np.tanh(convolve(images, params["conv1"], 1))
+    x = np.tanh(convolve(x, params["conv2"], 2))
+    assert x.shape == (2, 3, 3, 4)
+    head = params["head"]
+    expected = x.mean(axis=(1, 2)) @ head["kernel"] + head["bias"]
+    for is_training in (False, True):
+        logits = network.apply(variables, images, train=is_training)
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+# -- the arms --------------------------------------------------------------------------
+
+SCALES = {"full": STUDY.full, "quick": STUDY.quick}
+
+
+def configure(scale, model, method, regime):
+    arm = STUDY.arm(f"{method}-{regime.name}")
+    return plan.configure(STUDY, scale, model, arm)
+
+
+@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
+@pytest.mark.parametrize(
+    ("scale", "model"),
+    [(scale, m) for scale in SCALES.values() for m in scale.models],
+    ids=str,
+)
+def test_arms_of_a_regime_differ_in_the_method_alone(scale, model, regime):
+    sgd, plp, matched = (
+        vars(configure(scale, model, method, regime)) for method in mechanism.METHODS
+    )
+    differs = {name for name in sgd if sgd[name] != matched[name]}
+    assert differs == {"learning_rate"}
+    drift = plp_optax.drift(plp_optax.plp_coefficients(), period=4)
+    assert matched["learning_rate"] == pytest.approx(drift * plp["learning_rate"])
+    differs = {name for name in sgd if sgd[name] != plp[name]}
+    options = {"plp_step", "plp_period", "plp_window", "plp_fit"}
+    assert differs == {"method", "workdir", *options}
+    assert plp["plp_period"] == mechanism.PERIOD == 4
+    assert sgd["momentum"] == regime.momentum
+    assert sgd["optimizer"] == ("nesterov" if regime.nesterov else "sgd")
+    assert sgd["schedule"] == "constant"
+    assert sgd["warmup_epochs"] == 0
+    assert not sgd["augment"]
+
+
+def test_regimes_have_names_of_their_own_and_a_higher_rate_where_they_say_so():
+    names = [regime.name for regime in REGIMES]
+    assert len(set(names)) == len(names)
+    rates = {r.name: (r.full_batch_rate, r.mini_batch_rate) for r in REGIMES}
+    for name, low in rates.items():
+        if name.endswith("-low"):
+            high = rates[name.replace("-low", "-high")]
+            assert all(2 * a < b for a, b in zip(low, high, strict=True))
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100"])
+def test_plain_trains_on_its_whole_training_part(dataset):
+    scale = dataclasses.replace(STUDY.full, fields={"dataset": dataset})
+    config = configure(scale, "plain", "plp", REGIMES[0])
+    if dataset == "digits":
+        part = data.load(
+            "digits",
+            data_dir=None,
+            validation_fraction=config.validation_fraction,
+            split_seed=config.split_seed,
+        ).train.labels
+    else:  # 50,000 images, as many of each class
+        labels = np.repeat(np.arange(int(dataset.removeprefix("cifar"))), 50_000)
+        labels = labels[:: int(dataset.removeprefix("cifar"))]
+        part, _ = data.stratified_split(labels, config.validation_fraction, 0)
+    assert config.batch_size == len(part)
+    assert config.weight_decay == 0
+
+
+# -- paths -----------------------------------------------------------------------------
+
+
+def trees(count, seed=0, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return [
+        {"a": scale * rng.normal(size=(40, 50)), "b": scale * rng.normal(size=321)}
+        for _ in range(count)
+    ]
+
+
+def norm(tree):
+    return np.sqrt(sum((x**2).sum() for x in tree.values()))
+
+
+def test_sketches_keep_distances():
+    ratios = []
+    for one, two in itertools.pairwise(trees(101)):
+        apart = {name: one[name] - two[name] for name in one}
+        found = np.linalg.norm(paths.sketch(one) - paths.sketch(two))
+        ratios.append(found / norm(apart))
+    # Of relative error 1/sqrt(2 * 256) = 0.044 each.
+    assert abs(np.mean(ratios) - 1) < 0.02
+    assert 0.03 < np.std(ratios) < 0.06
+
+
+def test_sketches_are_linear():
+    one, two = trees(2)
+    both = {name: 2 * one[name] - 3 * two[name] for name in one}
+    np.testing.assert_allclose(
+        paths.sketch(both), 2 * paths.sketch(one) - 3 * paths.sketch(two), atol=1e-3
+    )
+
+
+def test_few_parameters_are_kept_as_they_are():
+    tree = {"a": np.arange(200.0).reshape(10, 20), "b": np.array([-7.5])}
+    np.testing.assert_array_equal(paths.sketch(tree), [*np.arange(200.0), -7.5])
+
+
+def test_packing_loses_nothing():
+    sketches = [paths.sketch(tree) for tree in trees(3, scale=1e-6)]
+    found = paths.unpack(paths.pack(sketches), 3)
+    np.testing.assert_array_equal(found, np.stack(sketches))
+
+
+def test_distance_is_relative_to_the_way_of_the_first():
+    one = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
+    two = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 3.0]])
+    np.testing.assert_array_equal(paths.distance(one, two), [np.nan, 0, 0.5])
+
+
+# -- what is measured ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def normalised():
+    """A loss with batch normalisation in float64, its arguments, and its gradient."""
+    with jax.enable_x64(True):
+        config = resolve({"model": "tiny", "width": 2, "precision": "float64"})
+        module = networks.make_network(config, 3, axis_name=None)
+        images = jax.random.normal(jax.random.key(1), (16, 8, 8, 1), jnp.float64)
+        labels = jnp.arange(16) % 3
+        variables = module.init(jax.random.key(0), images, train=False)
+        yield module, variables, images, labels
+
+
+def test_training_loss_takes_the_statistics_of_the_batch(normalised):
+    module, variables, images, labels = normalised
+    logits, _ = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    loss = TrainingLoss(module)(images, labels, variables["params"])
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    logits = module.apply(variables, images, train=False)
+    running = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert abs(loss - running) > 1e-3
+
+
+def test_curvature_is_that_of_the_loss_with_batch_normalisation(normalised):
+    module, variables, images, labels = normalised
+    flat, unravel = ravel_pytree(variables["params"])
+    loss = Partial(TrainingLoss(module), images, labels)
+    dense = jit(jax.hessian(lambda w: loss(unravel(w))))(flat)
+    found = top_eigenvalue(loss, unravel(flat), tolerance=1e-7, key=jax.random.key(0))
+    np.testing.assert_allclose(found.value, np.linalg.eigvalsh(dense)[-1], rtol=1e-10)
+
+
+def test_curvature_shrinks_with_the_square_of_normalised_weights(normalised):
+    """What ties curvature to the norm of the weights, as the study says."""
+    module, variables, images, labels = normalised
+    params = variables["params"]
+
+    def along(kernel, direction):
+        def loss(kernel):
+            first = {**params["stage1"], "conv": {"kernel": kernel}}
+            return TrainingLoss(module)(images, labels, {**params, "stage1": first})
+
+        gradient = jax.grad(loss)
+        return jnp.vdot(
+            direction, jax.jvp(gradient, (kernel,), (direction,))[1]
+        ), gradient(kernel)
+
+    along = jit(along)
+    kernel = 1e3 * params["stage1"]["conv"]["kernel"]  # the norm's epsilon is nothing
+    direction = jax.random.normal(jax.random.key(2), kernel.shape, kernel.dtype)
+    curvature, gradient = along(kernel, direction)
+    assert abs(curvature) > 0
+    half_curvature, half_gradient = along(2 * kernel, direction)
+    np.testing.assert_allclose(half_curvature, curvature / 4, rtol=1e-5)
+    np.testing.assert_allclose(half_gradient, gradient / 2, rtol=1e-5, atol=1e-14)
+
+
+def test_losses_of_equal_networks_are_equal():
+    config = resolve({"model": "tiny", "width": 2})
+    one, two = (
+        TrainingLoss(networks.make_network(config, 3, axis_name=None)) for _ in range(2)
+    )
+    assert one == two
+    assert hash(one) == hash(two)
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory):
+    """A run of sixteen full-batch steps with PLP, and where it began and ended."""
+    regime = next(r for r in REGIMES if r.name == "none-low")
+    config = configure(STUDY.quick, "plain", "plp", regime)
+    workdir = str(tmp_path_factory.mktemp("mechanism") / "run")
+    config = dataclasses.replace(
+        config,
+        width=2,
+        epochs=16,
+        seed=3,
+        batch_size=config.batch_size // 4 * 4,  # on four devices in these tests
+        workdir=workdir,
+    )
+    program = train.prepare(config)
+    watcher = mechanism.watcher(program, config)
+    start = jax.device_get(program.loop.state.params)
+    train.run(program, config, watcher)
+    end = jax.device_get(program.loop.state.params)
+    return program, config, watcher.measures, start, end
+
+
+def test_observer_looks_at_the_start_and_at_ends_of_cycles(observed):
+    _, _, measures, _, _ = observed
+    assert measures["step"] == [0, 8, 16]
+    names = ("top_eigenvalue", "residual", "converged", "lowest")
+    assert all(len(measures[name]) == 3 for name in names)
+    assert all(measures["converged"])
+
+
+def test_observer_measures_the_curvature_of_the_full_batch(observed):
+    program, config, measures, start, end = observed
+    dataset = program.dataset
+    images = data.normalize(
+        jnp.asarray(dataset.train.images[: config.batch_size]),
+        dataset.mean,
+        dataset.std,
+    )
+    labels = jnp.asarray(dataset.train.labels[: config.batch_size])
+    module = networks.make_network(config, dataset.num_classes, axis_name=None)
+    _, unravel = ravel_pytree(start)
+
+    loss = Partial(TrainingLoss(module), images, labels)
+    hessian = jit(jax.hessian(lambda w: loss(unravel(w))))
+    for at, params in ((0, start), (-1, end)):
+        spectrum = np.linalg.eigvalsh(hessian(ravel_pytree(params)[0]))
+        np.testing.assert_allclose(
+            measures["top_eigenvalue"][at], spectrum[-1], rtol=1e-3
+        )
+        assert spectrum[0] - 1e-4 <= measures["lowest"][at] <= spectrum[-1]
+
+
+def test_observer_follows_the_path(observed):
+    _, _, measures, start, end = observed
+    path = paths.unpack(measures["path"], 3)
+    way = ravel_pytree(end)[0] - ravel_pytree(start)[0]
+    # 9*2 + 2 + 9*2*4 + 4 + 4*10 + 10 = 146 parameters are kept as they are.
+    assert path.shape == (3, 146)
+    np.testing.assert_array_equal(path[0], 0)
+    np.testing.assert_allclose(path[-1], way, rtol=1e-6)
+
+
+def test_a_low_rate_is_far_below_every_limit_at_the_start(observed):
+    _, config, measures, _, _ = observed
+    product = config.learning_rate * measures["top_eigenvalue"][0]
+    assert product < stability.matched_limit(stability.plp_cycle()) / 4
