@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from scipy.linalg import eigh_tridiagonal
@@ -103,8 +104,8 @@ def top_eigenvalue(
         if beta * abs(vectors[-1, -1]) > limit and k + 1 < steps:
             continue
         # The estimate leaves out rounding, so that the residual itself has the word.
-        weights = jnp.zeros(steps + 1, flat.dtype).at[: k + 1].set(vectors[:, -1])
-        vector = weights @ basis
+        weights = np.pad(vectors[:, -1], (0, steps - k))
+        vector = jnp.asarray(weights, flat.dtype) @ basis
         vector /= jnp.linalg.norm(vector)
         product = _product(loss, params, vector)
         residual = float(jnp.linalg.norm(product - value * vector))

@@ -176,4 +176,4 @@ def _interval(ax: Axes, y: int, row: Interval, limit: float) -> None:
         ax.plot(row.interval, [y, y], color=color, lw=2)
     # One pair of runs has no interval, and so an open marker.
     face = color if row.interval is not None else "white"
-    ax.plot(row.value, y, marker, color=color, mfc=face, ms=5.5)
+    ax.plot(row.value, y, marker, color=color, mfc=face, ms=4.5)

@@ -4,6 +4,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -102,11 +103,10 @@ def dress(ax: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
 
 def legend(figure: Figure) -> None:
     """One legend below all axes, an entry for each name."""
-    entries = {
-        label: handle
-        for ax in figure.axes
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    }
+    entries: dict[str, Artist] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
     if entries:
         figure.legend(
             list(entries.values()),

@@ -13,7 +13,17 @@ import zlib
 import numpy as np
 import pytest
 
-from experiments import figures, page, paths, plan, report, studies, style, tables
+from experiments import (
+    figures,
+    page,
+    paths,
+    plan,
+    report,
+    stability_chart,
+    studies,
+    style,
+    tables,
+)
 from experiments.page import Bullets, Notice, Page, Picture, Section, Table
 from experiments.records import Record
 from experiments.reports import ablation, comparisons, curvature, layers
@@ -33,11 +43,11 @@ PROVENANCE = {
 
 
 def make(study, *, seeds=3, models=("tiny",), gains=None, arms=None, full=False):
-    """Records of a study's arms; ``gains`` in accuracy by arm, known exactly."""
+    """Records of a study's arms, with ``gains`` in accuracy by arm, or random ones."""
     scale = study.full if full else study.quick
     scale = Scale(models, seeds, scale.fields, arms or scale.arms)
     return [
-        made_up(task, (gains or {}).get(task.arm.name, 0.0))
+        made_up(task, None if gains is None else gains.get(task.arm.name, 0.0))
         for task in plan.tasks(study, scale)
     ]
 
@@ -45,6 +55,8 @@ def make(study, *, seeds=3, models=("tiny",), gains=None, arms=None, full=False)
 def made_up(task, gain):
     rng = np.random.default_rng(zlib.crc32(f"{task.config.seed}".encode()))
     own = np.random.default_rng(zlib.crc32(task.name.encode()))
+    if gain is None:
+        gain = 0.01 * own.normal()
     epochs = task.config.epochs
     time = np.arange(1, epochs + 1) / epochs
     accuracy = 0.4 + 0.2 * time + 0.01 * rng.normal() + gain
@@ -177,6 +189,14 @@ def parse(path):
     parser.close()
     assert parser.open == []
     return parser
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_chart():
+    """The stability chart takes seconds, and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stability_chart, "_POINTS", 40)
+        yield
 
 
 @pytest.fixture(scope="module", params=studies.NAMES)
@@ -463,7 +483,9 @@ class TestPapersTables:
 class TestMechanism:
     @pytest.fixture
     def records(self):
-        return make(study_of("mechanism"), models=("plain", "resnet18"))
+        study = study_of("mechanism")
+        arms = tuple(arm.name for arm in study.arms)
+        return make(study, models=("plain", "resnet18"), arms=arms)
 
     def told(self, records, title="plain, full batch"):
         """What is said of each regime of a network."""
@@ -529,6 +551,10 @@ class TestMechanism:
         np.testing.assert_allclose(drawn["SGD"].get_ydata(), np.mean(of, axis=0))
         crosses = [line for line in high.get_lines() if line.get_marker() == "x"]
         assert [line.get_xdata() for line in crosses] == [[24]] * 3
+        few = [r for r in some if "nesterov" not in r.arm]
+        absent = curvature.along(Runs(study_of("mechanism"), few), "plain").figure
+        panel = absent.axes[list(REGIMES).index("nesterov-high")]
+        assert [text.get_text() for text in panel.texts] == ["not run"]
         far = curvature.distances(runs, "plain").figure
         low = far.axes[list(REGIMES).index("none-low")]
         lines = {line.get_label(): line.get_ydata()[-1] for line in low.get_lines()}
@@ -635,8 +661,8 @@ class TestFigures:
         gains = {"plp": 0.02, "step-2": 0.03, "matched-9-8": 0.015}
         runs = Runs(study, make(study, gains=gains))
         found = comparisons.compare(runs)
-        picture = ablation.sections(runs, found)[0].blocks[0]
-        step = picture.figure.axes[0]
+        by_heading = {s.heading: s.blocks for s in ablation.sections(runs, found)}
+        step = by_heading["Step, period and window"][0].figure.axes[0]
         lines = {line.get_label(): line.get_ydata() for line in step.get_lines()}
         np.testing.assert_allclose(lines["minus SGD"], [0, 0, 2, 3, 0], atol=1e-9)
         np.testing.assert_allclose(

@@ -233,6 +233,7 @@ _NOT_NEGATIVE = (
     "process_id",
     "checkpoint_epochs",
 )
+_PATHS = ("data_dir", "cache_dir", "workdir")
 # What numbers must stay below; integers without an entry below 2**31, others below
 # _LARGEST.
 _LIMITS = {
@@ -247,6 +248,8 @@ _LARGEST = 1e38  # Float32 holds three times that.
 def check_values(config: Any) -> None:
     """Raises unless the values of a complete configuration make sense together."""
     for name, value in vars(config).items():
+        if name in _PATHS:
+            _check_path(name, value or "")
         if value is None or isinstance(value, bool | str):
             continue
         if isinstance(value, float) and not math.isfinite(value):
@@ -307,6 +310,14 @@ def check_values(config: Any) -> None:
         )
     if config.stem == "imagenet" and (is_vgg or config.model == "tiny"):
         raise ConfigError(f"{config.model} has no --stem imagenet, only cifar")
+
+
+def _check_path(name: str, path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        # The libraries that read and write arrays take no other names.
+        raise ConfigError(f"{flag(name)} must be in UTF-8, got {path!a}") from error
 
 
 def _power(number: float) -> str:

@@ -140,9 +140,12 @@ def make_initial_state(
             loss_scale=scale,
         )
 
-    # Compiled apart, since drawing takes long to compile and is the same for every
-    # optimizer.
-    draw = jax.jit(draw, out_shardings=parallel.replicated())
+    # Compiled apart, since drawing is the same for every optimizer; and on a CPU with
+    # little optimisation, since it runs once, and GoogLeNet's took 45 seconds to
+    # compile instead of 6.
+    quick = {"xla_backend_optimization_level": 0}
+    options = quick if jax.default_backend() == "cpu" else None
+    draw = jax.jit(draw, out_shardings=parallel.replicated(), compiler_options=options)
     assemble = jax.jit(assemble, out_shardings=parallel.replicated())
 
     def initial_state(key: jax.Array) -> TrainState:

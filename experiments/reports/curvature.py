@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments import paths, stability, style
 from experiments.page import Picture
 from experiments.records import Record
-from experiments.reports.runs import Runs
+from experiments.reports.runs import NOT_RUN, Runs
 from experiments.studies.mechanism import METHODS, PERIOD, REGIMES, Regime
 
 PLP = stability.plp_cycle(period=PERIOD)
@@ -85,7 +85,7 @@ def apart(ours: Seen, theirs: Seen) -> np.ndarray:
 
 def along(runs: Runs, model: str) -> Picture:
     """Draws learning rate x curvature along training, a panel for each regime."""
-    figure, panels = _panels("rate x curvature")
+    figure, panels = _panels(runs, model, "rate x curvature")
     for regime, ax in panels:
         for method, by_seed in look(runs, model, regime).items():
             values = {seed: seen.products for seed, seen in by_seed.items()}
@@ -110,7 +110,7 @@ def along(runs: Runs, model: str) -> Picture:
 
 def distances(runs: Runs, model: str) -> Picture:
     """Draws how far PLP's path is from those of its controls."""
-    figure, panels = _panels("distance / way (%)")
+    figure, panels = _panels(runs, model, "distance / way (%)")
     for regime, ax in panels:
         found = look(runs, model, regime)
         for method in ("sgd", "matched"):
@@ -129,15 +129,23 @@ def distances(runs: Runs, model: str) -> Picture:
     )
 
 
-def _panels(ylabel: str) -> tuple[Figure, list[tuple[Regime, Axes]]]:
+def _panels(
+    runs: Runs, model: str, ylabel: str
+) -> tuple[Figure, list[tuple[Regime, Axes]]]:
+    """A figure, and the panels of the regimes that have runs."""
     figure = style.figure(9.6, 5.8)
     axes = figure.subplots(2, 3).ravel()
     for ax in axes[len(REGIMES) :]:
         ax.set_axis_off()
-    panels = list(zip(REGIMES, axes, strict=False))
-    for number, (regime, ax) in enumerate(panels):
+    panels = []
+    for number, (regime, ax) in enumerate(zip(REGIMES, axes, strict=False)):
         left = ylabel if number % 3 == 0 else ""
         style.dress(ax, xlabel="step", ylabel=left, title=regime.label)
+        if any(look(runs, model, regime).values()):
+            panels.append((regime, ax))
+        else:
+            ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center")
+            ax.set(xticks=[], yticks=[])
     return figure, panels
 
 

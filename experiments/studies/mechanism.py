@@ -58,7 +58,7 @@ class Regime(NamedTuple):
 # rises to SGD's limit, with heavy ball at least beyond PLP's. Chosen on pilot runs with
 # the digits.
 REGIMES = (
-    Regime("none-low", "no momentum, low rate", 0.0, False, 0.4, 0.03),
+    Regime("none-low", "no momentum, low rate", 0.0, False, 0.3, 0.03),
     Regime("none-high", "no momentum, high rate", 0.0, False, 2.0, 1.0),
     Regime("heavy-low", "heavy ball 0.9, low rate", 0.9, False, 0.08, 0.01),
     Regime("heavy-high", "heavy ball 0.9, high rate", 0.9, False, 0.6, 0.5),
@@ -133,12 +133,16 @@ STUDY = Study(
     ),
     quick=Scale(
         models=("plain", "tiny"),
-        seeds=3,
+        seeds=4,
         fields={"dataset": "digits", "width": 8},
+        arms=tuple(
+            f"{method}-{regime.name}"
+            for regime in REGIMES
+            if not regime.nesterov
+            for method in METHODS
+        ),
     ),
-    model_fields={
-        "plain": {"epochs": 96, "weight_decay": 0.0},
-    },
+    model_fields={"plain": {"epochs": 128, "weight_decay": 0.0}},
 )
 
 # -- What is measured ------------------------------------------------------------------
