@@ -76,7 +76,7 @@ def run(
       study: The study; `list` tells which there are.
       models: Networks to train, instead of the study's.
       arms: Arms to train, instead of all.
-      seeds: How many paired seeds, from 0.
+      seeds: How many paired seeds.
       epochs: Passes over the training part.
       dataset: digits, cifar10 or cifar100.
       data_dir: Directory of prepared tensorflow-datasets sets.

@@ -92,7 +92,7 @@ def tasks(study: Study, scale: Scale) -> list[Task]:
         Task(arm, dataclasses.replace(configs[model, arm.name], seed=seed))
         for group in dict.fromkeys(arm.group for arm in arms)
         for model in dict.fromkeys(scale.models)
-        for seed in range(scale.seeds)
+        for seed in range(scale.first_seed, scale.first_seed + scale.seeds)
         for arm in arms
         if arm.group == group
     ]

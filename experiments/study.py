@@ -51,12 +51,15 @@ class Scale:
       fields: Fields of ``training.config.Config`` on top of the study's and under the
         arm's: data set, width, epochs, batch size.
       arms: Names of the arms to run; None for all.
+      first_seed: The first of the seeds: above 0 where settings were chosen on lower
+        ones.
     """
 
     models: tuple[str, ...]
     seeds: int
     fields: Mapping[str, Any]
     arms: tuple[str, ...] | None = None
+    first_seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,7 +178,7 @@ def test_finite_in_both_modes(name, side):
     chex.assert_shape([logits, train_logits], (2, 7))
     chex.assert_tree_all_finite((logits, train_logits, updates))
     assert np.ptp(logits) > 0
-    old, new = variables["batch_stats"], updates["batch_stats"]
+    old, new = variables.get("batch_stats", {}), updates.get("batch_stats", {})
     chex.assert_trees_all_equal_shapes_and_dtypes(old, new)
     for path, leaf in paths(new).items():
         assert not np.array_equal(leaf, paths(old)[path]), path

@@ -308,7 +308,7 @@ def check_values(config: Any) -> None:
         raise ConfigError(
             f"--head mlp belongs to VGG; {config.model} ends in --head linear"
         )
-    if config.stem == "imagenet" and (is_vgg or config.model == "tiny"):
+    if config.stem == "imagenet" and (is_vgg or config.model in ("tiny", "plain")):
         raise ConfigError(f"{config.model} has no --stem imagenet, only cifar")
 
 

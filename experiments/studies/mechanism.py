@@ -134,6 +134,7 @@ STUDY = Study(
     quick=Scale(
         models=("plain", "tiny"),
         seeds=4,
+        first_seed=4,  # the rates were chosen on seeds 0 to 3
         fields={"dataset": "digits", "width": 8},
         arms=tuple(
             f"{method}-{regime.name}"
