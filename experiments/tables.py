@@ -99,9 +99,15 @@ def setting(runs: Runs) -> Table:
 
 
 def _distinct(values: Iterable[Any]) -> str:
-    kept = list(dict.fromkeys(_UNSET if v is None else str(v) for v in values))
+    kept = list(dict.fromkeys(map(_told, values)))
     more = f", and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
     return ", ".join(kept[:_NAMED]) + more or NONE
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return _UNSET if value is None else str(value)
 
 
 def shortfalls(runs: Runs) -> list[str]:

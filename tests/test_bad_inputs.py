@@ -741,18 +741,17 @@ class Damage(NamedTuple):
     garbage: bytes
 
     def befall(self, files):
-        """Damages one of the files, unless it has been damaged; returns it."""
+        """Damages one of the files, unless it is gone."""
         file = files[self.file % len(files)]
         if not file.is_file():
-            return file
+            return
         content = bytearray(file.read_bytes())
         place = int(self.where * len(content))
         file.unlink()
         match self.how:
             case "flipped":
-                content[place : place + 1] = (
-                    byte ^ 1 << self.bit for byte in content[place : place + 1]
-                )
+                if content:
+                    content[place] ^= 1 << self.bit
                 file.write_bytes(content)
             case "cut":
                 file.write_bytes(content[:place])
@@ -760,7 +759,6 @@ class Damage(NamedTuple):
                 file.write_bytes(self.garbage)
             case "directory":
                 file.mkdir()
-        return file
 
 
 DAMAGES = st.builds(
@@ -779,6 +777,11 @@ def files_in(*places):
     return sorted(path for group in files for path in group if path.is_file())
 
 
+def assert_same_tree(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
 # -- Data ------------------------------------------------------------------------------
 
 
@@ -794,6 +797,10 @@ def prepared(tmp_path_factory):
 
 
 CIFAR = ["--dataset", "cifar100", "--data-dir", "data"]
+
+
+def parts(dataset):
+    return dataset.train, dataset.validation, dataset.test
 
 
 @counts(5, 40)
@@ -834,18 +841,14 @@ def test_prepared_sets(prepared, count):
             files = [f for f in files_in(copy) if not f.name.startswith("coarse")]
             for damage in damages:
                 damage.befall(files)
-            if any(not file.exists() or file.stat().st_size < 100 for file in files):
+            if any(not f.is_file() or f.stat().st_size < 100 for f in files):
                 assert_told([*BASE, *CIFAR], ["cannot be read"])
                 return
             # A flipped bit may lie where nobody looks, else it is noticed.
             with within(60), contextlib.suppress(DataError):
                 read = data.load("cifar100", data_dir=copy)
                 assert read.num_classes == whole.num_classes
-                for part in ("train", "validation", "test"):
-                    for a, b in zip(
-                        getattr(read, part), getattr(whole, part), strict=True
-                    ):
-                        np.testing.assert_array_equal(a, b)
+                assert_same_tree(parts(read), parts(whole))
 
     check()
 
@@ -901,11 +904,6 @@ def whole_checkpoints(path, original):
             for there in [path / file.relative_to(original)]
         )
     ]
-
-
-def assert_same_tree(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @counts(8, 80)
@@ -987,8 +985,8 @@ def without_times(fields):
 def test_a_damaged_run_goes_on_or_is_left_alone(unfinished, count):
     history = [*map(without_times, records.read_metrics(unfinished.path))]
     best = training.load(unfinished.path).variables
-    fragile = [records.CONFIG, records.METRICS]  # some damages of them end the run
-    names = [*fragile, records.DATASET, records.BEST, records.CHECKPOINTS]
+    names = [records.CONFIG, records.METRICS, records.DATASET]
+    names += [records.BEST, records.CHECKPOINTS]
 
     @trying(count)
     @given(st.lists(DAMAGES, min_size=1, max_size=3))
@@ -1003,22 +1001,25 @@ def test_a_damaged_run_goes_on_or_is_left_alone(unfinished, count):
                 damage.befall(files)
             after = contents(place)
             kept = {file for file in files if before[file] == after.get(file)}
-            parts = {file.relative_to(place).parts[0] for file in {*files} - kept}
+            damaged = {file.relative_to(place).parts[0] for file in {*files} - kept}
+            possible = {0}
+            if records.CONFIG in damaged:  # perhaps where it does not matter
+                possible = {0, 2}
             whole = whole_checkpoints(place, unfinished.path)
+            if not whole or (place / records.METRICS).is_dir():
+                possible = {2}
 
             code, error = run([*RUN, "--workdir", str(place)])
+            assert code in possible
             assert all(line.startswith("train.py: ") for line in error.splitlines())
             if code == 0:
-                assert whole
                 assert [*map(without_times, records.read_metrics(place))] == history
                 result = records.read_json(place / records.RESULT)
                 assert without_times(result) == without_times(unfinished.result)
-                if records.DATASET not in parts:
+                if records.DATASET not in damaged:
                     assert_same_tree(training.load(place).variables, best)
             else:
-                assert code == 2
                 assert error.count("\n") == 1 + error.count("warning: ")
-                assert not whole or parts & {*fragile}
                 assert all(before[file] == contents(place).get(file) for file in kept)
 
     check()

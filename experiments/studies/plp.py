@@ -52,7 +52,7 @@ STUDY = Study(
     full=Scale(models=("resnet18", "vgg16", "googlenet"), seeds=10, fields={}),
     quick=Scale(
         models=("resnet18", "vgg16", "googlenet"),
-        seeds=3,
+        seeds=6,
         # Digits have 17 steps in an epoch: half a cycle of the rate in two epochs, and
         # rates at which so few steps suffice.
         fields={
