@@ -254,9 +254,10 @@ def _train(
     }
     if parallel.is_coordinator():
         title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
-        history = records.read_metrics(directory.path)
-        curves.draw(directory.path / records.CURVES, history, title)
-        amplification.draw(directory.path / records.AMPLIFICATION, history, title)
+        with records.explained(directory.path):
+            history = records.read_metrics(directory.path)
+            curves.draw(directory.path / records.CURVES, history, title)
+            amplification.draw(directory.path / records.AMPLIFICATION, history, title)
     result = directory.finish(result)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result

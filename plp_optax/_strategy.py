@@ -186,7 +186,7 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
         raise ValueError(f"{where} must end with an epoch after {start}")
     for name, value in (("learning rate", rate), ("factor", factor)):
         number_like = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not number_like or not math.isfinite(value) or value <= 0:
+        if not (number_like and 0 < value < math.inf):
             raise ValueError(f"{where} must have a positive {name}, got {value!r}")
     if amplify not in (0, 1):
         raise ValueError(f"{where} must say 0 or 1 for amplify?, got {amplify!r}")

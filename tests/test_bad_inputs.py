@@ -767,7 +767,7 @@ DAMAGES = st.builds(
     st.sampled_from(["flipped", "cut", "replaced", "removed", "directory"]),
     st.floats(0, 1, exclude_max=True),
     st.integers(0, 7),
-    st.binary(max_size=60) | GARBAGE | JSON.map(json.dumps).map(str.encode),
+    st.binary(max_size=60) | GARBAGE | DEEP | JSON.map(json.dumps).map(str.encode),
 )
 
 

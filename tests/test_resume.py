@@ -272,6 +272,30 @@ def test_without_a_whole_checkpoint_a_sentence_and_nothing_lost(unfinished, caps
     assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
 
 
+def test_a_run_that_steps_back_keeps_what_it_saves_then(tmp_path):
+    """Not the damaged checkpoint beyond, though that is the newest by its name."""
+    tree = {"w": np.arange(3.0)}
+    store = Checkpoints(tmp_path, keep=3)
+    for name in ("a", "b", "d"):
+        store.save(name, Checkpoint(tree, {}))
+    store.close()
+    damage(tmp_path / "d", "flipped byte")
+    store = Checkpoints(tmp_path, keep=1)
+    assert store.newest(tree)[0] == "b"
+    store.save("c", Checkpoint(tree, {}))
+    store.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_removed_checkpoints_do_not_mean_a_new_run(unfinished, capsys):
+    argv, path = unfinished
+    shutil.rmtree(path / records.CHECKPOINTS)
+    assert train.main(argv) == 2
+    assert "checkpoints were removed" in capsys.readouterr().err
+    assert len(records.read_metrics(path)) == 3
+    assert training.load(path).config.model == "tiny"
+
+
 def test_damaged_best_is_noticed(unfinished):
     _, path = unfinished
     damage(path / "best", "flipped byte")

@@ -71,15 +71,14 @@ class Checkpoints:
         Args:
           name: Of the checkpoint; names sort by age.
           checkpoint: Arrays that are the same on all devices.
-          others: What else to write, by its place, ahead of the checkpoint.
+          others: What else to write, by its place, behind the checkpoint.
 
         Raises:
           RunError: If the save before it did not succeed.
         """
         self.wait()
-        files = dict(others)
-        if name != self._last:
-            files[self._directory / name] = checkpoint
+        files = {} if name == self._last else {self._directory / name: checkpoint}
+        files |= others
         self._last = name
         for path, content in files.items():
             # Copied, since the next step reuses the memory.
@@ -88,7 +87,7 @@ class Checkpoints:
             # communication.
             finish = begin_write(path, host)
             self._under_way.append(self._executor.submit(finish))
-        self._under_way.append(self._executor.submit(self._thin))
+        self._under_way.append(self._executor.submit(self._thin, name))
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -153,13 +152,18 @@ class Checkpoints:
             (p for p in self._directory.iterdir() if not _is_partial(p)), reverse=True
         )
 
-    def _thin(self) -> None:
-        """Removes all but the newest, and what an earlier run left half-way."""
+    def _thin(self, last: str) -> None:
+        """Keeps the newest up to ``last``, and nothing else.
+
+        What is beyond is damaged, and the run has stepped back behind it; what was
+        left half-way is of no use.
+        """
         if not parallel.is_coordinator():
             return
-        partial = [path for path in self._directory.iterdir() if _is_partial(path)]
-        for path in self._newest_first()[self._keep :] + partial:
-            shutil.rmtree(path, ignore_errors=True)
+        kept = [p for p in self._newest_first() if p.name <= last][: self._keep]
+        for path in self._directory.iterdir():
+            if path not in kept:
+                _remove(path)
 
 
 def copy_to_host(tree: Any) -> Any:
@@ -184,7 +188,7 @@ def begin_write(path: Path, checkpoint: Checkpoint) -> Callable[[], None]:
     leads = parallel.is_coordinator()
     with _explained(path, OSError), _silent(logging.getLogger("absl")):
         if leads:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
             partial.mkdir(parents=True)
             _check_room(partial, checkpoint.tree)
         response = ocp.save_async((partial / _TREE).absolute(), checkpoint.tree)
@@ -201,12 +205,12 @@ def begin_write(path: Path, checkpoint: Checkpoint) -> Callable[[], None]:
             notes = json.dumps(checkpoint.notes)
             (partial / _NOTES).write_text(notes, encoding="utf-8")
             _seal(partial)
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
             if path.exists():
                 path.rename(old)
             partial.rename(path)
             _sync(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
 
     return finish
 
@@ -217,7 +221,7 @@ def _explained(path: Path, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        shutil.rmtree(_beside(path, "partial"), ignore_errors=True)
+        _remove(_beside(path, "partial"))
         reason = error.strerror if isinstance(error, OSError) else _first_line(error)
         raise RunError(
             f"{path} could not be written ({reason}): what was saved before it is "
@@ -304,7 +308,8 @@ def verify(path: Path) -> None:
     except OSError as error:
         name = Path(error.filename or path).name
         raise DamagedError(f"{name}: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    # Garbage that is nested too deeply exhausts the parser.
+    except (ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"{_MANIFEST} cannot be read") from error
 
 
@@ -328,6 +333,13 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _beside(path: Path, suffix: str) -> Path:

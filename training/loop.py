@@ -260,6 +260,11 @@ def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:
         )
     assert config.epochs is not None  # a configuration is complete
     total = config.epochs * steps_per_epoch
+    if total >= 2**31:  # optimizers count in int32
+        raise ConfigError(
+            f"--epochs {config.epochs} are {total:,} steps, of which there may be less "
+            f"than 2**31: take fewer"
+        )
     return steps_per_epoch, min(total, config.max_steps or total)
 
 

@@ -63,7 +63,7 @@ class Run:
         self._lock = filelock.FileLock(self.path / _LOCK, timeout=0)
         self.result: dict[str, Any] | None = None
         self.is_unfinished = False
-        with _explained(self.path):
+        with explained(self.path):
             found = parallel.from_coordinator(self._look)
         self.result = found["result"]
         self.is_unfinished = found["is_unfinished"]
@@ -117,6 +117,11 @@ class Run:
                     f"{self.path} holds a run that did not finish: leave --resume out "
                     f"to go on with it, or {_ANEW}"
                 )
+            elif (self.path / BEST).exists() and not _holds(self.path / CHECKPOINTS):
+                raise RunError(
+                    f"{self.path} holds a run whose checkpoints were removed: put them "
+                    f"back, or {_ANEW}"
+                )
         elif self._config.resume == "required":
             raise RunError(
                 f"{self.path} holds no run to go on with: leave --resume out to begin "
@@ -150,30 +155,33 @@ class Run:
         """Removes an earlier run, and writes ``config.json`` and ``dataset.json``."""
         if not parallel.is_coordinator():
             return
-        with _explained(self.path):
+        with explained(self.path):
             # The configuration last: without it what is left would be a stranger's.
             ours = [path for path in self.path.iterdir() if _is_ours(path.name)]
             for path in sorted(ours, key=lambda path: path.name == CONFIG):
                 _remove(path)
-            self._write_config()
-            parts = ("train", "validation", "test")
-            fields = {
-                "name": dataset.name,
-                "num_classes": dataset.num_classes,
-                "image_shape": list(dataset.train.images.shape[1:]),
-                **{part: len(getattr(dataset, part).labels) for part in parts},
-                "mean": dataset.mean.tolist(),
-                "std": dataset.std.tolist(),
-                "label_names": list(dataset.label_names),
-            }
-            _write_json(self.path / DATASET, fields)
+            self._describe(dataset)
 
-    def go_on(self, progress: Progress) -> None:
+    def _describe(self, dataset: data.Dataset) -> None:
+        _write_json(self.path / CONFIG, config_lib.experiment(self._config))
+        parts = ("train", "validation", "test")
+        fields = {
+            "name": dataset.name,
+            "num_classes": dataset.num_classes,
+            "image_shape": list(dataset.train.images.shape[1:]),
+            **{part: len(getattr(dataset, part).labels) for part in parts},
+            "mean": dataset.mean.tolist(),
+            "std": dataset.std.tolist(),
+            "label_names": list(dataset.label_names),
+        }
+        _write_json(self.path / DATASET, fields)
+
+    def go_on(self, progress: Progress, dataset: data.Dataset) -> None:
         """Brings the records back to where a run goes on from."""
         if not parallel.is_coordinator():
             return
-        with _explained(self.path):
-            self._write_config()
+        with explained(self.path):
+            self._describe(dataset)
             lines = "".join(_line(metrics) for metrics in progress.history)
             _write_whole(self.path / METRICS, lines)
             tables = "".join(_table(*table) for table in progress.tables)
@@ -185,13 +193,10 @@ class Run:
             for metrics in progress.history:
                 self._add_events(metrics)
 
-    def _write_config(self) -> None:
-        _write_json(self.path / CONFIG, config_lib.experiment(self._config))
-
     def add_table(self, title: str, table: str) -> None:
         """Appends a table of layers to ``layers.txt``."""
         if parallel.is_coordinator():
-            with _explained(self.path):
+            with explained(self.path):
                 _append(self.path / LAYERS, _table(title, table))
 
     def add(self, metrics: dict[str, Any]) -> None:
@@ -200,7 +205,7 @@ class Run:
         ``metrics`` has an entry ``epoch``; NaN becomes null.
         """
         if parallel.is_coordinator():
-            with _explained(self.path):
+            with explained(self.path):
                 _append(self.path / METRICS, _line(metrics))
                 self._add_events(metrics)
 
@@ -224,13 +229,13 @@ class Run:
         """
         result = _without_nan(result)
         if parallel.is_coordinator():
-            with _explained(self.path):
+            with explained(self.path):
                 _write_json(self.path / RESULT, result)
         return result
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turns errors of the file system into sentences."""
     try:
         yield
@@ -263,11 +268,16 @@ def read_json(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    # Garbage that is nested too deeply exhausts the parser.
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): {_ANEW}") from error
     if not isinstance(fields, dict) or not set(needs) <= set(fields):
         raise RunError(f"{path} is damaged (not a run's record): {_ANEW}")
     return fields
+
+
+def _holds(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
 
 
 def _is_ours(name: str) -> bool:

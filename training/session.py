@@ -59,7 +59,7 @@ class Session:
             self.progress, self.best = Progress(**notes), tree["best"]
             self._best_is_new = bool(self.progress.best)
             loop.start(config.seed, tree["state"])
-            directory.go_on(self.progress)
+            directory.go_on(self.progress, dataset)
             say(f"going on from {directory.path / records.CHECKPOINTS / name}")
         elif config.resume == "required":
             raise RunError(
