@@ -63,6 +63,11 @@ def limit(method: str, regime: Regime) -> float:
     return stability.stability_limit(cycle, regime.momentum, nesterov=regime.nesterov)
 
 
+def unstable(regime: Regime) -> list[tuple[float, float]]:
+    """The intervals of learning rate times curvature in which PLP is unstable."""
+    return stability.unstable_bands(PLP, regime.momentum, nesterov=regime.nesterov)
+
+
 def together(
     ours: Mapping[int, Seen], theirs: Mapping[int, Seen]
 ) -> dict[int, tuple[Seen, Seen]]:
@@ -95,7 +100,12 @@ def along(runs: Runs, model: str) -> Picture:
             level, color = limit(method, regime), style.look(method).color
             if level < 2 * highest:
                 ax.axhline(level, color=color, ls=":", lw=1.4)
-        ax.set_ylim(0, None)
+        highest = ax.get_ylim()[1]
+        for low, high in unstable(regime):
+            if low < highest:
+                color = style.look("plp").color
+                ax.axhspan(low, min(high, highest), color=color, alpha=0.1, lw=0)
+        ax.set_ylim(0, highest)
     style.legend(figure)
     return Picture(
         f"curvature-{model}",
@@ -103,8 +113,8 @@ def along(runs: Runs, model: str) -> Picture:
         f"{model}: learning rate (each arm's own) x top eigenvalue of the Hessian of "
         f"the training loss along training. Lines: means over the finished runs; "
         f"bands: one standard deviation; thin lines with a cross: runs that diverged. "
-        f"Dotted: where theory calls SGD at any rate (black) and PLP (blue) unstable, "
-        f"unless far above.",
+        f"Dotted: the first limit of SGD at any rate (black) and of PLP (blue), unless "
+        f"far above. Shaded: where theory calls PLP unstable.",
     )
 
 
