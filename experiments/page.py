@@ -3,11 +3,13 @@
 import base64
 import dataclasses
 import html
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +101,7 @@ def write(page: Page, folder: Path) -> Path:
         for block in section.blocks:
             if isinstance(block, Picture):
                 drawn[block.name] = pictures / f"{block.name}.png"
-                # Without a date or version, so that equal pictures are equal files.
-                block.figure.savefig(drawn[block.name], metadata={"Software": None})
+                _save(block.figure, drawn[block.name])
     for stale in set(pictures.glob("*.png")) - set(drawn.values()):
         stale.unlink()
     path = folder / "report.md"
@@ -111,6 +112,16 @@ def write(page: Page, folder: Path) -> Path:
 
 
 # -- Markdown ----------------------------------------------------------------------
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Saves a figure as a PNG file of 256 colours, a third of the size of all."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with Image.open(drawn) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    # Without a date or version, so that equal pictures are equal files.
+    few.save(path, optimize=True)
 
 
 def to_markdown(page: Page) -> str:
