@@ -108,7 +108,7 @@ STUDY = Study(
     ),
     quick=Scale(
         models=("tiny",),
-        seeds=3,
+        seeds=6,
         fields={"dataset": "digits", "width": 8, "epochs": 10, "batch_size": 64},
     ),
 )
