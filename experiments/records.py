@@ -51,9 +51,3 @@ class Record:
     def read(cls, path: Path) -> Self:
         """Reads a record."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def read_all(study_dir: Path) -> list[Record]:
-    """All records of a study, by model, seed and arm."""
-    found = [Record.read(path) for path in (study_dir / "records").glob("*.json")]
-    return sorted(found, key=lambda r: (r.model, r.seed, r.arm))

@@ -198,6 +198,30 @@ def unfinished(stopped, tmp_path):
     return [*TINY, "--epochs", "4", "--workdir", str(path)], path
 
 
+def test_a_signal_behind_the_last_question_is_not_lost(tmp_path, monkeypatch):
+    """It comes while the first seed's last save is written: no second seed begins."""
+    close = Checkpoints.close
+    sessions = []
+    init = Session.__init__
+
+    def noted(session, *arguments):
+        init(session, *arguments)
+        sessions.append(session)
+
+    def late(store):
+        close(store)
+        sessions[-1].pauses._note(signal.SIGTERM, None)
+
+    argv = [*TINY, "--epochs", "1", "--seed", "0", "1", "--workdir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "__init__", noted)
+        patch.setattr(Checkpoints, "close", late)
+        assert train.main(argv) == 128 + signal.SIGTERM
+    assert len(sessions) == 1
+    assert train.main(argv) == 0
+    assert all((tmp_path / f"seed-{n}" / records.RESULT).exists() for n in (0, 1))
+
+
 def saved(path):
     return sorted((path / records.CHECKPOINTS).iterdir())
 
@@ -303,8 +327,8 @@ def test_damaged_best_is_noticed(unfinished):
         training.load(path)
 
 
-def test_best_of_another_version_is_written_anew(unfinished):
-    """What is left of a save that came to no checkpoint does not stay."""
+def test_a_missing_best_is_written_anew(unfinished):
+    """Checkpoints hold it, too."""
     argv, path = unfinished
     shutil.rmtree(path / "best")
     assert train.main(argv) == 0

@@ -147,11 +147,6 @@ def join(config: Config) -> None:
         ) from error
 
 
-def process_count() -> int:
-    """How many processes the run has."""
-    return jax.process_count()
-
-
 def is_coordinator() -> bool:
     """Whether this process writes the records."""
     return jax.process_index() == 0

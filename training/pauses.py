@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+import jax
+
 from training import parallel
 
 # Processes agree on a pause in so many questions: agreeing takes a moment.
@@ -74,13 +76,23 @@ class Pauses:
         self._asked += 1
         late = time.monotonic() - self._saved > self._seconds
         wish = self._signal or (_SAVE if late else _NOTHING)
-        if parallel.process_count() > 1:
+        if jax.process_count() > 1:
             if self._asked % _AGREE_EVERY:
                 return False
             wish = parallel.maximum(wish)
         if wish > _SAVE:
             raise Stopped(wish)
         return wish == _SAVE
+
+    def end(self) -> None:
+        """Ends the asking.
+
+        Raises:
+          Stopped: If a signal came after the last question. Of several processes only
+            one knows of it; then it is too late.
+        """
+        if self._signal is not None and jax.process_count() == 1:
+            raise Stopped(self._signal)
 
     def saved(self) -> None:
         """Counts the time from here."""

@@ -84,6 +84,8 @@ class Session:
             if value is None or isinstance(value, Stopped):
                 self.save()
             self._checkpoints.close()
+        if value is None:
+            self.pauses.end()
 
     def save(self) -> None:
         """Saves the run while it goes on.

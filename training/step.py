@@ -141,8 +141,7 @@ def make_initial_state(
         )
 
     # Compiled apart, since drawing is the same for every optimizer; and on a CPU with
-    # little optimisation, since it runs once, and GoogLeNet's took 45 seconds to
-    # compile instead of 6.
+    # little optimisation, since it runs once and would take long to compile.
     quick = {"xla_backend_optimization_level": 0}
     options = quick if jax.default_backend() == "cpu" else None
     draw = jax.jit(draw, out_shardings=parallel.replicated(), compiler_options=options)
