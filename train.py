@@ -113,6 +113,7 @@ def prepare(config: Config) -> Program:
             config.dataset,
             data_dir=config.data_dir,
             validation_fraction=config.validation_fraction,
+            train_fraction=config.train_fraction,
             split_seed=config.split_seed,
         )
 

@@ -62,6 +62,15 @@ class Scale:
     first_seed: int = 0
 
 
+# What small scales have in common.
+SMALL: Mapping[str, Any] = {
+    "dataset": "cifar100",
+    "width": 8,
+    "batch_size": 64,
+    "validation_fraction": 0.1,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """Arms, the networks they train, and the comparisons that matter.
@@ -75,7 +84,9 @@ class Study:
       arms: In the order in which reports show them.
       comparisons: What the report concludes on.
       full: The scale of the paper.
-      quick: The scale of two CPU cores and ten minutes.
+      small: CIFAR-100 at the scale of two CPU cores and an hour: a narrow network and
+        part of the data.
+      quick: The embedded digits, two CPU cores and ten minutes.
       model_fields: For networks that are trained in another way than the rest: fields
         of ``training.config.Config`` on top of ``fields`` and under the scale's.
     """
@@ -88,6 +99,7 @@ class Study:
     arms: tuple[Arm, ...]
     comparisons: tuple[Comparison, ...]
     full: Scale
+    small: Scale
     quick: Scale
     model_fields: Mapping[str, Mapping[str, Any]] = dataclasses.field(
         default_factory=dict

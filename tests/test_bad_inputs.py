@@ -226,6 +226,7 @@ DOMAINS = {
     "lookahead_alpha": Domain((-3.5e38, "("), FLOAT32, LOOKAHEAD),
     "amplify_threshold": Domain((0, "["), FLOAT32, AMPLIFY),
     "amplify_factor": Domain((0, "("), FLOAT32, SCORES),
+    "train_fraction": Domain((0, "("), (1, "]")),
     "amplify_ratio": Domain((0, "("), (1, "]"), RANDOM),
 }
 

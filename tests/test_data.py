@@ -112,6 +112,21 @@ def test_validation_follows_the_split_seed(digits):
     np.testing.assert_array_equal(other.test.images, digits.test.images)
 
 
+def test_part_of_the_training_part(digits):
+    part = data.load("digits", train_fraction=0.25)
+    assert len(part.train.labels) == round(0.25 * len(digits.train.labels))
+    assert set(_rows(part.train)) < set(_rows(digits.train))
+    whole, quarter = (np.bincount(d.train.labels) for d in (digits, part))
+    assert np.abs(quarter - whole / 4).max() < 1
+    # What runs are chosen and judged by stays the same.
+    np.testing.assert_array_equal(part.validation.images, digits.validation.images)
+    np.testing.assert_array_equal(part.test.images, digits.test.images)
+    pixels = part.train.images.astype(np.float64) / 255
+    np.testing.assert_allclose(part.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
+    other = data.load("digits", train_fraction=0.25, split_seed=1)
+    assert _rows(other.train) != _rows(part.train)
+
+
 def test_statistics_come_from_the_training_part_alone(digits):
     pixels = digits.train.images.astype(np.float64) / 255
     np.testing.assert_allclose(digits.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
@@ -129,6 +144,9 @@ def test_statistics_come_from_the_training_part_alone(digits):
         ({"name": "digits", "validation_fraction": 1.0}, r"1\.0.*\[0, 1\)"),
         ({"name": "digits", "validation_fraction": float("nan")}, "nan"),
         ({"name": "digits", "validation_fraction": 0.9999}, "nothing of digits"),
+        ({"name": "digits", "train_fraction": 0.0}, r"0\.0.*\(0, 1\]"),
+        ({"name": "digits", "train_fraction": 1.5}, r"1\.5.*\(0, 1\]"),
+        ({"name": "digits", "train_fraction": 1e-4}, "nothing of digits"),
         ({"name": "digits", "split_seed": -1}, "-1"),
     ],
 )

@@ -29,7 +29,7 @@ def study_of(*arms, **fields):
     """A study of these arms on a tiny network."""
     scale = Scale(models=("tiny",), seeds=2, fields=TINY)
     fields = {"method": "sgd", **fields}
-    return Study("made-up", "title", "question?", None, fields, arms, (), scale, scale)
+    return Study("made-up", "title", "question?", None, fields, arms, (), scale, scale, scale)
 
 
 SGD = Arm("sgd", "SGD", {})
@@ -78,7 +78,7 @@ def test_arms_that_are_compared_follow_each_other():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", ["full", "quick"])
+@pytest.mark.parametrize("size", ["full", "small", "quick"])
 def test_studies_are_sound(name, size):
     study = studies.module(name).STUDY
     assert study.name == name
@@ -152,7 +152,7 @@ def cycle(step, window, period, fit):
 
 
 @pytest.mark.parametrize("name", ["plp", "ablation"])
-@pytest.mark.parametrize("size", ["full", "quick"])
+@pytest.mark.parametrize("size", ["full", "small", "quick"])
 def test_every_prediction_has_its_matched_rate(name, size):
     study = studies.module(name).STUDY
     scale = getattr(study, size)
@@ -543,7 +543,9 @@ def test_list_names_every_study(capsys):
     assert command.main(["list"]) == 0
     listed = capsys.readouterr().out
     for name in studies.NAMES:
-        assert f"run {name} --quick" in listed
+        assert all(
+            f"run {name}{flag}:" in listed for flag in ("", " --small", " --quick")
+        )
 
 
 @pytest.mark.parametrize(

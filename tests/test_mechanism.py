@@ -62,7 +62,10 @@ def test_plain_is_two_convolutions_with_tanh():
 
 # -- the arms --------------------------------------------------------------------------
 
-SCALES = {"full": STUDY.full, "quick": STUDY.quick}
+SCALES = {"full": STUDY.full, "small": STUDY.small, "quick": STUDY.quick}
+
+
+SMALL_PART = {"validation_fraction": 0.1, "train_fraction": 0.025}
 
 
 def configure(scale, model, method, regime):
@@ -106,20 +109,23 @@ def test_regimes_have_names_of_their_own_and_a_higher_rate_where_they_say_so():
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100"])
-def test_plain_trains_on_its_whole_training_part(dataset):
-    scale = dataclasses.replace(STUDY.full, fields={"dataset": dataset})
+@pytest.mark.parametrize("part", [{}, {"train_fraction": 1.0}, SMALL_PART], ids=str)
+def test_plain_trains_on_its_whole_training_part(dataset, part):
+    scale = dataclasses.replace(STUDY.full, fields={"dataset": dataset, **part})
     config = configure(scale, "plain", "plp", REGIMES[0])
     if dataset == "digits":
         part = data.load(
             "digits",
             data_dir=None,
             validation_fraction=config.validation_fraction,
+            train_fraction=config.train_fraction,
             split_seed=config.split_seed,
         ).train.labels
     else:  # 50,000 images, as many of each class
         labels = np.repeat(np.arange(int(dataset.removeprefix("cifar"))), 50_000)
         labels = labels[:: int(dataset.removeprefix("cifar"))]
-        part, _ = data.stratified_split(labels, config.validation_fraction, 0)
+        left, _ = data.stratified_split(labels, config.validation_fraction, 0)
+        _, part = data.stratified_split(labels[left], config.train_fraction, 0)
     assert config.batch_size == len(part)
     assert config.weight_decay == 0
 

@@ -27,7 +27,8 @@ class Config:
         ~/tensorflow_datasets or TFDS_DATA_DIR.
       validation_fraction: Part of the training set that is held out to choose the best
         epoch by. With 0 the last epoch is taken.
-      split_seed: Seed of that split, apart from --seed.
+      train_fraction: Part of the rest that is trained on, as much of every class.
+      split_seed: Seed of these choices, apart from --seed.
       augment: Random crops (side/8 of padding) and, but for digits, mirror images.
       model: The network.
       width: Channels of the network's first stage, which all others scale with. The
@@ -121,6 +122,7 @@ class Config:
     dataset: Literal["digits", "cifar10", "cifar100"] = "digits"
     data_dir: str | None = None
     validation_fraction: float = 0.2
+    train_fraction: float = 1.0
     split_seed: int = 0
     augment: bool = False
 

@@ -267,6 +267,10 @@ def check_values(config: Any) -> None:
         raise ConfigError(
             f"--validation-fraction must be in [0, 1), got {config.validation_fraction}"
         )
+    if not 0 < config.train_fraction <= 1:
+        raise ConfigError(
+            f"--train-fraction must be in (0, 1], got {config.train_fraction}"
+        )
     if config.momentum is not None and not 0 <= config.momentum < 1:
         raise ConfigError(f"--momentum must be in [0, 1), got {config.momentum}")
     if config.optimizer == "nesterov" and config.momentum == 0:

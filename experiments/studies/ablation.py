@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments.studies.rates import at_rate, matched
-from experiments.study import Arm, Comparison, Scale, Study
+from experiments.study import SMALL, Arm, Comparison, Scale, Study
 
 
 class _Trial(NamedTuple):
@@ -105,6 +105,11 @@ STUDY = Study(
             "batch_size": 128,
             "augment": True,
         },
+    ),
+    small=Scale(
+        models=("tiny",),
+        seeds=3,
+        fields={**SMALL, "train_fraction": 0.2, "epochs": 3},
     ),
     quick=Scale(
         models=("tiny",),

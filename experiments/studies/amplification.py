@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.studies.rates import stages, strategy
-from experiments.study import Arm, Comparison, Scale, Study
+from experiments.study import SMALL, Arm, Comparison, Scale, Study
 from training.config import Config
 
 # Fixed in advance, where thresholds are not swept.
@@ -108,6 +108,12 @@ STUDY = Study(
         models=("vgg19", "resnet18", "resnet34", "resnet50", "resnet101"),
         seeds=10,
         fields={},
+    ),
+    small=Scale(
+        models=("resnet18",),
+        seeds=3,
+        fields={**SMALL, "train_fraction": 0.1, "epochs": 12},
+        arms=(*_CONTROLS, *(arm.name for arm in _FIXED if arm.name.endswith("case1"))),
     ),
     quick=Scale(
         models=("vgg19", "resnet18"),

@@ -23,7 +23,7 @@ import train
 from experiments import paths
 from experiments.curvature import top_eigenvalue
 from experiments.studies.rates import matched
-from experiments.study import Arm, Comparison, Scale, Study
+from experiments.study import SMALL, Arm, Comparison, Scale, Study
 from training import data, networks
 from training.config import Config
 from training.loop import Loop
@@ -66,10 +66,16 @@ REGIMES = (
 )
 METHODS = {"sgd": "SGD", "plp": "PLP", "matched": f"SGD, rate x {MATCHED}"}
 
-# Networks without normalisation, which train on the full batch: the training images
-# of each set, and the part of the whole that is left for validation.
+# Networks without normalisation, which train on the full batch.
 FULL_BATCH_MODELS = ("plain",)
-_FULL_BATCH = {"digits": (1150, 0.2), "cifar10": (5000, 0.9), "cifar100": (5000, 0.9)}
+# The images of each set, without its test part.
+_IMAGES_OF = {"digits": 1438, "cifar10": 50_000, "cifar100": 50_000}
+
+
+def _full_batch(config: Config) -> int:
+    images = _IMAGES_OF[config.dataset]
+    left = images - round(config.validation_fraction * images)
+    return round(config.train_fraction * left)
 
 
 def _derived(method: str, regime: Regime) -> Callable[[Config], dict[str, Any]]:
@@ -78,11 +84,9 @@ def _derived(method: str, regime: Regime) -> Callable[[Config], dict[str, Any]]:
     def fields(config: Config) -> dict[str, Any]:
         if config.model not in FULL_BATCH_MODELS:
             return {"learning_rate": factor * regime.mini_batch_rate}
-        images, validation = _FULL_BATCH[config.dataset]
         return {
             "learning_rate": factor * regime.full_batch_rate,
-            "batch_size": images,
-            "validation_fraction": validation,
+            "batch_size": _full_batch(config),
         }
 
     return fields
@@ -131,11 +135,22 @@ STUDY = Study(
         seeds=5,
         fields={"dataset": "cifar100", "width": 64, "batch_size": 128},
     ),
+    small=Scale(
+        models=("plain", "tiny"),
+        seeds=3,
+        fields={**SMALL, "train_fraction": 0.025},
+        arms=tuple(
+            f"{method}-{regime.name}"
+            for regime in REGIMES
+            if regime.momentum
+            for method in METHODS
+        ),
+    ),
     quick=Scale(
         models=("plain", "tiny"),
         seeds=4,
         first_seed=4,  # the rates were chosen on seeds 0 to 3
-        fields={"dataset": "digits", "width": 8},
+        fields={"dataset": "digits", "width": 8, "train_fraction": 1.0},
         arms=tuple(
             f"{method}-{regime.name}"
             for regime in REGIMES
@@ -143,7 +158,10 @@ STUDY = Study(
             for method in METHODS
         ),
     ),
-    model_fields={"plain": {"epochs": 128, "weight_decay": 0.0}},
+    # An eighth of CIFAR's training part, 5,000 images, fits into one batch.
+    model_fields={
+        "plain": {"epochs": 128, "weight_decay": 0.0, "train_fraction": 1 / 8}
+    },
 )
 
 # -- What is measured ------------------------------------------------------------------

@@ -7,7 +7,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 import train
 from experiments.studies.rates import at_rate, matched
-from experiments.study import Arm, Comparison, Scale, Study
+from experiments.study import SMALL, Arm, Comparison, Scale, Study
 from training.config import Config
 from training.loop import Loop
 
@@ -50,6 +50,19 @@ STUDY = Study(
         Comparison("average", "sgd"),
     ),
     full=Scale(models=("resnet18", "vgg16", "googlenet"), seeds=10, fields={}),
+    small=Scale(
+        models=("resnet18",),
+        seeds=3,
+        # 700 steps, not 31,200: ten times the paper's rates, and two and a half cycles.
+        fields={
+            **SMALL,
+            "train_fraction": 0.2,
+            "epochs": 5,
+            "learning_rate": 0.01,
+            "max_learning_rate": 0.02,
+            "cycle_steps": 140,
+        },
+    ),
     quick=Scale(
         models=("resnet18", "vgg16", "googlenet"),
         seeds=6,

@@ -1,7 +1,7 @@
 """Prediction and amplification, alone and together."""
 
 from experiments.studies.rates import at_rate, matched
-from experiments.study import Arm, Comparison, Scale, Study
+from experiments.study import SMALL, Arm, Comparison, Scale, Study
 
 _AMPLIFY = {"method": "amplify"}
 _FACTOR = matched()
@@ -38,6 +38,11 @@ STUDY = Study(
         Comparison("amplify-plp", "matched-amplify"),
     ),
     full=Scale(models=("resnet18", "vgg19"), seeds=5, fields={}),
+    small=Scale(
+        models=("resnet18",),
+        seeds=3,
+        fields={**SMALL, "train_fraction": 0.1, "epochs": 12},
+    ),
     quick=Scale(
         models=("resnet18", "vgg19"),
         seeds=3,

@@ -16,6 +16,7 @@ def load(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     validation_fraction: float = 0.2,
+    train_fraction: float = 1.0,
     split_seed: int = 0,
 ) -> Dataset:
     """Reads a set, splits off its validation part and measures its pixels.
@@ -27,8 +28,8 @@ def load(
     ``<data_dir>/downloads/manual/cifar-10-binary.tar.gz`` (or ``cifar-100-...``) if
     someone has put it there, and is downloaded otherwise.
 
-    The validation part is stratified by class and depends on ``split_seed`` only, so
-    runs with other training seeds select on the same images.
+    Parts are stratified by class and depend on ``split_seed`` only, so runs with other
+    training seeds select on the same images.
 
     Args:
       name: one of ``NAMES``.
@@ -36,7 +37,9 @@ def load(
         ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``, which is created if needed.
       validation_fraction: share of the official training part, in [0, 1). With 0 the
         validation part is empty and the caller has nothing to select by.
-      split_seed: seed of the validation split, in ``[0, 2**32)``.
+      train_fraction: share of what is left that is trained on, in (0, 1]; the rest is
+        not read again.
+      split_seed: seed of these choices, in ``[0, 2**32)``.
 
     Returns:
       The set, its three parts in memory. The statistics are those of the training
@@ -54,18 +57,28 @@ def load(
         raise errors.UserError(
             f"The validation fraction is {validation_fraction}: choose it in [0, 1)."
         )
+    if not 0 < train_fraction <= 1:
+        raise errors.UserError(
+            f"The training fraction is {train_fraction}: choose it in (0, 1]."
+        )
     if not 0 <= split_seed < 2**32:
         raise errors.UserError(
             f"The split seed is {split_seed}: choose it in [0, {2**32})."
         )
     source = _read(name, data_dir)
-    kept, held_out = _split.stratified_split(
-        source.train.labels, validation_fraction, split_seed
-    )
-    if not len(kept):
+    labels = source.train.labels
+    left, held_out = _split.stratified_split(labels, validation_fraction, split_seed)
+    _, drawn = _split.stratified_split(labels[left], train_fraction, split_seed)
+    kept = left[drawn]
+    if not len(left):
         raise errors.UserError(
             f"The validation fraction {validation_fraction} leaves nothing of {name} "
             "to train on: choose a smaller one."
+        )
+    if not len(kept):
+        raise errors.UserError(
+            f"The training fraction {train_fraction} leaves nothing of {name} to train "
+            "on: choose a larger one."
         )
     train, validation = (
         Examples(source.train.images[part], source.train.labels[part])
