@@ -8,9 +8,7 @@ SGD with momentum, all arms in turn in one run. A gradient of the same network i
 timed in the same rounds, so that the overhead of a whole training step can be told.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -189,13 +187,9 @@ def _bytes(tree: Any) -> int:
 
 def main() -> None:
     """Runs the benchmark, prints its table and writes its record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = measure.parser(__doc__, rounds=20)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, help="where to write the record (JSON)")
     options = parser.parse_args()
     record = run(options.width, options.batch_size, options.rounds)
     Console(width=130).print(table(record))

@@ -3,11 +3,20 @@
 import math
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import acceleration, host_input, measure, throughput
+from benchmarks import (
+    acceleration,
+    host_input,
+    measure,
+    startup,
+    surroundings,
+    throughput,
+)
 
 BATCH = 8
 
@@ -130,6 +139,48 @@ def test_host_input():
         check_quartiles(told["images_per_second"])
     assert record["fastest_feed"] in feeds
     assert host_input.table(record).row_count == len(feeds)
+
+
+def test_surroundings(capsys):
+    record = surroundings.run(2, BATCH, steps=2, rounds=2, model="tiny")
+    arms = record["arms"]
+    assert next(iter(arms)) == surroundings.BARE
+    assert len(arms) == 4
+    for arm in arms.values():
+        check_quartiles(arm["time_ratio"])
+        assert arm["milliseconds"] > 0
+    assert arms[surroundings.BARE]["time_ratio"]["median"] == 1
+    assert surroundings.table(record).row_count == len(arms)
+    assert "train_loss" not in capsys.readouterr().out
+
+
+def test_the_bare_step_is_the_training_step():
+    # Or the benchmark would compare different work. One batch is the whole set, so its
+    # order does not matter.
+    config = measure.training_config(model="tiny", width=2, batch_size=BATCH)
+    dataset = measure.synthetic(BATCH)
+    bare = surroundings.make_bare(config, dataset, steps=1)
+    whole = measure.Training(config, dataset)
+    losses = []
+    for _ in range(4):
+        whole.run()
+        losses.append(float(bare()))
+    np.testing.assert_allclose(losses, whole.losses, rtol=1e-4)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_startup():
+    record = startup.run(["--model", "tiny", "--width", "2"], rounds=1)
+    assert set(record["arms"]) == {"cold", "warm"}
+    for arm in record["arms"].values():
+        assert arm["to_compiling"]["median"] < arm["to_first_epoch"]["median"]
+    assert startup.table(record).row_count == 2
+
+
+def test_startup_fails_with_train():
+    with tempfile.TemporaryDirectory() as place, pytest.raises(RuntimeError, match="2"):
+        startup.start(["--width", "0"], Path(place), "run")
 
 
 @pytest.mark.parametrize("whole_batches", [False, True])

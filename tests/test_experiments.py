@@ -29,7 +29,9 @@ def study_of(*arms, **fields):
     """A study of these arms on a tiny network."""
     scale = Scale(models=("tiny",), seeds=2, fields=TINY)
     fields = {"method": "sgd", **fields}
-    return Study("made-up", "title", "question?", None, fields, arms, (), scale, scale, scale)
+    return Study(
+        "made-up", "title", "question?", None, fields, arms, (), scale, scale, scale
+    )
 
 
 SGD = Arm("sgd", "SGD", {})
