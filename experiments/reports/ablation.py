@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 
 from experiments import style
 from experiments.page import Picture, Section
+from experiments.pairing import Metric
 from experiments.reports import shared
 from experiments.reports.comparisons import Compared
 from experiments.reports.runs import Runs
-from experiments.statistics import Metric
 
 
 class _Setting(NamedTuple):

@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments.reports.runs import Runs
-from experiments.statistics import (
+from experiments.pairing import (
     TEST_ACCURACY,
     VALIDATION_LOSS,
     Metric,
-    PairedDifference,
-    TimeToTarget,
-    corrected,
     difference,
     target_accuracy,
     time_to_target,
 )
+from experiments.reports.runs import Runs
+from experiments.statistics import PairedDifference, TimeToTarget, corrected
 from experiments.study import Comparison
 
 METRICS = (TEST_ACCURACY, VALIDATION_LOSS)

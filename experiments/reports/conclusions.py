@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from experiments.page import Block, Bullets
+from experiments.pairing import Metric
 from experiments.reports.comparisons import Compared, metrics
 from experiments.reports.runs import NOT_RUN, Runs, history
-from experiments.statistics import Metric, conclusion, target_conclusion
+from experiments.sentences import conclusion, target_conclusion
 
 
 def conclusions(runs: Runs, found: Sequence[Compared]) -> list[Block]:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from experiments import figures, tables
 from experiments.figures import Interval
 from experiments.page import Block, Picture, Section, Table
+from experiments.pairing import Metric
 from experiments.reports.comparisons import Compared, metrics
 from experiments.reports.conclusions import conclusions, times
 from experiments.reports.runs import Runs
-from experiments.statistics import Metric, PairedDifference
+from experiments.statistics import PairedDifference
 
 
 def sections(
