@@ -4,7 +4,6 @@ import sys
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,7 @@ from rich.progress import (
 
 from experiments.plan import Task
 from experiments.records import Record
+from training.display import Terminal
 
 
 class Display:
@@ -25,7 +25,7 @@ class Display:
 
     def __init__(self, total: int, done: int) -> None:
         # The file is kept, as runs redirect sys.stdout.
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

@@ -337,6 +337,22 @@ def run_on(devices, workdir, *argv):
     )
 
 
+def test_a_run_outlives_the_reader_of_its_output(tmp_path):
+    workdir = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "train.py", *TINY, "--workdir", str(workdir)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert records.read_json(workdir / records.RESULT)["epochs"] == 3
+
+
 def test_one_and_four_devices_agree_to_1e_9_over_20_steps(tmp_path):
     """One step an epoch, so that every step's loss is on record."""
     argv = (

@@ -1,6 +1,7 @@
 """What a run shows on the terminal: a progress bar, and one line an epoch."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +21,24 @@ from training import parallel
 def say(text: str) -> None:
     """Prints a line at once, in the process that speaks for all."""
     if parallel.is_coordinator():
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            _go_on_unread()
+
+
+class Terminal(Console):
+    """Where lines and bars go; it outlives the reader of a pipe, such as ``head``."""
+
+    def on_broken_pipe(self) -> None:
+        """See :class:`rich.console.Console`, which would end the program."""
+        _go_on_unread()
+
+
+def _go_on_unread() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # standard output's, also where sys.stdout is another file
+    os.close(nowhere)
 
 
 class Display:
@@ -35,7 +53,7 @@ class Display:
     """
 
     def __init__(self, total_steps: int, done: int, batch_size: int) -> None:
-        self._console = Console(
+        self._console = Terminal(
             highlight=False, soft_wrap=True, quiet=not parallel.is_coordinator()
         )
         self._batch_size = batch_size
