@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from training import config as config_lib
 from training import data, networks, optimizers, parallel, records
@@ -155,6 +157,45 @@ def training_config(**fields: Any) -> Config:
     """SGD with momentum and weight decay at a constant rate, but for ``fields``."""
     plain = {"method": "sgd", "schedule": "constant", "warmup_epochs": 0.0, "epochs": 1}
     return config_lib.resolve(plain | OPTIMIZER | fields)
+
+
+def count_operations(config: Config, dataset: data.Dataset) -> float:
+    """Floating-point operations of an image's loss and gradient.
+
+    As XLA counts them before it optimises; a multiplication and its addition are two.
+    """
+    module = networks.make_network(config, dataset.num_classes, axis_name=None)
+    shape = (config.batch_size, *dataset.train.images.shape[1:])
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    labels = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    key = jax.random.key(0)
+    variables = jax.eval_shape(lambda x: module.init(key, x, train=False), images)
+
+    def loss(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> Any:
+        logits, _ = module.apply(
+            {**rest, "params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    params = variables.pop("params")
+    lowered = jax.jit(jax.grad(loss)).lower(params, variables, images, labels)
+    analysis: Any = lowered.cost_analysis()
+    return float(analysis["flops"]) / config.batch_size
+
+
+def make_product(precision: str) -> tuple[Callable[[], Any], float]:
+    """A large matrix product, and its floating-point operations.
+
+    Its pace is about the best that the device has to offer.
+    """
+    side = 8192 if on_accelerator() else 2048
+    matrix = jnp.ones((side, side), networks.DTYPES[precision])
+    product = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(product(matrix, matrix)), 2.0 * side**3
 
 
 def alternate(

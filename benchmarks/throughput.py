@@ -15,6 +15,9 @@ On a machine with neighbours the medians flatter JAX: PyTorch's threads wait for
 other at every layer, and one that is held up holds up all. So the ratio of each arm's
 best round stands beside that of the medians, and the record has the CPU time, too.
 
+How much there is to gain: operations a second beside those of a large matrix product,
+the faster library's, timed in the same rounds.
+
 JAX takes all local devices and PyTorch one: hide the others when comparing.
 """
 
@@ -106,9 +109,12 @@ def _measure(
     ours = measure.Training(config, dataset)
     arms: dict[str, Callable[[], Any]] = {OURS: ours.run}
     told: dict[str, dict[str, Any]] = {OURS: {"compile_seconds": ours.compile_seconds}}
+    products = {"jax": measure.make_product(precision)}
     for peer in peers:
         from benchmarks import torch_networks
 
+        device = _TORCH_DEVICES[jax.default_backend()]
+        products["torch"] = torch_networks.make_product(precision, device)
         theirs = torch_networks.Training(
             model,
             dataset,
@@ -116,7 +122,7 @@ def _measure(
             batch_size=batch_size,
             precision=precision,
             optimizer=measure.OPTIMIZER,
-            device=_TORCH_DEVICES[jax.default_backend()],
+            device=device,
             compiled=peer == "torch compiled",
         )
         if theirs.parameters != ours.parameters:
@@ -135,12 +141,24 @@ def _measure(
         cpu_seconds[name].append(time.process_time() - start)
 
     seconds = measure.alternate(
-        {name: functools.partial(timed, name) for name in arms}, rounds=rounds
+        {
+            **{name: functools.partial(timed, name) for name in arms},
+            **{f"{name} product": product for name, (product, _) in products.items()},
+        },
+        rounds=rounds,
     )
+    fastest = max(
+        count / seconds[f"{name} product"].min()
+        for name, (_, count) in products.items()
+    )
+    operations = measure.count_operations(config, dataset)
     images = steps * batch_size
-    for name, values in seconds.items():
+    for name in arms:
+        values = seconds[name]
         told[name]["images_per_second"] = measure.quartiles(images / values)
         told[name]["best_images_per_second"] = float(images / values.min())
+        pace = operations * told[name]["images_per_second"]["median"]
+        told[name]["of_product"] = pace / fastest
         cpu = float(np.median(cpu_seconds[name][1:]))  # the first round is untimed
         told[name]["cpu_milliseconds_per_image"] = 1e3 * cpu / images
         if name != OURS:
@@ -150,6 +168,8 @@ def _measure(
     return {
         "model": model,
         "parameters": ours.parameters,
+        "operations_per_image": operations,
+        "product_operations_per_second": fastest,
         "precision": precision,
         "batch_size": batch_size,
         "arms": told,
@@ -173,33 +193,52 @@ def table(record: dict[str, Any]) -> Table:
     """The record as a table."""
     result = Table(
         *(Column(name, no_wrap=True) for name in ("network", "precision", "batch")),
-        Column(f"{OURS} (images/s)", no_wrap=True),
+        *(
+            Column(name, no_wrap=True)
+            for name in (f"{OURS} (images/s)", "of a product")
+        ),
         *(
             Column(name, no_wrap=True)
             for peer in PEERS
             if not record["torch_absent"]
-            for name in (f"{peer} (images/s)", f"{OURS} / it", "at best")
+            for name in (
+                *(f"{peer} (images/s)", "of a product"),
+                *(f"{OURS} / it", "at best"),
+            )
         ),
         title=f"Training throughput, width {record['width']}, {record['rounds']} "
-        "rounds: median (quartiles), and best against best",
+        "rounds: median (quartiles), and best against best; pace of a matrix product: "
+        + ", ".join(dict.fromkeys(map(_product, record["cells"]))),
         caption=record["torch_absent"] and f"No PyTorch: {record['torch_absent']}.",
     )
     for cell in record["cells"]:
         arms = cell["arms"]
         row = [cell["model"], cell["precision"], str(cell["batch_size"])]
-        row.append(measure.tell(arms[OURS]["images_per_second"], ",.0f"))
+        row += _pace(arms[OURS])
         for peer in PEERS:
             arm = arms.get(peer, {})
             if "failed" in arm:
-                row += ["failed", "", ""]
+                row += ["failed", "", "", ""]
             elif arm:
-                row.append(measure.tell(arm["images_per_second"], ",.0f"))
+                row += _pace(arm)
                 row.append(measure.tell(arm["speedup"]))
                 row.append(f"{arm['best_speedup']:.2f}")
             elif not record["torch_absent"]:
-                row += ["", "", ""]
+                row += ["", "", "", ""]
         result.add_row(*row)
     return result
+
+
+def _pace(arm: dict[str, Any]) -> list[str]:
+    return [
+        measure.tell(arm["images_per_second"], ",.0f"),
+        f"{arm['of_product']:.0%}",
+    ]
+
+
+def _product(cell: dict[str, Any]) -> str:
+    giga = cell["product_operations_per_second"] / 1e9
+    return f"{giga:,.0f} GFLOP/s in {cell['precision']}"
 
 
 def main() -> None:
@@ -223,7 +262,7 @@ def main() -> None:
         steps=options.steps,
         peers=options.peers,
     )
-    Console(width=170).print(table(record))
+    Console(width=190).print(table(record))
     print("record:", measure.write_record("throughput", record, options.out))
 
 

@@ -115,6 +115,19 @@ def set_up(threads: int) -> dict[str, Any]:
     }
 
 
+def make_product(precision: str, device: str) -> tuple[Callable[[], Any], float]:
+    """A large matrix product, as ``measure.make_product``."""
+    side = 2048 if device == "cpu" else 8192
+    matrix = torch.ones((side, side), dtype=getattr(torch, precision), device=device)
+
+    def product() -> None:
+        torch.mm(matrix, matrix)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return product, 2.0 * side**3
+
+
 def create(name: str, width: int, classes: int) -> nn.Module:
     """Returns ``resnet18``, ``vgg16`` or ``googlenet``."""
     return _NETWORKS[name](width, classes)

@@ -52,6 +52,26 @@ def test_synthetic_images_show_their_class():
     assert abs(pixels.std() - dataset.std[0]) < 0.05
 
 
+def test_operations_of_a_known_network():
+    # By the published table of ResNet-18, with the CIFAR stem. A kernel of three meets
+    # 3n places in a row of n, but the padding at both ends, or with stride 2 at one.
+    def stage(side, before, after, blocks=2):
+        strided = before != after
+        first = (3 * side - (1 if strided else 2)) ** 2 * before * after
+        shortcut = side**2 * before * after if strided else 0
+        return first + shortcut + (2 * blocks - 1) * (3 * side - 2) ** 2 * after**2
+
+    stem = (3 * 32 - 2) ** 2 * 3 * 64
+    stages = stage(32, 64, 64), stage(16, 64, 128), stage(8, 128, 256)
+    products = stem + sum(stages) + stage(4, 256, 512) + 512 * 100
+    # Forward, by the weights and by the inputs, but not by the images.
+    operations = 2 * (3 * products - stem)
+    config = measure.training_config(model="resnet18", width=64, batch_size=2)
+    counted = measure.count_operations(config, measure.synthetic(2))
+    # Beside them are normalisation, activations and the loss.
+    assert operations < counted < 1.03 * operations
+
+
 def test_throughput_without_peers(tmp_path):
     record = throughput.run(
         ["tiny"], ["float32"], [BATCH], width=1, rounds=1, steps=2, peers=()
@@ -59,6 +79,7 @@ def test_throughput_without_peers(tmp_path):
     (cell,) = record["cells"]
     assert set(cell["arms"]) == {"jax"}
     check_quartiles(cell["arms"]["jax"]["images_per_second"])
+    assert cell["arms"]["jax"]["of_product"] > 0
     assert cell["parameters"] > 0
     assert record["torch_absent"]
     assert throughput.table(record).row_count == 1
@@ -69,20 +90,25 @@ def test_throughput_without_peers(tmp_path):
 def test_throughput_tells_of_an_arm_that_failed():
     pace = {"median": 2.0, "low": 1.0, "high": 3.0}
     arms = {
-        "jax": {"images_per_second": pace},
+        "jax": {"images_per_second": pace, "of_product": 0.25},
         "torch eager": {
             "images_per_second": pace,
+            "of_product": 0.5,
             "speedup": pace,
             "best_speedup": 0.5,
         },
         "torch compiled": {"failed": "no compiler"},
     }
     cell = {"model": "vgg16", "precision": "float32", "batch_size": 1, "arms": arms}
+    cell["product_operations_per_second"] = 2e11
     record = {"width": 1, "rounds": 1, "torch_absent": None, "cells": [cell]}
-    columns = throughput.table(record).columns
+    table = throughput.table(record)
+    assert "200 GFLOP/s in float32" in table.title
+    columns = table.columns
     assert [c for column in columns for c in column.cells] == [
-        *("vgg16", "float32", "1", "2 (1 to 3)"),
-        *("2 (1 to 3)", "2.00 (1.00 to 3.00)", "0.50", "failed", "", ""),
+        *("vgg16", "float32", "1", "2 (1 to 3)", "25%"),
+        *("2 (1 to 3)", "50%", "2.00 (1.00 to 3.00)", "0.50"),
+        *("failed", "", "", ""),
     ]
 
 
