@@ -9,8 +9,10 @@ import numpy as np
 
 from experiments import plan
 from experiments.page import Table
+from experiments.records import Record
 from experiments.reports.runs import NOT_RUN, Runs
 from experiments.study import Arm
+from training.config import Config
 
 NONE = "-"
 _READ = (
@@ -22,6 +24,8 @@ _UNSET = "unset"
 # Fields of a configuration that a report names, and what it calls them.
 _FIELDS = {
     "dataset": "data set",
+    "validation_fraction": "part held out for validation",
+    "train_fraction": "part of the rest trained on",
     "width": "width of the first stage",
     "epochs": "epochs",
     "max_steps": "steps at most",
@@ -36,6 +40,8 @@ _FIELDS = {
     "augment": "augmentation",
     "precision": "precision",
 }
+# Those that make a study small.
+_SIZES = ("dataset", "train_fraction", "width", "epochs", "batch_size", "max_steps")
 _PROVENANCE = ("device", "python", "jax", "flax", "optax", "plp_optax", "commit")
 
 # -- Numbers -----------------------------------------------------------------------
@@ -81,7 +87,7 @@ def setting(runs: Runs) -> Table:
     finished = [record for record in records if not record.diverged]
     seeds = sorted({record.seed for record in records})
     fields = [
-        (label, _distinct(record.config.get(name) for record in records))
+        (label, _distinct(_field(record, name) for record in records))
         for name, label in _FIELDS.items()
     ]
     provenance = [
@@ -96,6 +102,11 @@ def setting(runs: Runs) -> Table:
         *provenance,
     ]
     return Table("What was run", ("", ""), rows, left=2)
+
+
+def _field(record: Record, name: str) -> Any:
+    """A field of a run's configuration; records may be older than the field."""
+    return record.config.get(name, getattr(Config, name))
 
 
 def _distinct(values: Iterable[Any]) -> str:
@@ -116,8 +127,8 @@ def shortfalls(runs: Runs) -> list[str]:
     found: dict[str, set[str]] = {}
     for (model, arm), records in runs.by_arm().items():
         full = plan.configure(study, study.full, model, study.arm(arm))
-        for name in ("dataset", "width", "epochs", "batch_size", "max_steps"):
-            ours, wanted = records[0].config.get(name), getattr(full, name)
+        for name in _SIZES:
+            ours, wanted = _field(records[0], name), getattr(full, name)
             if ours != wanted:
                 told = f"{_FIELDS[name]} {ours} instead of {wanted or 'no limit'}"
                 found.setdefault(name, set()).add(told)

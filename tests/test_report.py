@@ -413,6 +413,23 @@ class TestConclusions:
             "vgg16 not run",
         ]
 
+    @pytest.mark.parametrize("part", [None, 1.0, 0.5])
+    def test_a_part_of_the_images_is_a_miniature(self, part):
+        study = study_of("plp")
+        records = make(
+            study, seeds=study.full.seeds, models=study.full.models, full=True
+        )
+        for record in records:
+            record.config.pop("train_fraction", None)  # as of before it existed
+            if part is not None:
+                record.config["train_fraction"] = part
+        runs = Runs(study, records)
+        told = dict(row[:2] for row in tables.setting(runs).rows)
+        assert told["part of the rest trained on"] == str(part or 1).removesuffix(".0")
+        assert tables.shortfalls(runs) == (
+            ["part of the rest trained on 0.5 instead of 1.0"] if part == 0.5 else []
+        )
+
 
 class TestPapersTables:
     def test_plps_stand_beside_the_papers(self, tmp_path):
