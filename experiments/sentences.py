@@ -1,5 +1,6 @@
 """Sentences of conclusion that follow from the numbers, and say no more."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -32,7 +33,7 @@ def conclusion(
         _predicate(label, d, metric.unit, "" if i else f" in {metric.label}")
         for i, (label, d) in enumerate(differences)
     ]
-    sentence = f"{arm} {', and '.join(told)}"
+    sentence = f"{arm} {_joined(told)}"
     if matched is not None:
         source = _source(differences[0][1], dict(differences)[matched], metric)
         sentence += f": {source}" if source else ""
@@ -41,7 +42,7 @@ def conclusion(
     diverged = [f"{count} of {label}" for label, count in counts.items() if count]
     if diverged:
         sentence += f"; left out are runs that diverged: {', '.join(diverged)}"
-    return f"{sentence}."
+    return f"{sentence}{_few(*(d for _, d in differences))}."
 
 
 def target_conclusion(arm: str, control: str, time: TimeToTarget) -> str:
@@ -64,8 +65,31 @@ def target_conclusion(arm: str, control: str, time: TimeToTarget) -> str:
     return (
         f"A validation accuracy of {100 * time.target:.1f} % is reached, at the "
         f"median, {' and '.join(told)}; {arm} is sooner on {time.wins} and later on "
-        f"{time.losses} of {time.n} seeds ({_p(time)} in a sign test)."
+        f"{time.losses} of {time.n} seeds ({_p(time)} in a sign test){_few(time)}."
     )
+
+
+_UNTOLD = "cannot be told apart"
+
+
+def _joined(predicates: Sequence[str]) -> str:
+    """``beats A, and cannot be told apart from B, nor from C``."""
+    text = predicates[0]
+    for last, predicate in itertools.pairwise(predicates):
+        if last.startswith(_UNTOLD) and predicate.startswith(_UNTOLD):
+            text += f", nor{predicate.removeprefix(_UNTOLD)}"
+        else:
+            text += f", and {predicate}"
+    return text
+
+
+def _few(*tested: PairedDifference | TimeToTarget) -> str:
+    """What is to be added where a test could not have found anything."""
+    fewest = min(
+        (t.wins + t.losses for t in tested if t.n > max(1, t.ties)),
+        default=MIN_SEEDS,
+    )
+    return "" if fewest >= MIN_SEEDS else "; too few seeds to reach p = 0.05"
 
 
 def _predicate(control: str, d: PairedDifference, unit: str, where: str) -> str:
@@ -86,7 +110,7 @@ def _predicate(control: str, d: PairedDifference, unit: str, where: str) -> str:
     tests = f"{seeds} of {d.n} seeds{tied}; {_p(d)}"
     if not d.verdict:
         return (
-            f"cannot be told apart from {control}{where} (gain {mean} {unit} "
+            f"{_UNTOLD} from {control}{where} (gain {mean} {unit} "
             f"[{low}, {high}]; {tests})"
         )
     if d.is_confirmed:
@@ -144,6 +168,4 @@ def _p(tested: PairedDifference | TimeToTarget) -> str:
     text = "p < 0.001" if tested.p < 0.001 else f"p = {tested.p:.2g}"
     if tested.corrected_p is not None:
         text += f", corrected {tested.corrected_p:.2g}"
-    if tested.wins + tested.losses < MIN_SEEDS:
-        text += ", too few seeds to reach 0.05"
     return text

@@ -1,6 +1,7 @@
 """Sentences of conclusion, on made-up numbers whose truth is known."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_a_wide_interval_does_not_say_that_a_gain_is_the_rates():
 def test_verbs_follow_from_the_numbers(n, center, start):
     sentence = told(difference(center, n, spread=0.2))
     assert sentence.startswith(start)
-    assert ("too few seeds to reach 0.05" in sentence) == (n < 6)
+    assert ("too few seeds to reach p = 0.05" in sentence) == (n < 6)
 
 
 def test_the_sentence_tells_the_numbers():
@@ -126,6 +127,18 @@ def test_correction_turns_a_win_into_a_lead():
     after = statistics.corrected(many)[0]
     assert told(after).startswith("PLP is ahead of SGD")
     assert "p = 0.016, corrected 0.33" in told(after)
+
+
+def test_what_is_alike_is_said_once():
+    unclear = [(label, difference(0, 4)) for label in ("A", "B")]
+    clear = [(label, difference(3, 4)) for label in ("C", "D")]
+    sentence = conclusion("PLP", [*unclear, *clear, *unclear], ACCURACY)
+    shape = re.sub(r" \([^)]*\)| by [^(]*\]", "", sentence)
+    assert shape == (
+        "PLP cannot be told apart from A in test accuracy, nor from B, and is ahead of "
+        "C, and is ahead of D, and cannot be told apart from A, nor from B; too few "
+        "seeds to reach p = 0.05."
+    )
 
 
 def test_sentences_of_degenerate_cases():
