@@ -1,0 +1,241 @@
+"""What every test of bad inputs does, and bad files to do it with.
+
+Every input is bad by construction, by tables and rules of the tests' own, and what is
+told must name its part. Plain pytest tries about a hundred, `-m slow` a thousand.
+"""
+
+import contextlib
+import io
+import json
+import re
+import signal
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+import train
+from training import config as config_lib
+
+# Small, should a bad input be taken for a good one.
+SMALL = {"model": "tiny", "width": 2, "batch_size": 256, "max_steps": 1}
+
+
+def counts(plain, thorough):
+    """Parametrises a test by how many examples it tries."""
+    few = pytest.param(plain, id="plain")
+    many = pytest.param(thorough, id="thorough", marks=pytest.mark.slow)
+    return pytest.mark.parametrize("count", [few, many])
+
+
+def trying(count):
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=False,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+@contextlib.contextmanager
+def within(seconds):
+    """Raises if the body takes longer: it hangs."""
+
+    def give_up(number, frame):
+        raise TimeoutError(f"no end after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run(argv):
+    """Runs the program; returns its exit code and what it says on stderr."""
+    error = io.StringIO()
+    with (
+        within(60),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(error),
+    ):
+        try:
+            code = train.main(argv)
+        except SystemExit as exit_:  # flags that cannot be parsed, told in a box
+            code = exit_.code
+            assert code == 2
+    return code, error.getvalue()
+
+
+def contents(root):
+    """Every file by its path, as bytes; every other path with None."""
+    return {
+        path: path.read_bytes() if path.is_file() else None
+        for path in sorted(Path(root).rglob("*"))
+    }
+
+
+def assert_told(argv, names):
+    """Exit code 2, a sentence with one of the names, and all files as they were."""
+    before = contents(".")
+    code, error = run(argv)
+    assert code == 2
+    assert "Traceback" not in error
+    if error.startswith("train.py: "):
+        assert error.endswith("\n")
+        assert error.count("\n") == 1
+    # A box wraps its lines, and flags are told with their hyphens.
+    flat = re.sub(r"[\s│|]", "", error).replace("_", "-")
+    assert any(re.sub(r"\s", "", name).replace("_", "-") in flat for name in names)
+    after = contents(".")
+    assert {path: after.get(path) for path in before} == before
+    # What is looked at is claimed: no more than an empty directory and its lock.
+    left = {path.name for path in set(after) - set(before) if after[path] is not None}
+    assert left <= {".lock"}
+
+
+@contextlib.contextmanager
+def elsewhere():
+    """A new, empty working directory."""
+    with tempfile.TemporaryDirectory() as path, contextlib.chdir(path):
+        yield Path(path)
+
+
+def flag(name):
+    return f"--{name.replace('_', '-')}"
+
+
+def spell(fields):
+    """Fields as flags."""
+    return [part for name, value in fields.items() for part in (flag(name), str(value))]
+
+
+BASE = spell(SMALL)
+
+
+@contextlib.contextmanager
+def beside_a_run():
+    """A new working directory with a run; flags that would overwrite it."""
+    with elsewhere() as path:
+        (path / "run" / "best").mkdir(parents=True)
+        for name in ("config.json", "metrics.jsonl", "best/manifest.json"):
+            (path / "run" / name).write_text("{}")
+        yield [*BASE, "--overwrite", "--workdir", "run"]
+
+
+class Bad(NamedTuple):
+    """Flags that are bad by construction.
+
+    Attributes:
+      argv: The flags.
+      names: What is told has one of them in it.
+    """
+
+    argv: list[str]
+    names: list[str]
+
+
+TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
+
+
+def a_file(path):
+    path.write_text("precious")
+
+
+def a_loop(path):
+    path.symlink_to(path)
+
+
+def is_object(text):
+    try:
+        return isinstance(json.loads(text.decode()), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner),
+    max_leaves=6,
+)
+GARBAGE = (st.binary(max_size=40) | JSON.map(json.dumps).map(str.encode)).filter(
+    lambda text: not is_object(text)
+)
+
+GOOD_FILE = json.dumps(config_lib.experiment(config_lib.resolve(SMALL)), indent=2)
+
+DEEP = st.builds(
+    lambda bracket, depth: bracket * depth,
+    st.sampled_from([b"[", b'{"a":']),
+    st.integers(1, 3000),
+)
+
+
+# -- Damage ----------------------------------------------------------------------------
+
+
+class Damage(NamedTuple):
+    """What befalls a file.
+
+    Attributes:
+      file: Which one, of a list that begins anew at its end.
+      how: What befalls it.
+      where: The place in it, from 0 to 1.
+      bit: The bit that is flipped there.
+      garbage: What replaces it.
+    """
+
+    file: int
+    how: str
+    where: float
+    bit: int
+    garbage: bytes
+
+    def befall(self, files):
+        """Damages one of the files, unless it is gone."""
+        file = files[self.file % len(files)]
+        if not file.is_file():
+            return
+        content = bytearray(file.read_bytes())
+        place = int(self.where * len(content))
+        file.unlink()
+        match self.how:
+            case "flipped":
+                if content:
+                    content[place] ^= 1 << self.bit
+                file.write_bytes(content)
+            case "cut":
+                file.write_bytes(content[:place])
+            case "replaced":
+                file.write_bytes(self.garbage)
+            case "directory":
+                file.mkdir()
+
+
+DAMAGES = st.builds(
+    Damage,
+    st.integers(0, 10**6),
+    st.sampled_from(["flipped", "cut", "replaced", "removed", "directory"]),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 7),
+    st.binary(max_size=60) | GARBAGE | DEEP | JSON.map(json.dumps).map(str.encode),
+)
+
+
+def files_in(*places):
+    """The files in some places, in a fixed order."""
+    files = [[place] if place.is_file() else place.rglob("*") for place in places]
+    return sorted(path for group in files for path in group if path.is_file())
+
+
+def assert_same_tree(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
