@@ -2,193 +2,35 @@
 
 import base64
 import dataclasses
-import html.parser
 import math
-import os
 import re
-import subprocess
-import sys
-import zlib
 
 import numpy as np
 import pytest
 
 from experiments import (
-    figures,
     page,
     paths,
-    plan,
     report,
     stability_chart,
     studies,
-    style,
     tables,
 )
-from experiments.page import Bullets, Notice, Page, Picture, Section, Table
-from experiments.records import Record
-from experiments.reports import ablation, comparisons, curvature, layers
+from experiments.page import Bullets
+from experiments.reports import curvature
 from experiments.reports import mechanism as mechanism_report
 from experiments.reports.runs import Runs
-from experiments.studies import mechanism
-from experiments.study import Scale
-from training.config import experiment
+from tests.reports import (
+    PROVENANCE,
+    REGIMES,
+    diverge,
+    diverge_at,
+    make,
+    markdown_tables,
+    parse,
+    study_of,
+)
 from training.errors import RunError
-
-LAYERS = ["stem/conv", "stage1/block0/conv1", "stage10/conv", "stage2/conv", "head"]
-REGIMES = {regime.name: regime for regime in mechanism.REGIMES}
-PROVENANCE = {
-    **{"device": "1 x test device (cpu)", "python": "3.11", "jax": "0.10.2"},
-    **{"flax": "0.12.8", "optax": "0.2.8", "plp_optax": "0.1.0", "commit": "c0ffee"},
-}
-
-
-def make(study, *, seeds=3, models=("tiny",), gains=None, arms=None, full=False):
-    """Records of a study's arms, with ``gains`` in accuracy by arm, or random ones."""
-    scale = study.full if full else study.quick
-    scale = Scale(models, seeds, scale.fields, arms or scale.arms)
-    return [
-        made_up(task, None if gains is None else gains.get(task.arm.name, 0.0))
-        for task in plan.tasks(study, scale)
-    ]
-
-
-def made_up(task, gain):
-    rng = np.random.default_rng(zlib.crc32(f"{task.config.seed}".encode()))
-    own = np.random.default_rng(zlib.crc32(task.name.encode()))
-    if gain is None:
-        gain = 0.01 * own.normal()
-    epochs = task.config.epochs
-    time = np.arange(1, epochs + 1) / epochs
-    accuracy = 0.4 + 0.2 * time + 0.01 * rng.normal() + gain
-    loss = 2 - time - gain + 0.01 * rng.normal()
-    if epochs > 3:
-        loss[-2] -= 0.5  # the best epoch
-    rate = 0.05 * (9 / 8 if "matched" in task.arm.name else 1)
-    history = [
-        {
-            **{"epoch": e + 1, "step": 9 * (e + 1), "learning_rate": rate},
-            **{"train_loss": loss[e], "train_accuracy": accuracy[e]},
-            **{"validation_loss": loss[e], "validation_accuracy": accuracy[e]},
-        }
-        for e in range(epochs)
-    ]
-    if "amplify" in task.config.method:
-        for e, metrics in enumerate(history):
-            metrics["amplified"] = LAYERS[:1] if e % 2 else []
-            scores = own.normal(size=len(LAYERS))
-            metrics["analysis"] = e == 1 and [
-                {
-                    **{"layer": name, "score": 0.5, "noise_floor": 0.1},
-                    **{"z_score": z, "amplified": z > 1},
-                }
-                for name, z in zip(LAYERS, scores, strict=True)
-            ]
-            metrics["analysis"] = metrics["analysis"] or None
-    best = int(np.argmin(loss))
-    result = {
-        **{"best_epoch": best + 1, "validation_loss": loss[best]},
-        **{"test_accuracy": accuracy[best], "test_top1_error": 1 - accuracy[best]},
-        **{"test_top5_error": 0.1, "test_loss": 1.0, "train_seconds": 90.0},
-        **{"epochs": epochs, "steps": 9 * epochs, **PROVENANCE},
-    }
-    measures = {}
-    if task.config.seed == 0 and task.arm.name in ("sgd", "plp-4"):
-        path = {"step": [1, 2, 3, 4], "weight": [0.0, 1, 2, 3], "bias": [1.0, 1, 1, 1]}
-        which = {"weight": "conv/kernel[1]", "bias": "head/bias[0]"}
-        measures = {"path": {**path, "which": which}}
-    if task.arm.name.partition("-")[2] in REGIMES:
-        measures = observed(task)
-    return Record(
-        **{"arm": task.arm.name, "model": task.config.model, "seed": task.config.seed},
-        **{"config": experiment(task.config), "result": result, "history": history},
-        measures=measures,
-    )
-
-
-def observed(task):
-    """As theory predicts: curvature rises to the limit of its regime at high rates.
-
-    PLP and its matched rate take the same path up to a random 1 %.
-    """
-    method, _, name = task.arm.name.partition("-")
-    regime = REGIMES[name]
-    end = curvature.limit(method, regime) if "high" in name else 0.1
-    time = np.linspace(0.1, 1, 9)
-    products = end * np.minimum(1, 2 * time)
-    rng = np.random.default_rng(task.config.seed)
-    own = np.random.default_rng(zlib.crc32(task.name.encode()))
-    path = time[:, None] * rng.normal(size=64) * (1 if method == "sgd" else 9 / 8)
-    path += 0.01 * own.normal(size=path.shape)
-    return {
-        "step": list(range(0, 72, 8)),
-        "top_eigenvalue": (products / task.config.learning_rate).tolist(),
-        "path": paths.pack(list(path)),
-    }
-
-
-def diverge(record, epochs=2):
-    return dataclasses.replace(
-        record,
-        result={"diverged": "the loss is no longer finite"},
-        history=record.history[:epochs],
-    )
-
-
-def diverge_at(record, times):
-    """A run of the mechanism that was looked at so often before it diverged."""
-    measures = record.measures
-    path = paths.unpack(measures["path"], len(measures["step"]))[:times]
-    cut = {name: measures[name][:times] for name in ("step", "top_eigenvalue")}
-    return dataclasses.replace(
-        diverge(record), measures={**cut, "path": paths.pack(list(path))}
-    )
-
-
-def study_of(name):
-    return studies.module(name).STUDY
-
-
-def markdown_tables(text):
-    """Tables by the bold line above them: a list of rows of cells, header first."""
-    found = {}
-    for block in re.finditer(r"\*\*(.+?)\*\*\n\n((?:\|.*\n?)+)", text):
-        rows = [
-            [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            for line in block[2].strip().split("\n")
-        ]
-        found[block[1]] = [rows[0], *rows[2:]]
-    return found
-
-
-class Parser(html.parser.HTMLParser):
-    VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.attributes, self.text, self.rows = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.attributes += [(tag, *attr) for attr in attrs]
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1].append(data)
-
-
-def parse(path):
-    parser = Parser()
-    parser.feed(path.read_text(encoding="utf-8"))
-    parser.close()
-    assert parser.open == []
-    return parser
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -580,189 +422,3 @@ class TestMechanism:
         assert lines["SGD, rate x 9/8"] == pytest.approx(
             100 * math.sqrt(2) * 0.01 * 8 / 9, rel=0.3
         )
-
-
-class TestFigures:
-    def test_curves_are_means_with_deviations(self):
-        study = study_of("plp")
-        records = make(study)
-        runs = Runs(study, records)
-        picture = figures.curves(runs, "tiny", ["sgd", "plp-4"], control="sgd")
-        loss, _, difference, points = picture.figure.axes
-        drawn = next(
-            line for line in loss.get_lines() if line.get_label() == "PLP, period 4"
-        )
-        ours, theirs = (
-            np.array(
-                [
-                    [m["validation_accuracy"] for m in r.history]
-                    for r in records
-                    if r.arm == arm
-                ]
-            )
-            for arm in ("plp-4", "sgd")
-        )
-        losses = [
-            [m["validation_loss"] for m in r.history]
-            for r in records
-            if r.arm == "plp-4"
-        ]
-        np.testing.assert_allclose(drawn.get_ydata(), np.mean(losses, axis=0))
-        band = loss.collections[-1].get_paths()[0].vertices
-        top = np.mean(losses, axis=0)[0] + np.std(losses, axis=0, ddof=1)[0]
-        assert band[band[:, 0] == 1, 1].max() == pytest.approx(top)
-        drawn = points.get_lines()[-1].get_ydata()
-        np.testing.assert_allclose(drawn, 100 * (ours - theirs).mean(axis=0), atol=1e-9)
-        assert "nats" in difference.get_ylabel()
-
-    def test_a_diverged_run_is_drawn_and_counted(self):
-        study = study_of("plp")
-        records = [
-            diverge(r) if r.arm == "plp-4" and r.seed else r for r in make(study)
-        ]
-        picture = figures.curves(
-            Runs(study, records), "tiny", ["sgd", "plp-4"], control="sgd"
-        )
-        lines = picture.figure.axes[0].get_lines()
-        crosses = [line for line in lines if line.get_marker() == "x"]
-        assert len(crosses) == 2
-        assert {line.get_label() for line in crosses} == {
-            "PLP, period 4 (2 of 3 diverged)"
-        }
-        assert all(line.get_xdata() == [2] for line in crosses)
-
-    def test_forest_draws_estimates_and_flags_what_is_off_the_scale(self):
-        rows = [
-            figures.Interval("g", f"{n}", "sgd", 0.1 * n, (0.1 * n - 1, 0.1 * n + 1))
-            for n in range(6)
-        ]
-        wild = figures.Interval("g", "wild", "plp-4", -500.0, (-501.0, -499.0))
-        missing = figures.Interval("g", "missing", "plp-3", None, None, "not run")
-        figure = figures.forest({"x": [*rows, wild, missing]})
-        (ax,) = figure.axes
-        dots = [line for line in ax.get_lines() if line.get_marker() == "o"]
-        assert [dot.get_xdata()[0] for dot in dots] == [row.value for row in rows]
-        low, high = ax.get_xlim()
-        assert -20 < low < -1
-        assert high < 20
-        assert {"-500", " not run"} <= {text.get_text() for text in ax.texts}
-
-    def test_forest_of_one_seed_has_open_markers(self):
-        row = figures.Interval("g", "a", "sgd", 0.0, None)
-        (ax,) = figures.forest({"x": [row]}).axes
-        assert ax.get_lines()[-1].get_markerfacecolor() == "white"
-
-    def test_timeline_is_the_share_of_seeds(self):
-        study = study_of("amplification")
-        records = make(study, models=("vgg19",))
-        for record in records:
-            if record.arm == "g2-case1" and record.seed == 0:
-                for metrics in record.history:
-                    metrics["amplified"] = ["head"]
-        runs = Runs(study, records)
-        picture = layers.timeline(runs, "vgg19", ["original", "g2-case1"])
-        ax = picture.figure.axes[0]
-        names = [label.get_text() for label in ax.get_yticklabels()]
-        assert names == [
-            *("stem/conv", "stage1/block0/conv1", "stage2/conv", "stage10/conv"),
-            "head",
-        ]
-        share = np.asarray(ax.get_images()[0].get_array())
-        epochs = np.arange(share.shape[1])
-        np.testing.assert_allclose(share[-1], 1 / 3)
-        np.testing.assert_allclose(share[0], (epochs % 2) * 2 / 3)
-        assert layers.timeline(runs, "vgg19", ["original"]) is None
-
-    def test_settings_stand_at_their_differences(self):
-        study = study_of("ablation")
-        gains = {"plp": 0.02, "step-2": 0.03, "matched-9-8": 0.015}
-        runs = Runs(study, make(study, gains=gains))
-        found = comparisons.compare(runs)
-        by_heading = {s.heading: s.blocks for s in ablation.sections(runs, found)}
-        step = by_heading["Step, period and window"][0].figure.axes[0]
-        lines = {line.get_label(): line.get_ydata() for line in step.get_lines()}
-        np.testing.assert_allclose(lines["minus SGD"], [0, 0, 2, 3, 0], atol=1e-9)
-        np.testing.assert_allclose(
-            lines["minus SGD at the matched rate"], [0, 0, 0.5, 3, 0], atol=1e-9
-        )
-        ticks = [label.get_text() for label in step.get_xticklabels()]
-        assert ticks == ["0.25", "0.5", "1", "2", "4"]
-
-
-class TestStyle:
-    @pytest.mark.parametrize("name", ["plp", "together"])
-    def test_arms_of_one_picture_are_told_apart(self, name):
-        looks = [style.look(arm.name) for arm in study_of(name).arms]
-        assert len(set(looks)) == len(looks)
-
-    def test_measures_have_colours_and_cases_lines(self):
-        arms = [arm.name for arm in study_of("amplification").arms if not arm.group]
-        looks = {arm: style.look(arm) for arm in arms}
-        assert len(set(looks.values())) == len(arms)
-        for measure in ("g1", "g1-per-weight", "g2"):
-            one, two = looks[f"{measure}-case1"], looks[f"{measure}-case2"]
-            assert one.color == two.color
-            assert one.linestyle != two.linestyle
-
-    def test_unknown_arms_look_the_same_in_every_process(self):
-        code = "from experiments import style; print(style.look('some-new-arm'))"
-        told = {
-            subprocess.run(
-                [sys.executable, "-c", code],
-                env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": "."},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            for seed in ("1", "2")
-        }
-        assert told == {f"{style.look('some-new-arm')}\n"}
-
-
-class TestPage:
-    def test_what_could_be_markup_is_text(self, tmp_path):
-        nasty = "a < b & c | *d* `e` <script>x</script>"
-        table = Table(nasty, ("x", nasty), [("1", nasty)], note=nasty)
-        blocks = [nasty, Bullets(nasty, [nasty]), Notice(nasty), table]
-        path = page.write(Page(nasty, [Section(nasty, blocks)]), tmp_path)
-        parser = parse(path.with_suffix(".html"))
-        assert not any(tag == "script" for tag, *_ in parser.attributes)
-        assert parser.text.count(nasty) >= 8
-        row = path.read_text(encoding="utf-8").split("\n| 1 |")[1].split("\n")[0]
-        assert row.count("|") - row.count(r"\|") == 1
-
-    def test_a_table_must_be_rectangular(self):
-        with pytest.raises(ValueError, match="not rectangular"):
-            Table("t", ("a", "b"), [("1",)])
-
-    def test_pictures_of_an_earlier_report_go(self, tmp_path):
-        picture = Picture("new", style.figure(), "A picture.")
-        stale = tmp_path / "figures" / "old.png"
-        stale.parent.mkdir()
-        stale.write_bytes(b"")
-        page.write(Page("t", [Section("s", [picture])]), tmp_path)
-        assert [p.name for p in stale.parent.iterdir()] == ["new.png"]
-
-    def test_the_same_report_is_the_same_files(self, tmp_path):
-        study = study_of("together")
-        records = make(study, models=("vgg19",))
-        for name in ("a", "b"):
-            report.write(study, records, tmp_path / name)
-        a, b = (
-            {p.name: p.read_bytes() for p in (tmp_path / name).rglob("*.*")}
-            for name in ("a", "b")
-        )
-        assert a == b
-
-
-class TestNumbers:
-    def test_spread_is_numpys(self):
-        values = np.array([0.1, 0.25, 0.31])
-        mean, deviation = tables.spread(values, 6).split(" ± ")
-        assert float(mean) == pytest.approx(np.mean(values), abs=1e-6)
-        assert float(deviation) == pytest.approx(np.std(values, ddof=1), abs=1e-6)
-
-    @pytest.mark.parametrize("value", [None, math.nan])
-    def test_what_is_not_there_is_a_dash(self, value):
-        assert tables.number(value) == tables.signed(value) == "-"
-        assert tables.spread(np.array([])) == "-"
