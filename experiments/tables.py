@@ -24,8 +24,8 @@ _UNSET = "unset"
 # Fields of a configuration that a report names, and what it calls them.
 _FIELDS = {
     "dataset": "data set",
-    "validation_fraction": "part held out for validation",
-    "train_fraction": "part of the rest trained on",
+    "validation_fraction": "share held out for validation",
+    "train_fraction": "share of the training images",
     "width": "width of the first stage",
     "epochs": "epochs",
     "max_steps": "steps at most",

@@ -267,9 +267,9 @@ class TestConclusions:
                 record.config["train_fraction"] = part
         runs = Runs(study, records)
         told = dict(row[:2] for row in tables.setting(runs).rows)
-        assert told["part of the rest trained on"] == str(part or 1).removesuffix(".0")
+        assert told["share of the training images"] == str(part or 1).removesuffix(".0")
         assert tables.shortfalls(runs) == (
-            ["part of the rest trained on 0.5 instead of 1.0"] if part == 0.5 else []
+            ["share of the training images 0.5 instead of 1.0"] if part == 0.5 else []
         )
 
 
