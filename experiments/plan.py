@@ -17,6 +17,7 @@ from training.presets import PRESETS
 
 _DEFAULTS = dataclasses.asdict(Config())
 _SCALE = "scale.json"
+_PLACE = "data_dir"  # of no interest elsewhere
 
 
 class Task(NamedTuple):
@@ -29,8 +30,15 @@ class Task(NamedTuple):
     def name(self) -> str:
         """Network, arm, seed, and a fingerprint of all else."""
         model, seed = self.config.model, self.config.seed
-        found = fingerprint(config_lib.experiment(self.config))
+        found = fingerprint(self.described)
         return f"{model}-{self.arm.name}-{seed}-{found}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What its record tells of its configuration: all but the data's place."""
+        fields = config_lib.experiment(self.config)
+        del fields[_PLACE]
+        return fields
 
     @property
     def part(self) -> tuple[str, str]:
@@ -50,14 +58,14 @@ def fingerprint(experiment: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of what a run computes.
 
     Args:
-      experiment: As ``training.config.experiment`` has it. Fields with their default
-        value do not count, so that records outlive fields that are added later; nor
-        does the place of the data.
+      experiment: As a record has it. Fields with their default value do not count, so
+        that records outlive fields that are added later; nor does the place of the
+        data.
     """
     chosen = {
         name: value
         for name, value in experiment.items()
-        if name != "data_dir" and value != _DEFAULTS.get(name)
+        if name != _PLACE and value != _DEFAULTS.get(name)
     }
     text = json.dumps(chosen, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -136,7 +144,7 @@ def find(task: Task, folder: Path) -> Record | None:
         raise RunError(
             f"{path} is damaged ({error}): remove it, and its run is done again"
         ) from error
-    wanted = fingerprint(config_lib.experiment(task.config))
+    wanted = fingerprint(task.described)
     return record if fingerprint(record.config) == wanted else None
 
 
@@ -155,7 +163,9 @@ def write_scale(scale: Scale, folder: Path) -> None:
     """Notes at which scale a study runs in a folder."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(scale), indent=1)
+        told = dataclasses.asdict(scale)
+        told["fields"] = {n: v for n, v in scale.fields.items() if n != _PLACE}
+        text = json.dumps(told, indent=1)
         (folder / _SCALE).write_text(text + "\n", encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from experiments.progress import Display
 from experiments.records import Record
 from experiments.study import Scale, Study
 from training import records
-from training.config import Config, experiment
+from training.config import Config
 from training.errors import ConfigError, DivergedError
 from training.loop import Loop
 
@@ -155,7 +155,7 @@ class _Runner:
             arm=task.arm.name,
             model=config.model,
             seed=seed,
-            config=experiment(task.config),
+            config=task.described,
             result=result,
             history=records.read_metrics(workdir) if metrics.exists() else [],
             measures=own.measures if own is not None else {},

@@ -232,7 +232,18 @@ def test_a_finished_run_leaves_one_record(finished):
     ]
     assert plan.finished(tasks, folder) == found
     for record, task in zip(found, tasks, strict=True):
-        assert record.config == experiment(task.config)
+        assert {**record.config, "data_dir": None} == experiment(task.config)
+
+
+def test_where_the_data_lie_is_kept_out_of_what_is_kept(tmp_path):
+    study = study_of(SGD)
+    fields = {"dataset": "cifar100", "data_dir": "here"}
+    scale = dataclasses.replace(study.full, fields=fields)
+    (task, *_) = plan.tasks(study, scale)
+    assert task.config.data_dir == "here"
+    assert "data_dir" not in task.described
+    plan.write_scale(scale, tmp_path)
+    assert plan.read_scale(tmp_path).fields == {"dataset": "cifar100"}
 
 
 def test_divergence_is_a_result(finished):
