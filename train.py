@@ -30,14 +30,12 @@ class Program(NamedTuple):
     """Everything that the runs of one configuration share, whatever their seeds.
 
     Attributes:
-      config: The configuration that it was prepared for.
       dataset: The data.
       schedule: The learning rate as a function of the optimizer step.
       loop: The network and the optimizer on the devices, compiled.
       total_steps: Steps in a run.
     """
 
-    config: Config
     dataset: "data.Dataset"
     schedule: "optax.Schedule"
     loop: "Loop"
@@ -142,7 +140,7 @@ def prepare(config: Config) -> Program:
         )
         say("compiling")
         loop.compile()
-    return Program(config, dataset, schedule, loop, total_steps)
+    return Program(dataset, schedule, loop, total_steps)
 
 
 def run(
@@ -193,7 +191,7 @@ def _train(
     )
     from training.session import Session
 
-    _, dataset, schedule, loop, total_steps = program
+    dataset, schedule, loop, total_steps = program
     epochs = math.ceil(total_steps / loop.steps_per_epoch)
     session = Session(config, directory, loop, dataset)
     progress, pauses = session.progress, session.pauses
@@ -284,9 +282,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        what = "stopped before training began"
+        what = "stopped"
         if number := getattr(interrupt, "signal", None):
-            what = f"stopped, and saved: go on with\n  {again}"
+            what = "stopped, and saved"
+        what += f": go on with\n  {again}"
         print(f"\ntrain.py: {what}", file=sys.stderr)
         return 128 + (number or signal.SIGINT)
     return 0

@@ -33,9 +33,15 @@ def parser(doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument("--rounds", type=int, default=rounds)
+    result.add_argument("--rounds", type=_positive, default=rounds)
     result.add_argument("--out", type=Path, help="where to write the record (JSON)")
     return result
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
 
 
 def on_accelerator() -> bool:
@@ -252,7 +258,7 @@ def write_record(name: str, fields: Mapping[str, Any], out: Path | None) -> Path
         "benchmark": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         # What else ran meanwhile shows here: averages over 1, 5 and 15 minutes.
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
         **records.provenance(),

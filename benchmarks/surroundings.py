@@ -7,7 +7,8 @@ a batch that is ready on the device, forward, backward, running statistics and
 ``optax.sgd``. Beside it, in turn: the training step as ``train.py`` compiles it
 (gathers and normalises its batch, takes accuracy and norms, leaves out what is not
 finite), the same with prediction, and with prediction inside the whole loop, with
-progress display, records and TensorBoard. Evaluation and checkpoints are left out.
+records, TensorBoard and the lines that a file would get. Evaluation and checkpoints
+are left out.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from rich.table import Column, Table
 from benchmarks import measure
 from training import data, networks, optimizers, parallel, records
 from training.config import Config
-from training.display import Display
+from training.display import Display, epoch_line
 from training.loop import Loop
 from training.session import Session
 from training.step import make_initial_state
@@ -87,7 +88,8 @@ def make_recorded(
     """A function that trains an epoch as ``train.py`` does; ``stack`` ends the run."""
     workdir = stack.enter_context(tempfile.TemporaryDirectory())
     fields = {**vars(config), "workdir": str(Path(workdir, "run"))}
-    config = Config(**{**fields, "checkpoint_epochs": 0})
+    never = {"checkpoint_epochs": 0, "checkpoint_minutes": 1e6}
+    config = Config(**{**fields, **never})
     steps = len(dataset.train.labels) // config.batch_size
     schedule = optimizers.make_schedule(
         config, steps_per_epoch=steps, total_steps=steps
@@ -101,8 +103,9 @@ def make_recorded(
     directory = stack.enter_context(records.Run(config))
     stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
     session = Session(config, directory, loop, dataset)
-    assert config.epochs is not None  # a configuration is complete
-    display = stack.enter_context(Display(config.epochs * steps, 0, config.batch_size))
+    epochs = config.epochs
+    assert epochs is not None  # a configuration is complete
+    display = stack.enter_context(Display(epochs * steps, 0, config.batch_size))
 
     def run() -> None:
         epoch = session.progress.epoch + 1
@@ -112,16 +115,18 @@ def make_recorded(
             pauses=session.pauses,
             save=lambda: None,
         )
-        session.end_epoch(
-            {
-                "epoch": epoch,
-                "step": int(loop.state.step),
-                "train_loss": trained["loss"],
-                "validation_loss": trained["loss"],
-                "parameter_norm": loop.parameter_norm(),
-                "images_per_second": trained["images_per_second"],
-            }
-        )
+        metrics = {
+            "epoch": epoch,
+            "step": int(loop.state.step),
+            "train_loss": trained["loss"],
+            "train_accuracy": trained["accuracy"],
+            "validation_loss": trained["loss"],
+            "validation_accuracy": trained["accuracy"],
+            "parameter_norm": loop.parameter_norm(),
+            "images_per_second": trained["images_per_second"],
+        }
+        is_best, _ = session.end_epoch(metrics)
+        display.line(epoch_line(metrics, epochs, is_best))
 
     return run
 

@@ -37,6 +37,7 @@ from rich.table import Column, Table
 from benchmarks import measure
 
 MODELS = ("resnet18", "vgg16", "googlenet")
+PRECISIONS = ("float32", "bfloat16")
 OURS = "jax"
 PEERS = ("torch eager", "torch compiled")
 # Where PyTorch runs when JAX runs there.
@@ -57,7 +58,7 @@ def run(
 
     Args:
       models: Networks, of ``MODELS``.
-      precisions: As ``train.py --precision``.
+      precisions: Of ``PRECISIONS``.
       batch_sizes: Images in a step.
       width: Channels of the networks' first stage.
       rounds: Timed rounds of a combination.
@@ -247,7 +248,8 @@ def main() -> None:
     parser = measure.parser(__doc__, rounds=10 if fast else 5)
     add = parser.add_argument
     add("--models", nargs="+", choices=MODELS, default=MODELS)
-    add("--precisions", nargs="+", default=["float32", "bfloat16"])
+    # In float16 we scale the loss and PyTorch's step does not; float64 is for tests.
+    add("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     add("--batch-sizes", nargs="+", type=int, default=[128, 512] if fast else [128])
     add("--width", type=int, default=64 if fast else 16)
     add("--steps", type=int, default=50 if fast else 1, help="of an arm in a round")

@@ -86,7 +86,7 @@ def run(
       data_dir: Directory of prepared tensorflow-datasets sets.
       train_fraction: Part of the training images to train on.
       width: Channels of the networks' first stage.
-      batch_size: Examples in a step.
+      batch_size: Examples in a step; mechanism's network plain always takes all.
       precision: float32, bfloat16, float16 or float64.
       budget_minutes: Begin no run that would not end within so many minutes.
       out: Where studies are kept, a folder each.

@@ -33,9 +33,7 @@ class Metric:
 
 
 TEST_ACCURACY = Metric("test_accuracy", "test accuracy", "points", True, 100.0)
-TEST_TOP5_ERROR = Metric("test_top5_error", "test top-5 error", "points", scale=100.0)
 VALIDATION_LOSS = Metric("validation_loss", "validation loss", "nats")
-BEST_EPOCH = Metric("best_epoch", "best epoch", "epochs")
 
 
 class Pairs(NamedTuple):
@@ -111,20 +109,16 @@ def target_accuracy(
     """
     best = []
     for run in _by_seed(records, control, model).values():
-        accuracies = _accuracies(run.history, "validation_accuracy")
+        accuracies = _accuracies(run.history)
         if accuracies and not run.diverged:
             best.append(max(accuracies.values()))
     return fraction * float(np.mean(best)) if best else None
 
 
-def epochs_to_target(
-    history: Sequence[Mapping[str, Any]],
-    target: float,
-    metric: str = "validation_accuracy",
-) -> int | None:
-    """The first epoch in which an accuracy reaches a target; None if none does."""
-    accuracies = _accuracies(history, metric)
-    return next((e for e, value in accuracies.items() if value >= target), None)
+def epochs_to_target(history: Sequence[Mapping[str, Any]], target: float) -> int | None:
+    """The first epoch whose validation accuracy reaches a target; None if none does."""
+    reached = (e for e, value in _accuracies(history).items() if value >= target)
+    return next(reached, None)
 
 
 def time_to_target(
@@ -177,9 +171,10 @@ def _value(run: Record, metric: Metric) -> float:
     return metric.scale * value
 
 
-def _accuracies(history: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
-    """An accuracy by epoch, without the epochs in which it was not finite."""
-    return {e["epoch"]: e[metric] for e in history if e.get(metric) is not None}
+def _accuracies(history: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Validation accuracies by epoch, without those that are not finite."""
+    found = {e["epoch"]: e.get("validation_accuracy") for e in history}
+    return {epoch: value for epoch, value in found.items() if value is not None}
 
 
 def _by_seed(records: Sequence[Record], arm: str, model: str) -> dict[int, Record]:

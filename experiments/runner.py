@@ -40,7 +40,8 @@ def run(
     A paired block, all arms of a network and a seed, is not begun unless it is
     expected to end within the budget; only the first of a call is, of which nothing is
     known yet, so that every call gets on. A run that is still under way when the
-    budget ends is left, and taken up by the next call.
+    budget ends is left, and taken up by the next call; a watched run begins anew then,
+    so the first of a call is let end.
 
     Args:
       study: What to run.
@@ -143,7 +144,11 @@ class _Runner:
             # A watcher has to see a run from its beginning.
             overwrite=own is not None,
         )
-        watcher = _Deadline(own or train.Watcher(), self._deadline)
+        # A watched run begins anew in the next call: so the first of a call may end
+        # late, or no call would get on.
+        spared = own is not None and self._runs.is_empty
+        deadline = math.inf if spared else self._deadline
+        watcher = _Deadline(own or train.Watcher(), deadline)
         with self._runs.measured(task):
             try:
                 result = train.run(program, config, watcher)
@@ -209,6 +214,11 @@ class _Durations:
 
     def __init__(self) -> None:
         self._seen: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was measured yet."""
+        return not self._seen
 
     @contextlib.contextmanager
     def measured(self, task: Task) -> Iterator[None]:

@@ -19,8 +19,8 @@ def conclusion(
     An arm *beats* or *loses to* a control if the interval leaves out 0 and the
     Wilcoxon test (corrected, if it was) agrees; it *is ahead of* or *behind* it if
     only the interval does, as with fewer than 6 seeds. Its gain is *that of a higher
-    rate* if the interval of its difference from the matched rate holds 0 and leaves
-    out half of that gain.
+    rate* if the interval of its difference from the matched rate holds 0 and lies
+    within half of that gain on either side.
 
     Args:
       arm: The arm's label.
@@ -84,12 +84,12 @@ def _joined(predicates: Sequence[str]) -> str:
 
 
 def _few(*tested: PairedDifference | TimeToTarget) -> str:
-    """What is to be added where a test could not have found anything."""
-    fewest = min(
+    """What is to be added where no test could have found anything."""
+    most = max(
         (t.wins + t.losses for t in tested if t.n > max(1, t.ties)),
         default=MIN_SEEDS,
     )
-    return "" if fewest >= MIN_SEEDS else "; too few seeds to reach p = 0.05"
+    return "" if most >= MIN_SEEDS else "; too few seeds to reach p = 0.05"
 
 
 def _predicate(control: str, d: PairedDifference, unit: str, where: str) -> str:
@@ -138,10 +138,11 @@ def _source(
     if matched.verdict == -plain.verdict:
         return f"a higher rate alone {verb} more"
     beyond = _gain(matched, plain.verdict)
-    if beyond[2] <= _gain(plain, plain.verdict)[0] / 2:
-        most = _numbers(*beyond)[2]
+    most = max(-beyond[1], beyond[2])
+    if most <= _gain(plain, plain.verdict)[0] / 2:
+        told = _numbers(most)[0]
         return (
-            f"its {noun} here is that of a higher rate, to within {most} {metric.unit}"
+            f"its {noun} here is that of a higher rate, to within {told} {metric.unit}"
         )
     return f"whether its {noun} is more than that of a higher rate cannot be told"
 

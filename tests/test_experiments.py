@@ -392,6 +392,24 @@ def test_every_call_gets_on(monkeypatch, tmp_path):
     assert clock.finished == FIRST + SECOND
 
 
+def test_every_call_gets_on_though_watched_runs_begin_anew(monkeypatch, tmp_path):
+    clock = Clock(monkeypatch, compilation=10, calls=10, call=2)
+    study = study_of(SGD, PLP)
+
+    class Watching(train.Watcher):
+        measures = {}
+
+    for done in range(1, 5):
+        runner.run(
+            study,
+            study.full,
+            tmp_path,
+            make_watcher=lambda program, config: Watching(),
+            budget_minutes=15 / 60,  # less than any run takes
+        )
+        assert clock.finished == (FIRST + SECOND)[:done]
+
+
 @pytest.mark.parametrize("budget", [0, -1, float("nan")])
 def test_budget_must_be_positive(tmp_path, budget):
     study = study_of(SGD)

@@ -119,6 +119,22 @@ class TestFigures:
         ticks = [label.get_text() for label in step.get_xticklabels()]
         assert ticks == ["0.25", "0.5", "1", "2", "4"]
 
+    def test_settings_keep_their_places_where_a_control_is_missing(self):
+        study = study_of("ablation")
+        records = [r for r in make(study) if r.arm != "matched-11-8"]  # of step 2
+        runs = Runs(study, records)
+        by_heading = {
+            s.heading: s.blocks
+            for s in ablation.sections(runs, comparisons.compare(runs))
+        }
+        step = by_heading["Step, period and window"][0].figure.axes[0]
+        lines = {line.get_label(): line.get_xdata() for line in step.get_lines()}
+        ticks = [label.get_text() for label in step.get_xticklabels()]
+        assert ticks == ["0.25", "0.5", "1", "2", "4"]
+        np.testing.assert_allclose(np.round(lines["minus SGD"]), range(5))
+        matched = np.round(lines["minus SGD at the matched rate"])
+        np.testing.assert_allclose(matched, [0, 1, 2, 4])
+
 
 class TestStyle:
     @pytest.mark.parametrize("name", ["plp", "together"])

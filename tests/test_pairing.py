@@ -41,9 +41,7 @@ def test_pairs_are_of_shared_seeds_that_finished():
     ("metric", "entry", "better", "worse", "mean"),
     [
         (ACCURACY, "test_accuracy", 0.6, 0.5, 10),
-        (pairing.TEST_TOP5_ERROR, "test_top5_error", 0.1, 0.2, -10),
         (LOSS, "validation_loss", 1.0, 1.5, -0.5),
-        (pairing.BEST_EPOCH, "best_epoch", 7, 9, -2),
     ],
 )
 def test_metrics_know_their_unit_and_direction(metric, entry, better, worse, mean):
@@ -78,7 +76,6 @@ def test_the_first_epoch_that_reaches_the_target():
     assert pairing.epochs_to_target(history, 0.55) == 5
     assert pairing.epochs_to_target(history, 0.7) is None
     assert pairing.epochs_to_target([], 0.7) is None
-    assert pairing.epochs_to_target(history, 0.1, "train_accuracy") is None
 
 
 def test_the_target_is_the_controls():

@@ -306,6 +306,15 @@ class TestPapersTables:
         assert "Table 1, vgg16: not run." in text
         assert "not comparable" in text
 
+    def test_more_seeds_than_the_paper_ran(self, tmp_path):
+        study = study_of("plp")
+        records = make(study, seeds=12, models=("resnet18",), arms=("sgd", "plp-4"))
+        text = report.write(study, records, tmp_path).read_text(encoding="utf-8")
+        table = markdown_tables(text)["Table 2, resnet18: best epoch / validation loss"]
+        assert len(table) == 1 + 12 + 1  # header and mean
+        assert table[10][-1]
+        assert table[11][-1] == ""
+
     def test_amplifications_keep_the_sweep_apart(self, tmp_path):
         study = study_of("amplification")
         gains = {"g2-case1-t0.7": 0.1, "original": 0.01}

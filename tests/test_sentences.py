@@ -129,6 +129,26 @@ def test_correction_turns_a_win_into_a_lead():
     assert "p = 0.016, corrected 0.33" in told(after)
 
 
+@pytest.mark.parametrize("center", [-0.3, 0.3])
+def test_a_gain_is_the_rates_only_within_both_ends(center):
+    # Of the matched rate's interval the far end counts, on whichever side it lies.
+    plain, matched = difference(1, 10, spread=0.1), difference(center, 10, spread=0.6)
+    far = max(-matched.interval[0], matched.interval[1])
+    assert matched.verdict == 0
+    assert far > 0.5
+    assert "cannot be told." in told(plain, matched)
+    near = difference(center / 3, 10, spread=0.2)
+    far = max(-near.interval[0], near.interval[1])
+    assert far < 0.5
+    assert f"to within {far:.1f}" in told(plain, near)
+
+
+def test_a_test_that_could_find_something_is_not_called_too_small():
+    clear, tied = difference(1, 6, spread=0.1), compare([0, *range(5)], [0] * 6)
+    assert "too few" not in conclusion("PLP", [("A", clear), ("B", tied)], ACCURACY)
+    assert "too few" in conclusion("PLP", [("B", tied)], ACCURACY)
+
+
 def test_what_is_alike_is_said_once():
     unclear = [(label, difference(0, 4)) for label in ("A", "B")]
     clear = [(label, difference(3, 4)) for label in ("C", "D")]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import style
@@ -12,6 +11,7 @@ from experiments.pairing import Metric
 from experiments.reports import shared
 from experiments.reports.comparisons import Compared
 from experiments.reports.runs import Runs
+from experiments.statistics import PairedDifference
 
 
 class _Setting(NamedTuple):
@@ -56,8 +56,15 @@ def _responses(
     for setting, ax in zip(_SETTINGS, axes, strict=True):
         style.dress(ax, xlabel=setting.group, ylabel="")
         ax.axhline(0, color="0.3", lw=1)
-        for matched in (False, True):
-            _response(ax, setting, metric, runs, found, matched=matched)
+        lines = {
+            matched: _points(setting, metric, runs, found, matched=matched)
+            for matched in (False, True)
+        }
+        # Evenly spaced, whatever the setting.
+        values = sorted({value for points in lines.values() for value, _ in points})
+        ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+        for matched, points in lines.items():
+            _draw(ax, values, points, matched=matched)
     axes[0].set_ylabel(f"difference in\n{metric.label} ({metric.unit})")
     style.legend(figure)
     better = "above" if metric.higher_is_better else "below"
@@ -70,16 +77,15 @@ def _responses(
     )
 
 
-def _response(
-    ax: Axes,
+def _points(
     setting: _Setting,
     metric: Metric,
     runs: Runs,
     found: Sequence[Compared],
     *,
     matched: bool,
-) -> None:
-    look = style.look("matched" if matched else "sgd")
+) -> list[tuple[float, PairedDifference]]:
+    """Differences by setting, from plain SGD or from SGD at the matched rate."""
     points = []
     for c in found:
         arm = runs.study.arm(c.comparison.arm)
@@ -92,9 +98,20 @@ def _response(
         if c.comparison.control.startswith("matched") is matched or len(controls) == 1:
             value = setting.value if is_base else arm.fields[setting.field]
             points.append((value, difference))
-    points.sort(key=lambda point: point[0])
-    # Evenly spaced, whatever the setting; side by side, so that none hides the other.
-    places = np.arange(len(points)) + (0.07 if matched else -0.07)
+    return sorted(points, key=lambda point: point[0])
+
+
+def _draw(
+    ax: Axes,
+    values: Sequence[float],
+    points: Sequence[tuple[float, PairedDifference]],
+    *,
+    matched: bool,
+) -> None:
+    look = style.look("matched" if matched else "sgd")
+    # Side by side, so that none hides the other.
+    aside = 0.07 if matched else -0.07
+    places = [values.index(value) + aside for value, _ in points]
     for place, (_, difference) in zip(places, points, strict=True):
         if difference.interval is not None:
             ax.plot([place, place], difference.interval, color=look.color, lw=1.5)
@@ -106,4 +123,3 @@ def _response(
         marker=look.marker,
         label="minus SGD at the matched rate" if matched else "minus SGD",
     )
-    ax.set_xticks(range(len(points)), [f"{value:g}" for value, _ in points])

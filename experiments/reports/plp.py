@@ -59,7 +59,8 @@ def _best_epochs(
         cells = [] if seed is None else [_best(found.get((a.name, seed))) for a in arms]
         cells = cells or [""] * len(arms)
         if printed:
-            cells += [_printed(printed[name][line]) for name in PAPER.values()]
+            columns = [printed[name] for name in PAPER.values()]
+            cells += [_printed(c[line]) if line < len(c) else "" for c in columns]
         rows.append(["" if seed is None else str(seed), *cells])
     mean = [_mean(runs, model, arm.name) for arm in arms]
     if printed:

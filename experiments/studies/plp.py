@@ -53,7 +53,7 @@ STUDY = Study(
     small=Scale(
         models=("resnet18",),
         seeds=3,
-        # 700 steps, not 31,200: ten times the paper's rates, and two and a half cycles.
+        # 700 steps, not 31,200: ten times the paper's rates, and two cycles.
         fields={
             **SMALL,
             "train_fraction": 0.2,
