@@ -226,7 +226,9 @@ def _measured(runs: Runs) -> Table:
         for regime in REGIMES:
             for method, by_seed in curvature.look(runs, model, regime).items():
                 arm = f"{method}-{regime.name}"
-                rate = {str(s.record.config["learning_rate"]) for s in by_seed.values()}
+                rate = {
+                    f"{s.record.config['learning_rate']:g}" for s in by_seed.values()
+                }
                 products = [
                     s.products.max() for s in by_seed.values() if not s.record.diverged
                 ]
