@@ -192,54 +192,43 @@ def _why_no_torch() -> str | None:
 
 def table(record: dict[str, Any]) -> Table:
     """The record as a table."""
+    fastest: dict[str, float] = {}
+    for cell in record["cells"]:
+        pace = cell["product_operations_per_second"] / 1e9
+        fastest[cell["precision"]] = max(pace, fastest.get(cell["precision"], 0))
+    told = ", ".join(f"{pace:,.0f} GFLOP/s in {name}" for name, pace in fastest.items())
+    peers = () if record["torch_absent"] else PEERS
+    names = [
+        *("network", "precision", "batch", OURS),
+        *(name for peer in peers for name in (peer, f"{OURS} / it", "at best")),
+    ]
     result = Table(
-        *(Column(name, no_wrap=True) for name in ("network", "precision", "batch")),
-        *(
-            Column(name, no_wrap=True)
-            for name in (f"{OURS} (images/s)", "of a product")
-        ),
-        *(
-            Column(name, no_wrap=True)
-            for peer in PEERS
-            if not record["torch_absent"]
-            for name in (
-                *(f"{peer} (images/s)", "of a product"),
-                *(f"{OURS} / it", "at best"),
-            )
-        ),
+        *(Column(name, no_wrap=True) for name in names),
         title=f"Training throughput, width {record['width']}, {record['rounds']} "
-        "rounds: median (quartiles), and best against best; pace of a matrix product: "
-        + ", ".join(dict.fromkeys(map(_product, record["cells"]))),
+        f"rounds: images/s, median (quartiles), and of a matrix product's pace\n"
+        f"(at most {told}); ratios of the medians and of the best rounds",
         caption=record["torch_absent"] and f"No PyTorch: {record['torch_absent']}.",
     )
     for cell in record["cells"]:
         arms = cell["arms"]
         row = [cell["model"], cell["precision"], str(cell["batch_size"])]
-        row += _pace(arms[OURS])
-        for peer in PEERS:
+        row.append(_pace(arms[OURS]))
+        for peer in peers:
             arm = arms.get(peer, {})
             if "failed" in arm:
-                row += ["failed", "", "", ""]
+                row += ["failed", "", ""]
             elif arm:
-                row += _pace(arm)
-                row.append(measure.tell(arm["speedup"]))
-                row.append(f"{arm['best_speedup']:.2f}")
-            elif not record["torch_absent"]:
-                row += ["", "", "", ""]
+                best = f"{arm['best_speedup']:.2f}"
+                row += [_pace(arm), measure.tell(arm["speedup"]), best]
+            else:
+                row += ["", "", ""]
         result.add_row(*row)
     return result
 
 
-def _pace(arm: dict[str, Any]) -> list[str]:
-    return [
-        measure.tell(arm["images_per_second"], ",.0f"),
-        f"{arm['of_product']:.0%}",
-    ]
-
-
-def _product(cell: dict[str, Any]) -> str:
-    giga = cell["product_operations_per_second"] / 1e9
-    return f"{giga:,.0f} GFLOP/s in {cell['precision']}"
+def _pace(arm: dict[str, Any]) -> str:
+    images = measure.tell(arm["images_per_second"], ",.0f")
+    return f"{images}, {arm['of_product']:.0%}"
 
 
 def main() -> None:
@@ -264,7 +253,7 @@ def main() -> None:
         steps=options.steps,
         peers=options.peers,
     )
-    Console(width=190).print(table(record))
+    Console(width=200).print(table(record))
     print("record:", measure.write_record("throughput", record, options.out))
 
 
