@@ -193,15 +193,14 @@ def count_operations(config: Config, dataset: data.Dataset) -> float:
     return float(analysis["flops"]) / config.batch_size
 
 
-def make_product(precision: str) -> tuple[Callable[[], Any], float]:
-    """A large matrix product, and its floating-point operations.
+def make_product(precision: str, side: int) -> Callable[[], Any]:
+    """A product of two matrices of this side.
 
-    Its pace is about the best that the device has to offer.
+    The pace of a large one is about the best that the device has to offer.
     """
-    side = 8192 if on_accelerator() else 2048
     matrix = jnp.ones((side, side), networks.DTYPES[precision])
     product = jax.jit(jnp.matmul)
-    return lambda: jax.block_until_ready(product(matrix, matrix)), 2.0 * side**3
+    return lambda: jax.block_until_ready(product(matrix, matrix))
 
 
 def alternate(

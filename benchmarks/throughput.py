@@ -110,12 +110,14 @@ def _measure(
     ours = measure.Training(config, dataset)
     arms: dict[str, Callable[[], Any]] = {OURS: ours.run}
     told: dict[str, dict[str, Any]] = {OURS: {"compile_seconds": ours.compile_seconds}}
-    products = {"jax": measure.make_product(precision)}
+    side = 8192 if measure.on_accelerator() else 2048
+    products = {"jax product": measure.make_product(precision, side)}
     for peer in peers:
         from benchmarks import torch_networks
 
         device = _TORCH_DEVICES[jax.default_backend()]
-        products["torch"] = torch_networks.make_product(precision, device)
+        torch_product = torch_networks.make_product(precision, device, side)
+        products["torch product"] = torch_product
         theirs = torch_networks.Training(
             model,
             dataset,
@@ -144,14 +146,11 @@ def _measure(
     seconds = measure.alternate(
         {
             **{name: functools.partial(timed, name) for name in arms},
-            **{f"{name} product": product for name, (product, _) in products.items()},
+            **products,
         },
         rounds=rounds,
     )
-    fastest = max(
-        count / seconds[f"{name} product"].min()
-        for name, (_, count) in products.items()
-    )
+    fastest = 2 * side**3 / min(seconds[name].min() for name in products)
     operations = measure.count_operations(config, dataset)
     images = steps * batch_size
     for name in arms:

@@ -115,9 +115,8 @@ def set_up(threads: int) -> dict[str, Any]:
     }
 
 
-def make_product(precision: str, device: str) -> tuple[Callable[[], Any], float]:
-    """A large matrix product, as ``measure.make_product``."""
-    side = 2048 if device == "cpu" else 8192
+def make_product(precision: str, device: str, side: int) -> Callable[[], None]:
+    """A product of two matrices of this side, as ``measure.make_product``."""
     matrix = torch.ones((side, side), dtype=getattr(torch, precision), device=device)
 
     def product() -> None:
@@ -125,7 +124,7 @@ def make_product(precision: str, device: str) -> tuple[Callable[[], Any], float]
         if device != "cpu":
             torch.cuda.synchronize()
 
-    return product, 2.0 * side**3
+    return product
 
 
 def create(name: str, width: int, classes: int) -> nn.Module:

@@ -205,7 +205,10 @@ def test_startup():
 
 
 def test_startup_fails_with_train():
-    with tempfile.TemporaryDirectory() as place, pytest.raises(RuntimeError, match="2"):
+    with (
+        tempfile.TemporaryDirectory() as place,
+        pytest.raises(RuntimeError, match="with 2"),
+    ):
         startup.start(["--width", "0"], Path(place), "run")
 
 
