@@ -1,10 +1,8 @@
-"""What a study is: arms that differ in one thing, paired by seed."""
+"""What a study is: arms that differ in one thing, paired by seed. Declarations only."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from training.config import Config
+from typing import Any, NamedTuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,25 +10,35 @@ class Arm:
     """One way to train.
 
     Attributes:
-      name: Short, and fit for a file name: ``plp-4``.
-      label: As reports call it: ``PLP, period 4``.
+      name: Short, and fit for a command line: ``plp-4``.
+      label: What reports call it: ``PLP, period 4``.
       fields: Fields of ``training.config.Config``, on top of the study's.
-      derived: Further fields, which follow from the arm's own configuration without
-        them, such as a multiple of its learning rate.
-      group: The part of the study that it belongs to; runs and reports keep the parts
-        apart. Empty for the main part.
+      rate: Multiplies the learning rate of the completed configuration: all of
+        ``learning_rate``, ``max_learning_rate`` and the rates of a strategy.
+      baseline: Name of the plain arm that it is compared with.
+      matched: Name of the arm at the matched learning rate that it is compared with.
+      group: The part of the study that it belongs to. Runs and reports keep the parts
+        apart; empty for the main part.
+      variant_of: Name of the arm that it differs from in a single field.
+      varies: That field, such as ``plp_period``. Reports draw results over it.
+      derived: Fields that follow from the arm's completed configuration in another
+        way than ``rate`` says.
     """
 
     name: str
     label: str
     fields: Mapping[str, Any]
-    derived: Callable[[Config], Mapping[str, Any]] | None = None
+    rate: float = 1.0
+    baseline: str | None = None
+    matched: str | None = None
     group: str = ""
+    variant_of: str | None = None
+    varies: str | None = None
+    derived: Callable[[Any], Mapping[str, Any]] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A difference that a report tells of: arm minus control, seed by seed.
+class Comparison(NamedTuple):
+    """A difference that is reported: arm minus control, seed by seed.
 
     Attributes:
       arm: The name of an arm.
@@ -53,6 +61,7 @@ class Scale:
       arms: Names of the arms to run; None for all.
       first_seed: The first of the seeds: above 0 where settings were chosen on lower
         ones.
+      about: What it is and what it takes, in a few words.
     """
 
     models: tuple[str, ...]
@@ -60,9 +69,10 @@ class Scale:
     fields: Mapping[str, Any]
     arms: tuple[str, ...] | None = None
     first_seed: int = 0
+    about: str = ""
 
 
-# What small scales have in common.
+# What the scales named small have in common.
 SMALL: Mapping[str, Any] = {
     "dataset": "cifar100",
     "width": 8,
@@ -71,40 +81,74 @@ SMALL: Mapping[str, Any] = {
 }
 
 
+class Outcome(NamedTuple):
+    """What a run leaves: the parts of a record with the same names."""
+
+    result: dict[str, Any]
+    history: list[dict[str, Any]]
+    measures: dict[str, Any]
+
+
+# Called often during a run, with the finished part of it, 0 to 1, and what to show,
+# such as "epoch 2/6, loss 1.83". It ends the run, by an exception, when time is up.
+Tick = Callable[[float, str], None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Arms, the networks they train, and the comparisons that matter.
+    """Arms, the networks they train, and at which scales.
 
     Attributes:
       name: ``plp``.
       title: One line for the list of studies.
       question: What the study answers, in a sentence or two.
+      arms: In the order in which reports show them.
+      scales: By name. ``full`` is the paper's; ``small`` is CIFAR-100 in an hour on two
+        CPU cores, with a narrow network and part of the images; ``quick`` is the
+        embedded digits in ten minutes.
       preset: A preset of ``train.py`` that runs start from, or None.
       fields: Fields of ``training.config.Config`` on top of the preset.
-      arms: In the order in which reports show them.
-      comparisons: What the report concludes on.
-      full: The scale of the paper.
-      small: CIFAR-100 at the scale of two CPU cores and an hour: a narrow network and
-        part of the data.
-      quick: The embedded digits, two CPU cores and ten minutes.
-      model_fields: For networks that are trained in another way than the rest: fields
-        of ``training.config.Config`` on top of ``fields`` and under the scale's.
+      model_fields: Fields on top of ``fields`` and under the scale's, for networks that
+        are trained in another way than the rest.
+      extra_comparisons: Those that do not follow from the arms' baselines and matched
+        rates.
+      observe: ``observe(prepared, config)`` returns a ``training.callbacks.Callback``
+        with a dict ``measures``, which becomes part of the record, or None for a run
+        that is not observed. ``prepared`` is a ``training.recipe.Prepared``.
+      execute: ``execute(config, tick)`` carries out a run, for a study that does not
+        use the training recipe. ``config`` is a dict of the study's, scale's and arm's
+        fields with ``model`` and ``seed``; a run that diverges raises
+        ``training.errors.DivergedError``. None for the training recipe.
     """
 
     name: str
     title: str
     question: str
-    preset: str | None
-    fields: Mapping[str, Any]
     arms: tuple[Arm, ...]
-    comparisons: tuple[Comparison, ...]
-    full: Scale
-    small: Scale
-    quick: Scale
+    scales: Mapping[str, Scale]
+    preset: str | None = None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model_fields: Mapping[str, Mapping[str, Any]] = dataclasses.field(
         default_factory=dict
     )
+    extra_comparisons: tuple[Comparison, ...] = ()
+    observe: Callable[[Any, Any], Any] | None = None
+    execute: Callable[[dict[str, Any], Tick], Outcome] | None = None
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Each arm minus its baseline and minus its matched rate, and the extra ones.
+
+        Where the matched rate is the baseline itself there is one comparison.
+        """
+        found = [
+            Comparison(arm.name, control)
+            for arm in self.arms
+            for control in (arm.baseline, arm.matched)
+            if control is not None
+        ]
+        return tuple(dict.fromkeys((*found, *self.extra_comparisons)))
