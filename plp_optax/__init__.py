@@ -1,17 +1,19 @@
 """Training-efficiency methods as composable optax gradient transformations."""
 
-from plp_optax._account import LayerAccount, amplification_table, layer_accounts
 from plp_optax._affine_window import AffineWindowState, affine_window
 from plp_optax._amplification import AmplifyLayersState, amplify_layers
+from plp_optax._analysis import LayerAnalysis, amplification_table, layer_analyses
 from plp_optax._chains import plp_adamw, plp_sgd
 from plp_optax._coefficients import (
     average_coefficients,
-    drift,
+    effective_rate_multiplier,
     lookahead_coefficients,
     plp_coefficients,
 )
+from plp_optax._ekf import EKFState, ekf
 from plp_optax._layers import layer_names
 from plp_optax._plp import plp
+from plp_optax._selectors import Selector, all_layers, at_random, by_score, named
 from plp_optax._strategy import (
     AmplificationWindow,
     Stage,
@@ -25,17 +27,24 @@ __all__ = [
     "AffineWindowState",
     "AmplificationWindow",
     "AmplifyLayersState",
-    "LayerAccount",
+    "EKFState",
+    "LayerAnalysis",
+    "Selector",
     "Stage",
     "TrainingStrategy",
     "affine_window",
+    "all_layers",
     "amplification_table",
     "amplify_layers",
+    "at_random",
     "average_coefficients",
-    "drift",
-    "layer_accounts",
+    "by_score",
+    "effective_rate_multiplier",
+    "ekf",
+    "layer_analyses",
     "layer_names",
     "lookahead_coefficients",
+    "named",
     "paper_strategy",
     "plp",
     "plp_adamw",
