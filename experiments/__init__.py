@@ -1,6 +1,6 @@
-"""The papers' tables and figures, declared; statistics; reports.
+"""The papers' tables and figures as studies: declared, run, compared, reported.
 
 python -m experiments list
 python -m experiments run plp --quick
-python -m experiments report plp
+python -m experiments report runs/experiments/quick/plp
 """

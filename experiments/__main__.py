@@ -2,10 +2,10 @@
 
 python -m experiments list
 python -m experiments run plp --quick
-python -m experiments report plp
+python -m experiments report runs/experiments/quick/plp
 """
 
-import dataclasses
+import contextlib
 import os
 import signal
 import sys
@@ -16,31 +16,187 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import studies
-from experiments.records import Record
+from experiments import interrupts, plan, runner, studies
+from experiments.progress import describe_seconds
+from experiments.records import RecordFile
 from experiments.study import Scale, Study
+from experiments.trainer import Trainer
 from training.errors import ConfigError, UserError
 
 _Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
-_RESULTS = Path("results")
+_Folders = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")
+]
+_OUT = Path("runs", "experiments")  # ignored by git
 
 
 def list_studies() -> None:
-    """Tells which studies there are, and how large."""
+    """Lists the studies, their scales and their arms."""
     for name in studies.NAMES:
-        study: Study = studies.module(name).STUDY
+        study = studies.load(name)
         print(f"{name}: {study.title}")
-        for size in ("full", "small", "quick"):
-            scale: Scale = getattr(study, size)
-            flags = "" if size == "full" else f" --{size}"
+        for scale in study.scales:
             arms = len(study.arms if scale.arms is None else scale.arms)
             _item(
-                f"run {name}{flags}: {', '.join(scale.models)}; {arms} arms x "
-                f"{scale.seeds} seeds = {len(scale.models) * arms * scale.seeds} runs"
+                f"run {name} --scale {scale.name}: {', '.join(scale.models)}; {arms} "
+                f"arms x {scale.seeds} seeds = "
+                f"{len(scale.models) * arms * scale.seeds} runs"
             )
         for group in dict.fromkeys(arm.group for arm in study.arms):
             names = [arm.name for arm in study.arms if arm.group == group]
             _item(f"{group or 'arms'}: {', '.join(names)}")
+
+
+def run(
+    study: _Name,
+    *,
+    scale: str | None = None,
+    small: bool = False,
+    quick: bool = False,
+    models: tuple[str, ...] | None = None,
+    arms: tuple[str, ...] | None = None,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    train_fraction: float | None = None,
+    width: int | None = None,
+    batch_size: int | None = None,
+    precision: str | None = None,
+    budget_minutes: float | None = None,
+    out: Path = _OUT,
+    dry_run: bool = False,
+) -> None:
+    """Carries out a study's runs that are not recorded yet, and writes its report.
+
+    Records and report are in OUT/SCALE/STUDY. Other networks, epochs and so on are
+    another scale, with a name and a folder of its own.
+
+    Args:
+      study: The study; see the command list.
+      scale: Its scale: full (the default, the paper's), small, quick, or another that
+        it has.
+      small: Short for --scale small: CIFAR-100 in an hour on two CPU cores, with a
+        narrow network and part of the images.
+      quick: Short for --scale quick: digits in ten minutes on two CPU cores.
+      models: Networks, instead of the scale's.
+      arms: Arms, instead of the scale's.
+      seeds: Number of paired seeds.
+      epochs: Passes over the training part.
+      dataset: digits, cifar10, cifar100, or another that train.py knows.
+      data_dir: Directory of prepared tensorflow-datasets sets.
+      train_fraction: Part of the training images to train on.
+      width: Channels of the networks' first stage.
+      batch_size: Examples in a step. The study mechanism trains the network plain on
+        all examples in one batch.
+      precision: float32, bfloat16, float16 or float64.
+      budget_minutes: Time for this call. A run that is under way when it ends is
+        stopped. Compilation, up to a minute a network, cannot be.
+      out: Where results are kept. The committed ones are made with --out results.
+      dry_run: Only print the plan: arms, runs, and how long they are expected to take,
+        from a few measured steps of each network.
+    """
+    declared = studies.load(study)
+    chosen = plan.rescale(
+        _scale(declared, scale, small=small, quick=quick),
+        models=models,
+        arms=arms,
+        seeds=seeds,
+        fields={
+            "epochs": epochs,
+            "dataset": dataset,
+            "train_fraction": train_fraction,
+            "width": width,
+            "batch_size": batch_size,
+            "precision": precision,
+        },
+    )
+    settings = {} if data_dir is None else {"data_dir": data_dir}
+    folder = out / chosen.name / study
+    if dry_run:
+        _print_plan(declared, chosen, folder, settings)
+        return
+    runner.run(
+        declared, chosen, folder, settings=settings, budget_minutes=budget_minutes
+    )
+    report((folder,))
+
+
+def report(folders: _Folders) -> None:
+    """Writes the reports of studies from their records.
+
+    Args:
+      folders: Folders with records, such as results/quick/plp.
+    """
+    from experiments import report as report_lib  # matplotlib takes a while to import
+
+    for folder in folders:
+        file = RecordFile(folder)
+        header = file.read_header()
+        declared = studies.load(header.study)
+        records = file.read()
+        current = plan.current(declared, header, records)
+        if outdated := len(records) - len(current):
+            print(
+                f"{file.path}: {outdated} records of arms that are now declared "
+                f"differently are left out"
+            )
+        if not current:
+            print(f"{file.path}: no records, and so no report")
+            continue
+        print(f"report: {report_lib.write(declared, header, current, folder)}")
+
+
+def _scale(study: Study, name: str | None, *, small: bool, quick: bool) -> Scale:
+    """The scale that the flags name."""
+    given = {
+        "--scale": name,
+        "--small": small and "small",
+        "--quick": quick and "quick",
+    }
+    named = {flag: value for flag, value in given.items() if value}
+    if len(named) > 1:
+        raise ConfigError(f"{' and '.join(named)} are two scales: give one of them")
+    name = str(next(iter(named.values()), "full"))
+    names = [scale.name for scale in study.scales]
+    if name not in names:
+        raise ConfigError(f"--scale {name}: {study.name} has {', '.join(names)}")
+    return study.scale(name)
+
+
+def _print_plan(
+    study: Study, scale: Scale, folder: Path, settings: dict[str, Any]
+) -> None:
+    """Prints arms, runs, and how long they are expected to take."""
+    tasks = plan.tasks(study, scale)
+    arms = {task.arm.name: task.arm for task in tasks}
+    print(f"{study.title}\n{study.question}")
+    print(f"scale {scale.name}: {dict(scale.fields)}\nrecords: {folder}")
+    for name, arm in arms.items():
+        _item(f"{name}: {arm.label}")
+    total = 0.0
+    for model in dict.fromkeys(task.model for task in tasks):
+        ours = [task for task in tasks if task.model == model]
+        line = f"{model}: {len(arms)} arms x {scale.seeds} seeds = {len(ours)} runs"
+        if study.execute is None:
+            trainer = Trainer(study, folder, settings)
+            compilation, seconds = trainer.measure(ours[0])
+            expected = len(arms) * compilation + len(ours) * seconds
+            total += expected
+            line += (
+                f"; {describe_seconds(compilation)} to compile an arm, "
+                f"{describe_seconds(seconds)} a run, together "
+                f"{expected / 3600:.2g} hours"
+            )
+        print(line)
+    print(f"{len(tasks)} runs", end="")
+    if study.execute is None:
+        print(
+            f", about {total / 3600:.2g} hours on this machine: measured on a few steps "
+            f"of each network's first arm, without what the study observes",
+            end="",
+        )
+    print()
 
 
 def _item(text: str) -> None:
@@ -56,105 +212,6 @@ def _item(text: str) -> None:
     )
 
 
-def run(
-    study: _Name,
-    *,
-    models: tuple[str, ...] | None = None,
-    arms: tuple[str, ...] | None = None,
-    seeds: int | None = None,
-    epochs: int | None = None,
-    dataset: str | None = None,
-    data_dir: str | None = None,
-    train_fraction: float | None = None,
-    width: int | None = None,
-    batch_size: int | None = None,
-    precision: str | None = None,
-    budget_minutes: float | None = None,
-    out: Path = _RESULTS,
-    small: bool = False,
-    quick: bool = False,
-) -> None:
-    """Does a study's runs that have no record yet, and writes its report.
-
-    Args:
-      study: The study; `list` tells which there are.
-      models: Networks to train, instead of the study's.
-      arms: Arms to train, instead of all.
-      seeds: How many paired seeds.
-      epochs: Passes over the training part.
-      dataset: digits, cifar10 or cifar100.
-      data_dir: Directory of prepared tensorflow-datasets sets.
-      train_fraction: Part of the training images to train on.
-      width: Channels of the networks' first stage.
-      batch_size: Examples in a step; mechanism's network plain always takes all.
-      precision: float32, bfloat16, float16 or float64.
-      budget_minutes: Begin no run that would not end within so many minutes.
-      out: Where studies are kept, a folder each.
-      small: CIFAR-100 as far as two CPU cores bear it in an hour: a narrow network and
-        part of the images. Other flags override its scale.
-      quick: The study in miniature, on digits: ten minutes on two CPU cores. Other
-        flags override its scale.
-    """
-    from experiments import plan, runner
-
-    module = studies.module(study)
-    declared: Study = module.STUDY
-    if small and quick:
-        raise ConfigError("--small and --quick are two scales: give one of them")
-    scale = _scaled(
-        declared.quick if quick else declared.small if small else declared.full,
-        {"models": models, "arms": arms, "seeds": seeds},
-        {
-            "epochs": epochs,
-            "dataset": dataset,
-            "data_dir": data_dir,
-            "train_fraction": train_fraction,
-            "width": width,
-            "batch_size": batch_size,
-            "precision": precision,
-        },
-    )
-    folder = out / study
-    options: dict[str, Any] = {"budget_minutes": budget_minutes}
-    if hasattr(module, "watcher"):
-        options["make_watcher"] = module.watcher
-    found = runner.run(declared, scale, folder, **options)
-    total = len(plan.tasks(declared, scale))
-    if len(found) < total:
-        print(
-            f"the budget ends with {len(found)} of {total} runs done: give the same "
-            f"command to go on"
-        )
-    _report(declared, found, folder)
-
-
-def report(study: _Name, *, out: Path = _RESULTS) -> None:
-    """Writes the report of what was run.
-
-    Args:
-      study: The study.
-      out: Where studies are kept, a folder each.
-    """
-    from experiments import plan
-
-    declared: Study = studies.module(study).STUDY
-    folder = out / study
-    tasks = plan.tasks(declared, plan.read_scale(folder))
-    _report(declared, plan.finished(tasks, folder), folder)
-
-
-def _scaled(scale: Scale, own: dict[str, Any], fields: dict[str, Any]) -> Scale:
-    given = {name: value for name, value in own.items() if value is not None}
-    asked = {name: value for name, value in fields.items() if value is not None}
-    return dataclasses.replace(scale, **given, fields={**scale.fields, **asked})
-
-
-def _report(study: Study, records: Sequence[Record], folder: Path) -> None:
-    from experiments import report  # draws, which takes a while to import
-
-    print(f"report: {report.write(study, records, folder)}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     commands: dict[str, Callable[..., Any]] = {
@@ -163,19 +220,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "report": report,
     }
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="python -m experiments",
-            description="Runs studies and reports on them.",
-            args=None if argv is None else list(argv),
-        )
+        with interrupts.acknowledged():
+            tyro.extras.subcommand_cli_from_dict(
+                commands,
+                prog="python -m experiments",
+                description="Runs studies and reports on them.",
+                args=None if argv is None else list(argv),
+            )
+            sys.stdout.flush()
     except UserError as error:
         print(f"experiments: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as interrupt:
         print(
-            "\nexperiments: stopped; what has finished is recorded: give the same "
-            "command to go on",
+            "\nexperiments: stopped; finished runs are recorded: give the same command "
+            "to continue",
             file=sys.stderr,
         )
         return 128 + (getattr(interrupt, "signal", None) or signal.SIGINT)
@@ -185,9 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     code = main()
     if code > 128:
-        # Threads of the compiler may still be at work, and an orderly end would crash
-        # on them. All that is recorded is on disk.
-        sys.stdout.flush()
+        # Threads of the compiler may still be at work, and an orderly exit would crash
+        # on them. All records are on disk.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

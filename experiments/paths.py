@@ -1,4 +1,4 @@
-"""How far apart training takes different arms from the same start."""
+"""The distance between the paths of arms that start from the same parameters."""
 
 import base64
 from collections.abc import Sequence
@@ -7,24 +7,25 @@ from typing import Any
 import jax
 import numpy as np
 
-# Numbers that are kept of a displacement. Distances come out with a relative error
-# (standard deviation) of 1/sqrt(2 * 256), 4 %, of smaller networks with none.
+# Length of a sketch. Distances have a relative error (standard deviation) of
+# 1/sqrt(2 * 256), 4 %; they are exact for networks with no more parameters.
 DIMENSIONS = 256
 
 
 def sketch(displacement: Any) -> np.ndarray:
-    """A short vector in the place of a parameter-like tree.
+    """A short vector that stands for a parameter-like tree.
 
-    Every parameter is added, with a random sign, to one of ``DIMENSIONS`` numbers at
-    random (a count sketch). That is linear, and the same map for all trees of a size:
-    the distance of two sketches is that of the two trees, but for a random error.
+    Every parameter is added, with a random sign, to one of ``DIMENSIONS`` numbers
+    chosen at random (a count sketch). This map is linear and the same for all trees of
+    one size, so the distance of two sketches is that of their trees plus a random
+    error.
 
     Args:
-      displacement: Parameters minus those at the start. The difference comes first,
-        so that rounding does not drown it.
+      displacement: Parameters minus those at the start. Subtracting first keeps
+        rounding small.
 
     Returns:
-      float32 ``[DIMENSIONS]``, or all of the parameters where they are no more.
+      float32 ``[DIMENSIONS]``, or all parameters if they are no more than that.
 
     References:
       Charikar et al., "Finding frequent items in data streams", 2002.
@@ -43,7 +44,7 @@ def sketch(displacement: Any) -> np.ndarray:
 
 
 def pack(sketches: Sequence[np.ndarray]) -> str:
-    """Sketches of one run as text, for a record."""
+    """Sketches of a run as text (base64 of little-endian float32), for a record."""
     data = np.stack(sketches).astype("<f4").tobytes()
     return base64.b64encode(data).decode("ascii")
 
@@ -55,7 +56,7 @@ def unpack(text: str, count: int) -> np.ndarray:
 
 
 def distance(path: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The distance of two paths relative to the way that the first has come.
+    """The distance of two paths relative to the distance that the first has covered.
 
     Args:
       path: Sketches ``[times, dimensions]`` of displacements from the start.
@@ -64,6 +65,7 @@ def distance(path: np.ndarray, other: np.ndarray) -> np.ndarray:
     Returns:
       ``||path - other|| / ||path||`` at each time; NaN where the first has not moved.
     """
-    come = np.linalg.norm(path, axis=-1)
+    covered = np.linalg.norm(path, axis=-1)
     apart = np.linalg.norm(path - other, axis=-1)
-    return np.divide(apart, come, out=np.full_like(apart, np.nan), where=come > 0)
+    unknown = np.full_like(apart, np.nan)
+    return np.divide(apart, covered, out=unknown, where=covered > 0)

@@ -1,113 +1,143 @@
-"""The runs that a study asks for, what they are called, and which of them are done."""
+"""The runs that a study asks for at a scale."""
 
-import contextlib
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.records import Record
+from experiments.rates import multiplied
+from experiments.records import Header, Record
 from experiments.study import Arm, Scale, Study
+from models import NETWORKS
 from training import config as config_lib
-from training.config import Config
-from training.errors import ConfigError, RunError
+from training.errors import ConfigError
 from training.presets import PRESETS
-
-_DEFAULTS = dataclasses.asdict(Config())
-_SCALE = "scale.json"
-_PLACE = "data_dir"  # of no interest elsewhere
 
 
 class Task(NamedTuple):
-    """A run that a study asks for."""
+    """A run that a study asks for.
+
+    Attributes:
+      arm: Its arm.
+      model: The network.
+      seed: The seed.
+      config: What its record says of its configuration.
+    """
 
     arm: Arm
-    config: Config
-
-    @property
-    def name(self) -> str:
-        """Network, arm, seed, and a fingerprint of all else."""
-        model, seed = self.config.model, self.config.seed
-        found = fingerprint(self.described)
-        return f"{model}-{self.arm.name}-{seed}-{found}"
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """What its record tells of its configuration: all but the data's place."""
-        fields = config_lib.experiment(self.config)
-        del fields[_PLACE]
-        return fields
+    model: str
+    seed: int
+    config: dict[str, Any]
 
     @property
     def part(self) -> tuple[str, str]:
-        """The group and the network, which are done one after the other."""
-        return self.arm.group, self.config.model
+        """The group and the network. All runs of a part follow each other."""
+        return self.arm.group, self.model
 
     @property
-    def block(self) -> tuple[Any, ...]:
+    def block(self) -> tuple[str, str, int]:
         """What it shares with the runs that it is paired with."""
-        return *self.part, self.config.seed
+        return *self.part, self.seed
+
+    @property
+    def folder(self) -> str:
+        """A name for files of an unfinished run."""
+        fingerprint = config_lib.fingerprint(self.config)
+        return f"{self.model}-{self.arm.name}-{self.seed}-{fingerprint}"
 
     def __str__(self) -> str:
-        return f"{self.config.model} {self.arm.name} seed {self.config.seed}"
+        return f"{self.model} {self.arm.name} seed {self.seed}"
+
+    def matches(self, record: Record) -> bool:
+        """Whether a record is of this run."""
+        ours = (self.arm.name, self.model, self.seed, self.config)
+        return ours == (record.arm, record.model, record.seed, record.config)
 
 
-def fingerprint(experiment: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of what a run computes.
+def rescale(
+    scale: Scale,
+    *,
+    models: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
+    seeds: int | None = None,
+    fields: Mapping[str, Any],
+) -> Scale:
+    """Changes a scale as the command line asks.
+
+    Other networks or fields change what runs compute, and so the scale's name: its
+    runs get a folder of their own. Other arms and seeds are more or fewer of the same
+    runs.
 
     Args:
-      experiment: As a record has it. Fields with their default value do not count, so
-        that records outlive fields that are added later; nor does the place of the
-        data.
+      scale: The declared scale.
+      models: Networks, or None for the scale's; so for the next two.
+      arms: Names of arms.
+      seeds: How many seeds.
+      fields: Fields of a configuration; those that are None are the scale's.
     """
-    chosen = {
+    changed = {
         name: value
-        for name, value in experiment.items()
-        if name != _PLACE and value != _DEFAULTS.get(name)
+        for name, value in fields.items()
+        if value is not None and value != scale.fields.get(name)
     }
-    text = json.dumps(chosen, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    parts = [scale.name]
+    if models is not None and tuple(models) != scale.models:
+        parts += ["models", *models]
+    for name, value in changed.items():
+        parts += [name.replace("_", "-"), str(value).replace("/", "-")]
+    return dataclasses.replace(
+        scale,
+        name="-".join(parts),
+        models=scale.models if models is None else tuple(models),
+        arms=scale.arms if arms is None else tuple(arms),
+        seeds=scale.seeds if seeds is None else seeds,
+        fields={**scale.fields, **changed},
+    )
+
+
+def header(study: Study, scale: Scale) -> Header:
+    """What the records of a study at a scale have in common."""
+    return Header(study.name, scale.name, list(scale.models), dict(scale.fields))
 
 
 def tasks(study: Study, scale: Scale) -> list[Task]:
-    """All runs of a study, in the order in which they are to be done.
+    """All runs of a study, in the order in which they are carried out.
 
     Group by group, so that the main part comes first; in it network by network, in
     the order of the scale, so that a study that is stopped early has some networks in
-    full; of a network seed by seed; of a seed all arms, one after the other.
+    full; of a network seed by seed; of a seed all arms.
 
     Raises:
       ConfigError: If the scale, a network or an arm makes no sense.
     """
     if scale.seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, got {scale.seeds}")
+    if study.execute is None:
+        _check_names("models", scale.models, NETWORKS)
     names = [arm.name for arm in study.arms]
-    wanted = names if scale.arms is None else scale.arms
-    if unknown := sorted(set(wanted) - set(names)):
-        raise ConfigError(
-            f"--arms {' '.join(unknown)}: {study.name} has no such arm, but "
-            f"{', '.join(names)}"
-        )
-    arms = [arm for arm in study.arms if arm.name in wanted]
+    chosen = names if scale.arms is None else scale.arms
+    _check_names("arms", chosen, names)
+    arms = [arm for arm in study.arms if arm.name in chosen]
+    models = dict.fromkeys(scale.models)
     configs = {
-        (model, arm.name): configure(study, scale, model, arm)
-        for model in scale.models
+        (model, arm.name): configure(study, scale.fields, model, arm)
+        for model in models
         for arm in arms
     }
     return [
-        Task(arm, dataclasses.replace(configs[model, arm.name], seed=seed))
+        Task(arm, model, seed, _with_seed(configs[model, arm.name], seed))
         for group in dict.fromkeys(arm.group for arm in arms)
-        for model in dict.fromkeys(scale.models)
+        for model in models
         for seed in range(scale.first_seed, scale.first_seed + scale.seeds)
         for arm in arms
         if arm.group == group
     ]
 
 
-def configure(study: Study, scale: Scale, model: str, arm: Arm) -> Config:
-    """The configuration of an arm's runs, with seed 0.
+def configure(
+    study: Study, scale_fields: Mapping[str, Any], model: str, arm: Arm
+) -> dict[str, Any]:
+    """The configuration of an arm's runs, as recorded, with seed 0.
 
     Raises:
       ConfigError: If it makes no sense.
@@ -116,83 +146,53 @@ def configure(study: Study, scale: Scale, model: str, arm: Arm) -> Config:
         **PRESETS.get(study.preset or "", {}),
         **study.fields,
         **study.model_fields.get(model, {}),
-        **scale.fields,
+        **scale_fields,
     }
     fields = {**arm.fields, "model": model}
+    if study.execute is not None:
+        return _plain({**base, **fields}, arm.rate)
     config = config_lib.resolve(fields, base)
     if arm.derived is not None:
-        config = config_lib.resolve({**fields, **arm.derived(config)}, base)
-    return config
+        fields.update(arm.derived(config))
+        config = config_lib.resolve(fields, base)
+    if arm.rate != 1:
+        fields.update(multiplied(config, arm.rate))
+        config = config_lib.resolve(fields, base)
+    return config_lib.chosen(config)
 
 
-def find(task: Task, folder: Path) -> Record | None:
-    """The record of a run that has been done, or None.
-
-    Args:
-      task: The run.
-      folder: The study's.
-
-    Raises:
-      RunError: If the record is damaged.
-    """
-    path = record_path(task, folder)
-    if not path.exists():
-        return None
-    try:
-        record = Record.read(path)
-    except (ValueError, TypeError) as error:
-        raise RunError(
-            f"{path} is damaged ({error}): remove it, and its run is done again"
-        ) from error
-    wanted = fingerprint(task.described)
-    return record if fingerprint(record.config) == wanted else None
+def current(study: Study, header: Header, records: Sequence[Record]) -> list[Record]:
+    """The records whose configuration is the one that the study declares today."""
+    arms = {arm.name: arm for arm in study.arms}
+    configs = {
+        (record.arm, record.model): configure(
+            study, header.fields, record.model, arms[record.arm]
+        )
+        for record in records
+        if record.arm in arms
+    }
+    return [
+        record
+        for record in records
+        if (record.arm, record.model) in configs
+        and record.config == _with_seed(configs[record.arm, record.model], record.seed)
+    ]
 
 
-def finished(tasks: Sequence[Task], folder: Path) -> list[Record]:
-    """The records of the runs that have been done."""
-    found = (find(task, folder) for task in tasks)
-    return [record for record in found if record is not None]
+def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    return {**config, "seed": seed} if seed else config
 
 
-def record_path(task: Task, folder: Path) -> Path:
-    """Where the record of a run belongs in a study's folder."""
-    return folder / "records" / f"{task.name}.json"
+def _plain(fields: dict[str, Any], rate: float) -> dict[str, Any]:
+    """Fields of a study that does not use the training recipe, as JSON has them."""
+    for name in ("learning_rate", "max_learning_rate"):
+        if rate != 1 and fields.get(name) is not None:
+            fields[name] *= rate
+    return json.loads(json.dumps(fields))
 
 
-def write_scale(scale: Scale, folder: Path) -> None:
-    """Notes at which scale a study runs in a folder."""
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        told = dataclasses.asdict(scale)
-        told["fields"] = {n: v for n, v in scale.fields.items() if n != _PLACE}
-        text = json.dumps(told, indent=1)
-        (folder / _SCALE).write_text(text + "\n", encoding="utf-8")
-
-
-def read_scale(folder: Path) -> Scale:
-    """The scale at which a study was last run in a folder.
-
-    Raises:
-      RunError: If none was.
-    """
-    path = folder / _SCALE
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        models, arms = tuple(fields.pop("models")), fields.pop("arms")
-        return Scale(models=models, arms=arms and tuple(arms), **fields)
-    except OSError as error:
-        raise RunError(f"{folder} holds no run of the study: run it first") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} is damaged ({error}): run the study again") from error
-
-
-@contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Tells in a sentence when a study's folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be written ({error.strerror}): choose another --out, or "
-            f"make room; what is recorded stays"
-        ) from error
+def _check_names(flag: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [name for name in chosen if name not in known]:
+        raise ConfigError(
+            f"--{flag} {' '.join(unknown)}: choose from {', '.join(known)}"
+        )

@@ -1,45 +1,44 @@
-"""What a study shows while it runs: a bar over all runs, and a line a run."""
+"""What a study shows while it runs: a bar over all runs, and a line for each run."""
 
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from experiments.plan import Task
 from experiments.records import Record
 from training.display import Terminal
 
+_SECONDS_BETWEEN_LINES = 60  # without a terminal
+
 
 class Display:
-    """A progress bar over a study's runs; without a terminal only the lines.
+    """A progress bar over a study's runs; without a terminal a line a minute.
 
     Use as a context manager around the runs.
     """
 
     def __init__(self, total: int, done: int) -> None:
+        """Takes how many runs there are, and how many of them are recorded."""
         # The file is kept, as runs redirect sys.stdout.
         self._console = Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.description}"),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
         self._total, self._done = total, done
-        self._bar = self._progress.add_task("", total=total, completed=done, left="")
+        self._bar = self._progress.add_task("", total=total, completed=done)
+        self._name = ""
+        self._begun = self._last_line = 0.0
 
     def __enter__(self) -> Self:
+        self.say(f"{self._done} of {self._total} runs recorded already")
         self._progress.start()
         return self
 
@@ -51,31 +50,59 @@ class Display:
     ) -> None:
         self._progress.stop()
 
-    def begin(self, task: Task) -> None:
-        """Shows which run is under way."""
-        self._progress.update(self._bar, description=str(task))
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(text, markup=False)
 
-    def end(self, task: Task, record: Record, seconds: float, left: float) -> None:
-        """Tells of a finished run.
+    def begin(self, task: Task, what: str) -> None:
+        """Shows what is under way: ``compiling``, ``starting``."""
+        self._name = str(task)
+        self._begun = self._last_line = time.monotonic()
+        self._progress.update(self._bar, description=f"{self._name}: {what}")
+
+    def tick(self, part: float, text: str) -> None:
+        """Shows how far the run is.
 
         Args:
-          task: The run.
+          part: The finished part of it, 0 to 1.
+          text: Such as ``epoch 2/6, loss 1.83``.
+        """
+        now = time.monotonic()
+        if part > 0:
+            left = (now - self._begun) * (1 - part) / part
+            text = f"{text}, {describe_seconds(left)} left"
+        text = f"{self._name}: {text}"
+        self._progress.update(self._bar, completed=self._done + part, description=text)
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            if not self._console.is_terminal:
+                self.say(text)
+
+    def end(self, record: Record, left: float) -> None:
+        """Reports a finished run.
+
+        Args:
           record: What came of it.
-          seconds: How long it took.
-          left: How long those that are left are expected to take.
+          left: How many seconds the remaining runs are expected to take.
         """
         self._done += 1
-        outcome = "diverged"
-        if not record.diverged:
+        outcome = "finished"
+        if record.diverged:
+            outcome = "diverged"
+        elif "test_accuracy" in record.result:
             outcome = f"test accuracy {record.result['test_accuracy']:.2%}"
-        parts = [f"{self._done}/{self._total} {task}: {outcome}", _time(seconds)]
+        parts = [
+            f"{self._done}/{self._total} {self._name}: {outcome}",
+            describe_seconds(record.seconds),
+        ]
         if left >= 1:
-            parts.append(f"about {_time(left)} left")
-        self._progress.update(self._bar, completed=self._done, left=" ".join(parts[2:]))
-        self._console.print(", ".join(parts), markup=False)
+            parts.append(f"all: about {describe_seconds(left)} left")
+        self._progress.update(self._bar, completed=self._done)
+        self.say(", ".join(parts))
 
 
-def _time(seconds: float) -> str:
+def describe_seconds(seconds: float) -> str:
+    """A duration in the unit that suits it: ``3.2 s``, ``4 min``, ``2.5 h``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 100:

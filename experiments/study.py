@@ -54,6 +54,7 @@ class Scale:
     """How large the runs of a study are.
 
     Attributes:
+      name: ``quick``; the name of its folder, too.
       models: The networks.
       seeds: How many paired seeds.
       fields: Fields of ``training.config.Config`` on top of the study's and under the
@@ -61,15 +62,14 @@ class Scale:
       arms: Names of the arms to run; None for all.
       first_seed: The first of the seeds: above 0 where settings were chosen on lower
         ones.
-      about: What it is and what it takes, in a few words.
     """
 
+    name: str
     models: tuple[str, ...]
     seeds: int
     fields: Mapping[str, Any]
     arms: tuple[str, ...] | None = None
     first_seed: int = 0
-    about: str = ""
 
 
 # What the scales named small have in common.
@@ -103,9 +103,9 @@ class Study:
       title: One line for the list of studies.
       question: What the study answers, in a sentence or two.
       arms: In the order in which reports show them.
-      scales: By name. ``full`` is the paper's; ``small`` is CIFAR-100 in an hour on two
-        CPU cores, with a narrow network and part of the images; ``quick`` is the
-        embedded digits in ten minutes.
+      scales: ``full`` is the paper's; ``small`` is CIFAR-100 in an hour on two CPU
+        cores, with a narrow network and part of the images; ``quick`` is the embedded
+        digits in ten minutes. A study may have others.
       preset: A preset of ``train.py`` that runs start from, or None.
       fields: Fields of ``training.config.Config`` on top of the preset.
       model_fields: Fields on top of ``fields`` and under the scale's, for networks that
@@ -125,7 +125,7 @@ class Study:
     title: str
     question: str
     arms: tuple[Arm, ...]
-    scales: Mapping[str, Scale]
+    scales: tuple[Scale, ...]
     preset: str | None = None
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model_fields: Mapping[str, Mapping[str, Any]] = dataclasses.field(
@@ -138,6 +138,10 @@ class Study:
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def scale(self, name: str) -> Scale:
+        """The scale of this name."""
+        return next(scale for scale in self.scales if scale.name == name)
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:

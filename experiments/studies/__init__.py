@@ -1,19 +1,18 @@
-"""The studies, a module each: what it compares, and at which scales."""
+"""The studies, a module each: what it compares, and at which scales.
+
+To add a study, write a module with a ``STUDY`` and add its name here.
+"""
 
 import importlib
-from types import ModuleType
 
+from experiments.study import Study
 from training.errors import ConfigError
 
 NAMES = ("plp", "amplification", "together", "mechanism", "ablation")
 
 
-def module(name: str) -> ModuleType:
-    """Imports a study's module.
-
-    It has ``STUDY``, an ``experiments.study.Study``, and may have
-    ``watcher(program, config)``, which returns a ``train.Watcher`` with a dict
-    ``measures`` for ``experiments.records.Record``, or None for a run that needs none.
+def load(name: str) -> Study:
+    """Imports a study.
 
     Args:
       name: One of ``NAMES``.
@@ -23,4 +22,5 @@ def module(name: str) -> ModuleType:
     """
     if name not in NAMES:
         raise ConfigError(f"there is no study {name!r}: choose {' or '.join(NAMES)}")
-    return importlib.import_module(f"experiments.studies.{name}")
+    study: Study = importlib.import_module(f"experiments.studies.{name}").STUDY
+    return study

@@ -1,119 +1,143 @@
 """What prediction's settings do, and what it does to other optimizers."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments.studies.rates import at_rate, matched
-from experiments.study import SMALL, Arm, Comparison, Scale, Study
+from experiments.rates import matched
+from experiments.study import SMALL, Arm, Scale, Study
 
-
-class _Trial(NamedTuple):
-    """Prediction with some settings, and what it is compared with."""
-
-    arm: Arm
-    plain: Arm
-    control: Arm  # at the matched rate
+# Stated though they are the defaults, as reports draw results over them.
+_DEFAULTS = {"step": 1.0, "window": 3, "period": 4}
 
 
-def _behind_sgd(name: str, group: str, **settings: Any) -> _Trial:
-    """Prediction behind SGD; settings with the same matched rate share its arm."""
-    told = (f"{n} {value}".replace("_", " ") for n, value in settings.items())
-    fields = {f"plp_{setting}": value for setting, value in settings.items()}
-    plain = Arm("sgd", "SGD", {})
+def _setting(
+    name: str, group: str, of: str | None = None, varies: str = "", **settings: Any
+) -> tuple[Arm, Arm | None]:
+    """Prediction after SGD with some settings, and SGD at the rate that matches it.
+
+    Where prediction is neutral, SGD itself matches it, and there is no second arm.
+    """
     factor = matched(**settings)
     control = Arm(
         f"matched-{factor.numerator}-{factor.denominator}",
         f"SGD, rate x {factor}",
         {},
-        at_rate(float(factor)),
+        rate=float(factor),
     )
-    return _Trial(
-        Arm(name, ", ".join(("PLP", *told)), {"method": "plp", **fields}, group=group),
-        plain,
-        plain if factor == 1 else control,
+    described = (f"{n} {value}".replace("_", " ") for n, value in settings.items())
+    arm = Arm(
+        name,
+        ", ".join(("PLP", *described)),
+        {
+            "method": "plp",
+            **{f"plp_{n}": value for n, value in {**_DEFAULTS, **settings}.items()},
+        },
+        baseline="sgd",
+        matched="sgd" if factor == 1 else control.name,
+        group=group,
+        variant_of=of,
+        varies=f"plp_{varies}" if varies else None,
     )
+    return arm, None if factor == 1 else control
 
 
-def _behind(optimizer: str, label: str) -> _Trial:
-    """Prediction behind another optimizer."""
-    fields: Mapping[str, Any] = {"optimizer": optimizer}
+def _optimizer(name: str, label: str) -> tuple[Arm, ...]:
+    """Another optimizer, prediction after it, and the optimizer at the matched rate."""
     factor = matched()
-    return _Trial(
+    fields = {"optimizer": name}
+    return (
+        Arm(name, label, fields, group="optimizer"),
         Arm(
-            f"{optimizer}-plp",
+            f"{name}-plp",
             f"{label} and PLP",
             {**fields, "method": "plp"},
+            baseline=name,
+            matched=f"matched-{name}",
             group="optimizer",
         ),
-        Arm(optimizer, label, fields, group="optimizer"),
         Arm(
-            f"matched-{optimizer}",
+            f"matched-{name}",
             f"{label}, rate x {factor}",
             fields,
-            at_rate(float(factor)),
+            rate=float(factor),
             group="optimizer",
         ),
     )
 
 
-# One setting at a time. Windows stand beside period 5, the least that holds them all.
+# One setting at a time. Windows are varied at period 5, which holds all of them.
 _SETTINGS = (
-    _behind_sgd("plp", ""),
-    *(_behind_sgd(f"step-{step}", "step", step=step) for step in (0.25, 0.5, 2, 4)),
-    *(_behind_sgd(f"period-{n}", "period", period=n) for n in (3, 5, 8)),
-    *(_behind_sgd(f"window-{n}", "window", window=n, period=5) for n in (2, 4, 5)),
-    _behind_sgd("least-squares", "fit", fit="least_squares"),
-    _behind_sgd("least-squares-5", "fit", fit="least_squares", window=5, period=5),
+    _setting("plp", ""),
+    *(
+        _setting(f"step-{s}", "step", of="plp", varies="step", step=s)
+        for s in (0.25, 0.5, 2, 4)
+    ),
+    *(
+        _setting(f"period-{n}", "period", of="plp", varies="period", period=n)
+        for n in (3, 5, 8)
+    ),
+    *(
+        _setting(
+            f"window-{n}", "window", of="period-5", varies="window", window=n, period=5
+        )
+        for n in (2, 4, 5)
+    ),
+    _setting("least-squares", "fit", of="plp", varies="fit", fit="least_squares"),
+    _setting(
+        "least-squares-5",
+        "fit",
+        of="window-5",
+        varies="fit",
+        fit="least_squares",
+        window=5,
+        period=5,
+    ),
 )
-_OPTIMIZERS = (
-    _behind("nesterov", "Nesterov"),
-    _behind("adam", "Adam"),
-    _behind("adamw", "AdamW"),
-    _behind("rmsprop", "RMSProp"),
-    _behind("adagrad", "AdaGrad"),
-    _behind("adadelta", "AdaDelta"),
-)
-_ARMS = (
-    _SETTINGS[0].plain,
-    *(trial.arm for trial in _SETTINGS),
-    *(trial.control for trial in _SETTINGS),
-    *(arm for t in _OPTIMIZERS for arm in (t.plain, t.arm, t.control)),
-)
+# Settings with the same matched rate share its arm.
+_MATCHED = {control.name: control for _, control in _SETTINGS if control is not None}
 
 STUDY = Study(
     name="ablation",
     title="Settings of prediction, and other base optimizers",
     question="What do the step, the period, the window and the fit of parameter linear "
-    "prediction do behind SGD, and what does prediction do behind other optimizers? "
-    "Each stands beside the plain optimizer, and beside it at the learning rate that "
-    "the prediction amounts to on steady updates.",
-    preset=None,
+    "prediction do after SGD, and what does prediction do after other optimizers? Each "
+    "is compared with the plain optimizer, and with it at the matched rate, the "
+    "learning rate that the prediction amounts to on steady updates.",
     fields={"method": "sgd"},
-    arms=tuple({arm.name: arm for arm in _ARMS}.values()),
-    comparisons=tuple(
-        Comparison(trial.arm.name, control)
-        for trial in (*_SETTINGS, *_OPTIMIZERS)
-        for control in dict.fromkeys((trial.plain.name, trial.control.name))
+    arms=(
+        Arm("sgd", "SGD", {}),
+        *(arm for arm, _ in _SETTINGS),
+        *_MATCHED.values(),
+        *_optimizer("nesterov", "Nesterov"),
+        *_optimizer("adam", "Adam"),
+        *_optimizer("adamw", "AdamW"),
+        *_optimizer("rmsprop", "RMSProp"),
+        *_optimizer("adagrad", "AdaGrad"),
+        *_optimizer("adadelta", "AdaDelta"),
     ),
-    full=Scale(
-        models=("resnet18",),
-        seeds=5,
-        fields={
-            "dataset": "cifar100",
-            "width": 64,
-            "epochs": 30,
-            "batch_size": 128,
-            "augment": True,
-        },
-    ),
-    small=Scale(
-        models=("tiny",),
-        seeds=3,
-        fields={**SMALL, "train_fraction": 0.2, "epochs": 3},
-    ),
-    quick=Scale(
-        models=("tiny",),
-        seeds=6,
-        fields={"dataset": "digits", "width": 8, "epochs": 10, "batch_size": 64},
+    scales=(
+        Scale(
+            "full",
+            models=("resnet18",),
+            seeds=5,
+            fields={
+                "dataset": "cifar100",
+                "width": 64,
+                "epochs": 30,
+                "batch_size": 128,
+                "augment": True,
+            },
+        ),
+        Scale(
+            "small",
+            models=("tiny",),
+            seeds=3,
+            fields={**SMALL, "train_fraction": 0.2, "epochs": 3},
+        ),
+        Scale(
+            "quick",
+            models=("tiny",),
+            seeds=6,
+            fields={"dataset": "digits", "width": 8, "epochs": 10, "batch_size": 64},
+        ),
     ),
 )

@@ -1,8 +1,8 @@
-"""Layer-wise gradient amplification beside what else could explain its gain."""
+"""Layer-wise gradient amplification, compared with other explanations of its gain."""
 
 from typing import Any
 
-from experiments.studies.rates import stages, strategy
+from experiments.rates import stages, strategy
 from experiments.study import SMALL, Arm, Comparison, Scale, Study
 from training.config import Config
 
@@ -22,7 +22,7 @@ def _scores(
     threshold: float = THRESHOLD,
     reselect_every: int | None = None,
 ) -> Arm:
-    """Layers chosen by their scores: above the threshold (case 1), or also below."""
+    """Layers selected by their scores: above the mean (case 1), or also below."""
     name = f"{measure.replace('_', '-')}-case{case}"
     label = f"{_MEASURES[measure]} case {case}"
     fields: dict[str, Any] = {
@@ -32,13 +32,25 @@ def _scores(
         "amplify_threshold": threshold,
     }
     if threshold != THRESHOLD:
-        label = f"{label}, threshold {threshold}"
-        return Arm(f"{name}-t{threshold}", label, fields, group="sweep")
+        return Arm(
+            f"{name}-t{threshold}",
+            f"{label}, threshold {threshold}",
+            fields,
+            group="sweep",
+            variant_of=name,
+            varies="amplify_threshold",
+        )
     if reselect_every:
-        label = f"{label}, again every {reselect_every} epochs"
-        fields["amplify_reselect_every"] = reselect_every
-        return Arm(f"{name}-r{reselect_every}", label, fields, group="reselection")
-    return Arm(name, label, fields)
+        return Arm(
+            f"{name}-r{reselect_every}",
+            f"{label}, selected again every {reselect_every} epochs",
+            {**fields, "amplify_reselect_every": reselect_every},
+            baseline=name,
+            group="reselection",
+            variant_of=name,
+            varies="amplify_reselect_every",
+        )
+    return Arm(name, label, fields, baseline="original")
 
 
 def _drop(config: Config) -> dict[str, str]:
@@ -73,7 +85,7 @@ _RESELECTED = tuple(
     for case in _CASES
     for epochs in (2, 5)
 )
-_CONTROLS = ("original", "random", "all", "drop")
+_CONTROLS = ("random", "all", "drop")
 
 STUDY = Study(
     name="amplification",
@@ -92,43 +104,65 @@ STUDY = Study(
             "random",
             "random layers",
             {"method": "amplify", "amplify_select": "random", "amplify_ratio": 0.1},
+            baseline="original",
         ),
         *_FIXED,
-        Arm("all", "all layers", {"method": "amplify", "amplify_select": "all"}),
-        Arm("drop", "original, rate drops where amplification ends", {}, _drop),
+        Arm(
+            "all",
+            "all layers",
+            {"method": "amplify", "amplify_select": "all"},
+            baseline="original",
+        ),
+        Arm(
+            "drop",
+            "original, rate drops where amplification ends",
+            {},
+            baseline="original",
+            derived=_drop,
+        ),
         *_SWEPT,
         *_RESELECTED,
     ),
-    comparisons=(
-        *(Comparison(name, "original") for name in _CONTROLS[1:]),
-        *(Comparison(arm.name, name) for arm in _FIXED for name in _CONTROLS),
-        *(Comparison(arm.name, arm.name.rpartition("-")[0]) for arm in _RESELECTED),
+    extra_comparisons=tuple(
+        Comparison(arm.name, control) for arm in _FIXED for control in _CONTROLS
     ),
-    full=Scale(
-        models=("vgg19", "resnet18", "resnet34", "resnet50", "resnet101"),
-        seeds=10,
-        fields={},
-    ),
-    small=Scale(
-        models=("resnet18",),
-        seeds=3,
-        fields={**SMALL, "train_fraction": 0.1, "epochs": 12},
-        arms=(*_CONTROLS, *(arm.name for arm in _FIXED if arm.name.endswith("case1"))),
-    ),
-    quick=Scale(
-        models=("vgg19", "resnet18"),
-        seeds=3,
-        fields={
-            "dataset": "digits",
-            "width": 4,
-            "epochs": 12,
-            "batch_size": 64,
-            "augment": False,
-        },
-        arms=(
-            *_CONTROLS,
-            *(arm.name for arm in _FIXED),
-            *("g2-case1-t0.7", "g2-case1-t2.3", "g2-case1-r2"),
+    scales=(
+        Scale(
+            "full",
+            models=("vgg19", "resnet18", "resnet34", "resnet50", "resnet101"),
+            seeds=10,
+            fields={},
+        ),
+        Scale(
+            "small",
+            models=("resnet18",),
+            seeds=3,
+            fields={**SMALL, "train_fraction": 0.1, "epochs": 12},
+            arms=(
+                "original",
+                *_CONTROLS,
+                "g1-case1",
+                "g1-per-weight-case1",
+                "g2-case1",
+            ),
+        ),
+        Scale(
+            "quick",
+            models=("vgg19", "resnet18"),
+            seeds=3,
+            fields={
+                "dataset": "digits",
+                "width": 4,
+                "epochs": 12,
+                "batch_size": 64,
+                "augment": False,
+            },
+            arms=(
+                "original",
+                *_CONTROLS,
+                *(arm.name for arm in _FIXED),
+                *("g2-case1-t0.7", "g2-case1-t2.3", "g2-case1-r2"),
+            ),
         ),
     ),
     model_fields={

@@ -1,12 +1,12 @@
-"""Why prediction does what it does: the curvature that it bears, and its matched rate.
+"""Why prediction does what it does: its limits of stability, and its matched rate.
 
-Theory (``experiments.stability``) speaks of the full batch, a constant learning rate,
+The theory (``experiments.stability``) assumes the full batch, a constant learning rate,
 and a loss whose curvature does not depend on the size of the batch or of the weights.
-So the network ``plain`` has no normalisation and is trained on its whole training part
-at once. The others are trained as usual, on small batches: there noise keeps the
-curvature lower than the full batch's limits, and batch normalisation ties it to the
-norm of the weights, since the loss does not change when they are scaled, and its
-Hessian shrinks with their square.
+So the network ``plain`` has no normalisation and is trained on its complete training
+part in one batch. The others are trained as usual, on small batches. There noise keeps
+the curvature below the full batch's limits, and batch normalisation ties it to the norm
+of the weights: the loss does not change when they are scaled, and its Hessian shrinks
+with their square.
 """
 
 import dataclasses
@@ -19,16 +19,17 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import Partial
 
-import train
 from experiments import paths
 from experiments.curvature import top_eigenvalue
-from experiments.studies.rates import matched
-from experiments.study import SMALL, Arm, Comparison, Scale, Study
+from experiments.rates import matched
+from experiments.study import SMALL, Arm, Scale, Study
 from training import data, networks
+from training.callbacks import Callback
 from training.config import Config
-from training.loop import Loop
+from training.recipe import Prepared
+from training.state import TrainState
 
-# -- The study -------------------------------------------------------------------------
+# -- The arms --------------------------------------------------------------------------
 
 PERIOD = 4
 MATCHED = matched(period=PERIOD)
@@ -38,8 +39,8 @@ class Regime(NamedTuple):
     """What arms that are compared have in common.
 
     Attributes:
-      name: Ends the names of its arms.
-      label: As reports call it.
+      name: The group of its arms, and the end of their names.
+      label: What reports call it.
       momentum: The coefficient.
       nesterov: Nesterov momentum, not heavy ball.
       full_batch_rate: The learning rate of SGD and PLP on the full batch.
@@ -78,83 +79,43 @@ def _full_batch(config: Config) -> int:
     return round(config.train_fraction * left)
 
 
-def _derived(method: str, regime: Regime) -> Callable[[Config], dict[str, Any]]:
-    factor = float(MATCHED) if method == "matched" else 1.0
-
+def _derived(regime: Regime) -> Callable[[Config], dict[str, Any]]:
     def fields(config: Config) -> dict[str, Any]:
         if config.model not in FULL_BATCH_MODELS:
-            return {"learning_rate": factor * regime.mini_batch_rate}
+            return {"learning_rate": regime.mini_batch_rate}
         return {
-            "learning_rate": factor * regime.full_batch_rate,
+            "learning_rate": regime.full_batch_rate,
             "batch_size": _full_batch(config),
         }
 
     return fields
 
 
-def _arm(method: str, regime: Regime) -> Arm:
+def _arms(regime: Regime) -> tuple[Arm, ...]:
+    """SGD, prediction, and SGD at the matched rate."""
     fields: dict[str, Any] = {
         "optimizer": "nesterov" if regime.nesterov else "sgd",
         "momentum": regime.momentum,
-        "method": "plp" if method == "plp" else "sgd",
     }
-    if method == "plp":
-        fields["plp_period"] = PERIOD
-    return Arm(
-        f"{method}-{regime.name}",
-        f"{METHODS[method]}, {regime.label}",
-        fields,
-        _derived(method, regime),
+    sgd, plp, matched = (
+        Arm(
+            f"{method}-{regime.name}",
+            f"{label}, {regime.label}",
+            fields,
+            group=regime.name,
+            derived=_derived(regime),
+        )
+        for method, label in METHODS.items()
+    )
+    fields = {**fields, "method": "plp", "plp_period": PERIOD}
+    return (
+        sgd,
+        dataclasses.replace(
+            plp, fields=fields, baseline=sgd.name, matched=matched.name
+        ),
+        dataclasses.replace(matched, rate=float(MATCHED)),
     )
 
-
-STUDY = Study(
-    name="mechanism",
-    title="Why prediction does what it does: curvature and the matched rate",
-    question="Is parameter linear prediction the matched learning rate while learning "
-    "rate x curvature is small? And does it bear far less curvature than the matched "
-    "rate with heavy-ball momentum, and more without momentum, as the linear map of "
-    "its cycle predicts?",
-    preset=None,
-    fields={
-        "epochs": 12,
-        "batch_size": 64,
-        "schedule": "constant",
-        "warmup_epochs": 0.0,
-        "weight_decay": 5e-4,
-        "augment": False,
-    },
-    arms=tuple(_arm(method, regime) for regime in REGIMES for method in METHODS),
-    comparisons=tuple(
-        Comparison(f"plp-{regime.name}", f"{control}-{regime.name}")
-        for regime in REGIMES
-        for control in ("sgd", "matched")
-    ),
-    full=Scale(
-        models=("plain", "resnet18"),
-        seeds=5,
-        fields={"dataset": "cifar100", "width": 64, "batch_size": 128},
-    ),
-    small=Scale(
-        models=("plain",),
-        seeds=3,
-        # 900 images in a batch: most of the time goes into measuring the curvature.
-        fields={**SMALL, "width": 4, "train_fraction": 0.02},
-        arms=tuple(
-            f"{method}-heavy-{rate}" for rate in ("low", "high") for method in METHODS
-        ),
-    ),
-    quick=Scale(
-        models=("plain", "tiny"),
-        seeds=4,
-        first_seed=4,  # the rates were chosen on seeds 0 to 3
-        fields={"dataset": "digits", "width": 8, "train_fraction": 1.0},
-    ),
-    # An eighth of CIFAR's training part, 5,000 images, fits into one batch.
-    model_fields={
-        "plain": {"epochs": 128, "weight_decay": 0.0, "train_fraction": 1 / 8}
-    },
-)
 
 # -- What is measured ------------------------------------------------------------------
 
@@ -166,10 +127,10 @@ _TOLERANCE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class TrainingLoss:
-    """The loss of a batch as training has it, as a function of the parameters.
+    """The training loss of a batch as a function of the parameters.
 
     Batch normalisation takes its statistics from this batch, so that they are part of
-    what is differentiated; dropout is drawn once and for all.
+    what is differentiated. Dropout always uses the same random numbers.
 
     Attributes:
       module: The network. Losses of equal networks are equal, and compile once.
@@ -190,23 +151,23 @@ class TrainingLoss:
         return losses.mean()
 
 
-class Observer(train.Watcher):
+class Observer(Callback):
     """Follows curvature and path of a run.
 
     Attributes:
-      measures: ``step``: the optimizer steps at which it looked, 0 first. At each,
+      measures: ``step``: the optimizer steps at which it measured, 0 first. At each,
         ``top_eigenvalue`` of the Hessian of the training loss on a fixed batch (the
         full one, or the first 512 training images), its ``residual``, whether it
         ``converged``, and ``lowest``, which the most negative eigenvalue is no higher
         than. ``path``: sketches of the parameters less those at the start
-        (``experiments.paths``), packed.
+        (``experiments.paths``), packed into text.
     """
 
-    def __init__(self, program: train.Program, config: Config) -> None:
-        """Takes a compiled configuration; looks at the start of this run."""
+    def __init__(self, prepared: Prepared, config: Config) -> None:
+        """Takes a compiled configuration; measures at the start of this run."""
         is_full_batch = config.model in FULL_BATCH_MODELS
         self._every = _EPOCHS_BETWEEN if is_full_batch else 1
-        dataset = program.dataset
+        dataset = prepared.dataset
         part = slice(config.batch_size if is_full_batch else _IMAGES)
         # In half precision rounding would drown the derivative of a gradient.
         if config.precision != "float64":
@@ -226,17 +187,16 @@ class Observer(train.Watcher):
             )
             labels = jnp.asarray(dataset.train.labels[part])
             self._loss = Partial(TrainingLoss(module), images, labels)
-            assert isinstance(config.seed, int)  # a run's configuration has one
-            program.loop.start(config.seed)
-            self._start = jax.device_get(program.loop.state.params)
-            self._look(0, self._start)
+            start = prepared.program.initial_state(config.seed)
+            self._start = jax.device_get(start.params)
+            self._measure(0, self._start)
 
-    def after_epoch(self, loop: Loop, metrics: dict[str, Any]) -> None:
-        """See :class:`train.Watcher`."""
+    def on_epoch(self, state: TrainState, metrics: dict[str, Any]) -> None:
+        """See :class:`Callback`."""
         if metrics["epoch"] % self._every == 0:
-            self._look(metrics["step"], jax.device_get(loop.state.params))
+            self._measure(metrics["step"], jax.device_get(state.params))
 
-    def _look(self, step: int, params: Any) -> None:
+    def _measure(self, step: int, params: Any) -> None:
         found = top_eigenvalue(
             self._loss, params, tolerance=_TOLERANCE, key=jax.random.key(0)
         )
@@ -248,10 +208,59 @@ class Observer(train.Watcher):
 
     @property
     def measures(self) -> dict[str, Any]:
-        """What it has seen."""
+        """What was measured."""
         return {**self._seen, "path": paths.pack(self._sketches)}
 
 
-def watcher(program: train.Program, config: Config) -> Observer:
-    """Who looks on during a run of this study."""
-    return Observer(program, config)
+# -- The study -------------------------------------------------------------------------
+
+STUDY = Study(
+    name="mechanism",
+    title="Why prediction does what it does: curvature and the matched rate",
+    question="Is parameter linear prediction the matched learning rate while learning "
+    "rate x curvature is small? And does its limit of stability stand far below the "
+    "matched rate's with heavy-ball momentum, and above it without momentum, as the "
+    "linear map of its cycle predicts?",
+    fields={
+        "method": "sgd",
+        "epochs": 12,
+        "batch_size": 64,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "weight_decay": 5e-4,
+        "augment": False,
+    },
+    arms=tuple(arm for regime in REGIMES for arm in _arms(regime)),
+    scales=(
+        Scale(
+            "full",
+            models=("plain", "resnet18"),
+            seeds=5,
+            fields={"dataset": "cifar100", "width": 64, "batch_size": 128},
+        ),
+        Scale(
+            "small",
+            models=("plain",),
+            seeds=3,
+            # 900 images in a batch: most of the time goes into measuring the curvature.
+            fields={**SMALL, "width": 4, "train_fraction": 0.02},
+            arms=tuple(
+                f"{method}-heavy-{rate}"
+                for rate in ("low", "high")
+                for method in METHODS
+            ),
+        ),
+        Scale(
+            "quick",
+            models=("plain", "tiny"),
+            seeds=4,
+            first_seed=4,  # the rates were chosen on seeds 0 to 3
+            fields={"dataset": "digits", "width": 8, "train_fraction": 1.0},
+        ),
+    ),
+    # An eighth of CIFAR's training part, 5,000 images, fits into one batch.
+    model_fields={
+        "plain": {"epochs": 128, "weight_decay": 0.0, "train_fraction": 1 / 8}
+    },
+    observe=Observer,
+)

@@ -1,0 +1,51 @@
+"""Learning rates that follow from others: what the controls of studies are made of."""
+
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any, Literal
+
+import plp_optax
+from training import optimizers
+from training.config import Config
+
+
+def multiplied(config: Config, factor: float) -> dict[str, Any]:
+    """The fields of a configuration that hold learning rates, all times a factor."""
+    if config.strategy is not None:
+        return strategy(
+            stage._replace(learning_rate=factor * stage.learning_rate)
+            for stage in stages(config)
+        )
+    rates = {n: getattr(config, n) for n in ("learning_rate", "max_learning_rate")}
+    return {n: factor * rate for n, rate in rates.items() if rate is not None}
+
+
+def matched(
+    step: float = 1.0,
+    *,
+    window: int = 3,
+    period: int = 4,
+    fit: Literal["midpoint", "least_squares"] = "midpoint",
+) -> Fraction:
+    """The multiple of the learning rate that matches parameter linear prediction.
+
+    Training at this multiple goes as far as prediction does while updates are steady.
+    """
+    coefficients = plp_optax.plp_coefficients(step, window=window, fit=fit)
+    multiplier = plp_optax.effective_rate_multiplier(
+        list(map(float, coefficients)), period=period
+    )
+    # Without rounding errors, so that equal rates are equal.
+    return Fraction(multiplier).limit_denominator(1000)
+
+
+def stages(config: Config) -> list[plp_optax.Stage]:
+    """The stages of a configuration that has a strategy."""
+    found = optimizers.make_strategy(config, steps_per_epoch=1)
+    assert found is not None
+    return [plp_optax.Stage(*stage) for stage in found.stages]
+
+
+def strategy(stages: Iterable[plp_optax.Stage]) -> dict[str, str]:
+    """Stages as a field of a configuration."""
+    return {"strategy": str([tuple(stage) for stage in stages])}

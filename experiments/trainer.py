@@ -1,0 +1,203 @@
+"""Carries out the runs of studies that use the training recipe."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+
+from experiments.plan import Task
+from experiments.records import explained
+from experiments.study import Outcome, Study, Tick
+from training import config as config_lib
+from training import recipe, workdir
+from training.callbacks import Callback
+from training.config import Config
+from training.errors import DivergedError
+from training.recipe import Prepared
+from training.state import TrainState
+
+
+class Trainer:
+    """Trains, one run at a time.
+
+    Compiled programs are kept while the arms of one network take turns; not longer,
+    as each holds the training set and a training state on the devices.
+
+    Attributes:
+      resumes: Whether the last run could be resumed. An observer has to see a run from
+        its beginning.
+    """
+
+    def __init__(self, study: Study, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Takes what to train and where.
+
+        Args:
+          study: The study.
+          folder: Its folder. Unfinished runs are kept in ``runs`` there.
+          settings: Fields of a configuration that do not change what runs compute:
+            ``data_dir``.
+        """
+        self.resumes = True
+        self._observe = study.observe or (lambda prepared, config: None)
+        self._unfinished = folder / "runs"
+        self._settings = settings
+        self._programs: dict[_Key, Prepared] = {}
+
+    def prepare(self, task: Task) -> float:
+        """Compiles what a run needs, unless an earlier run left it.
+
+        Returns:
+          How many seconds that took; 0 if there was nothing to do.
+        """
+        key = _Key.of(task)
+        if key in self._programs:
+            return 0.0
+        self._programs = {
+            other: program
+            for other, program in self._programs.items()
+            if other.part == key.part and other.arm != key.arm
+        }
+        start = time.monotonic()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._programs[key] = recipe.prepare(self._config(task))
+        return time.monotonic() - start
+
+    def execute(self, task: Task, tick: Tick) -> Outcome:
+        """Trains, and removes what training left.
+
+        What training prints goes to ``log.txt`` in the folder of the unfinished run.
+
+        Raises:
+          UserError: If the data or the folder do not allow it.
+        """
+        self.prepare(task)
+        prepared = self._programs[_Key.of(task)]
+        place = self._unfinished / task.folder
+        config = dataclasses.replace(
+            self._config(task),
+            workdir=str(place / "run"),
+            # Most runs take seconds, and saving every epoch would take as long.
+            checkpoint_epochs=0,
+            checkpoint_minutes=1.0,
+        )
+        observer = self._observe(prepared, config)
+        self.resumes = observer is None
+        config = dataclasses.replace(config, overwrite=not self.resumes)
+        callback = _Ticking(observer or Callback(), prepared, tick)
+        with explained(place):
+            place.mkdir(parents=True, exist_ok=True)
+            log = (place / "log.txt").open("a", encoding="utf-8")
+        with log, contextlib.redirect_stdout(log):
+            try:
+                result = recipe.run(prepared, config, callback)
+            except DivergedError as error:
+                result = {"diverged": str(error)}
+        has_metrics = (place / "run" / workdir.METRICS).exists()
+        history = workdir.read_metrics(place / "run") if has_metrics else []
+        return Outcome(result, history, observer.measures if observer else {})
+
+    def discard(self, task: Task) -> None:
+        """Removes what training a run left on the disk."""
+        with explained(self._unfinished):
+            shutil.rmtree(self._unfinished / task.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # other runs are unfinished
+                self._unfinished.rmdir()
+
+    def measure(self, task: Task, seconds: float = 10.0) -> tuple[float, float]:
+        """Estimates how long a run takes, from a few of its steps.
+
+        Args:
+          task: The run.
+          seconds: How long to measure; at least one call is measured.
+
+        Returns:
+          Seconds of loading and compilation, and of training with an evaluation after
+          each epoch.
+        """
+        compilation = self.prepare(task)
+        prepared = self._programs[_Key.of(task)]
+        program = prepared.program
+        with jax.enable_x64(self._config(task).precision == "float64"):
+            calls = _calls(prepared, task.seed)
+            next(calls)  # the first call is slower
+            start, steps = time.monotonic(), 0
+            while not steps or time.monotonic() - start < seconds:
+                state, taken = next(calls)
+                steps += taken
+            training = (time.monotonic() - start) / steps * prepared.total_steps
+            start = time.monotonic()
+            program.evaluate(state.variables, prepared.dataset.validation)
+            evaluation = (time.monotonic() - start) * _epochs(prepared)
+        return compilation, training + evaluation
+
+    def _config(self, task: Task) -> Config:
+        return config_lib.resolve({**task.config, **self._settings})
+
+
+class _Key(NamedTuple):
+    """What runs have in common that share a compiled program."""
+
+    part: tuple[str, str]
+    arm: str
+    seed: int | None
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        # Random layers are drawn inside the compiled step, by the seed.
+        is_random = task.config.get("amplify_select") == "random"
+        return cls(task.part, task.arm.name, task.seed if is_random else None)
+
+
+class _Ticking(Callback):
+    """Reports progress after the study's observer has had its turn."""
+
+    def __init__(self, observer: Callback, prepared: Prepared, tick: Tick) -> None:
+        self._observer = observer
+        self._tick = tick
+        self._epochs = _epochs(prepared)
+        self._epoch = self._calls = 0
+        self._calls_per_epoch = prepared.program.steps_per_epoch
+        self._loss = ""
+
+    def on_call(self, state: TrainState) -> None:
+        """See :class:`Callback`."""
+        self._observer.on_call(state)
+        self._calls += 1
+        self._report()
+
+    def on_epoch(self, state: TrainState, metrics: dict[str, Any]) -> None:
+        """See :class:`Callback`."""
+        self._observer.on_epoch(state, metrics)
+        self._epoch = metrics["epoch"]
+        self._calls_per_epoch, self._calls = max(self._calls, 1), 0
+        self._loss = f", loss {metrics['train_loss']:.3g}"
+        self._report()
+
+    def _report(self) -> None:
+        within = min(self._calls / self._calls_per_epoch, 1)
+        epoch = min(self._epoch + 1, self._epochs)
+        self._tick(
+            min((self._epoch + within) / self._epochs, 1),
+            f"epoch {epoch}/{self._epochs}{self._loss}",
+        )
+
+
+def _epochs(prepared: Prepared) -> int:
+    return -(-prepared.total_steps // prepared.program.steps_per_epoch)
+
+
+def _calls(prepared: Prepared, seed: int) -> Iterator[tuple[TrainState, int]]:
+    """Trains without end; yields finished states and how many steps each took."""
+    state = prepared.program.initial_state(seed)
+    for epoch in itertools.count():
+        for call in prepared.program.train_epoch(state, seed, epoch):
+            state = call.state
+            jax.block_until_ready(state.params)
+            yield state, call.steps
