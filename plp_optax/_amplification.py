@@ -1,20 +1,18 @@
 """Layer-wise gradient amplification."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from plp_optax import _checks
 from plp_optax._affine_window import Schedule
 from plp_optax._layers import Layers, assign_layers, check_layers, layer_names
 from plp_optax._measures import MEASURES, Measure, add_to_sums, init_sums, layer_scores
+from plp_optax._selectors import Selector, by_score
 from plp_optax._strategy import AmplificationWindow, TrainingStrategy
-
-Select = Literal["scores", "random", "all"] | Sequence[str]
 
 
 class AmplifyLayersState(NamedTuple):
@@ -49,12 +47,8 @@ class AmplifyLayersState(NamedTuple):
 def amplify_layers(
     strategy: TrainingStrategy | Sequence[AmplificationWindow],
     *,
-    select: Select = "scores",
-    ratio: float | None = None,
-    seed: int = 0,
+    select: Selector | None = None,
     measure: Measure = "g2",
-    threshold: float | jax.Array = 1.5,
-    two_sided: bool = False,
     factor: float | jax.Array | Schedule | None = None,
     reselect_every: int | None = None,
     layers: Layers = "kernels",
@@ -100,24 +94,17 @@ def amplify_layers(
     For a weight followed by batch normalisation, amplifying by f under SGD with weight
     decay equals unamplified training with weight and momentum buffer divided by
     :math:`\sqrt f`. So part of any gain is a temporary rise of the effective learning
-    rate, and a drop when amplification ends; ``select="all"`` and ``"random"`` are the
-    controls for that.
+    rate, and a drop when amplification ends; ``all_layers()`` and ``at_random()`` are
+    the controls for that.
 
     Everything happens inside ``update``, from the number of updates so far: one
     compilation, and no work on the host.
 
     Args:
       strategy: A :class:`TrainingStrategy`, or windows in steps.
-      select: ``"scores"``; ``"random"`` layers, drawn anew at each selection and the
-        same on every device; ``"all"``; or the names of the layers to amplify. The
-        latter three are controls, and keep the analysis epochs.
-      ratio: For ``"random"``: the part of the layers to draw, in (0, 1].
-      seed: For ``"random"``.
-      measure: ``"g1"``, ``"g1_per_weight"`` or ``"g2"``, which keep none, one or two
-        parameter-sized buffers.
-      threshold: In standard deviations, at least 0. With L layers no z exceeds
-        :math:`\sqrt{L - 1}`.
-      two_sided: Whether layers that stand out downwards are amplified too.
+      select: Which layers are amplified: :func:`by_score` (the default),
+        :func:`at_random`, :func:`all_layers` or :func:`named`.
+      measure: ``"g1"``, ``"g1_per_weight"`` or ``"g2"``, as above.
       factor: What gradients are multiplied by: a number, or a schedule over the
         number of updates so far. By default the strategy's. (One that is injected by
         ``optax.inject_hyperparams`` acts one update later.)
@@ -146,7 +133,7 @@ def amplify_layers(
 
       >>> import jax.numpy as jnp, plp_optax
       >>> windows = [plp_optax.AmplificationWindow(0, 8, epoch_steps=4, factor=3.0)]
-      >>> tx = plp_optax.amplify_layers(windows, threshold=0.5)
+      >>> tx = plp_optax.amplify_layers(windows, select=plp_optax.by_score(0.5))
       >>> params = {name: {"kernel": jnp.zeros(2)} for name in ("steady", "noisy")}
       >>> state = tx.init(params)
       >>> for step in range(5):
@@ -174,12 +161,13 @@ def amplify_layers(
       2019 (where ``"g1_per_weight"`` comes from)
     """
     windows = _check_windows(strategy, reselect_every)
-    _check_selection(select, ratio, seed)
+    selector = by_score() if select is None else select
+    if not isinstance(selector, Selector):
+        raise ValueError(
+            f"select must be a selector such as by_score(1.5), at_random(0.2), "
+            f"all_layers() or named('head'), got {select!r}"
+        )
     _checks.check_choice("measure", measure, MEASURES)
-    _checks.check_finite("threshold", threshold)
-    if not isinstance(threshold, jax.Array) and threshold < 0:
-        raise ValueError(f"threshold must not be negative, got {threshold!r}")
-    _checks.check_bool("two_sided", two_sided)
     _checks.check_bool("apply", apply)
     if factor is not None and not callable(factor):
         _checks.check_finite("factor", factor)
@@ -191,9 +179,7 @@ def amplify_layers(
     def init_fn(params: optax.Params) -> AmplifyLayersState:
         names = layer_names(params, layers)
         if jax.tree.leaves(params):
-            _check_names(select, names)
-            if select == "scores":
-                _check_threshold(threshold, len(names))
+            selector.check(names)
         signed, absolute = init_sums(measure, params, len(names), accumulator_dtype)
         return AmplifyLayersState(
             gradients_seen=jnp.zeros((), jnp.int32),
@@ -231,9 +217,7 @@ def amplify_layers(
         fresh = layer_scores(measure, signed, absolute, index, len(names))
         scores = jnp.where(now.decides, fresh, state.scores)
         z_scores = standardize(scores)
-        chosen = _choose(
-            select, names, z_scores, threshold, two_sided, ratio, seed, state.selections
-        )
+        chosen = selector.choose(names, z_scores, state.selections)
         amplified = jnp.where(now.decides, chosen, state.amplified)
 
         step_after = optax.safe_increment(state.gradients_seen)
@@ -329,35 +313,6 @@ def _clock(
     return clock
 
 
-def _choose(
-    select: Select,
-    names: tuple[str, ...],
-    z_scores: jax.Array,
-    threshold: float | jax.Array,
-    two_sided: bool,
-    ratio: float | None,
-    seed: int,
-    selections: jax.Array,
-) -> jax.Array:
-    """Which layers to amplify; bool [L]."""
-    match select:
-        case "scores":
-            return (jnp.abs(z_scores) if two_sided else z_scores) > threshold
-        case "all":
-            return jnp.ones(len(names), bool)
-        case "random":
-            assert ratio is not None
-            # From the seed and the number of the selection alone: every device draws
-            # the same.
-            key = jax.random.fold_in(
-                jax.random.key(seed, impl="threefry2x32"), selections
-            )
-            drawn = max(1, round(ratio * len(names)))
-            return jax.random.permutation(key, len(names)) < drawn
-        case _:
-            return jnp.asarray([name in select for name in names], bool)
-
-
 def _scale(gradient: jax.Array, factor: jax.Array) -> jax.Array:
     dtype = jnp.promote_types(gradient.dtype, jnp.float32)
     return (gradient.astype(dtype) * factor.astype(dtype)).astype(gradient.dtype)
@@ -400,44 +355,3 @@ def _check_windows(
     if reselect_every is not None:
         _checks.check_int("reselect_every", reselect_every, at_least=1)
     return windows
-
-
-def _check_selection(select: Any, ratio: Any, seed: Any) -> None:
-    if isinstance(select, str):
-        if select not in ("scores", "random", "all"):
-            raise ValueError(
-                f"select must be 'scores', 'random', 'all' or a list of layer names, "
-                f"got {select!r}"
-            )
-    else:
-        names = list(select) if isinstance(select, Sequence) else []
-        if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"select must name at least one layer, got {select!r}")
-    if select == "random":
-        if isinstance(ratio, jax.Array):
-            raise ValueError(
-                f"ratio must be a number, got a jax array ({ratio!r}). Under "
-                f"optax.inject_hyperparams name 'ratio' in static_args."
-            )
-        _checks.check_finite("ratio", ratio)
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio must be a number in (0, 1], got {ratio!r}")
-    elif ratio is not None:
-        raise ValueError(f"ratio belongs to select='random', got {ratio!r}")
-    _checks.check_int("seed", seed, at_least=0)
-
-
-def _check_names(select: Select, names: tuple[str, ...]) -> None:
-    if not isinstance(select, str) and (unknown := set(select) - set(names)):
-        raise ValueError(
-            f"select names layers that do not exist: {', '.join(sorted(unknown))}; "
-            f"there are {', '.join(names)}"
-        )
-
-
-def _check_threshold(threshold: float | jax.Array, layers: int) -> None:
-    if not isinstance(threshold, jax.Array) and threshold >= np.sqrt(layers - 1):
-        raise ValueError(
-            f"threshold {threshold} cannot be exceeded: with {layers} layers no z is "
-            f"above {np.sqrt(layers - 1):.3g}"
-        )

@@ -1,51 +1,47 @@
-"""Ready-made chains: PLP behind a whole optimizer, where it belongs."""
+"""Ready-made optimizers: optax's own, followed by PLP."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
 
 from plp_optax import _checks
-from plp_optax._affine_window import Schedule, Store
-from plp_optax._coefficients import Fit
 from plp_optax._plp import plp
+
+Mask = Any | Callable[[optax.Params], Any]
 
 
 def plp_sgd(
     learning_rate: optax.ScalarOrSchedule,
     momentum: float | None = None,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
-    *,
-    step: jax.typing.ArrayLike | Schedule = 1.0,
-    window: int = 3,
-    period: int = 4,
-    fit: Fit = "midpoint",
-    active: Schedule | None = None,
-    store: Store = "folded",
     accumulator_dtype: jax.typing.DTypeLike | None = None,
+    *,
+    weight_decay: float = 0.0,
+    mask: Mask | None = None,
+    prediction: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SGD as in the paper and in PyTorch, followed by :func:`plp_optax.plp`.
 
-    L2 weight decay joins the gradient, then come momentum and the learning rate,
+    L2 weight decay is added to the gradient, then come momentum and the learning rate,
     then the prediction.
 
     Args:
-      learning_rate: A number or an optax schedule.
+      learning_rate: As in :func:`optax.sgd`, like the three arguments that follow.
       momentum: Decay of the momentum buffer; None for none.
       nesterov: Whether the momentum is Nesterov's.
+      accumulator_dtype: Dtype of the momentum buffer.
       weight_decay: L2 coefficient; unless it is 0, ``update`` needs ``params``.
-      step: See :func:`plp_optax.plp`, as for the arguments that follow.
-      window: Parameters that the line is drawn through.
-      period: Optimizer steps in a cycle.
-      fit: ``"midpoint"`` or ``"least_squares"``.
-      active: Predicate on the number of updates so far.
-      store: ``"folded"`` or ``"snapshots"``.
-      accumulator_dtype: Dtype of the momentum buffer and of the window.
+      mask: Which parameters decay; see :func:`optax.add_decayed_weights`.
+      prediction: The prediction, such as ``plp(0.5, period=3)``; by default
+        ``plp()``.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs`.
 
     Raises:
-      ValueError: As :func:`plp_optax.plp`.
+      ValueError: If an argument is not as above.
 
     Examples:
       >>> import jax, optax, plp_optax
@@ -62,24 +58,17 @@ def plp_sgd(
       13.0
       3.9
     """
-    _check_numbers(
-        learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
-    )
+    _check_numbers(learning_rate=learning_rate, weight_decay=weight_decay)
+    if momentum is not None:
+        _check_numbers(momentum=momentum)
+    no_decay = not isinstance(weight_decay, jax.Array) and weight_decay == 0
     return optax.chain(
-        # Without decay the chain must not ask for parameters.
+        # Neither has a state, but only the second needs parameters.
         optax.identity()
-        if _is_zero(weight_decay)
-        else optax.add_decayed_weights(weight_decay),
+        if no_decay and mask is None
+        else optax.add_decayed_weights(weight_decay, mask),
         optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype),
-        plp(
-            step,
-            window=window,
-            period=period,
-            fit=fit,
-            active=active,
-            store=store,
-            accumulator_dtype=accumulator_dtype,
-        ),
+        plp() if prediction is None else prediction,
     )
 
 
@@ -88,38 +77,36 @@ def plp_adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: jax.typing.DTypeLike | None = None,
     weight_decay: float = 1e-4,
+    mask: Mask | None = None,
     *,
-    step: jax.typing.ArrayLike | Schedule = 1.0,
-    window: int = 3,
-    period: int = 4,
-    fit: Fit = "midpoint",
-    active: Schedule | None = None,
-    store: Store = "folded",
-    accumulator_dtype: jax.typing.DTypeLike | None = None,
+    nesterov: bool = False,
+    prediction: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW, with its decoupled weight decay, followed by :func:`plp_optax.plp`.
 
+    Like :func:`optax.adamw`, ``update`` needs ``params``.
+
     Args:
-      learning_rate: A number or an optax schedule.
+      learning_rate: As in :func:`optax.adamw`, like the arguments that follow.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
       eps: Added to the root of the second moment.
-      weight_decay: Decoupled coefficient; unless it is 0, ``update`` needs
-        ``params``.
-      step: See :func:`plp_optax.plp`, as for the arguments that follow.
-      window: Parameters that the line is drawn through.
-      period: Optimizer steps in a cycle.
-      fit: ``"midpoint"`` or ``"least_squares"``.
-      active: Predicate on the number of updates so far.
-      store: ``"folded"`` or ``"snapshots"``.
-      accumulator_dtype: Dtype of the first moment and of the window.
+      eps_root: Added to the second moment under the root.
+      mu_dtype: Dtype of the first moment.
+      weight_decay: Decoupled weight decay, multiplied by the learning rate.
+      mask: Which parameters decay.
+      nesterov: Whether the first moment is Nesterov's.
+      prediction: The prediction, such as ``plp(0.5, period=3)``; by default
+        ``plp()``.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs`.
 
     Raises:
-      ValueError: As :func:`plp_optax.plp`.
+      ValueError: If an argument is not as above.
 
     Examples:
       >>> import jax, optax, plp_optax
@@ -137,30 +124,30 @@ def plp_adamw(
       6.7
     """
     _check_numbers(
-        learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
+        learning_rate=learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        weight_decay=weight_decay,
     )
-    options = {"b1": b1, "b2": b2, "eps": eps, "mu_dtype": accumulator_dtype}
     return optax.chain(
-        optax.adam(learning_rate, **options)
-        if _is_zero(weight_decay)
-        else optax.adamw(learning_rate, **options, weight_decay=weight_decay),
-        plp(
-            step,
-            window=window,
-            period=period,
-            fit=fit,
-            active=active,
-            store=store,
-            accumulator_dtype=accumulator_dtype,
+        optax.adamw(
+            learning_rate,
+            b1,
+            b2,
+            eps,
+            eps_root,
+            mu_dtype,
+            weight_decay,
+            mask,
+            nesterov=nesterov,
         ),
+        plp() if prediction is None else prediction,
     )
 
 
 def _check_numbers(**options: object) -> None:
     for name, value in options.items():
-        if value is not None and not callable(value):
+        if not callable(value):
             _checks.check_finite(name, value)
-
-
-def _is_zero(weight_decay: float | jax.Array) -> bool:
-    return not isinstance(weight_decay, jax.Array) and weight_decay == 0

@@ -110,11 +110,13 @@ def average_coefficients(window: int = 3) -> np.ndarray:
     return np.append(0.0, np.full(window, 1 / window))
 
 
-def drift(coefficients: Sequence[float] | np.ndarray, *, period: int) -> float:
+def effective_rate_multiplier(
+    coefficients: Sequence[float] | np.ndarray | jax.Array, *, period: int
+) -> float:
     r"""How far a cycle moves on steady updates, relative to the plain optimizer.
 
     If every update were the same :math:`u`, a cycle would end at
-    :math:`w_0 + \text{drift} \cdot \text{period} \cdot u`. Multiply a learning rate
+    :math:`w_0 + \text{multiplier} \cdot \text{period} \cdot u`. Multiply a rate
     by it to get the **matched rate**, the control without which a comparison with
     the plain optimizer says nothing about prediction.
 
@@ -130,9 +132,9 @@ def drift(coefficients: Sequence[float] | np.ndarray, *, period: int) -> float:
       ValueError: If the coefficients do not sum to 1 or ``period`` is less than k.
 
     Examples:
-      >>> drift(plp_coefficients(step=1.0), period=4)
+      >>> effective_rate_multiplier(plp_coefficients(step=1.0), period=4)
       1.125
-      >>> drift(lookahead_coefficients(5, 0.5), period=5)
+      >>> effective_rate_multiplier(lookahead_coefficients(5, 0.5), period=5)
       0.5
     """
     c = _checks.check_coefficients(coefficients)

@@ -50,9 +50,10 @@ def plp(
     ``MultiSteps``, it would count mini-steps, and at k = period do nothing at all.
 
     On steady updates a cycle moves as far as the plain optimizer would at
-    ``1 + (step - 1/2) / period`` times the learning rate (:func:`plp_optax.drift`):
-    ``step=1/2`` is neutral, and ``step=0`` slows down rather than switches off.
-    Compare with the optimizer at that matched rate. With heavy-ball momentum the
+    ``1 + (step - 1/2) / period`` times the learning rate
+    (:func:`plp_optax.effective_rate_multiplier`): ``step=1/2`` is neutral, and
+    ``step=0`` slows down rather than switches off. Compare with the optimizer at that
+    matched rate. With heavy-ball momentum the
     jumps excite momentum's own oscillation where learning rate times curvature is
     large (at momentum 0.9 and the defaults, from 0.47 on), and training may blow up
     where the plain optimizer would not.

@@ -9,7 +9,7 @@ from plp_optax._amplification import AmplifyLayersState
 from plp_optax._layers import Layers, assign_layers, layer_names
 
 
-class LayerAccount(NamedTuple):
+class LayerAnalysis(NamedTuple):
     """One layer after an analysis epoch.
 
     Attributes:
@@ -27,9 +27,9 @@ class LayerAccount(NamedTuple):
     amplified: bool
 
 
-def layer_accounts(
+def layer_analyses(
     state: AmplifyLayersState, params: Any, *, layers: Layers = "kernels"
-) -> list[LayerAccount]:
+) -> list[LayerAnalysis]:
     r"""The last finished analysis epoch, layer by layer.
 
     The noise floor is that of independent gradients with mean zero,
@@ -42,7 +42,7 @@ def layer_accounts(
       layers: The rule that the transformation was given.
 
     Returns:
-      An account a layer; scores and floors are NaN before the first selection.
+      One analysis per layer; scores and floors are NaN before the first selection.
     """
     names = layer_names(params, layers)
     if len(names) != state.scores.size:
@@ -66,7 +66,7 @@ def layer_accounts(
     z_scores = np.where(decided, state.z_scores, np.nan)
     columns = (scores, 1 / np.sqrt(samples), z_scores, np.asarray(state.amplified))
     return [
-        LayerAccount(name, float(score), float(floor), float(z), bool(amplified))
+        LayerAnalysis(name, float(score), float(floor), float(z), bool(amplified))
         for name, score, floor, z, amplified in zip(names, *columns, strict=True)
     ]
 
@@ -74,13 +74,13 @@ def layer_accounts(
 def amplification_table(
     state: AmplifyLayersState, params: Any, *, layers: Layers = "kernels"
 ) -> str:
-    """The same as a table in plain text, a line a layer; see :func:`layer_accounts`."""
-    accounts = layer_accounts(state, params, layers=layers)
-    width = max(len(name) for name in ("layer", *(a.layer for a in accounts)))
+    """The same as a table in plain text, a line a layer; see :func:`layer_analyses`."""
+    analyses = layer_analyses(state, params, layers=layers)
+    width = max(len(name) for name in ("layer", *(a.layer for a in analyses)))
     lines = [f"{'layer':{width}}  score  noise floor      z  amplified"]
     lines += [
         f"{a.layer:{width}} {a.score:6.4f} {a.noise_floor:12.4f} {a.z_score:6.2f}  "
         f"{'yes' if a.amplified else ''}"
-        for a in accounts
+        for a in analyses
     ]
     return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,147 @@
+"""Which layers are amplified: selectors for :func:`plp_optax.amplify_layers`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from plp_optax import _checks
+
+
+class Selector(NamedTuple):
+    """Chooses layers at the end of an analysis epoch.
+
+    :func:`by_score`, :func:`at_random`, :func:`all_layers` and :func:`named` return
+    one; any pair of functions will do.
+
+    Attributes:
+      check: Called by ``init`` with the names of the L layers; raises ``ValueError``
+        if nothing can be chosen among them.
+      choose: Maps the names, the z-scores ``[L]`` and the number of selections so far
+        (an int32 scalar) to a bool array ``[L]``: the layers to amplify. It is traced.
+    """
+
+    check: Callable[[tuple[str, ...]], None]
+    choose: Callable[[tuple[str, ...], jax.Array, jax.Array], jax.Array]
+
+
+def by_score(
+    threshold: float | jax.Array = 1.5, *, two_sided: bool = False
+) -> Selector:
+    r"""Selects the layers whose score stands out, as in the paper.
+
+    Args:
+      threshold: In standard deviations of the scores from their mean; at least 0.
+        Among L layers no z-score exceeds :math:`\sqrt{L - 1}`. A scalar jax array may
+        be traced; see :func:`plp_optax.amplify_layers` for its injection.
+      two_sided: False selects :math:`z > \text{threshold}` (the paper's case 1), True
+        :math:`|z| > \text{threshold}` (case 2).
+
+    Returns:
+      A :class:`Selector`.
+
+    Raises:
+      ValueError: If an argument is not as above; from ``init``, if no z-score can
+        exceed the threshold.
+    """
+    _checks.check_finite("threshold", threshold)
+    _checks.check_bool("two_sided", two_sided)
+    if not isinstance(threshold, jax.Array) and threshold < 0:
+        raise ValueError(f"threshold must not be negative, got {threshold!r}")
+
+    def check(names: tuple[str, ...]) -> None:
+        bound = np.sqrt(len(names) - 1)
+        if not isinstance(threshold, jax.Array) and threshold >= bound:
+            raise ValueError(
+                f"threshold {threshold} cannot be exceeded: among {len(names)} layers "
+                f"no z-score is above {bound:.3g}"
+            )
+
+    def choose(
+        names: tuple[str, ...], z_scores: jax.Array, selections: jax.Array
+    ) -> jax.Array:
+        del names, selections
+        limit = jnp.asarray(threshold, z_scores.dtype)
+        return (jnp.abs(z_scores) if two_sided else z_scores) > limit
+
+    return Selector(check, choose)
+
+
+def at_random(ratio: float, *, seed: int = 0) -> Selector:
+    """Selects layers at random, newly drawn at each selection: a control.
+
+    The draw depends only on the seed and the number of the selection, so every device
+    draws the same layers.
+
+    Args:
+      ratio: The share of the layers, in (0, 1]; at least one is drawn.
+      seed: Seed of the draws.
+
+    Returns:
+      A :class:`Selector`.
+
+    Raises:
+      ValueError: If an argument is not as above.
+    """
+    if isinstance(ratio, jax.Array):
+        raise ValueError(f"ratio must be a number, got a jax array ({ratio!r})")
+    _checks.check_finite("ratio", ratio)
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be a number in (0, 1], got {ratio!r}")
+    _checks.check_int("seed", seed, at_least=0)
+
+    def choose(
+        names: tuple[str, ...], z_scores: jax.Array, selections: jax.Array
+    ) -> jax.Array:
+        del z_scores
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), selections)
+        drawn = max(1, round(ratio * len(names)))
+        return jax.random.permutation(key, len(names)) < drawn
+
+    return Selector(lambda names: None, choose)
+
+
+def all_layers() -> Selector:
+    """Selects every layer: a control.
+
+    Returns:
+      A :class:`Selector`.
+    """
+    return Selector(
+        lambda names: None,
+        lambda names, z_scores, selections: jnp.ones(len(names), bool),
+    )
+
+
+def named(*names: str) -> Selector:
+    """Selects the same layers every time, by name.
+
+    Args:
+      *names: Names as :func:`plp_optax.layer_names` gives them; at least one.
+
+    Returns:
+      A :class:`Selector`.
+
+    Raises:
+      ValueError: If an argument is not as above; from ``init``, if a layer does not
+        exist.
+    """
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"named takes names of layers, at least one, got {names!r}")
+
+    def check(existing: tuple[str, ...]) -> None:
+        if unknown := sorted(set(names) - set(existing)):
+            raise ValueError(
+                f"there are no layers named {', '.join(unknown)}; the layers are "
+                f"{', '.join(existing)}"
+            )
+
+    def choose(
+        existing: tuple[str, ...], z_scores: jax.Array, selections: jax.Array
+    ) -> jax.Array:
+        del z_scores, selections
+        return jnp.asarray([name in names for name in existing], bool)
+
+    return Selector(check, choose)
