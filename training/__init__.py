@@ -1,11 +1,27 @@
-"""The rooms of the training program.
+"""The training program.
 
-``config`` reads what was asked for, ``data`` loads images, ``optimizers`` and ``step``
-make what is compiled, ``parallel`` maps it over the devices, ``loop`` runs it,
-``records``, ``checkpoints``, ``curves`` and ``display`` keep and show what came out.
+``config`` declares the flags, ``recipe`` runs a training from top to bottom, and
+``program``, ``step``, ``feed`` and ``parallel`` are what is compiled. ``workdir``,
+``checkpoints``, ``plots`` and ``display`` record and show it.
+
+``load`` gives back what a run has trained.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from training.errors import UserError
-from training.trained import Trained, load
+
+if TYPE_CHECKING:
+    from training.trained import Trained as Trained
+    from training.trained import load as load
 
 __all__ = ["Trained", "UserError", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # These need JAX, which takes a second to import and which the flags do not need.
+    if name in ("Trained", "load"):
+        from training import trained
+
+        return getattr(trained, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

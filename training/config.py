@@ -1,259 +1,453 @@
-"""The configuration of a run: flags, presets, files, and what contradicts what."""
+"""The configuration of a run: its flags, and how they are read and completed."""
 
+import ast
 import dataclasses
-import inspect
+import hashlib
 import json
-import typing
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from training import rules
+from models import NETWORKS
+from training import flags
 from training.errors import ConfigError
+from training.flags import flag
 from training.presets import PRESETS
+from training.registry import DATASETS, METHODS
+
+_VGG = ("vgg16", "vgg19")
+_PLP = ("plp", "amplify+plp")
+_AMPLIFY = ("amplify", "amplify+plp")
+_LEARNING_RATES = {"sgd": 0.05, "nesterov": 0.05, "adagrad": 0.01, "adadelta": 1.0}
+NAMED_STRATEGIES = ("paper", "paper-deep")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Trains one network with one method and leaves a work directory.
+class Data:
+    """Images to train on."""
 
-    Without flags: a narrow ResNet-18 on the embedded digits, with parameter linear
-    prediction, in about a minute on two CPU cores.
-
-    Attributes:
-      dataset: Images to train on. digits is embedded; the others are read by
-        tensorflow-datasets from --data-dir.
-      data_dir: Directory of prepared tensorflow-datasets sets. Unset: its own default,
-        ~/tensorflow_datasets or TFDS_DATA_DIR.
-      validation_fraction: Part of the training set that is held out to choose the best
-        epoch by. With 0 the last epoch is taken.
-      train_fraction: Part of the rest that is trained on, as much of every class.
-      split_seed: Seed of these choices, apart from --seed.
-      augment: Random crops (side/8 of padding) and, but for digits, mirror images.
-      model: The network.
-      width: Channels of the network's first stage, which all others scale with. The
-        papers' networks have 64.
-      stem: How the network begins.
-      head: How it ends. Unset: mlp for VGG, linear for the others.
-      method: What is added to the optimizer: nothing (sgd); behind it parameter linear
-        prediction, Lookahead, or the average of the window; ahead of it layer-wise
-        gradient amplification; or amplification and prediction.
-      plp_step: PLP: how far to predict, in optimizer steps. Unset: 1.
-      plp_window: PLP and average: parameters the window holds. Unset: 3.
-      plp_period: PLP and average: optimizer steps in a cycle. Unset: 4, or --plp-window
-        if that is more.
-      plp_fit: PLP: the line through the window. Unset: midpoint, the paper's.
-      lookahead_steps: Lookahead: steps between two synchronisations. Unset: 5.
-      lookahead_alpha: Lookahead: rate of the slow weights. Unset: 0.5.
-      amplify_select: Layers to amplify: scores (those that stand out), or as controls
-        random, all, or names separated by commas. Unset: scores.
-      amplify_measure: How consistently a layer's gradients point one way. Unset: g2.
-      amplify_threshold: Standard deviations that a layer must stand out by. Unset: 1.5.
-      amplify_two_sided: Amplify layers that stand out downwards, too.
-      amplify_factor: What gradients are multiplied by. Unset: the strategy's; 2 in the
-        named ones, an assumption, as the paper does not publish it.
-      amplify_ratio: Part of the layers that --amplify-select random draws.
-      amplify_reselect_every: Select anew after every so many amplified epochs.
-      amplify_propagate: Amplify inside back-propagation, so that the layers before an
-        amplified one are amplified too.
-      strategy: Learning rate and amplification by epoch: paper (of VGG-19 and
-        ResNet-18/34), paper-deep (of ResNet-50/101), both scaled to --epochs, or a list
-        such as "[(10, 0.1, 0, 1), (20, 0.1, 1, 2.0)]" of (end epoch, learning rate,
-        amplify?, factor). Takes the place of --schedule and --learning-rate. Unset:
-        paper if layers are amplified, else none.
-      optimizer: The optimizer.
-      learning_rate: Peak learning rate; of a cyclic schedule the base. Unset: 0.05 for
-        sgd and nesterov, 0.01 for adagrad, 1 for adadelta, 0.001 for the others.
-      momentum: Of sgd, nesterov and rmsprop. Unset: 0.9, for rmsprop 0.
-      weight_decay: L2 coefficient, added to the gradient; for adamw decoupled.
-      schedule: Learning rate after the warm-up: constant; triangular between
-        --learning-rate and --max-learning-rate; times 0.2 at 30, 60 and 80 % of it;
-        or falling to 0 along a cosine. Unset: cosine.
-      max_learning_rate: Peak of the cyclic schedule. Unset: twice --learning-rate.
-      cycle_steps: Steps of half a cycle, from base to peak. Unset: 2000.
-      warmup_epochs: Epochs over which the learning rate rises linearly from 0. Unset:
-        1.
-      epochs: Passes over the training part; a last, partial batch is left out. Unset:
-        30, or the end of a listed --strategy.
-      max_steps: Stop after so many optimizer steps, even inside an epoch. Schedules
-        are those of all --epochs.
-      batch_size: Examples in a step, over all devices.
-      accumulate: In how many parts a batch is computed, one after the other, to save
-        memory; on a CPU none is saved, as the parts are unrolled there. Batch
-        normalisation sees a part at a time.
-      precision: Type of the network's arithmetic; parameters are float32 at least.
-        float16 comes with dynamic loss scaling.
-      input: resident keeps the training images on the devices; host sends each batch,
-        for sets that do not fit.
-      steps_per_call: Training steps in one call, as a loop on the devices. Unset: 1 on
-        a CPU, where a loop is slow, else a quarter of an epoch.
-      seed: Seed of initial parameters, order of examples, augmentation and dropout.
-        Several seeds are trained one after the other.
-      profile: Write a trace of the second epoch to the work directory, for
-        TensorBoard or Perfetto.
-      cache_dir: Where compiled programs are kept from run to run; "none" for nowhere.
-        Unset: JAX's own setting, or ~/.cache/plp_optax.
-      workdir: Where the run is recorded. Unset: runs/DATASET-MODEL-METHOD-SEED.
-      overwrite: Start anew in a work directory that holds a run.
-      resume: What to do where a run with this configuration did not finish: auto goes
-        on from its last checkpoint; required also fails where there is none; never
-        refuses.
-      checkpoint_epochs: Save the run after every so many epochs; 0 for the end only.
-      checkpoint_minutes: Save it after so many minutes, besides.
-      keep_checkpoints: How many of the newest checkpoints are kept.
-      on_nonfinite: When loss, gradient or update is not finite: stop, or skip that
-        step; after 25 in a row the run stops.
-      coordinator_address: Host and port of the first process, HOST:PORT, to train with
-        several processes; all of them share the work directory.
-      num_processes: How many processes there are.
-      process_id: Which of them this is, from 0; process 0 writes the records.
-      distributed: Train with all processes that the cluster (Slurm, a TPU pod,
-        Kubernetes, MPI) has started, found by JAX.
-      preset: Start from a published protocol on CIFAR-100 at full width; flags override
-        it. plp-paper (arXiv 2310.10958): 100 epochs, batch 128, one epoch of warm-up,
-        then a cyclic rate between 0.001 and 0.002 with half-cycles of 2000 steps,
-        momentum 0.9, weight decay 1e-4, 20 % validation. amplify-paper and
-        amplify-paper-deep (arXiv 2305.18445): 150 epochs of its strategies; factor 2,
-        batch 128, momentum 0.9, weight decay 5e-4, crop and flip are assumptions, as
-        the paper does not publish them.
-      config: Start from a work directory's config.json; flags override it.
-    """
-
-    dataset: Literal["digits", "cifar10", "cifar100"] = "digits"
-    data_dir: str | None = None
-    validation_fraction: float = 0.2
-    train_fraction: float = 1.0
-    split_seed: int = 0
-    augment: bool = False
-
-    model: Literal[
-        "vgg16",
-        "vgg19",
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "googlenet",
-        "tiny",
-        "plain",
-    ] = "resnet18"
-    width: int = 16
-    stem: Literal["cifar", "imagenet"] = "cifar"
-    head: Literal["mlp", "linear"] | None = None
-
-    method: Literal["sgd", "plp", "lookahead", "average", "amplify", "amplify+plp"] = (
-        "plp"
+    dataset: str = flag(
+        "digits",
+        f"{', '.join(DATASETS)}; the name of an image-classification set of "
+        "tensorflow-datasets; an .npz file with images and labels; or a folder with a "
+        "sub-folder for each class. digits is embedded.",
     )
-    plp_step: float | None = None
-    plp_window: int | None = None
-    plp_period: int | None = None
-    plp_fit: Literal["midpoint", "least_squares"] | None = None
-    lookahead_steps: int | None = None
-    lookahead_alpha: float | None = None
-
-    amplify_select: str | None = None
-    amplify_measure: Literal["g1", "g1_per_weight", "g2"] | None = None
-    amplify_threshold: float | None = None
-    amplify_two_sided: bool = False
-    amplify_factor: float | None = None
-    amplify_ratio: float | None = None
-    amplify_reselect_every: int | None = None
-    amplify_propagate: bool = False
-    strategy: str | None = None
-
-    optimizer: Literal[
-        "sgd", "nesterov", "adam", "adamw", "rmsprop", "adagrad", "adadelta"
-    ] = "sgd"
-    learning_rate: float | None = None
-    momentum: float | None = None
-    weight_decay: float = 5e-4
-    schedule: Literal["constant", "cyclic", "step", "cosine"] | None = None
-    max_learning_rate: float | None = None
-    cycle_steps: int | None = None
-    warmup_epochs: float | None = None
-
-    epochs: int | None = None
-    max_steps: int | None = None
-    batch_size: int = 64
-    accumulate: int = 1
-    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    input: Literal["resident", "host"] = "resident"
-    steps_per_call: int | None = None
-    seed: int | tuple[int, ...] = 0
-
-    profile: bool = False
-    cache_dir: str | None = None
-
-    workdir: str | None = None
-    overwrite: bool = False
-    resume: Literal["auto", "required", "never"] = "auto"
-    checkpoint_epochs: int = 1
-    checkpoint_minutes: float = 15.0
-    keep_checkpoints: int = 2
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    coordinator_address: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
-    distributed: bool = False
-
-    preset: Literal["plp-paper", "amplify-paper", "amplify-paper-deep"] | None = None
-    config: str | None = None
+    data_dir: str | None = flag(
+        None,
+        "Directory of prepared tensorflow-datasets sets. Unset: TFDS_DATA_DIR, or "
+        "~/tensorflow_datasets.",
+        identity=False,
+    )
+    image_size: int | None = flag(
+        None,
+        "Resize images of other sizes to squares of this side, in pixels. Only for "
+        "sets of tensorflow-datasets and folders.",
+        low=1,
+        below=10_000,
+    )
+    validation_fraction: float = flag(
+        0.2,
+        "Part of the training set that is held out to choose the best epoch. With 0 "
+        "the last epoch is taken.",
+        low=0,
+        below=1,
+    )
+    train_fraction: float = flag(
+        1.0,
+        "Part of the remaining training set to train on, the same for every class.",
+        above=0,
+        high=1,
+    )
+    split_seed: int = flag(
+        0, "Seed of these choices, independent of --seed.", low=0, below=2**32
+    )
+    augment: bool = flag(
+        False,
+        "Random crops (padding of 1/8 of the side) and, except for digits, horizontal "
+        "flips.",
+    )
 
 
-# Where a run is kept and by whom it is computed, not what.
-PLACE = (
-    *("workdir", "overwrite", "resume", "preset", "config", "profile", "cache_dir"),
-    *("coordinator_address", "num_processes", "process_id", "distributed"),
-)
-# What may change while a run goes on.
-_CONDUCT = (
-    *("data_dir", "on_nonfinite"),
-    *("checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints"),
-)
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network."""
+
+    model: str = flag("resnet18", "The network.", choices=NETWORKS)
+    width: int = flag(
+        16,
+        "Channels of the first stage; all other channel counts scale with it. The "
+        "papers' networks have 64.",
+        low=1,
+        below=10_000,
+    )
+    stem: str = flag("cifar", "First layers.", choices=("cifar", "imagenet"))
+    head: str = flag(
+        lambda c: "mlp" if c.model in _VGG else "linear",
+        "Last layers. Unset: mlp for VGG, linear for the others.",
+        choices=("mlp", "linear"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """The method under study, added to the optimizer."""
+
+    method: str = flag(
+        "plp",
+        "sgd adds nothing. plp (parameter linear prediction), lookahead and average "
+        "(of the window) follow the optimizer; amplify (layer-wise gradient "
+        "amplification) precedes it.",
+        choices=METHODS,
+    )
+    plp_step: float | None = flag(
+        1.0, "How far to predict, in optimizer steps.", only=("method", _PLP)
+    )
+    plp_window: int | None = flag(
+        3,
+        "Number of parameter values in the window.",
+        only=("method", (*_PLP, "average")),
+        low=2,
+        below=10_000,
+    )
+    plp_period: int | None = flag(
+        lambda c: max(4, c.plp_window),
+        "Optimizer steps in a cycle. Unset: 4, or --plp-window if that is larger.",
+        only=("method", (*_PLP, "average")),
+        low=1,
+    )
+    plp_fit: str | None = flag(
+        "midpoint",
+        "The line through the window. The paper's is midpoint.",
+        only=("method", _PLP),
+        choices=("midpoint", "least_squares"),
+    )
+    lookahead_steps: int | None = flag(
+        5,
+        "Optimizer steps between synchronisations.",
+        only=("method", ("lookahead",)),
+        low=1,
+        below=10_000,
+    )
+    lookahead_alpha: float | None = flag(
+        0.5, "Step size of the slow weights.", only=("method", ("lookahead",))
+    )
+    amplify_select: str | None = flag(
+        "scores",
+        "Layers to amplify: scores selects those that stand out; random, all, and "
+        "layer names separated by commas are controls.",
+        only=("method", _AMPLIFY),
+    )
+    amplify_measure: str | None = flag(
+        "g2",
+        "How the consistency of a layer's gradients is measured.",
+        only=("method", _AMPLIFY),
+        choices=("g1", "g1_per_weight", "g2"),
+    )
+    amplify_threshold: float | None = flag(
+        1.5,
+        "Standard deviations by which a layer must stand out.",
+        only=("amplify_select", ("scores",)),
+        low=0,
+    )
+    amplify_two_sided: bool = flag(
+        False,
+        "Also amplify layers whose score is that much below the mean.",
+        only=("amplify_select", ("scores",)),
+    )
+    amplify_ratio: float | None = flag(
+        None,
+        "Part of the layers to draw.",
+        only=("amplify_select", ("random",)),
+        above=0,
+        high=1,
+    )
+    amplify_factor: float | None = flag(
+        None,
+        "What gradients are multiplied by. Unset: the strategy's factor, which is 2 in "
+        "the named strategies (an assumption: the paper does not publish it).",
+        only=("method", _AMPLIFY),
+        above=0,
+    )
+    amplify_layers: str | None = flag(
+        "kernels",
+        "What counts as a layer: modules with a kernel, or all modules with "
+        "parameters.",
+        only=("method", _AMPLIFY),
+        choices=("kernels", "modules"),
+    )
+    amplify_reselect_every: int | None = flag(
+        None,
+        "Select again after this many amplified epochs.",
+        only=("method", _AMPLIFY),
+        low=1,
+    )
+    amplify_propagate: bool = flag(
+        False,
+        "Amplify inside back-propagation, so that the layers before an amplified one "
+        "are amplified too.",
+        only=("method", _AMPLIFY),
+    )
+    strategy: str | None = flag(
+        lambda c: "paper" if c.method in _AMPLIFY else None,
+        "Learning rate and amplification by epoch: paper (VGG-19 and ResNet-18/34), "
+        "paper-deep (ResNet-50/101), both scaled to --epochs, or a list such as "
+        '"[(10, 0.1, 0, 1), (20, 0.1, 1, 2.0)]" of (end epoch, learning rate, '
+        "amplify?, factor). Replaces --schedule and --learning-rate. Unset: paper for "
+        "methods that amplify.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Optimizer and learning rate."""
+
+    optimizer: str = flag(
+        "sgd",
+        "The optimizer.",
+        choices=(
+            *("sgd", "nesterov", "adam", "adamw", "rmsprop", "adagrad", "adadelta"),
+        ),
+    )
+    learning_rate: float | None = flag(
+        lambda c: _LEARNING_RATES.get(c.optimizer, 0.001),
+        "Peak learning rate; the lower bound of a cyclic schedule. Unset: 0.05 for sgd "
+        "and nesterov, 0.01 for adagrad, 1 for adadelta, else 0.001.",
+        only=("strategy", (None,)),
+        above=0,
+    )
+    momentum: float | None = flag(
+        lambda c: 0.0 if c.optimizer == "rmsprop" else 0.9,
+        "Momentum coefficient. Unset: 0.9, for rmsprop 0.",
+        only=("optimizer", ("sgd", "nesterov", "rmsprop")),
+        low=0,
+        below=1,
+    )
+    weight_decay: float = flag(
+        5e-4, "L2 coefficient, added to the gradient; decoupled for adamw.", low=0
+    )
+    schedule: str | None = flag(
+        "cosine",
+        "Learning rate after the warm-up: constant; cyclic between --learning-rate and "
+        "--max-learning-rate; step, times 0.2 at 30, 60 and 80 %; or cosine.",
+        only=("strategy", (None,)),
+        choices=("constant", "cyclic", "step", "cosine"),
+    )
+    max_learning_rate: float | None = flag(
+        lambda c: 2 * c.learning_rate,
+        "Peak of the cyclic schedule. Unset: twice --learning-rate.",
+        only=("schedule", ("cyclic",)),
+        above=0,
+    )
+    cycle_steps: int | None = flag(
+        2000,
+        "Steps of half a cycle, from the lower bound to the peak.",
+        only=("schedule", ("cyclic",)),
+        low=1,
+        below=2**30,  # a cycle is counted in int32
+    )
+    warmup_epochs: float | None = flag(
+        1.0,
+        "Epochs over which the learning rate rises linearly from 0.",
+        only=("strategy", (None,)),
+        low=0,
+        below=2**31,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Length, batches and arithmetic."""
+
+    epochs: int = flag(
+        lambda c: _listed_epochs(c.strategy) or 30,
+        "Passes over the training set; a partial last batch is dropped. Unset: 30, or "
+        "the end of a listed --strategy.",
+        low=1,
+    )
+    max_steps: int | None = flag(
+        None,
+        "Stop after this many optimizer steps. Schedules still span --epochs.",
+        low=1,
+    )
+    batch_size: int = flag(64, "Examples in a step, over all devices.", low=1)
+    accumulate: int = flag(
+        1,
+        "Compute each batch in this many parts, to save memory (not on a CPU, where "
+        "the parts are unrolled). Batch normalisation sees one part at a time.",
+        low=1,
+    )
+    precision: str = flag(
+        "float32",
+        "Type of the network's arithmetic. Parameters are at least float32. float16 "
+        "comes with dynamic loss scaling.",
+        choices=("float32", "bfloat16", "float16", "float64"),
+    )
+    input: str = flag(
+        "resident",
+        "resident keeps the training images on the devices; host sends each batch, for "
+        "sets that do not fit.",
+        choices=("resident", "host"),
+    )
+    steps_per_call: int | None = flag(
+        None,
+        "Training steps in one call, as a loop on the devices. Unset: 1 on a CPU, "
+        "where such a loop is slow, else a quarter of an epoch.",
+        only=("input", ("resident",)),
+        low=1,
+    )
+    seed: int = flag(
+        0,
+        "Seed of initial parameters, order of examples, augmentation and dropout. "
+        "Several seeds are trained one after the other.",
+        low=0,
+        below=2**32,
+        several=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where and how the run is kept."""
+
+    workdir: str | None = flag(
+        None,
+        "Work directory. Unset: runs/DATASET-MODEL-METHOD-SEED, followed by a "
+        "fingerprint of all other settings that are not the default.",
+        identity=False,
+    )
+    overwrite: bool = flag(
+        False, "Start again in a work directory that holds a run.", identity=False
+    )
+    resume: str = flag(
+        "auto",
+        "What to do with a run that did not finish: auto resumes it from its last "
+        "checkpoint; required fails if there is none; never refuses.",
+        choices=("auto", "required", "never"),
+        identity=False,
+    )
+    checkpoint_epochs: int = flag(
+        1,
+        "Epochs between checkpoints; 0 for one at the end only.",
+        low=0,
+        identity=False,
+    )
+    checkpoint_minutes: float = flag(
+        15.0, "Minutes between checkpoints within an epoch.", above=0, identity=False
+    )
+    keep_checkpoints: int = flag(
+        2, "How many of the newest checkpoints to keep.", low=1, identity=False
+    )
+    on_nonfinite: str = flag(
+        "stop",
+        "What to do when a loss, gradient or update is not finite: stop, or skip the "
+        "step; after 25 skipped in a row the run stops.",
+        choices=("stop", "skip"),
+        identity=False,
+    )
+    profile: bool = flag(
+        False,
+        "Write a trace of the second epoch, for TensorBoard or Perfetto.",
+        identity=False,
+    )
+    cache_dir: str | None = flag(
+        None,
+        'Directory of compiled programs; "none" for none. Unset: JAX\'s setting, or '
+        "~/.cache/plp_optax.",
+        identity=False,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Several hosts. All processes share the work directory."""
+
+    coordinator_address: str | None = flag(
+        None, "HOST:PORT of the first process.", identity=False
+    )
+    num_processes: int | None = flag(
+        None, "Number of processes.", low=1, identity=False
+    )
+    process_id: int | None = flag(
+        None,
+        "This process, from 0. Process 0 writes the records.",
+        low=0,
+        identity=False,
+    )
+    distributed: bool = flag(
+        False,
+        "Train with all processes that the cluster (Slurm, a TPU pod, Kubernetes, MPI) "
+        "has started, found by JAX.",
+        identity=False,
+    )
+
+
+# The groups in the order of --help, in which a flag may depend on those before it.
+GROUPS = (Data, Network, Method, Optimizer, Training, Run, Processes)
+
+
+# A dataclass has its last base's fields first.
+@dataclasses.dataclass(frozen=True)
+class Config(Processes, Run, Training, Optimizer, Method, Network, Data):
+    """A run's configuration; complete when made by :func:`resolve`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where to start from."""
+
+    preset: str | None = flag(
+        None,
+        "A published protocol on CIFAR-100 at full width. plp-paper (arXiv "
+        "2310.10958): 100 epochs, batch 128, one epoch of warm-up, then a cyclic rate "
+        "from 0.001 to 0.002 with half-cycles of 2000 steps, momentum 0.9, weight "
+        "decay 1e-4, 20 % validation. amplify-paper and amplify-paper-deep (arXiv "
+        "2305.18445): 150 epochs of its strategies; factor 2, batch 128, momentum 0.9, "
+        "weight decay 5e-4, crops and flips are assumptions.",
+        choices=tuple(PRESETS),
+    )
+    config: str | None = flag(None, "The config.json of a work directory.")
 
 
 def parse(argv: Sequence[str]) -> list[Config]:
-    """Reads flags into complete configurations, one a seed.
+    """Reads a command line into complete configurations, one a seed.
 
     Args:
       argv: Command-line arguments, without the program's name.
 
     Returns:
-      Configurations that differ in ``seed`` and ``workdir``, with every field that
-      was left unset resolved, or None where it has no meaning.
+      Configurations that differ in ``seed`` and ``workdir`` only.
 
     Raises:
-      ConfigError: If a flag, preset or file contradicts another or makes no sense.
+      ConfigError: If flags contradict each other or are out of range.
       SystemExit: For ``--help``, and for flags that cannot be parsed (exit code 2).
     """
-    import tyro  # only the command line needs it
-
-    summary = inspect.cleandoc(Config.__doc__ or "").partition("\n\nAttributes")[0]
-    parsed = tyro.cli(Config, args=list(argv), description=summary)
-    explicit = {
-        name: getattr(parsed, name) for name in _names() if _is_given(name, argv)
-    }
-    if parsed.preset and parsed.config is not None:
+    explicit = flags.read_command_line(
+        argv,
+        (Start, *GROUPS),
+        prog="train.py",
+        description="Trains one network with one method. Without flags: a narrow "
+        "ResNet-18 on the embedded digits, with parameter linear prediction, in about "
+        "a minute on two CPU cores.",
+    )
+    preset, file = explicit.pop("preset", None), explicit.pop("config", None)
+    if preset and file:
         raise ConfigError(
             "--preset and --config both set where to start from: give one of them"
         )
-    base: dict[str, Any] = {}
-    if parsed.preset:
-        base = PRESETS[parsed.preset]
-    elif parsed.config is not None:
-        defaults = dataclasses.asdict(Config())
-        base = rules.without_defaults(read(Path(parsed.config)), explicit, defaults)
-    base = rules.without_superseded(base, explicit)
-    seeds = explicit.get("seed", base.get("seed", 0))
-    if isinstance(seeds, int):
-        return [resolve(explicit, base)]
+    base = PRESETS[preset] if preset else {}
+    if file:
+        base = chosen(resolve({}, read(Path(file), "--config ")))
+    seeds = explicit.pop("seed", (base.get("seed", 0),))
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seed needs different seeds, got {seeds}")
     workdir = explicit.get("workdir")
+    if len(seeds) == 1 or workdir is None:
+        return [resolve({**explicit, "seed": seed}, base) for seed in seeds]
     return [
         resolve(
-            explicit
-            | {"seed": seed, "workdir": workdir and str(Path(workdir, f"seed-{seed}"))},
+            {**explicit, "seed": seed, "workdir": str(Path(workdir, f"seed-{seed}"))},
             base,
         )
         for seed in seeds
@@ -263,55 +457,79 @@ def parse(argv: Sequence[str]) -> list[Config]:
 def resolve(
     explicit: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> Config:
-    """Completes a configuration from what was asked for.
+    """Completes a configuration.
 
     Args:
-      explicit: Fields that were asked for, with one seed; they override ``base``,
-        and may not contradict each other.
-      base: Fields of a preset or of an earlier run; those that mean nothing under
-        the explicit choices are dropped.
-
-    Returns:
-      The complete configuration.
+      explicit: Fields that were asked for; they override ``base``, and must have a
+        meaning together.
+      base: Fields of a preset or of an earlier run; those without a meaning under the
+        explicit choices are dropped.
 
     Raises:
-      ConfigError: As :func:`parse`.
+      ConfigError: If a field is out of range, has no meaning, or contradicts another.
     """
-    fields = dataclasses.asdict(Config()) | dict(base or {}) | dict(explicit)
-    rules.check_types(fields, typing.get_type_hints(Config))
-    rules.complete(fields, explicit)
-    if fields["workdir"] is None:
-        parts = (fields[name] for name in ("dataset", "model", "method", "seed"))
-        fields["workdir"] = str(Path("runs", "-".join(map(str, parts))))
+    base = dict(base or {})
+    if _listed_epochs(explicit.get("strategy")):
+        base.pop("epochs", None)  # a listed strategy says where it ends
+    fields = flags.complete(Config, explicit, base)
     config = Config(**fields)
-    rules.check_values(config)
+    _check(config)
+    if config.workdir is None:
+        config = dataclasses.replace(config, workdir=_default_workdir(config))
     return config
 
 
-def experiment(config: Config) -> dict[str, Any]:
-    """The fields that determine what a run computes."""
-    fields = dataclasses.asdict(config)
-    return {name: value for name, value in fields.items() if name not in PLACE}
+def identity(config: Config) -> dict[str, Any]:
+    """The fields that determine what a run computes, complete."""
+    declared = flags.flags(Config)
+    return {n: v for n, v in vars(config).items() if declared[n].identity}
+
+
+def chosen(config: Config) -> dict[str, Any]:
+    """The same without what follows by default: ``resolve(chosen(c))`` gives it back.
+
+    So a field that is added later, with a default, leaves it as it is.
+    """
+    fields = vars(config)
+    return {
+        name: fields[name]
+        for name, declared in flags.flags(Config).items()
+        if declared.identity and fields[name] != flags.default(declared, fields)
+    }
+
+
+def fingerprint(fields: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that stand for some fields (:func:`chosen`)."""
+    text = json.dumps(dict(fields), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def differences(config: Config, other: Mapping[str, Any]) -> list[str]:
-    """Sentences such as ``seed is 0 there and 1 here``, one a field that differs.
-
-    Fields that may change while a run goes on are left out.
-    """
-    here = experiment(config)
+    """Sentences such as ``seed is 0 there and 1 here``, one a field that differs."""
     return [
-        f"{name} is {other.get(name)} there and {value} here"
-        for name, value in here.items()
-        if name not in _CONDUCT and other.get(name) != value
+        f"{name} is {json.dumps(other.get(name))} there and {json.dumps(value)} here"
+        for name, value in identity(config).items()
+        if json.dumps(other.get(name)) != json.dumps(value)
     ]
 
 
-def read(path: Path, what: str = "--config ") -> dict[str, Any]:
-    """Reads the fields of a ``config.json``; ``what`` it is called in errors.
+def read(path: Path, what: str = "") -> dict[str, Any]:
+    """Reads the fields of a ``config.json``; ``what`` precedes its path in errors.
 
     Raises:
       ConfigError: If the file is absent, is not JSON, or has a field unknown here.
+    """
+    fields = read_object(path, what)
+    if unknown := sorted(set(fields) - set(flags.flags(Config))):
+        raise ConfigError(f"{what}{path} has unknown fields: {', '.join(unknown)}")
+    return fields
+
+
+def read_object(path: Path, what: str = "") -> dict[str, Any]:
+    """Reads a file that holds a JSON object.
+
+    Raises:
+      ConfigError: If it cannot be read, or holds something else.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -319,27 +537,97 @@ def read(path: Path, what: str = "--config ") -> dict[str, Any]:
         raise ConfigError(f"{what}{path} cannot be read ({error.strerror})") from error
     # Brackets that are nested too deeply exhaust the parser.
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{what}{path} is not a JSON file: {error}") from error
+        raise ConfigError(f"{what}{path} is not a JSON file ({error})") from error
     if not isinstance(fields, dict):
-        raise ConfigError(f"{what}{path} must hold a JSON object of fields")
-    unknown = sorted(set(fields) - set(_names()).difference(PLACE))
-    if unknown:
-        raise ConfigError(
-            f"{what}{path} has fields that do not exist: {', '.join(unknown)}"
-        )
-    rules.check_types(fields, typing.get_type_hints(Config))
+        raise ConfigError(f"{what}{path} does not hold a JSON object")
     return fields
 
 
-def _names() -> list[str]:
-    return [field.name for field in dataclasses.fields(Config)]
+def listed_strategy(text: str) -> list[tuple[Any, ...]]:
+    """Reads ``--strategy`` in the paper's notation.
 
-
-def _is_given(name: str, argv: Sequence[str]) -> bool:
-    spellings = {rules.flag(name), rules.flag(f"no_{name}")}
-    given = (
-        "--" + arg[2:].split("=")[0].replace("_", "-")
-        for arg in argv
-        if arg.startswith("--")
+    Raises:
+      ConfigError: If it is not a list of tuples of numbers.
+    """
+    wrong = ConfigError(
+        f"--strategy {text!r} is neither {' nor '.join(NAMED_STRATEGIES)} nor a "
+        f"list of (end epoch, learning rate, amplify?, factor)"
     )
-    return any(arg in spellings for arg in given)
+    try:
+        stages = [tuple(stage) for stage in ast.literal_eval(text)]
+        numbers = [float(number) for stage in stages for number in stage]
+    # Text that is nested too deeply exhausts the parser.
+    except (ValueError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
+        raise wrong from error
+    except RecursionError as error:
+        raise wrong from error
+    if not stages or not all(stages) or not all(abs(n) < 1e38 for n in numbers):
+        raise wrong
+    return stages
+
+
+def _listed_epochs(strategy: str | None) -> Any:
+    """The last epoch of a listed strategy; None for others."""
+    if strategy is None or strategy in NAMED_STRATEGIES:
+        return None
+    return listed_strategy(strategy)[-1][0]
+
+
+def _default_workdir(config: Config) -> str:
+    named = ("dataset", "model", "method", "seed")
+    parts = [str(getattr(config, name)) for name in named]
+    parts[0] = Path(parts[0]).stem or "data"
+    others = {n: v for n, v in chosen(config).items() if n not in named[1:]}
+    if others.get("dataset") == parts[0]:
+        del others["dataset"]
+    if others:
+        parts.append(fingerprint(others))
+    return str(Path("runs", "-".join(parts)))
+
+
+def _check(config: Config) -> None:
+    """Raises ConfigError if fields contradict each other."""
+    c: Any = config
+    if (end := _listed_epochs(c.strategy)) and c.epochs != end:
+        raise ConfigError(
+            f"--epochs {c.epochs} contradicts --strategy, which ends with epoch {end}: "
+            f"leave --epochs out"
+        )
+    if c.optimizer == "nesterov" and c.momentum == 0:
+        raise ConfigError("--optimizer nesterov needs a --momentum above 0")
+    if c.plp_period is not None and c.plp_period < c.plp_window:
+        raise ConfigError(
+            f"--plp-period {c.plp_period} is shorter than --plp-window {c.plp_window}: "
+            f"a cycle must hold its window"
+        )
+    if c.max_learning_rate is not None and c.max_learning_rate < c.learning_rate:
+        raise ConfigError(
+            f"--max-learning-rate {c.max_learning_rate} is below --learning-rate "
+            f"{c.learning_rate}, the lower bound of the cyclic schedule"
+        )
+    if c.amplify_select == "random" and c.amplify_ratio is None:
+        raise ConfigError("--amplify-select random needs --amplify-ratio, such as 0.2")
+    if c.head == "mlp" and c.model not in _VGG:
+        raise ConfigError(f"--head mlp is for VGG; {c.model} has --head linear")
+    if c.stem == "imagenet" and c.model in (*_VGG, "tiny", "plain"):
+        raise ConfigError(f"{c.model} has no --stem imagenet, only cifar")
+    _check_processes(c)
+
+
+def _check_processes(c: Any) -> None:
+    address, count, number = c.coordinator_address, c.num_processes, c.process_id
+    port = re.fullmatch(r"\S+:([0-9]{1,5})", address or "")
+    if address is not None and not (port and 0 < int(port[1]) < 2**16):
+        raise ConfigError(
+            f"--coordinator-address must be HOST:PORT, such as 10.0.0.1:8476, got "
+            f"{address}"
+        )
+    if len({address is None, count is None, number is None}) > 1:
+        raise ConfigError(
+            "--coordinator-address, --num-processes and --process-id belong together: "
+            "give all three, or --distributed to let JAX find them"
+        )
+    if number is not None and number >= count:
+        raise ConfigError(
+            f"--process-id {number} must be below --num-processes {count}"
+        )

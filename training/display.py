@@ -1,17 +1,19 @@
 """What a run shows on the terminal: a progress bar, and one line an epoch."""
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -24,42 +26,64 @@ def say(text: str) -> None:
         try:
             print(text, flush=True)
         except BrokenPipeError:
-            _go_on_unread()
+            _discard_output()
 
 
 class Terminal(Console):
-    """Where lines and bars go; it outlives the reader of a pipe, such as ``head``."""
+    """A console that survives the reader of a pipe, such as ``head``."""
 
     def on_broken_pipe(self) -> None:
         """See :class:`rich.console.Console`, which would end the program."""
-        _go_on_unread()
+        _discard_output()
 
 
-def _go_on_unread() -> None:
+def _discard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # standard output's, also where sys.stdout is another file
+    os.dup2(nowhere, 1)  # standard output, even where sys.stdout is another file
     os.close(nowhere)
 
 
+def _console() -> Terminal:
+    return Terminal(
+        highlight=False, soft_wrap=True, quiet=not parallel.is_coordinator()
+    )
+
+
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Shows a spinner with the time elapsed; without a terminal only the text."""
+    console = _console()
+    if not console.is_terminal:
+        say(text)
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn(text, markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task("")
+        yield
+
+
 class Display:
-    """A progress bar over all steps; without a terminal only the lines.
+    """A progress bar over all steps; without a terminal only lines.
 
     Use as a context manager around training.
 
     Args:
+      epochs: Epochs in the run.
       total_steps: Steps in the run.
-      done: Steps that an earlier part of the run took.
+      done: Steps taken before the run was resumed.
       batch_size: Examples in a step.
     """
 
-    def __init__(self, total_steps: int, done: int, batch_size: int) -> None:
-        self._console = Terminal(
-            highlight=False, soft_wrap=True, quiet=not parallel.is_coordinator()
-        )
+    def __init__(
+        self, epochs: int, total_steps: int, done: int, batch_size: int
+    ) -> None:
+        self._console = _console()
+        self._epochs = epochs
         self._batch_size = batch_size
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
@@ -71,28 +95,22 @@ class Display:
             "training", total=total_steps, completed=done, metrics=""
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Display":
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def advance(self, epoch: int, metrics: Mapping[str, float], steps: int) -> None:
-        """Moves the bar by so many steps."""
-        rate = self._progress.tasks[0].speed
-        speed = f"  {rate * self._batch_size:,.0f} images/s" if rate else ""
+    def advance(self, epoch: int, metrics: Mapping[str, float] | None, steps: int):
+        """Moves the bar by this many steps; ``metrics`` are the epoch's means so far."""
+        shown = ""
+        if metrics is not None:
+            shown = f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.1%}"
+        if speed := self._progress.tasks[0].speed:
+            shown += f"  {speed * self._batch_size:,.0f} images/s"
         self._progress.update(
-            self._task,
-            advance=steps,
-            description=f"epoch {epoch}",
-            metrics=f"loss {metrics['loss']:.3f}  "
-            f"accuracy {metrics['accuracy']:.1%}{speed}",
+            self._task, advance=steps, description=f"epoch {epoch}", metrics=shown
         )
 
     def line(self, text: str) -> None:
@@ -100,27 +118,41 @@ class Display:
         self._console.print(text, markup=False)
 
 
+# -- Lines -----------------------------------------------------------------------------
+
+
+def epoch_header(epochs: int) -> str:
+    """The header of the lines of the epochs: two rows, 71 columns wide."""
+    width = 2 * len(str(epochs)) + 1
+    return (
+        f"{'':>{width}}  {'training':^16}  {'validation':^16}\n"
+        f"{'epoch':>{width}}  {'loss':>8} {'accuracy':>8}"
+        f"  {'loss':>8} {'accuracy':>8}  images/s  (*: best so far)"
+    )
+
+
 def epoch_line(metrics: Mapping[str, Any], epochs: int, best: bool) -> str:
     """One epoch in one line; ``*`` marks the best so far."""
-    parts = [
-        f"epoch {metrics['epoch']:>{len(str(epochs))}}/{epochs}",
-        f"train loss {metrics['train_loss']:.4f} accuracy "
-        f"{metrics['train_accuracy']:6.1%}",
+    number = f"{metrics['epoch']:>{len(str(epochs))}}/{epochs}"
+    columns = [
+        f"{number:>5}",
+        f"{metrics['train_loss']:8.4f} {metrics['train_accuracy']:8.1%}",
     ]
-    if not math.isnan(metrics["validation_loss"]):
-        parts.append(
-            f"validation loss {metrics['validation_loss']:.4f} accuracy "
-            f"{metrics['validation_accuracy']:6.1%} {'*' if best else ' '}"
+    if math.isnan(metrics["validation_loss"]):
+        columns.append(f"{'-':>8} {'-':>8}")
+    else:
+        columns.append(
+            f"{metrics['validation_loss']:8.4f} {metrics['validation_accuracy']:8.1%}"
         )
-    parts.append(f"{metrics['images_per_second']:,.0f} images/s")
-    return "  ".join(parts)
+    columns.append(f"{metrics['images_per_second']:8,.0f} {'*' if best else ''}")
+    return "  ".join(columns).rstrip()
 
 
 def selection_line(analysis: Sequence[Mapping[str, Any]]) -> str:
     """Which layers an analysis has selected."""
     names = [row["layer"] for row in analysis if row["amplified"]]
     return (
-        f"analysis: {len(names)} of {len(analysis)} layers stand out"
+        f"analysis: {len(names)} of {len(analysis)} layers selected"
         f"{': ' if names else ''}{', '.join(names)}"
     )
 
@@ -134,8 +166,8 @@ def result_lines(result: Mapping[str, Any]) -> str:
         f"accuracy {result['test_accuracy']:.2%}  "
         f"top-1 error {result['test_top1_error']:.2%}  "
         f"top-5 error {result['test_top5_error']:.2%}\n"
-        f"trained {result['train_seconds']:.1f} s on {result['device']}, without "
-        f"compilation and evaluation"
+        f"trained for {result['train_seconds']:.1f} s on {result['device']}, not "
+        f"counting compilation and evaluation"
     )
 
 

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from training import data, parallel
-from training.step import TrainState
+from training.state import Monitor, TrainState
 
-TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+TrainStep = Callable[[TrainState, jax.Array, jax.Array], TrainState]
 
 
 class Call(NamedTuple):
-    """One call of a compiled training function.
+    """The arguments of one call of a compiled training function.
 
     Attributes:
       steps: How many training steps it takes.
-      arguments: Its arguments behind the state.
+      arguments: Its arguments after the state.
     """
 
     steps: int
@@ -30,21 +30,22 @@ class Call(NamedTuple):
 class Feed(Protocol):
     """Where batches come from."""
 
-    def wrap(self, step: TrainStep) -> Callable[..., Any]:
+    def wrap(self, step: TrainStep) -> Callable[..., tuple[TrainState, Monitor]]:
         """Turns a step on images and labels into a device's function of a call.
 
-        The function returns the state and the sums of the metrics over the call.
+        The function returns the state, and a copy of its monitor, which remains when
+        the state is donated to the next call.
         """
 
     def calls(self, seed: int, epoch: int, steps: range) -> Iterator[Call]:
-        """The calls of some successive steps of an epoch."""
+        """The calls for successive steps of an epoch."""
 
 
 class Resident:
-    """The training part lies on every device as uint8; a step gathers its batch.
+    """The training set is on every device as uint8; a step gathers its batch.
 
-    An epoch's order is drawn on the devices from seed and epoch. With more than one
-    step a call, the steps are a loop on the device.
+    The order of an epoch is drawn on the devices from seed and epoch. With more than
+    one step a call, the steps are a loop on the device.
     """
 
     def __init__(
@@ -58,35 +59,28 @@ class Resident:
             out_shardings=parallel.replicated(),
         )
 
-    def wrap(self, step: TrainStep) -> Callable[..., Any]:
+    def wrap(self, step: TrainStep) -> Callable[..., tuple[TrainState, Monitor]]:
         """See :class:`Feed`."""
-        batch_size = self._batch_size
 
         def call(
             state: TrainState, source: tuple[data.Examples, jax.Array], span: jax.Array
-        ) -> tuple[TrainState, dict[str, jax.Array]]:
+        ) -> tuple[TrainState, Monitor]:
             examples, order = source
-            own = batch_size // jax.lax.axis_size(parallel.AXIS)
+            own = self._batch_size // jax.lax.axis_size(parallel.AXIS)
 
-            def take(position: jax.Array, state: TrainState) -> Any:
-                start = position * batch_size + parallel.device_index() * own
+            def take(position: jax.Array, state: TrainState) -> TrainState:
+                start = position * self._batch_size + parallel.device_index() * own
                 indices = jax.lax.dynamic_slice_in_dim(order, start, own)
                 return step(state, examples.images[indices], examples.labels[indices])
 
             first, count = span
             if self._steps_per_call == 1:
-                return take(first, state)
-
-            def body(i: jax.Array, carry: Any) -> Any:
-                state, sums = carry
-                state, metrics = take(first + i, state)
-                return state, jax.tree.map(jnp.add, sums, metrics)
-
-            zeros = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype),
-                jax.eval_shape(take, first, state)[1],
-            )
-            return jax.lax.fori_loop(0, count, body, (state, zeros))
+                state = take(first, state)
+            else:
+                state = jax.lax.fori_loop(
+                    0, count, lambda i, state: take(first + i, state), state
+                )
+            return state, state.monitor
 
         return call
 
@@ -101,7 +95,7 @@ class Resident:
 
 
 class Host:
-    """Batches are gathered on the host and sent ahead of the step that wants them.
+    """Batches are gathered on the host and sent before the step that takes them.
 
     For sets that do not fit on a device. A thread gathers and sends, so that both
     overlap with the steps.
@@ -113,13 +107,14 @@ class Host:
         self._examples = examples
         self._batch_size = batch_size
 
-    def wrap(self, step: TrainStep) -> Callable[..., Any]:
+    def wrap(self, step: TrainStep) -> Callable[..., tuple[TrainState, Monitor]]:
         """See :class:`Feed`."""
 
         def call(
             state: TrainState, batch: data.Examples
-        ) -> tuple[TrainState, dict[str, jax.Array]]:
-            return step(state, batch.images, batch.labels)
+        ) -> tuple[TrainState, Monitor]:
+            state = step(state, batch.images, batch.labels)
+            return state, state.monitor
 
         return call
 
@@ -140,9 +135,9 @@ class Host:
 
 
 def prefetch(items: Iterator[Any], ahead: int) -> Iterator[Any]:
-    """Yields items that a thread makes ahead of time, at most so many.
+    """Yields items that a thread makes in advance, at most this many.
 
-    What goes wrong in the thread is raised here.
+    An exception in the thread is raised here.
     """
     ready: queue.Queue[Any] = queue.Queue(ahead)
     stop = threading.Event()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import models
 from training.config import Config
 
-# What the network computes in; its parameters are float32 at least.
+# Types of the network's arithmetic; its parameters are at least float32.
 DTYPES = {
     "float32": jnp.float32,
     "bfloat16": jnp.bfloat16,

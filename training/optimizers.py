@@ -1,4 +1,4 @@
-"""From a configuration to a learning rate, a strategy and an optax chain."""
+"""From a configuration to a learning rate, a strategy and an optimizer."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 import plp_optax
-from training import rules
-from training.config import Config
+from training import registry
+from training.config import NAMED_STRATEGIES, Config, listed_strategy
 from training.errors import ConfigError
 
 
@@ -24,13 +24,13 @@ def make_strategy(
     if config.strategy is None:
         return None
     try:
-        if config.strategy in rules.NAMED_STRATEGIES:
+        if config.strategy in NAMED_STRATEGIES:
             return plp_optax.paper_strategy(
                 steps_per_epoch=steps_per_epoch,
                 epochs=c.epochs,
                 deep=config.strategy == "paper-deep",
             )
-        stages = rules.listed_strategy(config.strategy)
+        stages = listed_strategy(config.strategy)
         return plp_optax.TrainingStrategy(stages, steps_per_epoch=steps_per_epoch)
     except ValueError as error:
         raise ConfigError(f"--strategy {config.strategy}: {error}") from error
@@ -41,8 +41,8 @@ def make_schedule(
 ) -> optax.Schedule:
     """Returns the learning rate as a function of the optimizer step.
 
-    The strategy's, if there is one; else a linear warm-up, then the schedule that was
-    chosen.
+    The strategy's, if there is one; otherwise a linear warm-up followed by
+    ``config.schedule``.
 
     Args:
       config: A complete configuration.
@@ -72,7 +72,7 @@ def make_schedule(
             main = optax.cosine_decay_schedule(rate, rest)
     if not warmup_steps:
         return main
-    # One step above 0, since a first step at rate 0 would be a step for nothing.
+    # Starts above 0: a step at rate 0 would change nothing.
     warmup = optax.linear_schedule(rate / (warmup_steps + 1), rate, warmup_steps)
     return optax.join_schedules([warmup, main], [warmup_steps])
 
@@ -94,76 +94,21 @@ def triangular_schedule(base: float, peak: float, half_period: int) -> optax.Sch
 def make_optimizer(
     config: Config, schedule: optax.Schedule, *, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the whole chain, everything in its place.
-
-    Amplification first, where it sees raw gradients; weight decay; the optimizer; and
-    what jumps the parameters last.
+    """Returns the whole optimizer: weight decay, base optimizer and method.
 
     Raises:
       ConfigError: If the library refuses an option.
     """
+    base = _base(config, schedule)
+    if config.weight_decay and config.optimizer != "adamw":
+        # L2 decay is added to the gradient, as in PyTorch. AdamW has its own.
+        base = optax.chain(optax.add_decayed_weights(config.weight_decay), base)
+    strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
+    method = registry.load(registry.METHODS[config.method])
     try:
-        return optax.chain(
-            *_amplification(config, steps_per_epoch),
-            # L2 decay joins the gradient, as in PyTorch; AdamW brings its own.
-            *(
-                [optax.add_decayed_weights(config.weight_decay)]
-                if config.weight_decay and config.optimizer != "adamw"
-                else []
-            ),
-            _base(config, schedule),
-            *_window(config),
-        )
+        return optax.with_extra_args_support(method(base, config, strategy))
     except ValueError as error:
         raise ConfigError(f"--method {config.method}: {error}") from error
-
-
-def _amplification(
-    config: Config, steps_per_epoch: int
-) -> list[optax.GradientTransformationExtraArgs]:
-    if config.method not in ("amplify", "amplify+plp"):
-        return []
-    c: Any = config  # complete: what the method needs is set
-    select = c.amplify_select
-    if select not in ("scores", "random", "all"):
-        select = [name.strip() for name in select.split(",")]
-    strategy: Any = make_strategy(config, steps_per_epoch=steps_per_epoch)
-    # Without meaning, and so unset, where scores do not select.
-    threshold = {} if select != "scores" else {"threshold": c.amplify_threshold}
-    return [
-        plp_optax.amplify_layers(
-            strategy,
-            select=select,
-            ratio=c.amplify_ratio,
-            seed=c.seed,
-            measure=c.amplify_measure,
-            **threshold,
-            two_sided=c.amplify_two_sided,
-            factor=c.amplify_factor,
-            reselect_every=c.amplify_reselect_every,
-            apply=not c.amplify_propagate,
-        )
-    ]
-
-
-def _window(config: Config) -> list[optax.GradientTransformationExtraArgs]:
-    c: Any = config  # complete: what the method needs is set
-    match config.method:
-        case "plp" | "amplify+plp":
-            return [
-                plp_optax.plp(
-                    c.plp_step, window=c.plp_window, period=c.plp_period, fit=c.plp_fit
-                )
-            ]
-        case "lookahead":
-            coefficients = plp_optax.lookahead_coefficients(
-                c.lookahead_steps, c.lookahead_alpha
-            )
-            return [plp_optax.affine_window(coefficients, period=c.lookahead_steps)]
-        case "average":
-            coefficients = plp_optax.average_coefficients(c.plp_window)
-            return [plp_optax.affine_window(coefficients, period=c.plp_period)]
-    return []
 
 
 def _base(

@@ -2,84 +2,18 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax.training.dynamic_scale import DynamicScale
 
 import plp_optax
 from plp_optax.linen import propagate_amplification
 from training import data, parallel
-from training.errors import ConfigError
-
-
-class Health(NamedTuple):
-    """Whether training goes well: of the last steps, finite or not.
-
-    Attributes:
-      attempted: Steps tried so far; int32 scalar.
-      skipped_in_a_row: How many of the last ones were left out since the loss, the
-        gradient or the update was not finite; int32 scalar.
-      recent: Loss, norm of the gradient and norm of the update of the last 8 steps;
-        that of step i (from 0) is row i modulo 8.
-    """
-
-    attempted: jax.Array
-    skipped_in_a_row: jax.Array
-    recent: jax.Array
-
-    @classmethod
-    def zero(cls, dtype: jax.typing.DTypeLike) -> Self:
-        """Before the first step; ``dtype`` is the loss's."""
-        nothing = jnp.zeros((), jnp.int32)
-        return cls(nothing, nothing, jnp.zeros((8, 3), dtype))
-
-    def after(self, step: jax.Array, finite: jax.Array) -> Self:
-        """After a step of which the row ``step`` is recorded."""
-        return self._replace(
-            attempted=self.attempted + 1,
-            skipped_in_a_row=jnp.where(finite, 0, self.skipped_in_a_row + 1),
-            recent=self.recent.at[self.attempted % len(self.recent)].set(step),
-        )
-
-    def last(self) -> np.ndarray:
-        """The rows of the last steps, the oldest first; fetches them."""
-        attempted = int(self.attempted)
-        count = min(attempted, len(self.recent))
-        rows = np.arange(attempted - count, attempted) % len(self.recent)
-        return np.asarray(self.recent)[rows]
-
-
-class TrainState(NamedTuple):
-    """Everything that a training step changes.
-
-    Attributes:
-      step: Steps taken, without those left out; int32 scalar.
-      params: The network's parameters.
-      batch_stats: Its running statistics; empty if it has none.
-      opt_state: The optimizer's state, the prediction window included.
-      key: The run's random key; constant.
-      health: The last steps' losses and norms.
-      loss_scale: Of float16, where small gradients would vanish; else None.
-    """
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: optax.OptState
-    key: jax.Array
-    health: Health
-    loss_scale: DynamicScale | None = None
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """What ``module.apply`` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
-
+from training.state import Metrics, Monitor, TrainState
 
 class Preprocess(NamedTuple):
     """What happens to images between storage and the network."""
@@ -108,56 +42,7 @@ class Preprocess(NamedTuple):
         return data.normalize(images, self.mean, self.std, self.dtype)
 
 
-def make_initial_state(
-    module: nn.Module,
-    tx: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
-    dtype: jax.typing.DTypeLike,
-) -> Callable[[jax.Array], TrainState]:
-    """Returns ``initial_state(key)``, which draws the initial parameters.
-
-    ``initial_state`` raises ConfigError if the optimizer's options do not fit the
-    network's layers.
-    """
-
-    def draw(key: jax.Array) -> Any:
-        return module.init(key, jnp.zeros((1, *image_shape), dtype), train=False)
-
-    def assemble(variables: Any, key: jax.Array) -> TrainState:
-        scale = None
-        if dtype == jnp.float16:
-            scale = DynamicScale(
-                fin_steps=jnp.zeros((), jnp.int32),  # type: ignore[arg-type]
-                scale=jnp.full((), 2.0**16),  # type: ignore[arg-type]
-            )
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=tx.init(variables["params"]),
-            key=jax.random.key_data(key),
-            health=Health.zero(jnp.promote_types(dtype, jnp.float32)),
-            loss_scale=scale,
-        )
-
-    # Compiled apart, since drawing is the same for every optimizer; and on a CPU with
-    # little optimisation, since it runs once and would take long to compile.
-    quick = {"xla_backend_optimization_level": 0}
-    options = quick if jax.default_backend() == "cpu" else None
-    draw = jax.jit(draw, out_shardings=parallel.replicated(), compiler_options=options)
-    assemble = jax.jit(assemble, out_shardings=parallel.replicated())
-
-    def initial_state(key: jax.Array) -> TrainState:
-        init_key, run_key = jax.random.split(key)
-        variables = draw(init_key)
-        try:
-            return assemble(variables, run_key)
-        except ValueError as error:  # an option that does not fit the layers
-            raise ConfigError(
-                f"the optimizer does not fit the network: {error}"
-            ) from error
-
-    return initial_state
+# -- Training --------------------------------------------------------------------------
 
 
 def make_train_step(
@@ -166,177 +51,218 @@ def make_train_step(
     preprocess: Preprocess,
     *,
     augment: bool = False,
-    propagate: bool = False,
+    propagate: str | None = None,
     accumulate: int = 1,
     unroll: bool = True,
     most_skipped: int = 1,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns ``train_step(state, images, labels) -> (state, metrics)``.
+) -> Callable[[TrainState, jax.Array, jax.Array], TrainState]:
+    """Returns ``train_step(state, images, labels) -> state``.
 
-    ``images`` (uint8) and ``labels`` are this device's part of the batch. Metrics are
-    means over the batch: ``loss`` (cross-entropy, nats), ``accuracy``, the norms of the
-    gradient and of the update that the whole chain makes of it, and ``skipped``, 1 if
-    the step was left out since one of these was not finite. Such a step changes
-    nothing but the loss scale and ``health``: momentum, windows, sums, statistics and
-    schedules go on as if it had not been.
+    ``images`` (uint8) and ``labels`` are this device's part of the batch.
 
     Args:
       module: The network.
       tx: The optimizer.
-      preprocess: What happens to images ahead of the network.
+      preprocess: What happens to images before the network.
       augment: Whether it augments them.
-      propagate: Whether amplification happens in back-propagation, by the factors in
-        the optimizer's state. Metrics then tell of the amplified gradient.
+      propagate: The rule for layers by which amplification happens inside
+        back-propagation, with the factors in the optimizer's state; None for the usual
+        form. ``gradient_norm`` is then that of the amplified gradient.
       accumulate: In how many parts the batch is computed, one after the other. Their
-        mean gradient is that of the whole batch, except that batch normalisation sees
-        a part at a time.
+        mean gradient is that of the batch, except that batch normalisation sees one
+        part at a time.
       unroll: Whether the parts are unrolled, or a loop on the device: on a CPU a
         convolution's backward pass is many times slower inside a loop.
-      most_skipped: After so many steps in a row that were left out, nothing changes
-        any more.
+      most_skipped: After this many skipped steps in a row nothing changes any more.
     """
-    unrolled = unroll or accumulate == 1
+    loss_fn = _make_loss_fn(module, propagate)
 
     def train_step(
         state: TrainState, images: jax.Array, labels: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    ) -> TrainState:
         device = parallel.device_index()
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         augment_key, dropout_key = jax.random.split(key)
-        pixels = preprocess(
-            images,
-            augment_key if augment else None,
-            # Places in the global batch, so that augmentation does not depend on
-            # how many devices share it.
-            device * labels.size + jnp.arange(labels.size),
-        )
-
-        def amplified(params: Any) -> contextlib.AbstractContextManager[None]:
-            if not propagate:
-                return contextlib.nullcontext()
-            names = plp_optax.layer_names(params)
-            factors = optax.tree.get(state.opt_state, "factors")
-            return propagate_amplification(dict(zip(names, factors, strict=True)))
-
-        def loss_fn(params: Any, batch_stats: Any, part: _Part) -> Any:
-            dropout = jax.random.fold_in(dropout_key, device * accumulate + part.number)
-            with amplified(params):
-                logits, mutated = module.apply(
-                    {"params": params, "batch_stats": batch_stats},
-                    part.images,
-                    train=True,
-                    mutable=["batch_stats"],
-                    rngs={"dropout": dropout},
-                )
-            losses = optax.softmax_cross_entropy_with_integer_labels(
-                logits, part.labels
-            )
-            accuracy = jnp.mean(logits.argmax(-1) == part.labels, dtype=losses.dtype)
-            return losses.mean(), (accuracy, mutated.get("batch_stats", {}))
-
-        def add_part(carry: _Sums, part: _Part) -> tuple[_Sums, None]:
-            """Adds one part's gradient to the sums."""
-            if carry.scale is None:
-                (loss, aux), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-                    state.params, carry.batch_stats, part
-                )
-                scale, finite = None, carry.finite
-            else:
-                scale, ok, (loss, aux), gradient = carry.scale.value_and_grad(
-                    loss_fn, has_aux=True, axis_name=parallel.AXIS
-                )(state.params, carry.batch_stats, part)
-                finite = carry.finite & ok
-            accuracy, batch_stats = aux
-            return _Sums(
-                carry.loss + loss,
-                carry.accuracy + accuracy,
-                gradient
-                if carry.gradient is None
-                else jax.tree.map(jnp.add, carry.gradient, gradient),
-                batch_stats,
-                scale,
-                finite,
-            ), None
-
-        size = labels.size // accumulate
-        parts = _Part(
-            jnp.arange(accumulate),
-            pixels.reshape(accumulate, size, *pixels.shape[1:]),
-            labels.reshape(accumulate, size),
-        )
-        zero = jnp.zeros((), jnp.promote_types(pixels.dtype, jnp.float32))
-        sums = _Sums(
-            zero,
-            zero,
-            # A loop needs something to add to from the start.
-            None if unrolled else jax.tree.map(jnp.zeros_like, state.params),
-            state.batch_stats,
-            state.loss_scale,
-            jnp.ones((), bool),
-        )
-        if unrolled:
-            for number in range(accumulate):
-                part = jax.tree.map(lambda x, n=number: x[n], parts)
-                sums, _ = add_part(sums, part)
-        else:
-            sums, _ = jax.lax.scan(add_part, sums, parts)
-
+        # Positions in the global batch, so that augmentation does not depend on the
+        # number of devices.
+        positions = device * labels.size + jnp.arange(labels.size)
+        pixels = preprocess(images, augment_key if augment else None, positions)
+        parts = _split(pixels, labels, accumulate, first=device * accumulate)
+        sums = _sum_gradients(loss_fn, state, parts, dropout_key, unroll=unroll)
         loss, accuracy, gradient, batch_stats = jax.lax.pmean(
             (*jax.tree.map(lambda x: x / accumulate, sums[:3]), sums.batch_stats),
             parallel.AXIS,
         )
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "gradient_norm": optax.tree.norm(gradient),
-            "update_norm": optax.tree.norm(updates),
-        }
-        row = jnp.stack([loss, metrics["gradient_norm"], metrics["update_norm"]])
-        finite = sums.finite & jnp.isfinite(row).all()
-        going = state.health.skipped_in_a_row < most_skipped
-        kept = state._replace(
-            health=_where(going, state.health.after(row, finite), state.health),
-            loss_scale=_where(going, sums.scale, state.loss_scale),
-        )
-        after = kept._replace(
+        after = state._replace(
             step=state.step + 1,
-            params=params,
+            params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        after = _where(finite & going, after, kept)
-        metrics = _where(finite & going, metrics, jax.tree.map(jnp.zeros_like, metrics))
-        metrics["skipped"] = 1 - (finite & going).astype(loss.dtype)
-        return after, metrics
+        metrics = Metrics(
+            loss=loss,
+            accuracy=accuracy,
+            gradient_norm=optax.tree.norm(gradient),
+            update_norm=optax.tree.norm(updates),
+            taken=jnp.ones((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
+        )
+        after = _skip_nonfinite(state, after, metrics, sums.finite, most_skipped)
+        return after._replace(loss_scale=sums.loss_scale)
 
     return train_step
 
 
-def _where(condition: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
-
 class _Part(NamedTuple):
+    """A part of a device's batch; ``number`` counts over all devices."""
+
     number: Any
     images: Any
     labels: Any
 
 
 class _Sums(NamedTuple):
-    """What accumulates over the parts of a batch."""
+    """Sums over the parts of a batch, and what is passed from part to part."""
 
     loss: Any
     accuracy: Any
     gradient: Any
     batch_stats: Any
-    scale: DynamicScale | None
+    loss_scale: DynamicScale | None
     finite: Any
 
 
+def _make_loss_fn(module: nn.Module, propagate: str | None) -> Callable[..., Any]:
+    """Returns ``loss_fn(params, batch_stats, opt_state, part, key)``.
+
+    It returns the loss and, as auxiliary output, accuracy and running statistics.
+    """
+
+    def amplified(params: Any, opt_state: Any) -> Any:
+        if propagate is None:
+            return contextlib.nullcontext()
+        names = plp_optax.layer_names(params, propagate)  # type: ignore[arg-type]
+        factors = optax.tree.get(opt_state, "factors")
+        return propagate_amplification(dict(zip(names, factors, strict=True)))
+
+    def loss_fn(
+        params: Any, batch_stats: Any, opt_state: Any, part: _Part, key: jax.Array
+    ) -> Any:
+        with amplified(params, opt_state):
+            logits, mutated = module.apply(
+                {"params": params, "batch_stats": batch_stats},
+                part.images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, part.number)},
+            )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, part.labels)
+        accuracy = jnp.mean(logits.argmax(-1) == part.labels, dtype=losses.dtype)
+        return losses.mean(), (accuracy, mutated.get("batch_stats", {}))
+
+    return loss_fn
+
+
+def _split(pixels: Any, labels: Any, count: int, *, first: Any) -> _Part:
+    """Splits a device's batch in parts, along a leading axis."""
+    size = labels.size // count
+    return _Part(
+        first + jnp.arange(count),
+        pixels.reshape(count, size, *pixels.shape[1:]),
+        labels.reshape(count, size),
+    )
+
+
+def _sum_gradients(
+    loss_fn: Callable[..., Any],
+    state: TrainState,
+    parts: _Part,
+    key: jax.Array,
+    *,
+    unroll: bool,
+) -> _Sums:
+    """Sums loss, accuracy and gradient over the parts of a batch."""
+
+    def add(sums: _Sums, part: _Part) -> tuple[_Sums, None]:
+        arguments = (state.params, sums.batch_stats, state.opt_state, part, key)
+        if sums.loss_scale is None:
+            grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+            (loss, (accuracy, batch_stats)), gradient = grad_fn(*arguments)
+            loss_scale, finite = None, sums.finite
+        else:
+            grad_fn = sums.loss_scale.value_and_grad(
+                loss_fn, has_aux=True, axis_name=parallel.AXIS
+            )
+            loss_scale, is_finite, (loss, (accuracy, batch_stats)), gradient = grad_fn(
+                *arguments
+            )
+            finite = sums.finite & is_finite
+        if sums.gradient is not None:
+            gradient = jax.tree.map(jnp.add, sums.gradient, gradient)
+        return _Sums(
+            sums.loss + loss,
+            sums.accuracy + accuracy,
+            gradient,
+            batch_stats,
+            loss_scale,
+            finite,
+        ), None
+
+    count = parts.labels.shape[0]
+    unroll |= count == 1
+    zero = jnp.zeros((), state.monitor.last.loss.dtype)
+    # A loop on the device needs a gradient to add to from the start.
+    nothing = None if unroll else jax.tree.map(jnp.zeros_like, state.params)
+    sums = _Sums(
+        zero, zero, nothing, state.batch_stats, state.loss_scale, jnp.ones((), bool)
+    )
+    if not unroll:
+        return jax.lax.scan(add, sums, parts)[0]
+    for i in range(count):
+        sums, _ = add(sums, jax.tree.map(lambda x, i=i: x[i], parts))
+    return sums
+
+
+def _skip_nonfinite(
+    before: TrainState,
+    after: TrainState,
+    metrics: Metrics,
+    finite: jax.Array,
+    most_skipped: int,
+) -> TrainState:
+    """Keeps the state before a step whose loss, gradient or update is not finite.
+
+    Momentum, windows, sums, statistics and schedules continue as if the step had not
+    been. After ``most_skipped`` of them in a row every step is skipped.
+    """
+    monitor = before.monitor
+    finite &= jnp.isfinite(jnp.stack(metrics[:4])).all()
+    stopped = monitor.skipped_in_a_row >= most_skipped
+    taken = finite & ~stopped
+    nothing = Monitor.zero(metrics.loss.dtype).epoch
+    counted = _where(taken, metrics, nothing)._replace(
+        skipped=(~finite & ~stopped).astype(jnp.int32)
+    )
+    return _where(taken, after, before)._replace(
+        monitor=Monitor(
+            epoch=jax.tree.map(jnp.add, monitor.epoch, counted),
+            last=_where(stopped, monitor.last, metrics),
+            skipped_in_a_row=jnp.where(taken, 0, monitor.skipped_in_a_row + 1),
+        )
+    )
+
+
+def _where(condition: jax.Array, new: Any, old: Any) -> Any:
+    # Not lax.cond, which would copy both states.
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+# -- Evaluation ------------------------------------------------------------------------
+
+
 class Batch(NamedTuple):
-    """A padded batch of an evaluation.
+    """A padded batch for evaluation.
 
     Attributes:
       images: uint8 [n, height, width, channels].
@@ -374,11 +300,11 @@ def make_eval_step(
 
 
 def _rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Place of each label among its logits, from 0; among equals the lower class wins.
+    """Rank of each label among its logits, from 0; of equal logits the lower class wins.
 
-    A label whose logit is NaN comes last.
+    A label whose logit is NaN ranks last.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    before = jnp.arange(logits.shape[-1])[None] < labels[:, None]
-    ahead = (logits > own) | ((logits == own) & before)
-    return jnp.where(jnp.isnan(own[:, 0]), logits.shape[-1], ahead.sum(-1))
+    is_lower_class = jnp.arange(logits.shape[-1])[None] < labels[:, None]
+    higher = (logits > own) | ((logits == own) & is_lower_class)
+    return jnp.where(jnp.isnan(own[:, 0]), logits.shape[-1], higher.sum(-1))

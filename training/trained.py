@@ -1,56 +1,109 @@
 """Using what a run has trained."""
 
+import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
 
 from training import config as config_lib
+from training import data, networks, workdir
+from training.checkpoints import read
 from training.config import Config
 from training.errors import RunError
 
-if TYPE_CHECKING:
-    import flax.linen as nn
+_BATCH = 256
 
 
-class Trained(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Trained:
     """A trained network.
 
     Attributes:
-      module: The network; maps normalised images [n, height, width, channels] to
-        logits [n, classes].
-      variables: The best epoch's variables.
+      module: The network, as ``module.apply(variables, images, train=False)``; it maps
+        normalised images ``[n, height, width, channels]`` to logits ``[n, classes]``.
+      variables: The variables of the best epoch.
       config: The run's configuration.
+      mean: Mean of the training images by channel, of pixels in [0, 1].
+      std: Their standard deviation.
+      image_shape: Height, width and channels of the training images.
+      label_names: One name a class.
     """
 
-    module: "nn.Module"
+    module: nn.Module
     variables: dict[str, Any]
     config: Config
+    mean: np.ndarray
+    std: np.ndarray
+    image_shape: tuple[int, ...]
+    label_names: tuple[str, ...]
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Returns the probability of each class.
+
+        Args:
+          images: uint8 ``[n, height, width, channels]``, as in the data set.
+
+        Returns:
+          Probabilities ``[n, classes]``, which sum to 1.
+
+        Raises:
+          ValueError: If the images have another type or shape.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"images must be uint8 [n, {', '.join(map(str, self.image_shape))}], "
+                f"got {images.dtype} {list(images.shape)}"
+            )
+        with jax.enable_x64(self.config.precision == "float64"):
+            batches = [
+                np.asarray(self._probabilities(images[start : start + _BATCH]))
+                for start in range(0, len(images), _BATCH)
+            ]
+        return np.concatenate(batches or [np.zeros((0, len(self.label_names)))])
+
+    @functools.cached_property
+    def _probabilities(self) -> Callable[[np.ndarray], jax.Array]:
+        dtype = networks.DTYPES[self.config.precision]
+
+        @jax.jit
+        def probabilities(images: jax.Array) -> jax.Array:
+            pixels = data.normalize(images, self.mean, self.std, dtype)
+            logits: Any = self.module.apply(self.variables, pixels, train=False)
+            return jax.nn.softmax(logits)
+
+        return probabilities
 
 
-def load(workdir: str | Path) -> Trained:
+def load(run: str | Path) -> Trained:
     """Loads the best network of a run.
 
     Args:
-      workdir: The run's work directory.
-
-    Returns:
-      Module, variables and configuration, for ``module.apply(variables, images,
-      train=False)``. Images are normalised as in training: with uint8 images,
-      ``training.data.normalize(images, mean, std)``, where ``dataset.json`` in the
-      work directory holds ``mean`` and ``std``. (A run in float64 needs
-      ``jax.enable_x64``.)
+      run: The run's work directory.
 
     Raises:
       UserError: If the directory does not hold a run with saved variables.
     """
-    # Imported here: the command line reads configurations without JAX.
-    from training import checkpoints, networks, records
-
-    path = Path(workdir)
-    fields = config_lib.read(path / records.CONFIG, "the run's configuration ")
+    path = Path(run)
+    fields = config_lib.read(path / workdir.CONFIG)
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
-    dataset = records.read_json(path / records.DATASET, needs=["num_classes"])
+    needs = ("num_classes", "mean", "std", "image_shape", "label_names")
+    facts = workdir.read_json(path / workdir.DATASET, needs=needs)
     try:
-        module = networks.make_network(config, dataset["num_classes"], axis_name=None)
+        module = networks.make_network(config, facts["num_classes"], axis_name=None)
     except ValueError as error:
-        raise RunError(f"{path / records.DATASET} is damaged ({error})") from error
-    return Trained(module, checkpoints.read(path / records.BEST).tree, config)
+        raise RunError(f"{path / workdir.DATASET} is damaged ({error})") from error
+    return Trained(
+        module=module,
+        variables=read(path / workdir.BEST).tree,
+        config=config,
+        mean=np.array(facts["mean"], np.float32),
+        std=np.array(facts["std"], np.float32),
+        image_shape=tuple(facts["image_shape"]),
+        label_names=tuple(facts["label_names"]),
+    )

@@ -1,0 +1,289 @@
+"""Flags that are declared once: type, default, range, help, and what they depend on."""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
+
+from training.errors import ConfigError
+
+_LARGEST_FLOAT = 1e38  # float32 holds three times that
+
+
+class Flag(NamedTuple):
+    """What is declared about a flag; see :func:`flag`."""
+
+    help: str
+    default: Any
+    only: tuple[str, tuple[Any, ...]] | None
+    choices: tuple[str, ...] | None
+    low: float
+    below: float
+    high: float
+    above: float
+    identity: bool
+    several: bool
+    hint: Any = None
+
+
+def flag(
+    default: Any,
+    help: str,
+    *,
+    only: tuple[str, tuple[Any, ...]] | None = None,
+    choices: Sequence[str] | None = None,
+    low: float = -math.inf,
+    below: float = math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    identity: bool = True,
+    several: bool = False,
+) -> Any:
+    """Declares a flag as a field of a dataclass.
+
+    Args:
+      default: The value of a flag that is not given. A function is called with the
+        fields declared before this one, as attributes.
+      help: What ``--help`` says.
+      only: Another flag, declared before, and its values under which this one has a
+        meaning. Under others it is None, or False for a switch.
+      choices: The strings that it may be.
+      low: It must be at least this.
+      below: It must be below this.
+      high: It must be at most this.
+      above: It must be above this.
+      identity: Whether it determines what a run computes. Those that do not may change
+        when a run is resumed, and are not recorded.
+      several: Whether the command line takes several values.
+    """
+    declared = Flag(
+        help=help,
+        default=default,
+        only=only,
+        choices=None if choices is None else tuple(choices),
+        low=low,
+        below=below,
+        high=high,
+        above=above,
+        identity=identity,
+        several=several,
+    )
+    is_unset = only is not None or callable(default)
+    return dataclasses.field(
+        default=None if is_unset else default, metadata={"flag": declared}
+    )
+
+
+def flags(config: Any) -> dict[str, Flag]:
+    """The flags that a dataclass declares, by name, in the order of declaration."""
+    hints = typing.get_type_hints(config)
+    return {
+        field.name: field.metadata["flag"]._replace(hint=hints[field.name])
+        for field in dataclasses.fields(config)
+    }
+
+
+def spell(name: str) -> str:
+    """The command line's spelling of a field's name."""
+    return f"--{name.replace('_', '-')}"
+
+
+# -- The command line ------------------------------------------------------------------
+
+
+def read_command_line(
+    argv: Sequence[str], groups: Sequence[type], *, prog: str, description: str
+) -> dict[str, Any]:
+    """Returns the flags that were given, by name.
+
+    Args:
+      argv: Arguments, without the program's name.
+      groups: Dataclasses of flags; ``--help`` shows a group for each.
+      prog: Name of the program.
+      description: The first lines of ``--help``.
+
+    Raises:
+      SystemExit: For ``--help`` (exit code 0), and for flags that cannot be parsed
+        (exit code 2, with a message on stderr).
+    """
+    import tyro  # only the command line needs it, and it takes a while to import
+
+    def argument(declared: Flag) -> Any:
+        (hint,) = _kinds(declared)
+        if declared.choices is not None:
+            hint = Literal[declared.choices]  # type: ignore[valid-type]
+        if declared.several:
+            hint = tuple[hint, ...]
+        option = tyro.conf.arg(
+            help=declared.help, help_behavior_hint=_describe_default(declared)
+        )
+        return typing.Annotated[hint, option]
+
+    # A TypedDict that is not total has an entry only for what was given.
+    arguments = {}
+    for group in groups:
+        fields = {name: argument(f) for name, f in flags(group).items()}
+        typed: Any = typing.TypedDict(group.__name__, fields, total=False)  # type: ignore[operator, misc]
+        about = tyro.conf.arg(help=(group.__doc__ or "").strip())
+        arguments[group.__name__.lower()] = typing.Annotated[typed, about]
+    everything: Any = typing.TypedDict("Flags", arguments)  # type: ignore[operator, misc]
+    given = tyro.cli(
+        everything,
+        args=list(argv),
+        prog=prog,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    return {name: value for group in given.values() for name, value in group.items()}
+
+
+def _describe_default(declared: Flag) -> str:
+    parts = []
+    if declared.only is not None:
+        choice, values = declared.only
+        if values == (None,):
+            parts.append(f"not with {spell(choice)}")
+        else:
+            parts.append(f"with {spell(choice)} {' or '.join(values)}")
+    if not callable(declared.default) and declared.default is not None:
+        value = declared.default
+        shown = str(value).lower() if isinstance(value, bool) else value
+        parts.append(f"default: {shown}")
+    return f"({'; '.join(parts)})" if parts else ""
+
+
+# -- Completing and checking -----------------------------------------------------------
+
+
+def complete(
+    config: Any, explicit: Mapping[str, Any], base: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns all fields of a dataclass of flags.
+
+    Args:
+      config: The dataclass.
+      explicit: Fields that were asked for; they override ``base``.
+      base: Fields to start from. Those without a meaning are dropped.
+
+    Raises:
+      ConfigError: If a value is out of range, or an explicit one has no meaning.
+    """
+    declared = flags(config)
+    base = dict(base)
+    for name, value in {**base, **explicit}.items():
+        check(name, value, declared[name])
+    for name in explicit:
+        only = declared[name].only
+        if only is not None and only[1] == (None,) and only[0] not in explicit:
+            base[only[0]] = None  # an explicit flag replaces what excludes it
+    fields: dict[str, Any] = {}
+    for name, one in declared.items():
+        value = explicit.get(name, base.get(name))
+        if not _applies(one, fields):
+            if explicit.get(name) not in (None, False):
+                raise ConfigError(_has_no_meaning(name, value, declared, fields))
+            value = None
+        fields[name] = default(one, fields) if value is None else value
+    return fields
+
+
+def default(declared: Flag, fields: Mapping[str, Any]) -> Any:
+    """The value of a flag that is not given.
+
+    Args:
+      declared: The flag.
+      fields: The fields declared before it.
+    """
+    if not _applies(declared, fields):
+        return False if declared.hint is bool else None
+    if callable(declared.default):
+        make: Callable[[Any], Any] = declared.default
+        return make(SimpleNamespace(**fields))
+    return declared.default
+
+
+def _applies(declared: Flag, fields: Mapping[str, Any]) -> bool:
+    return declared.only is None or fields[declared.only[0]] in declared.only[1]
+
+
+def check(name: str, value: Any, declared: Flag) -> None:
+    """Raises ConfigError unless a value is of the flag's type and in its range."""
+    if value is None:  # unset
+        return
+    (kind,) = _kinds(declared)
+    if not _fits(value, kind):
+        names = {int: "an integer", float: "a number", bool: "true or false"}
+        raise ConfigError(
+            f"{spell(name)} must be {names.get(kind, 'a string')}, got "
+            f"{json.dumps(value, default=str)}"
+        )
+    if declared.choices is not None and value not in declared.choices:
+        raise ConfigError(
+            f"{spell(name)} must be one of {', '.join(declared.choices)}, got {value}"
+        )
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{spell(name)} must be UTF-8, got {value!a}") from error
+    elif not isinstance(value, bool):
+        _check_range(name, value, declared)
+
+
+def _check_range(name: str, value: float, declared: Flag) -> None:
+    limit = 2**31 if isinstance(value, int) else _LARGEST_FLOAT
+    below = min(declared.below, limit)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{spell(name)} must be finite, got {value}")
+    bounds = {
+        f"at least {declared.low:g}": value >= declared.low,
+        f"above {declared.above:g}": value > declared.above,
+        f"below {_power(below)}": value < below,
+        f"at most {declared.high:g}": value <= declared.high,
+        f"above -{_power(limit)}": value > -limit,
+    }
+    for bound, holds in bounds.items():
+        if not holds:
+            raise ConfigError(f"{spell(name)} must be {bound}, got {value}")
+
+
+def _kinds(declared: Flag) -> list[Any]:
+    """The types of a flag's value, apart from None."""
+    alternatives = typing.get_args(declared.hint) or (declared.hint,)
+    return [kind for kind in alternatives if kind is not types.NoneType]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _power(number: float) -> str:
+    exponent = math.log2(number) if number > 0 else 0.5
+    is_large = exponent >= 20 and exponent.is_integer()
+    return f"2**{exponent:.0f}" if is_large else f"{number:g}"
+
+
+def _has_no_meaning(
+    name: str, value: Any, declared: Mapping[str, Flag], fields: Mapping[str, Any]
+) -> str:
+    given = f"{spell(name)} {value}"
+    only = declared[name].only
+    assert only is not None
+    while fields[only[0]] is None and declared[only[0]].only is not None:
+        only = declared[only[0]].only  # the choice has no meaning itself
+        assert only is not None
+    choice, values = only
+    if values == (None,):
+        return f"{given} contradicts {spell(choice)} {fields[choice]}: give one of them"
+    return (
+        f"{given} has no meaning with {spell(choice)} {fields[choice]}: leave it out, "
+        f"or choose {spell(choice)} {' or '.join(values)}"
+    )

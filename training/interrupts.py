@@ -1,0 +1,102 @@
+"""Signals and the clock: when a run saves, and when it stops."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import jax
+
+from training import parallel
+
+# With several processes, they agree once in this many checks: agreeing takes time.
+_AGREE_EVERY = 32
+
+# What a process asks for; the largest request counts. A request to stop is the number
+# of the signal.
+_NOTHING, _SAVE = -1, 0
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to stop.
+
+    Attributes:
+      signal: The signal's number; another process may have received it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+class Interrupts:
+    """Notes signals and the time while a run trains.
+
+    All processes check it at the same points of the program, and get the same answers.
+
+    Args:
+      minutes: Time between two saves.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes
+        self._saved = time.monotonic()
+        self._signal: int | None = None
+        self._checks = 0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within it SIGINT and SIGTERM are noted; a second SIGINT ends the process."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self._note) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._signal is not None:
+            # The compiler's threads may be at work, and an orderly exit would wait.
+            os._exit(128 + number)
+        self._signal = number
+        # Written directly: a signal may arrive in the middle of a print.
+        text = "\nstopping after this step; Ctrl-C again exits at once, without saving\n"
+        with contextlib.suppress(OSError):
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+
+    def check(self) -> bool:
+        """Returns whether to save now.
+
+        Raises:
+          Stopped: If a signal asked the run to stop.
+        """
+        self._checks += 1
+        is_late = time.monotonic() - self._saved > self._seconds
+        request = self._signal or (_SAVE if is_late else _NOTHING)
+        if jax.process_count() > 1:
+            if self._checks % _AGREE_EVERY:
+                return False
+            request = parallel.maximum(request)
+        if request > _SAVE:
+            raise Stopped(request)
+        return request == _SAVE
+
+    def check_last(self) -> None:
+        """Raises Stopped if a signal arrived after the last check.
+
+        With several processes only one of them knows of it, and it is ignored.
+        """
+        if self._signal is not None and jax.process_count() == 1:
+            raise Stopped(self._signal)
+
+    def saved(self) -> None:
+        """Restarts the clock."""
+        self._saved = time.monotonic()

@@ -1,0 +1,124 @@
+"""The pictures of a run: loss and accuracy, and which layers were amplified."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+
+# Figure, not pyplot: no global state, no display, and a quicker import.
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+COLORS = {"train": "#0072B2", "validation": "#D55E00"}  # Okabe and Ito, colour-blind safe
+
+
+def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draws training and validation loss and accuracy to a PNG file.
+
+    Args:
+      path: The file to write.
+      history: The run's metrics, one entry an epoch.
+      title: Describes the run.
+    """
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    axes = figure.subplots(1, 2)
+    epochs = [metrics["epoch"] for metrics in history]
+    validated = [m for m in history if m["validation_loss"] is not None]
+    best = min(validated, key=lambda m: m["validation_loss"], default=None)
+    for ax, name, unit in zip(axes, ("loss", "accuracy"), (" (nats)", ""), strict=True):
+        for part, color in COLORS.items():
+            values = [metrics[f"{part}_{name}"] for metrics in history]
+            if any(value is not None for value in values):
+                ax.plot(epochs, values, color=color, label=part, marker=".", ms=4)
+        if best is not None:
+            ax.axvline(best["epoch"], color="0.6", ls=":", lw=1.2, label="best epoch")
+        ax.set(xlabel="epoch", ylabel=f"{name}{unit}")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False)
+        ax.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    low, high = axes[0].get_ylim()
+    if (low > 0 and high > 10 * low) or low <= 0:
+        # The losses of the first epochs would flatten the rest.
+        axes[0].set_yscale("log")
+    axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    figure.suptitle(title)
+    figure.savefig(path)
+
+
+def draw_amplification(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draws which layers were amplified when, and their scores.
+
+    Args:
+      path: The PNG file to write.
+      history: The run's metrics, one entry an epoch.
+      title: Describes the run.
+    """
+    analyses = [m for m in history if m.get("analysis")]
+    if not analyses:
+        return
+    names = _by_depth([row["layer"] for row in analyses[0]["analysis"]])
+    amplified = np.array([[n in m["amplified"] for m in history] for n in names])
+    figure = Figure(
+        figsize=(11, 1.8 + 0.22 * len(names)), dpi=120, layout="constrained"
+    )
+    when, scores = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    first, last = history[0]["epoch"], history[-1]["epoch"]
+    when.imshow(
+        amplified,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=ListedColormap(["white", COLORS["train"]]),
+        vmin=0,
+        vmax=1,
+        extent=(first - 0.5, last + 0.5, len(names) - 0.5, -0.5),
+    )
+    for number, metrics in enumerate(analyses):
+        shade = 0.75 * (1 - (number + 1) / len(analyses))
+        rows = {row["layer"]: row for row in metrics["analysis"]}
+        epoch = metrics["epoch"]
+        label = None if number else "analysis epoch"
+        when.axvspan(epoch - 0.5, epoch + 0.5, color="0.8", lw=0, label=label)
+        scores.plot(
+            [rows[name]["score"] for name in names],
+            range(len(names)),
+            marker="o",
+            ms=4,
+            lw=0.8,
+            color=str(shade),
+            label=f"epoch {epoch}",
+        )
+    floor = {row["layer"]: row["noise_floor"] for row in analyses[-1]["analysis"]}
+    scores.plot(
+        [floor[name] for name in names],
+        range(len(names)),
+        color=COLORS["validation"],
+        ls="--",
+        lw=1.2,
+        label="noise floor",
+    )
+    when.set(xlabel="epoch", title="amplified layers (blue)")
+    when.set_yticks(range(len(names)), names, fontsize=7)
+    when.xaxis.set_major_locator(MaxNLocator(integer=True))
+    when.legend(loc="upper left", fontsize=7)
+    scores.set(xlabel="score", title="agreement of gradients", xlim=(0, None))
+    scores.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    for ax in (when, scores):
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.grid(axis="y", alpha=0.25)
+    figure.suptitle(title)
+    figure.savefig(path)
+
+
+def _by_depth(names: Sequence[str]) -> list[str]:
+    """Layer names in the order of the network: stem, stages, head."""
+
+    def key(name: str) -> tuple[Any, ...]:
+        place = {"stem": 0, "head": 2}.get(name.split("/")[0], 1)
+        parts = re.split(r"(\d+)", name)
+        return place, [int(p) if p.isdigit() else p for p in parts]
+
+    return sorted(names, key=key)

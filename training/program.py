@@ -1,0 +1,225 @@
+"""A network and an optimizer, compiled for the devices."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from training import data, parallel
+from training.errors import DivergedError
+from training.feed import Feed
+from training.state import Metrics, Monitor, TrainState, make_initial_state
+from training.step import Batch, Preprocess, make_eval_step, make_train_step
+
+# Calls that may be under way at once: enough to hide dispatch, few enough that Ctrl-C
+# and the progress display are not far behind.
+_IN_FLIGHT = 2
+
+
+class Call(NamedTuple):
+    """A call of the compiled training function.
+
+    Attributes:
+      state: The state after it. It is donated to the next call.
+      steps: How many steps it takes.
+      metrics: Means over the epoch so far as of an earlier call, which has finished;
+        None before the first has.
+    """
+
+    state: TrainState
+    steps: int
+    metrics: dict[str, float] | None
+
+
+class Program:
+    """Training and evaluation of a network, compiled when it is made.
+
+    Attributes:
+      batch_size: Examples in a step, over all devices.
+      steps_per_epoch: Whole batches in the training set.
+      train_call: The compiled training function.
+      compile_seconds: Time that it took to trace and compile both functions.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        tx: optax.GradientTransformationExtraArgs,
+        feed: Feed,
+        dataset: data.Dataset,
+        *,
+        batch_size: int,
+        dtype: jax.typing.DTypeLike,
+        augment: bool = False,
+        propagate: str | None = None,
+        accumulate: int = 1,
+        most_skipped: int = 1,
+    ) -> None:
+        """Compiles the steps.
+
+        Args:
+          module: The network.
+          tx: The optimizer.
+          feed: Where batches come from.
+          dataset: The data set of the feed.
+          batch_size: Examples in a step, over all devices.
+          dtype: Type of the network's arithmetic.
+          augment: See :func:`training.step.make_train_step`, as for the following.
+          propagate: The rule for layers in the propagated form of amplification.
+          accumulate: In how many parts a batch is computed.
+          most_skipped: How many steps in a row that are not finite end the run.
+
+        Raises:
+          ConfigError: If the optimizer does not fit the network.
+        """
+        start = time.perf_counter()
+        self.batch_size = batch_size
+        self.steps_per_epoch = len(dataset.train.labels) // batch_size
+        self._feed = feed
+        self._most_skipped = most_skipped
+        preprocess = Preprocess(
+            dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
+        )
+        train_step = make_train_step(
+            module,
+            tx,
+            preprocess,
+            augment=augment,
+            propagate=propagate,
+            accumulate=accumulate,
+            unroll=jax.default_backend() == "cpu",
+            most_skipped=most_skipped,
+        )
+        shape = dataset.train.images.shape[1:]
+        self._initial_state = make_initial_state(module, tx, shape, dtype)
+        state = self.initial_state(0)
+        # Ahead of time, so that no timing includes it.
+        self.train_call = parallel.compile_step(
+            feed.wrap(train_step),
+            state,
+            *next(feed.calls(0, 0, range(1))).arguments,
+            donate=True,
+        )
+        self._eval_step: Callable[..., Any] = parallel.compile_step(
+            make_eval_step(module, preprocess),
+            state.variables,
+            next(self._eval_batches(dataset.train)),
+        )
+        self.compile_seconds = time.perf_counter() - start
+
+    def initial_state(self, seed: int) -> TrainState:
+        """Draws the state that a run with this seed starts from."""
+        return self._initial_state(jax.random.key(seed))
+
+    def train_epoch(
+        self,
+        state: TrainState,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Iterator[Call]:
+        """Trains the steps from ``start`` to ``stop`` of an epoch, call by call.
+
+        Calls are dispatched before the ones before them have finished; whoever looks
+        at the values of ``state`` waits for the devices.
+
+        Args:
+          state: The state before it. It is donated.
+          seed: With the epoch it determines the order of the examples.
+          epoch: The epoch's number, from 0.
+          start: The first step.
+          stop: The end of the steps; by default that of the epoch.
+
+        Raises:
+          DivergedError: If too many steps in a row were not finite.
+        """
+        if start == 0:
+            zero = Monitor.zero(state.monitor.last.loss.dtype).epoch
+            monitor = state.monitor._replace(epoch=parallel.replicate(zero))
+            state = state._replace(monitor=monitor)
+        steps = range(start, self.steps_per_epoch if stop is None else stop)
+        under_way: deque[Monitor] = deque()
+        metrics = None
+        for call in self._feed.calls(seed, epoch, steps):
+            state, monitor = self.train_call(state, *call.arguments)
+            under_way.append(monitor)
+            if len(under_way) > _IN_FLIGHT:
+                metrics = self._finish(under_way.popleft(), epoch)
+            yield Call(state, call.steps, metrics)
+        while under_way:
+            self._finish(under_way.popleft(), epoch)
+
+    def _finish(self, monitor: Monitor, epoch: int) -> dict[str, float]:
+        """Waits for a call; returns the means over the epoch so far."""
+        monitor = jax.device_get(monitor)
+        if monitor.skipped_in_a_row >= self._most_skipped:
+            sums, last = monitor.epoch, monitor.last
+            raise DivergedError(
+                f"the run diverged: at step {sums.taken + sums.skipped} of epoch "
+                f"{epoch + 1} the loss is {last.loss:.3g}, the norm of the gradient "
+                f"{last.gradient_norm:.3g} and that of the update "
+                f"{last.update_norm:.3g}; start again with a lower --learning-rate and "
+                f"--overwrite, or resume from the last checkpoint with --on-nonfinite "
+                f"skip"
+            )
+        return means(monitor.epoch)
+
+    def evaluate(
+        self,
+        variables: Any,
+        examples: data.Examples,
+        on_batch: Callable[[], object] = lambda: None,
+    ) -> dict[str, float]:
+        """Evaluates variables on examples.
+
+        Args:
+          variables: As ``module.apply`` takes them, replicated or on the host.
+          examples: The examples.
+          on_batch: Called after each batch.
+
+        Returns:
+          ``loss`` (cross-entropy in nats), ``accuracy``, ``top1_error``,
+          ``top5_error``; NaN if there are no examples.
+        """
+        variables = parallel.replicate(variables)
+        sums: dict[str, float] = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
+        for batch in self._eval_batches(examples):
+            for name, value in jax.device_get(self._eval_step(variables, batch)).items():
+                sums[name] += float(value)
+            on_batch()
+        assert sums["count"] == len(examples.labels)
+        count = sums["count"] or math.nan
+        return {
+            "loss": sums["loss"] / count,
+            "accuracy": sums["top1"] / count,
+            "top1_error": 1 - sums["top1"] / count,
+            "top5_error": 1 - sums["top5"] / count,
+        }
+
+    def _eval_batches(self, examples: data.Examples) -> Iterator[Batch]:
+        """All examples in order; the last batch is padded with the last example."""
+        count = len(examples.labels)
+        for start in range(0, count, self.batch_size):
+            indices = np.arange(start, start + self.batch_size)
+            padded = np.minimum(indices, count - 1)
+            images, labels = examples.images[padded], examples.labels[padded]
+            yield parallel.shard(Batch(images, labels, indices < count))
+
+
+def means(sums: Metrics) -> dict[str, float]:
+    """Means of sums over steps: ``loss``, ``accuracy``, and the norms.
+
+    Means over no step are 0.
+    """
+    taken = max(int(sums.taken), 1)
+    return {
+        name: float(getattr(sums, name)) / taken
+        for name in ("loss", "accuracy", "gradient_norm", "update_norm")
+    }

@@ -1,0 +1,141 @@
+"""The state of training: what a step changes, and how it starts."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax.training.dynamic_scale import DynamicScale
+
+from training import parallel
+from training.errors import ConfigError
+
+class Metrics(NamedTuple):
+    """What a training step measures, or sums over steps.
+
+    Attributes:
+      loss: Mean cross-entropy of the batch, in nats.
+      accuracy: Part of the batch that is classified correctly.
+      gradient_norm: Norm of the gradient.
+      update_norm: Norm of the update that the whole optimizer makes of it.
+      taken: Number of steps taken.
+      skipped: Number of steps skipped because one of the above was not finite; they
+        do not count in the other sums.
+    """
+
+    loss: Any
+    accuracy: Any
+    gradient_norm: Any
+    update_norm: Any
+    taken: Any
+    skipped: Any
+
+
+class Monitor(NamedTuple):
+    """How training is going.
+
+    Attributes:
+      epoch: Sums over the steps of the current epoch so far.
+      last: The last step's metrics, finite or not.
+      skipped_in_a_row: Number of steps skipped since the last one taken.
+    """
+
+    epoch: Metrics
+    last: Metrics
+    skipped_in_a_row: jax.Array
+
+    @classmethod
+    def zero(cls, dtype: jax.typing.DTypeLike) -> Self:
+        """Before the first step; ``dtype`` is that of the loss."""
+
+
+        # Separate arrays, since donation takes each only once.
+        def metrics() -> Metrics:
+            means = (jnp.zeros((), dtype) for _ in range(4))
+            counts = (jnp.zeros((), jnp.int32) for _ in range(2))
+            return Metrics(*means, *counts)
+
+        return cls(metrics(), metrics(), jnp.zeros((), jnp.int32))
+
+
+class TrainState(NamedTuple):
+    """Everything that a training step changes.
+
+    Attributes:
+      step: Steps taken; int32 scalar.
+      params: The network's parameters.
+      batch_stats: Its running statistics; empty if it has none.
+      opt_state: The optimizer's state, with the window of the prediction.
+      key: The run's random key data; constant.
+      monitor: How training is going.
+      loss_scale: For float16, in which small gradients would vanish; else None.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    key: jax.Array
+    monitor: Monitor
+    loss_scale: DynamicScale | None = None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What ``module.apply`` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def make_initial_state(
+    module: nn.Module,
+    tx: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike,
+) -> Callable[[jax.Array], TrainState]:
+    """Returns ``initial_state(key)``, which draws the initial parameters.
+
+    ``initial_state`` raises ConfigError if the optimizer's options do not fit the
+    network's layers.
+    """
+
+    def init_variables(key: jax.Array) -> Any:
+        return module.init(key, jnp.zeros((1, *image_shape), dtype), train=False)
+
+    def make_state(variables: Any, key: jax.Array) -> TrainState:
+        scale = None
+        if dtype == jnp.float16:
+            scale = DynamicScale(
+                fin_steps=jnp.zeros((), jnp.int32),  # type: ignore[arg-type]
+                scale=jnp.full((), 2.0**16),  # type: ignore[arg-type]
+            )
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=tx.init(variables["params"]),
+            key=jax.random.key_data(key),
+            monitor=Monitor.zero(jnp.promote_types(dtype, jnp.float32)),
+            loss_scale=scale,
+        )
+
+    # Compiled separately, since init_variables is the same for every optimizer; and on
+    # a CPU with little optimisation, since it runs once and would take long to compile.
+    quick = {"xla_backend_optimization_level": 0}
+    options = quick if jax.default_backend() == "cpu" else None
+    init_variables = jax.jit(
+        init_variables, out_shardings=parallel.replicated(), compiler_options=options
+    )
+    make_state = jax.jit(make_state, out_shardings=parallel.replicated())
+
+    def initial_state(key: jax.Array) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        variables = init_variables(init_key)
+        try:
+            return make_state(variables, run_key)
+        except ValueError as error:  # an option that does not fit the layers
+            raise ConfigError(
+                f"the optimizer does not fit the network: {error}"
+            ) from error
+
+    return initial_state

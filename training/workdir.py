@@ -1,0 +1,326 @@
+"""The work directory: the files of a run, and what may already be there."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import filelock
+from tensorboardX import SummaryWriter
+
+from training import config as config_lib
+from training import data, parallel
+from training.config import Config
+from training.display import say
+from training.errors import ConfigError, RunError
+
+CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
+METRICS, CURVES = "metrics.jsonl", "curves.png"
+# The metrics of a run that started again because it had no checkpoint.
+OLD_METRICS = "metrics.old.jsonl"
+BEST, CHECKPOINTS = "best.msgpack", "checkpoints"
+TENSORBOARD, PROFILE = "tensorboard", "profile"
+# Of runs that amplify: which layers when, and a table for each analysis.
+AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
+_LOCK = ".lock"
+_OURS = (
+    *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
+    *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS),
+)
+_RESULT_FIELDS = (
+    *("best_epoch", "epochs", "validation_loss", "test_loss", "test_accuracy"),
+    *("test_top1_error", "test_top5_error", "train_seconds", "device"),
+)
+_START_AGAIN = "--overwrite starts the run again"
+
+
+class WorkDirectory:
+    """One run's work directory, locked until it is closed.
+
+    Of several processes the coordinator alone reads and writes it.
+
+    Attributes:
+      path: The directory.
+      result: The result of a run that has already finished here, or None.
+      is_unfinished: Whether a run with this configuration has started here and has not
+        finished.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Locks the work directory, or refuses one that cannot be used.
+
+        Nothing is removed or written yet except the empty directory and its lock.
+
+        Raises:
+          RunError: If the directory holds a run with another configuration or files
+            that are not a run's, is in use, or cannot be written.
+        """
+        assert config.workdir is not None  # a configuration is complete
+        self.path = Path(config.workdir)
+        self._config = config
+        self._events: SummaryWriter | None = None
+        self._lock = filelock.FileLock(self.path / _LOCK, timeout=0)
+        with _explained(self.path):
+            found = parallel.from_coordinator(self._open)
+        self.result: dict[str, Any] | None = found["result"]
+        self.is_unfinished: bool = found["is_unfinished"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        self._lock.release()
+
+    # -- What is there -----------------------------------------------------------------
+
+    def _open(self) -> dict[str, Any]:
+        """Locks the directory; returns what it holds."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(
+                f"{self.path} is a file, not a directory: choose another --workdir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        self._refuse_other_files()
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise RunError(
+                f"{self.path} is in use by another run: wait for it, or choose another "
+                f"--workdir"
+            ) from error
+        try:
+            return self._find_run()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _refuse_other_files(self) -> None:
+        names = {path.name for path in self.path.iterdir()} - {_LOCK}
+        # Without a configuration even a file with one of our names is not a run's;
+        # except a temporary one, which a killed run may leave.
+        is_run = CONFIG in names
+        others = [n for n in sorted(names) if not (_is_ours(n) if is_run else _is_tmp(n))]
+        if others:
+            raise RunError(
+                f"{self.path} holds files that are not a run's "
+                f"({', '.join(others[:3])}): choose another --workdir"
+            )
+
+    def _find_run(self) -> dict[str, Any]:
+        result = None
+        found = not self._config.overwrite and (self.path / CONFIG).exists()
+        if found:
+            self._refuse_other_run()
+            if (self.path / RESULT).exists():
+                result = read_json(self.path / RESULT, needs=_RESULT_FIELDS)
+            elif self._config.resume == "never":
+                raise RunError(
+                    f"{self.path} holds a run that did not finish: leave --resume out "
+                    f"to resume it; {_START_AGAIN}"
+                )
+            elif (self.path / BEST).exists() and not _has_files(
+                self.path / CHECKPOINTS
+            ):
+                raise RunError(
+                    f"{self.path} holds a run whose checkpoints were removed: restore "
+                    f"them; {_START_AGAIN}"
+                )
+        elif self._config.resume == "required":
+            raise RunError(
+                f"{self.path} holds no run to resume: leave --resume out to start one"
+            )
+        return {"result": result, "is_unfinished": found and result is None}
+
+    def _refuse_other_run(self) -> None:
+        there = read_json(self.path / CONFIG)
+        if differences := config_lib.differences(self._config, there):
+            raise RunError(
+                f"{self.path} holds a run with another configuration "
+                f"({'; '.join(differences)}): choose another --workdir, or --overwrite "
+                f"it"
+            )
+
+    # -- What is written ---------------------------------------------------------------
+
+    def start(self, dataset: data.Dataset) -> None:
+        """Removes an earlier run, and describes this one."""
+        if not parallel.is_coordinator():
+            return
+        with _explained(self.path):
+            old = self.path / METRICS
+            if self.is_unfinished and old.exists():
+                say(
+                    f"{self.path} has no checkpoint to resume from: starting again; "
+                    f"its metrics are kept in {OLD_METRICS}"
+                )
+                old.replace(self.path / OLD_METRICS)
+            # The configuration last: without it the rest would not be a run's.
+            ours = [path for path in self.path.iterdir() if _is_ours(path.name)]
+            for path in sorted(ours, key=lambda path: path.name == CONFIG):
+                if not (self.is_unfinished and path.name == OLD_METRICS):
+                    _remove(path)
+            self._describe(dataset)
+
+    def _describe(self, dataset: data.Dataset) -> None:
+        _write_json(self.path / CONFIG, config_lib.identity(self._config))
+        parts = ("train", "validation", "test")
+        fields = {
+            "name": dataset.name,
+            "num_classes": dataset.num_classes,
+            "image_shape": list(dataset.train.images.shape[1:]),
+            **{part: len(getattr(dataset, part).labels) for part in parts},
+            # Of pixels scaled to [0, 1].
+            "mean": dataset.mean.tolist(),
+            "std": dataset.std.tolist(),
+            "label_names": list(dataset.label_names),
+        }
+        _write_json(self.path / DATASET, fields)
+
+    def resume(self, dataset: data.Dataset, history: Sequence[dict[str, Any]]) -> None:
+        """Sets the records back to the epochs of a checkpoint."""
+        if not parallel.is_coordinator():
+            return
+        with _explained(self.path):
+            self._describe(dataset)
+            _write_whole(self.path / METRICS, "".join(map(_line, history)))
+            _remove(self.path / TENSORBOARD)
+            for metrics in history:
+                self._add_events(metrics)
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Appends an epoch to ``metrics.jsonl`` and to TensorBoard's events."""
+        if parallel.is_coordinator():
+            with _explained(self.path):
+                with (self.path / METRICS).open("a", encoding="utf-8") as file:
+                    file.write(_line(metrics))
+                self._add_events(metrics)
+
+    def _add_events(self, metrics: Mapping[str, Any]) -> None:
+        if self._events is None:
+            self._events = SummaryWriter(str(self.path / TENSORBOARD))
+        for name, value in metrics.items():
+            is_number = isinstance(value, int | float) and not math.isnan(value)
+            if name != "epoch" and is_number:
+                self._events.add_scalar(name, value, int(metrics["epoch"]))
+        self._events.flush()
+
+    def write_layers(self, text: str) -> None:
+        """Writes ``layers.txt``."""
+        if parallel.is_coordinator():
+            with _explained(self.path):
+                _write_whole(self.path / LAYERS, text)
+
+    @contextlib.contextmanager
+    def drawing(self, name: str) -> Iterator[Path]:
+        """The path of a picture to write."""
+        with _explained(self.path):
+            yield self.path / name
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes ``result.json``, which marks the run as finished.
+
+        Returns:
+          Its content: the result, with None for NaN.
+        """
+        result = without_nan(result)
+        if parallel.is_coordinator():
+            with _explained(self.path):
+                _write_json(self.path / RESULT, result)
+        return result
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns errors of the file system into sentences."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(
+                f"{path} could not be written ({reason}): what is recorded remains; "
+                f"make room, and give the same command to resume"
+            ) from error
+        raise RunError(
+            f"the work directory {path} cannot be used ({reason}): choose another "
+            f"--workdir"
+        ) from error
+
+
+# -- Reading ---------------------------------------------------------------------------
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a work directory's ``metrics.jsonl``, one dict an epoch."""
+    lines = (Path(workdir) / METRICS).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def read_json(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads a JSON object of a work directory.
+
+    Raises:
+      RunError: If the file is absent or damaged, or a field that it needs is missing.
+    """
+    try:
+        fields = config_lib.read_object(path)
+    except ConfigError as error:
+        raise RunError(f"{error}: {_START_AGAIN}") from error
+    if missing := [name for name in needs if name not in fields]:
+        raise RunError(f"{path} has no {missing[0]}: it is damaged; {_START_AGAIN}")
+    return fields
+
+
+def without_nan(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with None for numbers that are not finite, which JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in fields.items()
+    }
+
+
+def _has_files(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
+
+
+def _is_tmp(name: str) -> bool:
+    return name.endswith(".tmp") and name.removesuffix(".tmp") in _OURS
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OURS or _is_tmp(name)
+
+
+# -- Writing ---------------------------------------------------------------------------
+
+
+def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    _write_whole(path, json.dumps(fields, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    # Complete or not at all: a reader never sees half a file.
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _line(metrics: Mapping[str, Any]) -> str:
+    return json.dumps(without_nan(metrics)) + "\n"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
