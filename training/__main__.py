@@ -97,9 +97,7 @@ def compare(runs: _Runs) -> None:
             config_lib.resolve({}, config_lib.read(path / workdir.CONFIG))
         )
         fields.pop("seed", None)
-        settings = " ".join(
-            f"{name}={value}" for name, value in fields.items()
-        )
+        settings = " ".join(f"{name}={value}" for name, value in fields.items())
         groups[settings or "defaults"].append(
             workdir.read_json(path / workdir.RESULT, needs=["test_accuracy"])
         )

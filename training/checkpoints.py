@@ -178,7 +178,9 @@ def read(path: Path, like: Any = None) -> Checkpoint:
         return Checkpoint(tree, notes)
     try:
         restored = serialization.from_state_dict(like, tree)
-        for old, new in zip(jax.tree.leaves(like), jax.tree.leaves(restored), strict=True):
+        for old, new in zip(
+            jax.tree.leaves(like), jax.tree.leaves(restored), strict=True
+        ):
             if (old.shape, old.dtype) != (new.shape, new.dtype):
                 raise ValueError(f"{new.dtype}{new.shape}, not {old.dtype}{old.shape}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

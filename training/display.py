@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -95,15 +95,17 @@ class Display:
             "training", total=total_steps, completed=done, metrics=""
         )
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def advance(self, epoch: int, metrics: Mapping[str, float] | None, steps: int):
-        """Moves the bar by this many steps; ``metrics`` are the epoch's means so far."""
+    def advance(
+        self, epoch: int, metrics: Mapping[str, float] | None, steps: int
+    ) -> None:
+        """Moves the bar; ``metrics`` are the epoch's means so far."""
         shown = ""
         if metrics is not None:
             shown = f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.1%}"

@@ -12,7 +12,7 @@ import numpy as np
 from training import data, parallel
 from training.state import Monitor, TrainState
 
-TrainStep = Callable[[TrainState, jax.Array, jax.Array], TrainState]
+TrainStep = Callable[[TrainState, Any, Any], TrainState]
 
 
 class Call(NamedTuple):
@@ -110,9 +110,7 @@ class Host:
     def wrap(self, step: TrainStep) -> Callable[..., tuple[TrainState, Monitor]]:
         """See :class:`Feed`."""
 
-        def call(
-            state: TrainState, batch: data.Examples
-        ) -> tuple[TrainState, Monitor]:
+        def call(state: TrainState, batch: data.Examples) -> tuple[TrainState, Monitor]:
             state = step(state, batch.images, batch.labels)
             return state, state.monitor
 

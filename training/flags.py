@@ -5,7 +5,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -35,7 +35,7 @@ def flag(
     help: str,
     *,
     only: tuple[str, tuple[Any, ...]] | None = None,
-    choices: Sequence[str] | None = None,
+    choices: Iterable[str] | None = None,
     low: float = -math.inf,
     below: float = math.inf,
     high: float = math.inf,
@@ -113,26 +113,25 @@ def read_command_line(
     import tyro  # only the command line needs it, and it takes a while to import
 
     def argument(declared: Flag) -> Any:
-        (hint,) = _kinds(declared)
-        if declared.choices is not None:
-            hint = Literal[declared.choices]  # type: ignore[valid-type]
+        (kind,) = _kinds(declared)
+        hint: Any = kind if declared.choices is None else Literal[declared.choices]
         if declared.several:
-            hint = tuple[hint, ...]
+            hint = types.GenericAlias(tuple, (hint, ...))
         option = tyro.conf.arg(
             help=declared.help, help_behavior_hint=_describe_default(declared)
         )
         return typing.Annotated[hint, option]
 
     # A TypedDict that is not total has an entry only for what was given.
+    typed_dict: Any = typing.TypedDict
     arguments = {}
     for group in groups:
-        fields = {name: argument(f) for name, f in flags(group).items()}
-        typed: Any = typing.TypedDict(group.__name__, fields, total=False)  # type: ignore[operator, misc]
+        fields = {name: argument(one) for name, one in flags(group).items()}
         about = tyro.conf.arg(help=(group.__doc__ or "").strip())
+        typed = typed_dict(group.__name__, fields, total=False)
         arguments[group.__name__.lower()] = typing.Annotated[typed, about]
-    everything: Any = typing.TypedDict("Flags", arguments)  # type: ignore[operator, misc]
-    given = tyro.cli(
-        everything,
+    given: dict[str, dict[str, Any]] = tyro.cli(
+        typed_dict("Flags", arguments),
         args=list(argv),
         prog=prog,
         description=description,

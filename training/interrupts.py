@@ -68,7 +68,9 @@ class Interrupts:
             os._exit(128 + number)
         self._signal = number
         # Written directly: a signal may arrive in the middle of a print.
-        text = "\nstopping after this step; Ctrl-C again exits at once, without saving\n"
+        text = (
+            "\nstopping after this step; Ctrl-C again exits at once, without saving\n"
+        )
         with contextlib.suppress(OSError):
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
 

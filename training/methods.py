@@ -5,15 +5,15 @@ configuration, which is complete, and the training strategy, if there is one. It
 the transformation that training uses.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import optax
 
 import plp_optax
 from training.config import Config
 
-Transformation = optax.GradientTransformationExtraArgs
-Strategy = plp_optax.TrainingStrategy | None
+Transformation: TypeAlias = optax.GradientTransformationExtraArgs
+Strategy: TypeAlias = plp_optax.TrainingStrategy | None
 
 
 def none(base: Transformation, config: Config, strategy: Strategy) -> Transformation:
@@ -23,7 +23,7 @@ def none(base: Transformation, config: Config, strategy: Strategy) -> Transforma
 
 
 def plp(base: Transformation, config: Config, strategy: Strategy) -> Transformation:
-    """Parameter linear prediction. It follows the optimizer, to see its final update."""
+    """Parameter linear prediction, after the optimizer, to see its final update."""
     del strategy
     c: Any = config
     prediction = plp_optax.plp(
@@ -50,13 +50,11 @@ def average(base: Transformation, config: Config, strategy: Strategy) -> Transfo
     del strategy
     c: Any = config
     coefficients = plp_optax.average_coefficients(c.plp_window)
-    return optax.chain(
-        base, plp_optax.affine_window(coefficients, period=c.plp_period)
-    )
+    return optax.chain(base, plp_optax.affine_window(coefficients, period=c.plp_period))
 
 
 def amplify(base: Transformation, config: Config, strategy: Strategy) -> Transformation:
-    """Layer-wise amplification. It precedes the optimizer, to see raw gradients."""
+    """Layer-wise amplification, before the optimizer, to see raw gradients."""
     assert strategy is not None  # methods that amplify have one
     c: Any = config
     amplification = plp_optax.amplify_layers(
@@ -82,7 +80,9 @@ def _selector(config: Config) -> Any:
     c: Any = config
     match c.amplify_select:
         case "scores":
-            return plp_optax.by_score(c.amplify_threshold, two_sided=c.amplify_two_sided)
+            return plp_optax.by_score(
+                c.amplify_threshold, two_sided=c.amplify_two_sided
+            )
         case "random":
             return plp_optax.at_random(c.amplify_ratio, seed=c.seed)
         case "all":

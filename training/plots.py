@@ -12,7 +12,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-COLORS = {"train": "#0072B2", "validation": "#D55E00"}  # Okabe and Ito, colour-blind safe
+COLORS = {
+    "train": "#0072B2",
+    "validation": "#D55E00",
+}  # Okabe and Ito, colour-blind safe
 
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -49,7 +52,9 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     figure.savefig(path)
 
 
-def draw_amplification(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
+def draw_amplification(
+    path: Path, history: Sequence[Mapping[str, Any]], title: str
+) -> None:
     """Draws which layers were amplified when, and their scores.
 
     Args:

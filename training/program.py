@@ -191,7 +191,9 @@ class Program:
         variables = parallel.replicate(variables)
         sums: dict[str, float] = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
         for batch in self._eval_batches(examples):
-            for name, value in jax.device_get(self._eval_step(variables, batch)).items():
+            for name, value in jax.device_get(
+                self._eval_step(variables, batch)
+            ).items():
                 sums[name] += float(value)
             on_batch()
         assert sums["count"] == len(examples.labels)

@@ -22,7 +22,6 @@ from training import (
     networks,
     optimizers,
     parallel,
-    plots,
     workdir,
 )
 from training.callbacks import Callback
@@ -42,7 +41,7 @@ from training.interrupts import Interrupts, Stopped
 from training.program import Program, means
 from training.provenance import provenance
 from training.state import TrainState
-from training.workdir import WorkDirectory
+from training.workdir import WorkDirectory, without_nan
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
@@ -177,9 +176,7 @@ def build(config: Config, dataset: data.Dataset) -> Program:
         total_steps=steps_per_epoch * config.epochs,
     )
     tx = optimizers.make_optimizer(config, schedule, steps_per_epoch=steps_per_epoch)
-    module = networks.make_network(
-        config, dataset.num_classes, axis_name=parallel.AXIS
-    )
+    module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     source: feed.Feed
     if config.input == "host":
         source = feed.Host(dataset.train, config.batch_size)
@@ -299,7 +296,9 @@ def _run(
     def save() -> None:
         if progress.best:
             path = directory.path / workdir.BEST
-            parallel.from_coordinator(lambda: write(path, Checkpoint(best, progress.best)))
+            parallel.from_coordinator(
+                lambda: write(path, Checkpoint(best, progress.best))
+            )
         notes = dataclasses.asdict(progress)
         tree = {"state": state, "best": best}
         checkpoints.save(progress.epoch, progress.step, Checkpoint(tree, notes))
@@ -315,7 +314,9 @@ def _run(
                 # -- Train an epoch ----------------------------------------------------
                 epoch = progress.epoch
                 stop = min(steps_per_epoch, total_steps - epoch * steps_per_epoch)
-                with _trace(directory.path, config.profile and epoch == min(1, epochs - 1)):
+                with _trace(
+                    directory.path, config.profile and epoch == min(1, epochs - 1)
+                ):
                     clock = time.perf_counter()
                     for call in program.train_epoch(
                         state, config.seed, epoch, progress.step, stop
@@ -383,14 +384,10 @@ def _run(
         interrupts.check_last()
 
     # -- Report ------------------------------------------------------------------------
-    history = [workdir.without_nan(metrics) for metrics in progress.history]
-    if parallel.is_coordinator():
-        title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
-        with directory.drawing(workdir.CURVES) as path:
-            plots.draw_curves(path, history, title)
-        with directory.drawing(workdir.AMPLIFICATION) as path:
-            plots.draw_amplification(path, history, title)
-    result = directory.finish(
+    history = [without_nan(metrics) for metrics in progress.history]
+    title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
+    directory.draw(history, title)
+    result = without_nan(
         {
             "best_epoch": progress.best["epoch"],
             "validation_loss": progress.best["loss"],
@@ -406,6 +403,7 @@ def _run(
             **provenance(),
         }
     )
+    directory.finish(result)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 
@@ -417,7 +415,7 @@ def _start(
     checkpoints: Checkpoints,
     dataset: data.Dataset,
 ) -> tuple[TrainState, Any, Progress]:
-    """The training state, the best variables and the progress that a run starts from."""
+    """Training state, best variables and progress that a run starts from."""
     state = program.initial_state(config.seed)
     best = copy_to_host(state.variables)
     found = None

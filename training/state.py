@@ -12,6 +12,7 @@ from flax.training.dynamic_scale import DynamicScale
 from training import parallel
 from training.errors import ConfigError
 
+
 class Metrics(NamedTuple):
     """What a training step measures, or sums over steps.
 
@@ -49,7 +50,6 @@ class Monitor(NamedTuple):
     @classmethod
     def zero(cls, dtype: jax.typing.DTypeLike) -> Self:
         """Before the first step; ``dtype`` is that of the loss."""
-
 
         # Separate arrays, since donation takes each only once.
         def metrics() -> Metrics:

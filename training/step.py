@@ -15,6 +15,7 @@ from plp_optax.linen import propagate_amplification
 from training import data, parallel
 from training.state import Metrics, Monitor, TrainState
 
+
 class Preprocess(NamedTuple):
     """What happens to images between storage and the network."""
 
@@ -142,7 +143,7 @@ def _make_loss_fn(module: nn.Module, propagate: str | None) -> Callable[..., Any
     def amplified(params: Any, opt_state: Any) -> Any:
         if propagate is None:
             return contextlib.nullcontext()
-        names = plp_optax.layer_names(params, propagate)  # type: ignore[arg-type]
+        names = plp_optax.layer_names(params, propagate)
         factors = optax.tree.get(opt_state, "factors")
         return propagate_amplification(dict(zip(names, factors, strict=True)))
 
@@ -186,18 +187,18 @@ def _sum_gradients(
 
     def add(sums: _Sums, part: _Part) -> tuple[_Sums, None]:
         arguments = (state.params, sums.batch_stats, state.opt_state, part, key)
+        grad_fn: Any
         if sums.loss_scale is None:
             grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-            (loss, (accuracy, batch_stats)), gradient = grad_fn(*arguments)
+            (loss, aux), gradient = grad_fn(*arguments)
             loss_scale, finite = None, sums.finite
         else:
             grad_fn = sums.loss_scale.value_and_grad(
                 loss_fn, has_aux=True, axis_name=parallel.AXIS
             )
-            loss_scale, is_finite, (loss, (accuracy, batch_stats)), gradient = grad_fn(
-                *arguments
-            )
+            loss_scale, is_finite, (loss, aux), gradient = grad_fn(*arguments)
             finite = sums.finite & is_finite
+        accuracy, batch_stats = aux
         if sums.gradient is not None:
             gradient = jax.tree.map(jnp.add, sums.gradient, gradient)
         return _Sums(
@@ -300,9 +301,9 @@ def make_eval_step(
 
 
 def _rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Rank of each label among its logits, from 0; of equal logits the lower class wins.
+    """Rank of each label among its logits, from 0.
 
-    A label whose logit is NaN ranks last.
+    Of equal logits the lower class ranks first; a label whose logit is NaN ranks last.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     is_lower_class = jnp.arange(logits.shape[-1])[None] < labels[:, None]

@@ -2,11 +2,12 @@
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ import filelock
 from tensorboardX import SummaryWriter
 
 from training import config as config_lib
-from training import data, parallel
+from training import data, parallel, plots
 from training.config import Config
 from training.display import say
 from training.errors import ConfigError, RunError
@@ -37,6 +38,36 @@ _RESULT_FIELDS = (
     *("test_top1_error", "test_top5_error", "train_seconds", "device"),
 )
 _START_AGAIN = "--overwrite starts the run again"
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns errors of the file system into sentences."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(
+                f"{path} could not be written ({reason}): what is recorded remains; "
+                f"make room, and give the same command to resume"
+            ) from error
+        raise RunError(
+            f"the work directory {path} cannot be used ({reason}): choose another "
+            f"--workdir"
+        ) from error
+
+
+def _by_coordinator(write: Callable[..., None]) -> Callable[..., None]:
+    """Makes a method of :class:`WorkDirectory` one that only the coordinator runs."""
+
+    @functools.wraps(write)
+    def by_coordinator(self: "WorkDirectory", *arguments: Any) -> None:
+        if parallel.is_coordinator():
+            with _explained(self.path):
+                write(self, *arguments)
+
+    return by_coordinator
 
 
 class WorkDirectory:
@@ -108,8 +139,8 @@ class WorkDirectory:
         names = {path.name for path in self.path.iterdir()} - {_LOCK}
         # Without a configuration even a file with one of our names is not a run's;
         # except a temporary one, which a killed run may leave.
-        is_run = CONFIG in names
-        others = [n for n in sorted(names) if not (_is_ours(n) if is_run else _is_tmp(n))]
+        is_expected = _is_ours if CONFIG in names else _is_tmp
+        others = sorted(name for name in names if not is_expected(name))
         if others:
             raise RunError(
                 f"{self.path} holds files that are not a run's "
@@ -152,26 +183,57 @@ class WorkDirectory:
 
     # -- What is written ---------------------------------------------------------------
 
+    @_by_coordinator
     def start(self, dataset: data.Dataset) -> None:
         """Removes an earlier run, and describes this one."""
-        if not parallel.is_coordinator():
-            return
-        with _explained(self.path):
-            old = self.path / METRICS
-            if self.is_unfinished and old.exists():
-                say(
-                    f"{self.path} has no checkpoint to resume from: starting again; "
-                    f"its metrics are kept in {OLD_METRICS}"
-                )
-                old.replace(self.path / OLD_METRICS)
-            # The configuration last: without it the rest would not be a run's.
-            ours = [path for path in self.path.iterdir() if _is_ours(path.name)]
-            for path in sorted(ours, key=lambda path: path.name == CONFIG):
-                if not (self.is_unfinished and path.name == OLD_METRICS):
-                    _remove(path)
-            self._describe(dataset)
+        metrics, old = self.path / METRICS, self.path / OLD_METRICS
+        if self.is_unfinished and metrics.exists():
+            say(
+                f"{self.path} has no checkpoint to resume from: starting again; its "
+                f"metrics are kept in {OLD_METRICS}"
+            )
+            metrics.replace(old)
+        # The configuration last: without it the rest would not be a run's.
+        ours = [path for path in self.path.iterdir() if _is_ours(path.name)]
+        for path in sorted(ours, key=lambda path: path.name == CONFIG):
+            if path != old or not self.is_unfinished:
+                _remove(path)
+        self._describe(dataset)
+
+    @_by_coordinator
+    def resume(self, dataset: data.Dataset, history: Sequence[dict[str, Any]]) -> None:
+        """Sets the records back to the epochs of a checkpoint."""
+        self._describe(dataset)
+        _write_text(self.path / METRICS, "".join(map(_line, history)))
+        _remove(self.path / TENSORBOARD)
+        for metrics in history:
+            self._add_events(metrics)
+
+    @_by_coordinator
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Appends an epoch to ``metrics.jsonl`` and to TensorBoard's events."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(_line(metrics))
+        self._add_events(metrics)
+
+    @_by_coordinator
+    def write_layers(self, text: str) -> None:
+        """Writes ``layers.txt``."""
+        _write_text(self.path / LAYERS, text)
+
+    @_by_coordinator
+    def draw(self, history: Sequence[dict[str, Any]], title: str) -> None:
+        """Draws the pictures of a run."""
+        plots.draw_curves(self.path / CURVES, history, title)
+        plots.draw_amplification(self.path / AMPLIFICATION, history, title)
+
+    @_by_coordinator
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Writes ``result.json``, which marks the run as finished."""
+        _write_json(self.path / RESULT, result)
 
     def _describe(self, dataset: data.Dataset) -> None:
+        """Writes ``config.json`` and ``dataset.json``."""
         _write_json(self.path / CONFIG, config_lib.identity(self._config))
         parts = ("train", "validation", "test")
         fields = {
@@ -186,25 +248,6 @@ class WorkDirectory:
         }
         _write_json(self.path / DATASET, fields)
 
-    def resume(self, dataset: data.Dataset, history: Sequence[dict[str, Any]]) -> None:
-        """Sets the records back to the epochs of a checkpoint."""
-        if not parallel.is_coordinator():
-            return
-        with _explained(self.path):
-            self._describe(dataset)
-            _write_whole(self.path / METRICS, "".join(map(_line, history)))
-            _remove(self.path / TENSORBOARD)
-            for metrics in history:
-                self._add_events(metrics)
-
-    def add(self, metrics: dict[str, Any]) -> None:
-        """Appends an epoch to ``metrics.jsonl`` and to TensorBoard's events."""
-        if parallel.is_coordinator():
-            with _explained(self.path):
-                with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                    file.write(_line(metrics))
-                self._add_events(metrics)
-
     def _add_events(self, metrics: Mapping[str, Any]) -> None:
         if self._events is None:
             self._events = SummaryWriter(str(self.path / TENSORBOARD))
@@ -213,48 +256,6 @@ class WorkDirectory:
             if name != "epoch" and is_number:
                 self._events.add_scalar(name, value, int(metrics["epoch"]))
         self._events.flush()
-
-    def write_layers(self, text: str) -> None:
-        """Writes ``layers.txt``."""
-        if parallel.is_coordinator():
-            with _explained(self.path):
-                _write_whole(self.path / LAYERS, text)
-
-    @contextlib.contextmanager
-    def drawing(self, name: str) -> Iterator[Path]:
-        """The path of a picture to write."""
-        with _explained(self.path):
-            yield self.path / name
-
-    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes ``result.json``, which marks the run as finished.
-
-        Returns:
-          Its content: the result, with None for NaN.
-        """
-        result = without_nan(result)
-        if parallel.is_coordinator():
-            with _explained(self.path):
-                _write_json(self.path / RESULT, result)
-        return result
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns errors of the file system into sentences."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunError(
-                f"{path} could not be written ({reason}): what is recorded remains; "
-                f"make room, and give the same command to resume"
-            ) from error
-        raise RunError(
-            f"the work directory {path} cannot be used ({reason}): choose another "
-            f"--workdir"
-        ) from error
 
 
 # -- Reading ---------------------------------------------------------------------------
@@ -305,10 +306,10 @@ def _is_ours(name: str) -> bool:
 
 
 def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    _write_whole(path, json.dumps(fields, indent=2) + "\n")
+    _write_text(path, json.dumps(fields, indent=2) + "\n")
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     # Complete or not at all: a reader never sees half a file.
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
