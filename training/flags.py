@@ -5,7 +5,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ class Flag(NamedTuple):
     help: str
     default: Any
     only: tuple[str, tuple[Any, ...]] | None
-    choices: tuple[str, ...] | None
+    choices: Collection[str] | None
     low: float
     below: float
     high: float
@@ -35,7 +35,7 @@ def flag(
     help: str,
     *,
     only: tuple[str, tuple[Any, ...]] | None = None,
-    choices: Iterable[str] | None = None,
+    choices: Collection[str] | None = None,
     low: float = -math.inf,
     below: float = math.inf,
     high: float = math.inf,
@@ -51,7 +51,7 @@ def flag(
       help: What ``--help`` says.
       only: Another flag, declared before, and its values under which this one has a
         meaning. Under others it is None, or False for a switch.
-      choices: The strings that it may be.
+      choices: The strings that it may be, such as the keys of a registry.
       low: It must be at least this.
       below: It must be below this.
       high: It must be at most this.
@@ -64,7 +64,7 @@ def flag(
         help=help,
         default=default,
         only=only,
-        choices=None if choices is None else tuple(choices),
+        choices=choices,
         low=low,
         below=below,
         high=high,
@@ -114,7 +114,9 @@ def read_command_line(
 
     def argument(declared: Flag) -> Any:
         (kind,) = _kinds(declared)
-        hint: Any = kind if declared.choices is None else Literal[declared.choices]
+        hint: Any = (
+            kind if declared.choices is None else Literal[tuple(declared.choices)]
+        )
         if declared.several:
             hint = types.GenericAlias(tuple, (hint, ...))
         option = tyro.conf.arg(

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -12,6 +13,11 @@ from types import FrameType
 import jax
 
 from training import parallel
+
+_NOTICE = (
+    b"\nstopping as soon as the current step or compilation ends; Ctrl-C again exits "
+    b"at once, without saving\n"
+)
 
 # With several processes, they agree once in this many checks: agreeing takes time.
 _AGREE_EVERY = 32
@@ -50,7 +56,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it SIGINT and SIGTERM are noted; a second SIGINT ends the process."""
+        """Within it SIGINT and SIGTERM are noted, for the next check."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -63,9 +69,6 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._signal is not None:
-            # The compiler's threads may be at work, and an orderly exit would wait.
-            os._exit(128 + number)
         self._signal = number
         # Written directly: a signal may arrive in the middle of a print.
         text = (
@@ -102,3 +105,39 @@ class Interrupts:
     def saved(self) -> None:
         """Restarts the clock."""
         self._saved = time.monotonic()
+
+
+@contextlib.contextmanager
+def acknowledged() -> Iterator[None]:
+    """Within it, the first SIGINT is acknowledged and the second ends the process.
+
+    Python handles a signal when its main thread next runs Python code, and compiling a
+    large network takes a minute. The interpreter passes the signal's number on at once,
+    and a thread waits for it. What the signal does remains the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    thread = threading.Thread(target=_watch, args=(reader,), daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
+        thread.join()
+        reader.close()
+
+
+def _watch(reader: socket.socket) -> None:
+    count = 0
+    while numbers := reader.recv(16):
+        count += numbers.count(signal.SIGINT)
+        if count == 1:
+            with contextlib.suppress(OSError):
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTICE)
+        if count > 1:
+            os._exit(128 + signal.SIGINT)

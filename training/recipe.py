@@ -37,7 +37,7 @@ from training.display import (
     waiting,
 )
 from training.errors import ConfigError, RunError
-from training.interrupts import Interrupts, Stopped
+from training.interrupts import Interrupts, Stopped, acknowledged
 from training.program import Program, means
 from training.provenance import provenance
 from training.state import TrainState
@@ -82,7 +82,7 @@ def train(
     """
     parallel.join(configs[0])
     prepared, results = None, []
-    with contextlib.ExitStack() as stack:
+    with acknowledged(), contextlib.ExitStack() as stack:
         directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
         for config, directory in zip(configs, directories, strict=True):
             if directory.result is not None:
