@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ class Record:
     result: dict[str, Any]
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     measures: dict[str, Any] = dataclasses.field(default_factory=dict)
-    seconds: float = float("nan")
+    seconds: float = math.nan
 
     @property
     def diverged(self) -> bool:
@@ -54,17 +55,19 @@ class Record:
         """The record as a line of JSON.
 
         Tables are stored by column, and floats with the digits that restore them
-        exactly. There are no null and no empty fields.
+        exactly. There are no null fields, nor fields with their default.
         """
         history = [
             {**m, "analysis": _columns(m["analysis"])} if m.get("analysis") else m
             for m in self.history
         ]
         fields = {**vars(self), "history": _columns(history)}
-        if self.seconds != self.seconds:
+        if math.isnan(self.seconds):
             del fields["seconds"]
-        kept = {n: v for n, v in fields.items() if v != {}}
-        return json.dumps(_without_nulls(kept), separators=(",", ":"))
+        for name in ("history", "measures"):
+            if not fields[name]:
+                del fields[name]
+        return json.dumps(_without_nulls(fields), separators=(",", ":"))
 
     @classmethod
     def from_line(cls, line: str) -> Self:

@@ -1,0 +1,270 @@
+"""Studies as declared: the runs they plan, their controls, and what is compared."""
+
+import dataclasses
+from itertools import combinations, groupby, pairwise
+
+import numpy as np
+import pytest
+
+from experiments import plan, studies
+from experiments.rates import stages
+from experiments.records import Record
+from experiments.study import Arm, Comparison, Scale, Study
+from training import config as config_lib
+from training.errors import ConfigError
+
+TINY = {"width": 2, "epochs": 1, "batch_size": 128, "validation_fraction": 0.2}
+SGD = Arm("sgd", "SGD", {})
+PLP = Arm("plp", "PLP", {"method": "plp"}, baseline="sgd")
+ALL_SCALES = [
+    (name, scale.name) for name in studies.NAMES for scale in studies.load(name).scales
+]
+
+
+def study_of(*arms, **attributes):
+    """A study of these arms on a tiny network."""
+    scale = Scale("small", models=("tiny",), seeds=2, fields=TINY)
+    attributes = {"fields": {"method": "sgd"}, "scales": (scale,), **attributes}
+    return Study("made-up", "title", "question?", arms=arms, **attributes)
+
+
+def complete(config):
+    """The complete configuration that a record's stands for."""
+    return config_lib.resolve(config)
+
+
+def configure(study, scale, model, arm):
+    config = plan.configure(study, study.scale(scale).fields, model, study.arm(arm))
+    return complete(config)
+
+
+# -- What is planned -------------------------------------------------------------------
+
+
+def test_arms_that_are_compared_follow_each_other():
+    late = dataclasses.replace(PLP, name="late", group="sweep")
+    scale = Scale("small", models=("vgg16", "tiny"), seeds=3, fields=TINY)
+    order = [
+        (t.arm.group, t.model, t.seed, t.arm.name)
+        for t in plan.tasks(study_of(SGD, late, PLP), scale)
+    ]
+    assert order == [
+        *(
+            ("", model, seed, arm)
+            for model in ("vgg16", "tiny")
+            for seed in range(3)
+            for arm in ("sgd", "plp")
+        ),
+        *(
+            ("sweep", model, seed, "late")
+            for model in ("vgg16", "tiny")
+            for seed in range(3)
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("name", "size"), ALL_SCALES)
+def test_studies_are_sound(name, size):
+    study = studies.load(name)
+    assert study.name == name
+    scale = study.scale(size)
+    tasks = plan.tasks(study, dataclasses.replace(scale, seeds=2))
+    paired = [list(block) for _, block in groupby(tasks, key=lambda task: task.block)]
+    # Each block occurs once: paired runs follow each other.
+    assert len({block[0].block for block in paired}) == len(paired)
+    for block in paired:
+        # No two arms train alike, and all differ only in what the study asks about.
+        assert all(a.config != b.config for a, b in combinations(block, 2))
+        trained = [config_lib.identity(complete(task.config)) for task in block]
+        for field in ("seed", "model", "epochs", "batch_size", "width", "dataset"):
+            assert len({config[field] for config in trained}) == 1, field
+    assert len({task.folder for task in tasks}) == len(tasks)
+
+
+@pytest.mark.parametrize("name", studies.NAMES)
+def test_arms_refer_to_arms(name):
+    study = studies.load(name)
+    arms = {arm.name: arm for arm in study.arms}
+    assert len(arms) == len(study.arms)
+    assert len({arm.label for arm in study.arms}) == len(arms)
+    for comparison in study.comparisons:
+        assert set(comparison) <= set(arms)
+        assert comparison.arm != comparison.control
+    for scale in study.scales:
+        assert set(scale.arms or ()) <= set(arms)
+    for arm in study.arms:
+        assert (arm.variant_of is None) == (arm.varies is None)
+        if arm.variant_of is not None:
+            # It differs from its base in that field alone.
+            base, field = arms[arm.variant_of].fields, arm.varies
+            assert arm.fields[field] != base.get(field)
+            assert {**base, field: None} == {**arm.fields, field: None}
+
+
+def test_comparisons_follow_from_the_arms():
+    study = study_of(
+        SGD,
+        dataclasses.replace(PLP, matched="matched"),
+        Arm("matched", "matched", {}, rate=1.5),
+        Arm("neutral", "neutral", {}, baseline="sgd", matched="sgd"),
+        extra_comparisons=(Comparison("neutral", "plp"), Comparison("plp", "sgd")),
+    )
+    assert study.comparisons == (
+        ("plp", "sgd"),
+        ("plp", "matched"),
+        ("neutral", "sgd"),
+        ("neutral", "plp"),
+    )
+
+
+# -- Scales ----------------------------------------------------------------------------
+
+
+def test_other_networks_or_fields_are_another_scale():
+    scale = study_of(SGD).scale("small")
+    changed = plan.rescale(scale, models=["plain", "tiny"], fields={"width": 5})
+    assert changed.name == "small-models-plain-tiny-width-5"
+    assert changed.models == ("plain", "tiny")
+    assert changed.fields == {**TINY, "width": 5}
+    assert plan.header(study_of(SGD), changed).scale == changed.name
+
+
+def test_more_or_fewer_of_the_same_runs_are_the_same_scale():
+    study = study_of(SGD, PLP)
+    scale = study.scale("small")
+    same = plan.rescale(
+        scale,
+        models=["tiny"],
+        arms=["plp"],
+        seeds=3,
+        fields={"width": 2, "epochs": None},
+    )
+    assert plan.header(study, same) == plan.header(study, scale)
+    found = {task.folder for task in plan.tasks(study, same)}
+    assert len(found) == 3
+    assert len(found & {task.folder for task in plan.tasks(study, scale)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ["tinyy"]}, "--models tinyy"),
+        ({"arms": ["sgd", "adam"]}, "--arms adam"),
+        ({"seeds": 0}, "--seeds"),
+    ],
+)
+def test_bad_scales_name_their_flag(changes, message):
+    study = study_of(SGD)
+    scale = plan.rescale(study.scale("small"), **changes, fields={})
+    with pytest.raises(ConfigError, match=message):
+        plan.tasks(study, scale)
+
+
+# -- Records and declarations ----------------------------------------------------------
+
+
+def records(study):
+    return [
+        Record(t.arm.name, t.model, t.seed, t.config, {"test_accuracy": 0.5})
+        for t in plan.tasks(study, study.scale("small"))
+    ]
+
+
+def test_records_hold_choices_only():
+    (task, second) = plan.tasks(study_of(SGD), study_of(SGD).scale("small"))
+    # A field that is added later, with a default, leaves them as they are: 0.2 is the
+    # default of validation_fraction.
+    chosen = {name: value for name, value in TINY.items() if value != 0.2}
+    assert task.config == {**chosen, "model": "tiny", "method": "sgd"}
+    assert second.config == {**task.config, "seed": 1}
+    assert task.matches(records(study_of(SGD))[0])
+
+
+def test_records_of_an_arm_that_was_declared_differently_are_left_out():
+    then = study_of(SGD, PLP)
+    now = study_of(SGD, dataclasses.replace(PLP, fields={"method": "lookahead"}))
+    header = plan.header(now, now.scale("small"))
+    found = records(then)
+    assert plan.current(then, header, found) == found
+    assert [r.arm for r in plan.current(now, header, found)] == ["sgd", "sgd"]
+    assert plan.current(study_of(PLP), header, found) == found[1::2]
+
+
+def test_a_study_with_its_own_execution_has_its_own_fields():
+    study = study_of(
+        Arm("slow", "slow", {"noise": 0.1}),
+        Arm("fast", "fast", {"noise": 0.2}, rate=3.0),
+        fields={"learning_rate": 0.5, "dimensions": 7},
+        model_fields={"stream": {"dimensions": 8}},
+        scales=(Scale("small", models=("stream",), seeds=1, fields={"steps": 9}),),
+        execute=lambda config, tick: None,
+    )
+    slow, fast = (t.config for t in plan.tasks(study, study.scale("small")))
+    same = {"model": "stream", "dimensions": 8, "steps": 9}
+    assert slow == {**same, "noise": 0.1, "learning_rate": 0.5}
+    assert fast == {**same, "noise": 0.2, "learning_rate": 1.5}
+
+
+# -- The controls ----------------------------------------------------------------------
+
+
+def cycle(step, window, period, fit):
+    """How far a cycle of literal prediction gets on updates of 1, per step."""
+    w = [float(j) for j in range(window + 1)]
+    if fit == "least_squares":
+        times = np.arange(1, window + 1)
+        slope, start = np.polyfit(times, w[1:], 1)
+        jumped = start + slope * (window - 0.5 + step)
+    else:
+        middles = [(a + b) / 2 for a, b in pairwise(w[1:])]
+        rise = (middles[-1] - middles[0]) / (window - 2) if window > 2 else w[2] - w[1]
+        jumped = middles[-1] + step * rise
+    return (jumped + period - window) / period
+
+
+@pytest.mark.parametrize(("name", "size"), ALL_SCALES)
+def test_every_prediction_has_its_matched_rate(name, size):
+    study = studies.load(name)
+    model = study.scale(size).models[0]
+    predicting = [a for a in study.arms if "plp" in a.fields.get("method", "")]
+    assert predicting or name == "amplification"
+    for arm in predicting:
+        ours = configure(study, size, model, arm.name)
+        control = configure(study, size, model, arm.matched)
+        plain = configure(study, size, model, arm.baseline)
+        factor = cycle(ours.plp_step, ours.plp_window, ours.plp_period, ours.plp_fit)
+        if ours.strategy is None:
+            for field in ("learning_rate", "max_learning_rate"):
+                rate = getattr(ours, field)
+                expected = rate if rate is None else pytest.approx(factor * rate)
+                assert getattr(control, field) == expected
+                assert getattr(plain, field) == rate
+        else:
+            theirs, expected = stages(control), stages(ours)
+            assert [s.learning_rate for s in theirs] == pytest.approx(
+                [factor * s.learning_rate for s in expected]
+            )
+            assert [s[:1] + s[2:] for s in theirs] == [s[:1] + s[2:] for s in expected]
+        for other in (control, plain):
+            assert "plp" not in other.method
+            assert other.optimizer == ours.optimizer
+            assert other.momentum == ours.momentum
+
+
+@pytest.mark.parametrize(
+    ("model", "ends"),
+    [("vgg19", [50, 100, 130, 150]), ("resnet50", [10, 100, 145, 150])],
+)
+def test_rate_drops_once_more_where_amplification_ends(model, ends):
+    study = studies.load("amplification")
+    drop = configure(study, "full", model, "drop")
+    assert drop.method == "sgd"
+    found = stages(drop)
+    assert [stage.end_epoch for stage in found] == ends
+    rates = [stage.learning_rate for stage in found]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01 / 2])
+    # And in no other respect.
+    original = configure(study, "full", model, "original")
+    assert [s.learning_rate for s in stages(original)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01]
+    )
