@@ -1,4 +1,4 @@
-"""The pictures that several reports share."""
+"""The pictures that reports share."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,171 +9,219 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments import style
-from experiments.page import Picture
-from experiments.reports.runs import Runs, history
+from experiments.comparisons import Compared, Metric
+from experiments.runs import Runs, history
+from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, WORSE
+
+
+class Picture(NamedTuple):
+    """A figure of a report.
+
+    Attributes:
+      name: Of its file, without extension.
+      figure: The figure; its title says what it shows, on what.
+      caption: What a reader must know to read it.
+    """
+
+    name: str
+    figure: Figure
+    caption: str
+
+    @property
+    def title(self) -> str:
+        """The figure's title, which also stands for it where it cannot be seen."""
+        return self.figure.get_suptitle().replace("\n", " ")
+
+
+# -- Comparisons -----------------------------------------------------------------------
+
+_VERDICTS = {
+    BETTER: (style.BLUE, "^", True),
+    WORSE: (style.VERMILION, "v", True),
+    NOT_SHOWN: (style.GREY, "o", True),
+    TOO_FEW: (style.GREY, "o", False),
+}
+
+
+def differences(
+    runs: Runs, found: Sequence[Compared], metric: Metric
+) -> Picture | None:
+    """Draws the comparisons in a metric as dots on intervals, a column a network.
+
+    Args:
+      runs: The study's runs.
+      found: Comparisons, of this metric and others.
+      metric: What to draw.
+
+    Returns:
+      The picture; None if there is no comparison in this metric.
+    """
+    drawn = [c for c in found if c.metric is metric and c.difference.n]
+    if not drawn:
+        return None
+    controls: dict[str, dict[str, None]] = {}
+    for c in drawn:
+        controls.setdefault(c.arm, {})[c.control] = None
+    lines: list[tuple[str, str | None]] = []  # an arm as a heading, then its controls
+    for arm, of_arm in controls.items():
+        lines += [(arm, None), *((arm, control) for control in of_arm)]
+    better = "right" if metric.higher_is_better else "left"
+    models = list(dict.fromkeys(c.model for c in drawn))
+    figure = style.figure(
+        f"{metric.label.capitalize()}, arm minus control, "
+        f"on {', '.join(runs.datasets)}",
+        4.6 + 2.2 * len(models),
+        1.4 + 0.2 * len(lines),
+    )
+    axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    for ax, model in zip(axes, models, strict=True):
+        style.dress(ax, xlabel=f"{metric.unit} (better: {better})", ylabel="")
+        ax.set_title(model, fontsize=10)
+        ax.grid(visible=False, axis="y")
+        ax.axvline(0, color="0.3", lw=1)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.tick_params(axis="y", length=0)
+        rows = {lines.index((c.arm, c.control)): c for c in drawn if c.model == model}
+        _draw_differences(ax, rows)
+    names = [
+        runs.label(arm) if control is None else f"minus {runs.label(control)}"
+        for arm, control in lines
+    ]
+    axes[0].set_yticks(range(len(lines)), names, fontsize=8.5)
+    for tick, (_, control) in zip(axes[0].get_yticklabels(), lines, strict=True):
+        tick.set_fontweight("bold" if control is None else "normal")
+    axes[0].set_ylim(len(lines) - 0.4, -0.6)
+    style.legend(figure)
+    return Picture(
+        f"differences-{metric.name.replace('_', '-')}",
+        figure,
+        "Mean of the paired differences and 95 % interval. An arrow at the edge: the "
+        "mean is off the axis.",
+    )
+
+
+def _draw_differences(ax: Axes, rows: Mapping[int, Compared]) -> None:
+    # One extreme arm must not flatten the others.
+    differences = [c.difference for c in rows.values()]
+    extents = [abs(x) for d in differences for x in (d.mean, *(d.interval or ()))]
+    limit = min(max(extents), 6 * float(np.median(extents))) or 1.0
+    ax.set_xlim(-1.1 * limit, 1.1 * limit)
+    for y, c in rows.items():
+        d = c.difference
+        color, marker, is_filled = _VERDICTS[d.verdict]
+        if abs(d.mean) > limit:
+            is_right = d.mean > 0
+            x, marker = (limit, ">") if is_right else (-limit, "<")
+            ax.text(
+                0.93 * x,
+                y,
+                f"{d.mean:+.3g}",
+                ha="right" if is_right else "left",
+                va="center",
+                fontsize=8,
+            )
+        else:
+            x = d.mean
+            if d.interval is not None:
+                ax.plot(d.interval, [y, y], color=color, lw=1.8)
+        ax.plot(
+            x,
+            y,
+            marker,
+            color=color,
+            mfc=color if is_filled else "white",
+            ms=5,
+            ls="",
+            label=d.verdict,
+        )
+
+
+# -- Curves ----------------------------------------------------------------------------
 
 
 def curves(
-    runs: Runs,
-    model: str,
-    arms: Sequence[str],
-    *,
-    control: str,
-    name: str = "curves",
-) -> Picture:
-    """Draws validation loss and accuracy, and their paired differences to a control.
+    runs: Runs, model: str, arms: Sequence[str], control: str, quantity: str
+) -> Picture | None:
+    """Draws a quantity by epoch, and its paired differences from a control.
+
+    Training on the left; validation on the right, if the runs have it.
 
     Args:
       runs: The study's runs.
       model: The network.
       arms: Names of arms; those without a run are left out.
       control: The arm to subtract, seed by seed.
-      name: Of the picture, before the network's.
+      quantity: ``accuracy`` or ``loss``.
+
+    Returns:
+      The picture; None if there is nothing to draw.
     """
-    figure = style.figure(9.2, 6.7)
-    axes = figure.subplots(2, 2)
-    metrics = ("validation_loss", "validation_accuracy")
-    for metric, (above, below) in zip(metrics, axes.T, strict=True):
-        label = style.LABELS[metric]
-        quantity = label.replace("accuracy", "accuracy (points)")
-        style.dress(above, xlabel="epoch", ylabel=label)
-        style.dress(below, xlabel="epoch", ylabel=f"difference in\n{quantity}")
-        below.axhline(0, color=style.look(control).color, lw=1)
+    names = [
+        name
+        for name in (f"train_{quantity}", f"validation_{quantity}")
+        if any(
+            np.isfinite(history(record, name)).any()
+            for arm in arms
+            for record in runs.of(model, arm)
+        )
+    ]
+    if not names:
+        return None
+    figure = style.figure(
+        f"{quantity.capitalize()} by epoch, {runs.place(model)}", 4.4 * len(names), 5.8
+    )
+    axes = figure.subplots(2, len(names), squeeze=False, sharex=True)
+    unit = "points" if quantity == "accuracy" else "nats"
+    for name, (above, below) in zip(names, axes.T, strict=True):
+        style.dress(above, xlabel="", ylabel=style.LABELS[name])
+        part = style.LABELS[name].partition(" ")[0]
+        style.dress(
+            below, xlabel="epoch", ylabel=f"difference in {part} {quantity} ({unit})"
+        )
+        below.axhline(0, color=runs.looks[control].color, lw=1)
         for arm in arms:
-            _curve(above, runs, model, arm, metric)
+            _curve(above, runs, model, arm, name)
             if arm != control:
-                _difference(below, runs, model, arm, control, metric)
-    _logarithmic_if_wide(axes[0, 0])
+                _difference(below, runs, model, arm, control, name)
+        if quantity == "loss" and style.logarithmic_if_wide(above):
+            style.logarithmic_beyond(below)
     style.legend(figure)
     return Picture(
-        f"{name}-{model}",
+        f"{quantity}-{model}",
         figure,
-        f"{model}: validation loss and accuracy (above), and their differences to "
-        f"{runs.study.arm(control).label}, seed by seed (below). Lines: means over the "
-        f"finished runs; bands: one standard deviation; thin lines with a cross: runs "
-        f"that diverged.",
+        f"Above: {quantity} by epoch. Below: arm minus {runs.label(control)}, seed by "
+        f"seed. Lines are means over the finished runs, bands reach from the lowest to "
+        f"the highest run. Thin lines that end in a cross are runs that diverged.",
     )
 
 
 def _curve(ax: Axes, runs: Runs, model: str, arm: str, name: str) -> None:
-    label = runs.label(model, arm)
-    if finished := runs.paths(model, arm, name):
-        values = np.stack(list(finished.values()))
-        style.mean_line(ax, epochs(values), values, arm=arm, label=label)
-    for record in runs.diverged(model, arm):
+    label, look = runs.label(arm), runs.looks[arm]
+    diverged = runs.diverged(model, arm)
+    if diverged:
+        label += f" ({len(diverged)} of {len(runs.of(model, arm))} diverged)"
+    if finished := runs.finished(model, arm):
+        values = np.stack([history(record, name) for record in finished])
+        style.mean_line(ax, _epochs(values), values, look, label)
+    for record in diverged:
         values = history(record, name)
         values = values[np.isfinite(values)]
-        x, color = epochs(values), style.look(arm).color
-        ax.plot(x, values, color=color, lw=0.7, alpha=0.7)
-        ax.plot(x[-1:], values[-1:], "x", color=color, label=label)
+        ax.plot(_epochs(values), values, color=look.color, lw=0.7, alpha=0.7)
+        ax.plot(_epochs(values)[-1:], values[-1:], "x", color=look.color, label=label)
 
 
 def _difference(
     ax: Axes, runs: Runs, model: str, arm: str, control: str, name: str
 ) -> None:
-    ours, theirs = (runs.paths(model, a, name) for a in (arm, control))
-    pairs = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    pairs = [
+        history(ours, name) - history(theirs, name)
+        for ours, theirs in runs.pairs(model, arm, control)
+        if not (ours.diverged or theirs.diverged)
+    ]
     if pairs:
-        values = np.stack(pairs) * (100 if "accuracy" in name else 1)
-        style.mean_line(
-            ax, epochs(values), values, arm=arm, label=runs.label(model, arm)
-        )
+        values = np.stack(pairs) * (100 if name.endswith("accuracy") else 1)
+        style.mean_line(ax, _epochs(values), values, runs.looks[arm], runs.label(arm))
 
 
-def epochs(values: np.ndarray) -> np.ndarray:
-    """The numbers of the epochs of a metric, from 1."""
+def _epochs(values: np.ndarray) -> np.ndarray:
     return np.arange(1, values.shape[-1] + 1)
-
-
-def _logarithmic_if_wide(ax: Axes) -> None:
-    low, high = ax.dataLim.intervaly
-    # The first epochs' losses would flatten all that follows.
-    if 0 < 10 * low < high < np.inf:
-        ax.set_yscale("log")
-
-
-class Interval(NamedTuple):
-    """A row of a forest plot.
-
-    Attributes:
-      group: The heading that it stands under, such as the network.
-      label: What was compared.
-      arm: The name of the arm, for its look.
-      value: The estimate, or None where there is none.
-      interval: Its interval, or None where there is none.
-      remark: What stands in place of an estimate: ``not run``.
-    """
-
-    group: str
-    label: str
-    arm: str
-    value: float | None
-    interval: tuple[float, float] | None
-    remark: str = ""
-
-
-def forest(columns: Mapping[str, Sequence[Interval]]) -> Figure:
-    """Draws estimates as dots on their intervals, one below the other.
-
-    Args:
-      columns: By the label of its axis (quantity, unit, and which side is better) each
-        column's rows from the top; all have the same rows, a group's together.
-    """
-    first, *_ = columns.values()
-    groups = dict.fromkeys(row.group for row in first)
-    lines: list[str | int] = []
-    for group in groups:
-        of_group = [n for n, row in enumerate(first) if row.group == group]
-        lines += [group, *of_group]
-    figure = style.figure(5 + 2.4 * len(columns), 1 + 0.26 * len(lines))
-    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    for ax, (xlabel, rows) in zip(axes, columns.items(), strict=True):
-        style.dress(ax, xlabel=xlabel, ylabel="")
-        ax.grid(visible=False, axis="y")
-        ax.axvline(0, color="0.3", lw=1)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.tick_params(axis="y", length=0)
-        limit = _limit(rows)
-        for y, line in enumerate(lines):
-            if isinstance(line, int):
-                _interval(ax, y, rows[line], limit)
-        low, high = ax.get_xlim()
-        ax.set_xlim(max(low, -1.15 * limit), min(high, 1.15 * limit))
-    names = [line if isinstance(line, str) else first[line].label for line in lines]
-    axes[0].set_yticks(range(len(lines)), names, fontsize=8.5)
-    for tick, line in zip(axes[0].get_yticklabels(), lines, strict=True):
-        tick.set_fontweight("bold" if isinstance(line, str) else "normal")
-    axes[0].set_ylim(len(lines) - 0.4, -0.6)
-    return figure
-
-
-def _limit(rows: Sequence[Interval]) -> float:
-    """How far from 0 an axis reaches: one wild arm may not flatten all others."""
-    values = [abs(row.value) for row in rows if row.value is not None]
-    ends = [abs(end) for row in rows for end in row.interval or ()]
-    extents = values + ends
-    return min(max(extents), 6 * float(np.median(extents))) or 1.0 if extents else 1.0
-
-
-def _interval(ax: Axes, y: int, row: Interval, limit: float) -> None:
-    color, _, marker = style.look(row.arm)
-    if row.value is None:
-        ax.text(0, y, f" {row.remark}", va="center", fontsize=8, color=style.GREY)
-        return
-    if abs(row.value) > limit:
-        side = 1 if row.value > 0 else -1
-        ax.plot(side * limit, y, ">" if side > 0 else "<", color=color, ms=7)
-        ax.text(
-            side * 0.95 * limit,
-            y,
-            f"{row.value:+.3g}",
-            ha="right" if side > 0 else "left",
-            va="center",
-            fontsize=8,
-        )
-        return
-    if row.interval is not None:
-        ax.plot(row.interval, [y, y], color=color, lw=2)
-    # One pair of runs has no interval, and so an open marker.
-    face = color if row.interval is not None else "white"
-    ax.plot(row.value, y, marker, color=color, mfc=face, ms=4.5)

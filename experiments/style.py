@@ -1,16 +1,23 @@
-"""How pictures look: one look for an arm wherever it appears, labels with units."""
+"""How pictures look: colours and lines of arms, labels with units, legends."""
 
-import zlib
+import math
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
-# Okabe and Ito's colours, which all eyes tell apart; the yellow is darkened, as thin
-# lines of it vanish on white.
+from experiments.study import Study
+
+# Okabe and Ito's colours, which colour-blind readers can distinguish. The yellow is
+# darkened, as thin lines of it vanish on white.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#B8A600", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#777777"
@@ -24,28 +31,10 @@ class Look(NamedTuple):
     marker: str
 
 
-_LOOKS = {
-    "sgd": Look(BLACK, "-", "o"),
-    "original": Look(BLACK, "-", "o"),
-    "plp": Look(BLUE, "-", "s"),
-    "plp-4": Look(BLUE, "-", "s"),
-    "plp-3": Look(SKY, "-", "D"),
-    "matched": Look(VERMILION, "--", "^"),
-    "matched-3": Look(ORANGE, "--", "v"),
-    "amplify": Look(GREEN, "-", "o"),
-    "matched-amplify": Look(ORANGE, "--", "v"),
-    "amplify-plp": Look(PURPLE, "-", "X"),
-    "lookahead": Look(GREEN, "-.", "P"),
-    "average": Look(PURPLE, "-.", "X"),
-    "random": Look(GREY, ":", "x"),
-    "all": Look(VERMILION, "--", "^"),
-    "drop": Look(ORANGE, "--", "v"),
-}
-# Amplification's arms: the measure gives the colour, the case the line.
-_MEASURES = {"g1-per-weight": PURPLE, "g1": SKY, "g2": GREEN}
-# The ablation's: prediction with one setting changed.
-_PREDICTION = ("step-", "period-", "window-", "least-squares")
-_OTHERS = (BLUE, SKY, GREEN, YELLOW, ORANGE, VERMILION, PURPLE, GREY)
+PLAIN = Look(BLACK, "-", "o")
+METHOD = Look(BLUE, "-", "s")
+MATCHED = Look(VERMILION, "--", "^")
+_COLORS = (BLUE, GREEN, PURPLE, ORANGE, SKY, VERMILION, YELLOW, GREY)
 
 # What a quantity is called on an axis.
 LABELS = {
@@ -53,52 +42,86 @@ LABELS = {
     "train_accuracy": "training accuracy",
     "validation_loss": "validation loss (nats)",
     "validation_accuracy": "validation accuracy",
-    "test_loss": "test loss (nats)",
     "test_accuracy": "test accuracy",
-    "learning_rate": "learning rate",
 }
 
 
-def look(arm: str) -> Look:
-    """The look of an arm, by its name alone: the same in every report."""
-    if arm in _LOOKS:
-        return _LOOKS[arm]
-    method = arm.partition("-")[0]  # the mechanism's plp-heavy-high, and matched rates
-    if method in ("sgd", "plp", "matched"):
-        return _LOOKS[method]
-    for measure, color in _MEASURES.items():
-        if arm.startswith(measure):
-            is_case2 = "case2" in arm
-            return Look(color, "--" if is_case2 else "-", "^" if is_case2 else "o")
-    if arm.startswith(_PREDICTION) or arm.endswith("-plp"):
-        return _LOOKS["plp"]
-    # Not hash(), which changes from run to run.
-    number = zlib.crc32(arm.encode())
-    return Look(
-        _OTHERS[number % 8],
-        ("-", "--", "-.", ":")[number // 8 % 4],
-        "osD^vPX"[number % 7],
-    )
+def looks(study: Study) -> dict[str, Look]:
+    """The look of each arm, by its part in the study.
+
+    The study's first arm is black. Every other arm has a colour of its own, and is
+    dashed where colours repeat. An arm at the matched rate of another has that arm's
+    colour and is dotted.
+    """
+    matched = {arm.matched: arm.name for arm in reversed(study.arms) if arm.matched}
+    first, *others = [arm.name for arm in study.arms]
+    own = [name for name in others if name not in matched]
+    found = {first: PLAIN}
+    for number, name in enumerate(own):
+        line = ("-", "--", "-.")[number // len(_COLORS) % 3]
+        found[name] = Look(_COLORS[number % len(_COLORS)], line, "sDvPXo^"[number % 7])
+    for name in others:
+        if name in matched:
+            found[name] = Look(found[matched[name]].color, ":", "x")
+    return found
 
 
-def figure(width: float = 8, height: float = 4) -> Figure:
+def figure(title: str, width: float = 8, height: float = 4) -> Figure:
     """An empty figure, in inches, that lays itself out.
 
     A Figure of its own and not pyplot's: no global state and no display.
     """
-    return Figure(figsize=(width, height), dpi=130, layout="constrained")
+    new = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    new.suptitle(title, fontsize=11, fontweight="bold")
+    return new
 
 
 def dress(ax: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
     """Labels, a light grid, no box; accuracies in percent, epochs as whole numbers."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.set_title(title, fontsize=10, loc="left", fontweight="bold")
+    ax.set_title(title, fontsize=10, loc="left")
     ax.grid(alpha=0.25, lw=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    if "accuracy" in ylabel and "points" not in ylabel:
+    if ylabel.endswith("accuracy"):
         ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     if xlabel in ("epoch", "step"):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def logarithmic_if_wide(ax: Axes) -> bool:
+    """Makes the axis of values logarithmic where lines span a decade.
+
+    Returns:
+      Whether they do.
+    """
+    values = _drawn(ax)
+    is_wide = values.size > 0 and 0 < 10 * values.min() <= values.max()
+    if is_wide:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    return bool(is_wide)
+
+
+def logarithmic_beyond(ax: Axes, part: float = 0.1) -> None:
+    """Makes an axis of differences linear near 0 and logarithmic beyond.
+
+    Args:
+      ax: The axis.
+      part: The linear range, as a part of the largest difference that a line shows.
+    """
+    largest = np.abs(_drawn(ax)).max(initial=0.0)
+    if largest > 0:
+        decade = 10.0 ** round(math.log10(part * largest))
+        ax.set_yscale("symlog", linthresh=decade)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+
+
+def _drawn(ax: Axes) -> np.ndarray:
+    """All finite values of the lines of an axis."""
+    values = [np.asarray(line.get_ydata(), float) for line in ax.get_lines()]
+    drawn = np.concatenate([np.zeros(0), *values])
+    return drawn[np.isfinite(drawn)]
 
 
 def legend(figure: Figure) -> None:
@@ -112,27 +135,22 @@ def legend(figure: Figure) -> None:
             list(entries.values()),
             list(entries),
             loc="outside lower center",
-            ncols=min(len(entries), 3),
+            ncols=min(len(entries), 4),
             frameon=False,
             fontsize=8.5,
         )
 
 
-def mean_line(
-    ax: Axes, x: np.ndarray, runs: np.ndarray, *, arm: str, label: str
-) -> None:
-    """Draws the mean of runs, and around it a band of a standard deviation.
+def mean_line(ax: Axes, x: np.ndarray, runs: np.ndarray, look: Look, label: str) -> None:
+    """Draws the mean of runs, and a band from the lowest to the highest of them.
 
     Args:
       ax: Where.
-      x: Epochs.
-      runs: ``[runs, epochs]``; at least one run. Of one run there is no band.
-      arm: The arm's name, for its look.
-      label: Its name in the legend.
+      x: Epochs or steps.
+      runs: ``[runs, len(x)]``; at least one run.
+      look: Colour and line.
+      label: The name in the legend.
     """
-    color, linestyle, _ = look(arm)
-    mean = runs.mean(axis=0)
-    ax.plot(x, mean, color=color, ls=linestyle, lw=1.6, label=label)
-    if len(runs) > 1:
-        spread = runs.std(axis=0, ddof=1)
-        ax.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.1, lw=0)
+    color = look.color
+    ax.plot(x, runs.mean(axis=0), color=color, ls=look.linestyle, lw=1.6, label=label)
+    ax.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.1, lw=0)

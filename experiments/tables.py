@@ -1,4 +1,4 @@
-"""The tables that several reports share, and how numbers are written."""
+"""The tables that reports share, as Markdown, and how numbers are written."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,27 +8,21 @@ from typing import Any
 import numpy as np
 
 from experiments import plan
-from experiments.page import Table
-from experiments.records import Record
-from experiments.reports.runs import NOT_RUN, Runs
+from experiments.comparisons import METRICS, NOTES, Compared, Metric
+from experiments.runs import Runs
+from experiments.statistics import BETTER, RULE, WORSE
 from experiments.study import Arm
-from training.config import Config
 
 NONE = "-"
-_READ = (
-    "Mean ± standard deviation over the finished runs. The best epoch is the one with "
-    "the lowest validation loss; the test set was read once, with its parameters."
-)
-_NAMED = 8  # so many values, and arms that were not run, are named
-_UNSET = "unset"
+_MOST = 8  # values that are listed
 # Fields of a configuration that a report names, and what it calls them.
 _FIELDS = {
     "dataset": "data set",
-    "validation_fraction": "share held out for validation",
-    "train_fraction": "share of the training images",
+    "validation_fraction": "fraction held out for validation",
+    "train_fraction": "fraction of the training images used",
     "width": "width of the first stage",
     "epochs": "epochs",
-    "max_steps": "steps at most",
+    "max_steps": "limit on steps",
     "batch_size": "batch size",
     "optimizer": "optimizer",
     "learning_rate": "learning rate",
@@ -44,7 +38,7 @@ _FIELDS = {
 _SIZES = ("dataset", "train_fraction", "width", "epochs", "batch_size", "max_steps")
 _PROVENANCE = ("device", "python", "jax", "flax", "optax", "plp_optax", "commit")
 
-# -- Numbers -----------------------------------------------------------------------
+# -- Numbers and Markdown --------------------------------------------------------------
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -54,7 +48,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 def signed(value: float | None, digits: int = 4) -> str:
     """``+0.0120``, or a dash for None and NaN."""
-    return NONE if value is None or np.isnan(value) else f"{value:+.{digits}f}"
+    return NONE if value is None or np.isnan(value) else f"{value:+z.{digits}f}"
 
 
 def spread(values: np.ndarray, digits: int = 4) -> str:
@@ -78,117 +72,195 @@ def join(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-# -- What was run ------------------------------------------------------------------
+def markdown(
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    note: str = "",
+    left: int = 1,
+) -> str:
+    """A table with its title above and its note below.
+
+    Columns that are empty in all rows are left out.
+
+    Args:
+      title: What the table shows.
+      header: Names of the columns.
+      rows: Cells.
+      note: What a reader must know to read it.
+      left: How many columns are text; the rest are numbers, and aligned to the right.
+    """
+    body = [list(row) for row in rows]
+    kept = [
+        i for i in range(len(header)) if not all(row[i] in ("", NONE) for row in body)
+    ]
+    marks = [":--" if i < left else "--:" for i in kept]
+    lines = [[header[i] for i in kept], marks, *([r[i] for i in kept] for r in body)]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"**{title}**\n\n{text}" + (f"\n\n*{note}*" if note else "")
 
 
-def setting(runs: Runs) -> Table:
-    """What was run on what, from the records' configurations and results."""
-    records = runs.records
-    finished = [record for record in records if not record.diverged]
-    seeds = sorted({record.seed for record in records})
-    fields = [
-        (label, _distinct(_field(record, name) for record in records))
-        for name, label in _FIELDS.items()
-    ]
-    provenance = [
-        (name, _distinct(record.result.get(name) or "unknown" for record in finished))
-        for name in _PROVENANCE
-    ]
+# -- Comparisons -----------------------------------------------------------------------
+
+
+def comparisons(runs: Runs, found: Sequence[Compared]) -> list[str]:
+    """A table for each metric, with a verdict for each comparison."""
+    tables = []
+    for metric in METRICS:
+        of_metric = [c for c in found if c.metric is metric]
+        if of_metric:
+            tables.append(_compared(runs, metric, of_metric))
+    return [*tables, RULE] if tables else []
+
+
+def _compared(runs: Runs, metric: Metric, found: Sequence[Compared]) -> str:
+    rows = []
+    for c in found:
+        d = c.difference
+        verdict = f"**{d.verdict}**" if d.verdict in (BETTER, WORSE) else d.verdict
+        diverged = f"; diverged: {c.diverged[0]} / {c.diverged[1]}"
+        rows.append(
+            [
+                *(c.model, runs.label(c.arm), runs.label(c.control), verdict),
+                f"{d.n}{diverged if any(c.diverged) else ''}",
+                signed(d.mean, metric.digits),
+                interval(d.interval, metric.digits),
+                f"{d.wins} / {d.ties} / {d.losses}",
+                number(d.corrected_p, 3),
+            ]
+        )
+    better = "higher" if metric.higher_is_better else "lower"
+    return markdown(
+        f"{metric.label.capitalize()}: arm minus control ({metric.unit}; {better} is "
+        f"better)",
+        [
+            *("network", "arm", "control", "verdict", "pairs", "difference"),
+            *("95 % interval", "better / tied / worse", "corrected p"),
+        ],
+        rows,
+        note=NOTES.get(metric.name, ""),
+        left=4,
+    )
+
+
+# -- Results ---------------------------------------------------------------------------
+
+
+def results(runs: Runs) -> list[str]:
+    """Every arm's accuracy, loss and best epoch: a table for each part of the study.
+
+    Arms that were not run are named below the table.
+    """
+    groups: dict[str, list[Arm]] = {}
+    for arm in runs.study.arms:
+        if any(runs.of(model, arm.name) for model in runs.models):
+            groups.setdefault(arm.group, []).append(arm)
+    return [_results(runs, group, arms) for group, arms in groups.items()]
+
+
+def _results(runs: Runs, group: str, arms: Sequence[Arm]) -> str:
+    rows, notes = [], []
+    for model in runs.models:
+        for arm in arms:
+            if runs.of(model, arm.name):
+                cells = [
+                    spread(scale * runs.values(model, arm.name, name), digits)
+                    for name, scale, digits in (
+                        *(("test_accuracy", 100, 2), ("test_top5_error", 100, 2)),
+                        *(("validation_loss", 1, 4), ("best_epoch", 1, 1)),
+                    )
+                ]
+                rows.append([model, arm.label, runs.count(model, arm.name), *cells])
+        every = [arm for arm in runs.study.arms if arm.group == group]
+        missing = [arm.label for arm in every if not runs.of(model, arm.name)]
+        if missing:
+            more = f"; and {len(missing) - _MOST} more"
+            notes.append(
+                f" Not run on {model}: {'; '.join(missing[:_MOST])}"
+                f"{more if len(missing) > _MOST else ''}."
+            )
+    return markdown(
+        f"Results, {group}" if group else "Results",
+        (
+            *("network", "arm", "runs", "test accuracy (%)", "top-5 error (%)"),
+            *("validation loss (nats)", "best epoch"),
+        ),
+        rows,
+        note=f"Mean ± standard deviation over the finished runs. The test set was read "
+        f"once a run, with the parameters of the best epoch: the one with the lowest "
+        f"validation loss, or the last one without a validation part.{''.join(notes)}",
+        left=2,
+    )
+
+
+# -- What was run ----------------------------------------------------------------------
+
+
+def settings(runs: Runs) -> str:
+    """The configurations; fields that differ between arms list all their values."""
+    configs = [runs.config(record) for record in runs.records]
+    seeds = sorted({record.seed for record in runs.records})
+    diverged = sum(record.diverged for record in runs.records)
     rows = [
         ("networks", ", ".join(runs.models)),
-        *((label, value) for label, value in fields if value != _UNSET),
+        *(
+            (label, _distinct(config.get(name) for config in configs))
+            for name, label in _FIELDS.items()
+        ),
         ("seeds", f"{len(seeds)} ({', '.join(map(str, seeds))})"),
-        ("runs", f"{len(finished)} finished, {len(records) - len(finished)} diverged"),
-        *provenance,
+        ("runs", f"{len(configs) - diverged} finished, {diverged} diverged"),
     ]
-    return Table("What was run", ("", ""), rows, left=2)
+    return markdown("Settings", ("setting", "value"), [r for r in rows if r[1] != NONE], left=2)
 
 
-def _field(record: Record, name: str) -> Any:
-    """A field of a run's configuration; records may be older than the field."""
-    return record.config.get(name, getattr(Config, name))
+def versions(runs: Runs) -> str:
+    """Where the finished runs were made, and with what."""
+    results = [record.result for record in runs.records if not record.diverged]
+    rows = [
+        (name.replace("_", "\\_"), _distinct(result.get(name) for result in results))
+        for name in _PROVENANCE
+    ]
+    return markdown("Versions", ("what", "version"), [r for r in rows if r[1] != NONE], left=2)
 
 
 def _distinct(values: Iterable[Any]) -> str:
-    kept = list(dict.fromkeys(map(_told, values)))
-    more = f", and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
-    return ", ".join(kept[:_NAMED]) + more or NONE
+    found = {value for value in values if value is not None}
+    kept = sorted(found, key=lambda v: (isinstance(v, str), v))
+    more = f" and {len(kept) - _MOST} more" if len(kept) > _MOST else ""
+    return ", ".join(map(_written, kept[:_MOST])) + more or NONE
 
 
-def _told(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return _UNSET if value is None else str(value)
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def shortfalls(runs: Runs) -> list[str]:
     """How the runs fall short of the study at full scale: ``width 4 instead of 64``."""
-    study = runs.study
-    found: dict[str, set[str]] = {}
-    for (model, arm), records in runs.by_arm().items():
-        full = plan.configure(study, study.full, model, study.arm(arm))
-        for name in _SIZES:
-            ours, wanted = _field(records[0], name), getattr(full, name)
-            if ours != wanted:
-                told = f"{_FIELDS[name]} {ours} instead of {wanted or 'no limit'}"
-                found.setdefault(name, set()).add(told)
-    short = [told for name in found for told in sorted(found[name])]
+    study, full = runs.study, runs.study.scale("full")
+    found: dict[str, None] = {}
+    if study.execute is None:
+        for model in runs.models:
+            for arm in study.arms:
+                for record in runs.of(model, arm.name)[:1]:
+                    ours = runs.config(record)
+                    wanted = runs.complete(
+                        plan.configure(study, full.fields, model, arm)
+                    )
+                    for name in _SIZES:
+                        if ours[name] != wanted[name]:
+                            limit = wanted[name] or "no limit"
+                            text = f"{_FIELDS[name]} {ours[name]} instead of {limit}"
+                            found[text] = None
+    short = list(found)
     seeds = len({record.seed for record in runs.records})
-    if seeds < study.full.seeds:
-        plural = "" if seeds == 1 else "s"
-        short.append(f"{seeds} seed{plural} instead of {study.full.seeds}")
-    if missing := [model for model in study.full.models if model not in runs.models]:
-        short.append(f"{join(missing)} {NOT_RUN}")
+    if seeds < full.seeds:
+        short.append(f"{seeds} seed{'s'[: seeds > 1]} instead of {full.seeds}")
+    if missing := [model for model in full.models if model not in runs.models]:
+        short.append(f"{join(missing)} not run")
     return short
-
-
-# -- Results -----------------------------------------------------------------------
-
-
-def results(runs: Runs) -> list[Table]:
-    """Every arm's best epoch, loss and accuracies, a table for each part of the study.
-
-    Arms that were not run are named below the table.
-    """
-    arms = runs.study.arms
-    return [
-        _results(runs, group, [arm for arm in arms if arm.group == group])
-        for group in dict.fromkeys(arm.group for arm in arms)
-    ]
-
-
-def _results(runs: Runs, group: str, arms: Sequence[Arm]) -> Table:
-    rows, notes = [], []
-    for model in runs.models:
-        missing = [arm.label for arm in arms if not runs.of(model, arm.name)]
-        for arm in arms:
-            if not runs.of(model, arm.name):
-                continue
-            cells = [
-                spread(runs.values(model, arm.name, name), digits)
-                for name, digits in (
-                    *(("best_epoch", 1), ("validation_loss", 4)),
-                    *(("test_accuracy", 4), ("test_top5_error", 4)),
-                )
-            ]
-            rows.append([model, arm.label, runs.count(model, arm.name), *cells])
-        if missing:
-            named = "; ".join(missing[:_NAMED])
-            more = f"; and {len(missing) - _NAMED} more"
-            notes.append(
-                f"{NOT_RUN.capitalize()} on {model}: {named}"
-                f"{more if len(missing) > _NAMED else ''}."
-            )
-    return Table(
-        f"Results: {group}" if group else "Results",
-        (
-            *("network", "arm", "runs", "best epoch", "validation loss (nats)"),
-            *("test accuracy", "top-5 error"),
-        ),
-        rows,
-        note=" ".join([_READ, *notes]),
-        left=2,
-    )
 
 
 def published(name: str) -> dict[str, Any]:

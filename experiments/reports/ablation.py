@@ -1,125 +1,112 @@
 """The report of the ablation: what each setting of prediction does."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
 from experiments import style
-from experiments.page import Picture, Section
-from experiments.pairing import Metric
-from experiments.reports import shared
-from experiments.reports.comparisons import Compared
-from experiments.reports.runs import Runs
+from experiments.comparisons import METRICS, Compared, Metric
+from experiments.figures import Picture
+from experiments.runs import Runs
 from experiments.statistics import PairedDifference
 
-
-class _Setting(NamedTuple):
-    """A setting that takes numbers.
-
-    Attributes:
-      group: The arms that vary it.
-      field: It, as a field of a configuration.
-      base: The arm of another group that belongs between them.
-      value: That arm's setting.
-    """
-
-    group: str
-    field: str
-    base: str
-    value: float
+# Settings that are numbers, and the defaults that a reader must know.
+_SETTINGS = {
+    "plp_step": "step",
+    "plp_period": "period",
+    "plp_window": "window (at period 5)",
+}
 
 
-_SETTINGS = (
-    _Setting("step", "plp_step", "plp", 1),
-    _Setting("period", "plp_period", "plp", 4),
-    _Setting("window", "plp_window", "period-5", 3),
-)
-
-
-def sections(runs: Runs, found: Sequence[Compared]) -> list[Section]:
-    """Differences to both controls over the settings; the rest is shared."""
-    pictures = [
-        _responses(model, metric, runs, [c for c in found if c.model == model])
-        for model in runs.models
-        for metric in found[0].differences
+def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None]:
+    """Differences from both controls over step, period and window."""
+    return [
+        "## Step, period and window",
+        *(
+            _over_settings(runs, model, metric, found)
+            for model in runs.models
+            for metric in METRICS[:2]
+        ),
     ]
-    own = [Section("Step, period and window", pictures)]
-    return shared.sections(runs, found, own=own)
 
 
-def _responses(
-    model: str, metric: Metric, runs: Runs, found: Sequence[Compared]
-) -> Picture:
-    figure = style.figure(9.2, 3.6)
-    axes = figure.subplots(1, len(_SETTINGS), sharey=True)
-    for setting, ax in zip(_SETTINGS, axes, strict=True):
-        style.dress(ax, xlabel=setting.group, ylabel="")
+def _over_settings(
+    runs: Runs, model: str, metric: Metric, found: Sequence[Compared]
+) -> Picture | None:
+    of_both = [c for c in found if c.model == model and c.metric is metric]
+    panels = {
+        setting: lines
+        for setting in _SETTINGS
+        if (lines := _lines(runs, setting, of_both))
+    }
+    if not panels:
+        return None
+    figure = style.figure(
+        f"{metric.label.capitalize()} over settings of prediction, "
+        f"{runs.place(model)}",
+        9.2,
+        3.6,
+    )
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, (setting, lines) in zip(axes, panels.items(), strict=True):
+        style.dress(ax, xlabel=_SETTINGS[setting], ylabel="")
         ax.axhline(0, color="0.3", lw=1)
-        lines = {
-            matched: _points(setting, metric, runs, found, matched=matched)
-            for matched in (False, True)
-        }
         # Evenly spaced, whatever the setting.
-        values = sorted({value for points in lines.values() for value, _ in points})
+        values = sorted({value for points in lines.values() for value in points})
         ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
-        for matched, points in lines.items():
-            _draw(ax, values, points, matched=matched)
-    axes[0].set_ylabel(f"difference in\n{metric.label} ({metric.unit})")
+        for label, points in lines.items():
+            _draw(ax, values, points, label)
+    better = "up" if metric.higher_is_better else "down"
+    axes[0].set_ylabel(f"difference ({metric.unit}; better: {better})")
     style.legend(figure)
-    better = "above" if metric.higher_is_better else "below"
     return Picture(
-        f"settings-{metric.field.replace('_', '-')}-{model}",
+        f"settings-{metric.name.replace('_', '-')}-{model}",
         figure,
-        f"{model}: PLP minus plain SGD, and minus SGD at the matched rate, by setting: "
-        f"mean and 95 % interval; better is {better} 0. All else is the default: step "
-        f"1, period 4, window 3; windows stand beside period 5.",
+        "PLP with one setting changed, minus plain SGD and minus SGD at the matched "
+        "rate of that setting: mean of the paired differences and 95 % interval. The "
+        "other settings have their defaults: step 1, period 4, window 3.",
     )
 
 
-def _points(
-    setting: _Setting,
-    metric: Metric,
-    runs: Runs,
-    found: Sequence[Compared],
-    *,
-    matched: bool,
-) -> list[tuple[float, PairedDifference]]:
-    """Differences by setting, from plain SGD or from SGD at the matched rate."""
-    points = []
-    for c in found:
-        arm = runs.study.arm(c.comparison.arm)
-        is_base = arm.name == setting.base
-        difference = c.differences[metric]
-        if not difference.n or not (is_base or arm.group == setting.group):
-            continue
-        # Where no rate has to be raised, plain SGD is its own match.
-        controls = [o for o in found if o.comparison.arm == arm.name]
-        if c.comparison.control.startswith("matched") is matched or len(controls) == 1:
-            value = setting.value if is_base else arm.fields[setting.field]
-            points.append((value, difference))
-    return sorted(points, key=lambda point: point[0])
+def _lines(
+    runs: Runs, setting: str, found: Sequence[Compared]
+) -> dict[str, dict[float, PairedDifference]]:
+    """Differences by value of a setting, from plain SGD and from the matched rate."""
+    varied = [arm for arm in runs.study.arms if arm.varies == setting]
+    names = {arm.name for arm in varied} | {arm.variant_of for arm in varied}
+    lines: dict[str, dict[float, PairedDifference]] = {}
+    for arm in runs.study.arms:
+        if arm.name in names:
+            for label, control in (
+                ("minus SGD", arm.baseline),
+                ("minus SGD at the matched rate", arm.matched),
+            ):
+                for c in found:
+                    if (c.arm, c.control) == (arm.name, control) and c.difference.n:
+                        value = float(arm.fields[setting])
+                        lines.setdefault(label, {})[value] = c.difference
+    return lines
 
 
 def _draw(
     ax: Axes,
     values: Sequence[float],
-    points: Sequence[tuple[float, PairedDifference]],
-    *,
-    matched: bool,
+    points: dict[float, PairedDifference],
+    label: str,
 ) -> None:
-    look = style.look("matched" if matched else "sgd")
-    # Side by side, so that none hides the other.
-    aside = 0.07 if matched else -0.07
-    places = [values.index(value) + aside for value, _ in points]
-    for place, (_, difference) in zip(places, points, strict=True):
-        if difference.interval is not None:
-            ax.plot([place, place], difference.interval, color=look.color, lw=1.5)
+    is_matched = "matched" in label
+    look = style.MATCHED if is_matched else style.PLAIN
+    # Next to each other, so that no interval hides another.
+    shift = 0.07 if is_matched else -0.07
+    places = {value: values.index(value) + shift for value in sorted(points)}
+    for value, x in places.items():
+        if (interval := points[value].interval) is not None:
+            ax.plot([x, x], interval, color=look.color, lw=1.5)
     ax.plot(
-        places,
-        [difference.mean for _, difference in points],
+        list(places.values()),
+        [points[value].mean for value in places],
         color=look.color,
         ls=look.linestyle,
         marker=look.marker,
-        label="minus SGD at the matched rate" if matched else "minus SGD",
+        label=label,
     )
