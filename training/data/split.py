@@ -2,26 +2,31 @@
 
 import numpy as np
 
+from training.data.dataset import Examples
+
+_TEST_FRACTION = 0.2
+_TEST_SEED = 0  # Part of the definition of the test sets: never change it.
+
 
 def stratified_split(
     labels: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws ``fraction`` of the examples, the same share from every class.
 
-    The drawn part has ``round(fraction * n)`` examples. Each class gives its share
-    rounded down, and the classes that lost most by that give one more (the largest
-    remainder; the lower class first among equals).
+    ``round(fraction * n)`` examples are drawn. Each class gives its share rounded
+    down. The classes with the largest remainders give one more, the lower class first
+    among equals.
 
     Args:
       labels: integers ``[n]``.
-      fraction: share of the drawn part, in [0, 1].
-      seed: of a generator that only this split uses, in ``[0, 2**32)``.
+      fraction: share to draw, in [0, 1].
+      seed: seed of a generator that only this split uses, in ``[0, 2**32)``.
 
     Returns:
       The positions that stay and the positions that are drawn, both ascending.
     """
     # The legacy generator, because NumPy promises that its stream never changes,
-    # which it does not for `default_rng`. A test set must not move with an upgrade.
+    # which it does not for `default_rng`. A test set must not change with an upgrade.
     generator = np.random.RandomState(seed)
     classes, counts = np.unique(labels, return_counts=True)
     shares = fraction * counts
@@ -33,3 +38,12 @@ def stratified_split(
         members = np.flatnonzero(labels == label)
         drawn[generator.permutation(members)[:number]] = True
     return np.flatnonzero(~drawn), np.flatnonzero(drawn)
+
+
+def split_off_test(examples: Examples) -> tuple[Examples, Examples]:
+    """Splits off a stratified fifth as the test part of a set that names none.
+
+    Which examples it holds depends on the labels and their order, and on nothing else.
+    """
+    rest, test = stratified_split(examples.labels, _TEST_FRACTION, _TEST_SEED)
+    return examples.take(rest), examples.take(test)

@@ -1,12 +1,13 @@
-"""What happens to a batch of images inside the compiled step."""
+"""Normalisation and augmentation of a batch, inside the compiled step."""
 
 import jax
 import jax.numpy as jnp
 import jax.typing as jtp
+import numpy as np
 
 
 def normalize(
-    images: jax.Array,
+    images: jax.Array | np.ndarray,
     mean: jtp.ArrayLike,
     std: jtp.ArrayLike,
     dtype: jtp.DTypeLike = jnp.float32,
@@ -14,15 +15,20 @@ def normalize(
     """Maps uint8 pixels to ``(images/255 - mean) / std``.
 
     Args:
-      images: uint8 ``[..., channels]``.
-      mean: ``[channels]``, of pixels in [0, 1].
-      std: ``[channels]``, in the same unit.
-      dtype: of the result. The arithmetic is done in float32 at least, so that the
-        256 levels stay apart until the last rounding.
+      images: uint8 ``[..., channels]``, of a batch or of one image.
+      mean: ``[channels]``, mean of pixels in [0, 1], as in ``Dataset.mean``.
+      std: ``[channels]``, standard deviation in the same unit.
+      dtype: dtype of the result. The arithmetic is done in float32 at least, so that
+        the 256 levels stay distinct until the last rounding.
 
     Returns:
-      Array of ``dtype`` and of the shape of ``images``.
+      Array of ``dtype``, in the shape of ``images``.
+
+    Raises:
+      TypeError: if the images are not uint8.
     """
+    if images.dtype != jnp.uint8:
+        raise TypeError(f"images are {images.dtype}: give uint8 pixels, 0 to 255")
     wide = jnp.promote_types(dtype, jnp.float32)
     channels = (1,) * (images.ndim - 1) + (-1,)
     mean = jnp.asarray(mean, wide).reshape(channels)
@@ -38,22 +44,22 @@ def augment(
     crop_padding: int,
     flips: bool,
 ) -> jax.Array:
-    """Crops each image at random out of its padded self, and mirrors half of them.
+    """Pads each image and crops it at random, then mirrors it with probability 1/2.
 
-    Meant for images before ``normalize``: the padding is 0, which is black there, as
-    in PyTorch's ``RandomCrop(size, padding)`` followed by ``RandomHorizontalFlip()``.
+    Apply it before ``normalize``: the padding is 0, which is black there, as in
+    PyTorch's ``RandomCrop(size, padding)`` followed by ``RandomHorizontalFlip()``.
 
-    An image's randomness comes from ``key`` and from its position in the global batch
-    alone. So a batch may be cut over any number of devices, processes or calls, and
-    every image comes out the same.
+    The random choices for an image depend on ``key`` and on its position in the global
+    batch alone. They are the same however the batch is divided among devices,
+    processes or calls.
 
     Args:
-      key: a key of this step's own.
+      key: random key, a different one at each step.
       images: ``[n, height, width, channels]`` of any dtype.
-      positions: integers ``[n]``, where each image stands in the global batch.
+      positions: integers ``[n]``, the index of each image in the global batch.
       crop_padding: pixels of padding on each side; 0 for no crops. Each of the
-        ``(2*crop_padding + 1)**2`` windows is equally likely.
-      flips: whether to mirror left and right, with probability 1/2.
+        ``(2*crop_padding + 1)**2`` crops is equally likely.
+      flips: whether to mirror left and right.
 
     Returns:
       Images of the same shape and dtype.

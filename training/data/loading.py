@@ -1,0 +1,168 @@
+"""`load`: reads a set, splits it and measures its pixels."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from training import errors, registry
+from training.data import folder, images, npz
+from training.data.dataset import Dataset, Source
+from training.data.split import split_off_test, stratified_split
+
+# Imported where they are used, as tensorflow-datasets takes a second to import.
+_PREPARED = "training.data.prepared:read"
+_PREPARED_DIRECTORY = "training.data.prepared:read_directory"
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    validation_fraction: float = 0.2,
+    train_fraction: float = 1.0,
+    split_seed: int = 0,
+) -> Dataset:
+    """Reads an image-classification set, by its name or its path.
+
+    A path contains a separator (``./flowers``, not ``flowers``), ends in ``.npz``, or
+    begins with ``~``. Everything else is a name, whatever files there are.
+
+    - ``digits`` is embedded.
+    - ``cifar10`` and ``cifar100`` are read from ``data_dir``: either a set that
+      tensorflow-datasets has prepared there, or the official archive in
+      ``<data_dir>/downloads/manual/``, which is downloaded if it is absent.
+    - Any other name is a set that tensorflow-datasets has prepared in ``data_dir``
+      (see ``training.data.prepared``).
+    - A path is an ``.npz`` file (see ``training.data.npz``), a folder with one
+      sub-folder a class (see ``training.data.folder``), or a folder of one prepared
+      set of tensorflow-datasets.
+
+    Where a set names no test part, a fixed, stratified fifth of it is the test part.
+    All splits are stratified by class. They do not depend on the seed of a run, so
+    runs with different seeds select and test on the same images.
+
+    Args:
+      name: a name or a path.
+      data_dir: directory of prepared sets; None for ``TFDS_DATA_DIR`` or
+        ``~/tensorflow_datasets``, which is created if needed.
+      image_size: side of the square, in pixels, to which every image is scaled and
+        cropped (see ``images.resize``); None to keep the images as they are.
+      validation_fraction: share of the training part, in [0, 1). With 0 the
+        validation part is empty.
+      train_fraction: share of the remaining training part to train on, in (0, 1].
+      split_seed: seed of these two choices, in ``[0, 2**32)``.
+
+    Returns:
+      The set, its three parts in memory. The statistics are those of the training
+      part alone.
+
+    Raises:
+      UserError: if an argument is out of range.
+      DataError: if the set is absent, damaged, unsuitable or cannot be obtained.
+    """
+    for what, value, interval, valid in (
+        (
+            "validation fraction",
+            validation_fraction,
+            "[0, 1)",
+            0 <= validation_fraction < 1,
+        ),
+        ("training fraction", train_fraction, "(0, 1]", 0 < train_fraction <= 1),
+        ("split seed", split_seed, f"[0, {2**32})", 0 <= split_seed < 2**32),
+        ("image size", image_size, "[1, 10000)", 0 < (image_size or 1) < 10_000),
+    ):
+        if not valid:
+            raise errors.UserError(f"The {what} is {value}: choose it in {interval}.")
+    source = _read(name, data_dir, image_size)
+    if len(source.label_names) < 2:
+        raise errors.DataError(f"{name} has fewer than two classes: add another.")
+    rest, test = source.train, source.test
+    if test is None:
+        rest, test = split_off_test(rest)
+    if not len(test.labels):
+        raise errors.DataError(f"{name} is too small for a test part: add images.")
+    left, held_out = stratified_split(rest.labels, validation_fraction, split_seed)
+    _, drawn = stratified_split(rest.labels[left], train_fraction, split_seed)
+    if not len(drawn):
+        raise errors.UserError(
+            f"The validation fraction {validation_fraction} and the training fraction "
+            f"{train_fraction} leave nothing of {name} to train on: choose a smaller "
+            "validation fraction or a larger training fraction."
+        )
+    train = rest.take(left[drawn])
+    mean, std = _statistics(train.images)
+    return Dataset(
+        name=pathlib.Path(name).stem if _is_path(name) else name,
+        num_classes=len(source.label_names),
+        train=train,
+        validation=rest.take(held_out),
+        test=test,
+        mean=mean,
+        std=std,
+        # The usual 4 pixels at 32x32, in proportion.
+        crop_padding=train.images.shape[1] // 8,
+        flips=source.flips,
+        label_names=source.label_names,
+    )
+
+
+def _is_path(name: str) -> bool:
+    separators = (os.sep, os.altsep or os.sep)
+    return (
+        any(separator in name for separator in separators)
+        or name.endswith(".npz")
+        or name.startswith("~")
+        or name in (".", "..")
+    )
+
+
+def _read(
+    name: str, data_dir: str | os.PathLike[str] | None, image_size: int | None
+) -> Source:
+    if not _is_path(name):
+        if name in registry.DATASETS:
+            source = registry.load(registry.DATASETS[name])(data_dir)
+        else:
+            source = registry.load(_PREPARED)(name, data_dir, image_size)
+    else:
+        try:
+            path = pathlib.Path(name).expanduser()
+            exists, prepared = path.exists(), (path / "dataset_info.json").exists()
+        # The name may be too long, or begin with the home of an unknown user.
+        except (OSError, RuntimeError) as error:
+            raise errors.DataError(
+                f"The data set {name} cannot be read ({error}): choose another path."
+            ) from error
+        if not exists:
+            raise errors.DataError(
+                f"The data set {name} does not exist: name an .npz file or a folder "
+                "with one sub-folder a class."
+            )
+        if prepared:
+            source = registry.load(_PREPARED_DIRECTORY)(path, image_size)
+        elif path.suffix == ".npz":
+            source = npz.read(path)
+        else:
+            source = folder.read(path, image_size)
+    if image_size is not None:
+        source = source._replace(
+            train=images.resize_all(source.train, image_size),
+            test=source.test and images.resize_all(source.test, image_size),
+        )
+    return source
+
+
+def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation by channel, of pixels in [0, 1]."""
+    mean, std = [], []
+    for channel in range(pixels.shape[-1]):
+        # Sums of integers: exact, so independent of the order of the examples.
+        values = pixels[..., channel].astype(np.uint16)
+        first = int(values.sum(dtype=np.int64)) / values.size
+        second = int(np.square(values).sum(dtype=np.int64)) / values.size
+        mean.append(first / 255)
+        # A constant channel is left unscaled rather than divided by zero.
+        std.append(np.sqrt(second - first**2) / 255 or 1.0)
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
