@@ -1,0 +1,1 @@
+"""Learning one sample at a time: networks that grow, and the streams they see."""
