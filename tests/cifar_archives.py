@@ -1,6 +1,5 @@
-"""Small CIFAR archives in the official format, and what is in them."""
+"""Small data sets on disk: official CIFAR archives, and sets prepared by tfds."""
 
-import dataclasses
 import hashlib
 import io
 import shutil
@@ -8,9 +7,11 @@ import tarfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
 
 from training import data
-from training.data import _cifar_builder
+from training.data import cifar
 
 LAYOUTS = {
     "cifar10": {
@@ -35,7 +36,7 @@ def write_archive(path, name, counts=(200, 100)):
     layout, generator = LAYOUTS[name], np.random.default_rng(7)
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {}
-    with tarfile.open(path, "w:gz") as tar:
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
 
         def add(file, text):
             member = tarfile.TarInfo(f"{layout['folder']}/{file}")
@@ -65,18 +66,86 @@ def by_hand(root, name="cifar100"):
 
 def register(monkeypatch, root, name="cifar100", url=None):
     """Registers the archive under ``root`` in the place of the official one."""
-    builder = _cifar_builder.BUILDERS[name]
-    ((_, official),) = builder.url_infos.items()
     archive = by_hand(root, name)
-    info = dataclasses.replace(
-        official,
+    changed = cifar.ARCHIVES[name]._replace(
+        # Nothing listens at port 9 of this machine.
+        url=url or f"http://127.0.0.1:9/{archive.name}",
         size=archive.stat().st_size,
-        checksum=hashlib.sha256(archive.read_bytes()).hexdigest(),
+        sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
     )
-    # Nothing listens at port 9 of this machine, and no proxy stands before it.
-    url = url or f"http://127.0.0.1:9/{archive.name}"
-    monkeypatch.setattr(builder, "url_infos", {url: info})
+    monkeypatch.setitem(cifar.ARCHIVES, name, changed)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def encode(image, kind="PNG"):
+    """Returns the image file of uint8 ``[height, width, channels]``."""
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, kind)
+    return file.getvalue()
+
+
+def write_prepared(root, name, parts, features, file_format="array_record", **more):
+    """Has tensorflow-datasets prepare a set, and returns its directory.
+
+    Args:
+      root: the data directory.
+      name: of the set.
+      parts: records of each split, as dictionaries.
+      features: of the set.
+      file_format: of its files.
+      more: attributes of the builder, such as its version.
+    """
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = more.pop("version", tfds.core.Version("3.0.2"))
+
+        def _info(self):
+            info = self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(features)
+            )
+            info.initialize_from_bucket = lambda: None  # It would need TensorFlow.
+            return info
+
+        def _split_generators(self, _):
+            return {part: enumerate(records) for part, records in parts.items()}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    Builder.name = name
+    tfds.disable_progress_bar()
+    builder = Builder(data_dir=root, file_format=file_format)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    return root / name / str(builder.version)
+
+
+def labelled(examples, part="train"):
+    """Returns the records of a split with the features of ``image_features``."""
+    return [
+        {"id": f"{part}_{i:05d}", "image": encode(image), "label": int(label)}
+        for i, (image, label) in enumerate(zip(*examples, strict=True))
+    ]
+
+
+def image_features(shape, names):
+    return {
+        "id": tfds.features.Text(),
+        "image": tfds.features.Image(shape=shape, encoding_format="png"),
+        "label": tfds.features.ClassLabel(names=names),
+    }
+
+
+def prepare(root, contents, name="cifar100"):
+    """Prepares what an archive holds, as the stock builder does."""
+    file, classes = LAYOUTS[name]["labels"][-1]
+    return write_prepared(
+        root,
+        name,
+        {part: labelled(contents[part], part) for part in ("train", "test")},
+        image_features((32, 32, 3), [f"{file[0]}{i}" for i in range(classes)]),
+    )
 
 
 def prepared(root, name="cifar100"):
@@ -97,12 +166,10 @@ def assert_holds(dataset, contents):
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """A directory with a small CIFAR-100 and its archive, and what is in them."""
+    """A directory with a small CIFAR-100, prepared and as an archive; its contents."""
     root = tmp_path_factory.mktemp("original")
     contents = write_archive(by_hand(root), "cifar100")
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch, root)
-        data.load("cifar100", data_dir=root)
+    prepare(root, contents)
     return root, contents
 
 
