@@ -173,7 +173,7 @@ def test_importing_a_module_does_not_import_others(module, absent):
 
 @pytest.mark.parametrize("package", ["models", "training"])
 def test_what_a_package_exports_is_there(package):
-    """Names that are imported when they are first used are found, and others are not."""
+    """Names that are imported when first used are found, and others are not."""
     module = __import__(package)
     for name in getattr(module, "__all__", ["NETWORKS", "create", "Network"]):
         assert getattr(module, name) is not None

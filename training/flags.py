@@ -185,9 +185,11 @@ def complete(
     for name, one in declared.items():
         value = explicit.get(name, base.get(name))
         if not _applies(one, fields):
-            if explicit.get(name) not in (None, False):
+            if explicit.get(name) is not None and value is not False:
                 raise ConfigError(_has_no_meaning(name, value, declared, fields))
             value = None
+        if float in _kinds(one) and value is not None:
+            value = float(value)  # 1 and 1.0 are the same run
         fields[name] = default(one, fields) if value is None else value
     return fields
 
@@ -237,7 +239,7 @@ def check(name: str, value: Any, declared: Flag) -> None:
 
 def _check_range(name: str, value: float, declared: Flag) -> None:
     limit = 2**31 if isinstance(value, int) else _LARGEST_FLOAT
-    below = min(declared.below, limit)
+    below = limit if math.isinf(declared.below) else declared.below
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{spell(name)} must be finite, got {value}")
     bounds = {

@@ -1,0 +1,332 @@
+"""Flags are declared once: defaults, dependence, ranges, help and messages follow."""
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training import flags
+from training.errors import ConfigError
+from training.flags import flag
+
+
+@dataclasses.dataclass(frozen=True)
+class Meal:
+    """What is cooked."""
+
+    dish: str = flag("soup", "The dish.", choices=("soup", "cake", "nothing"))
+    minutes: int | None = flag(
+        lambda c: 60 if c.dish == "cake" else 20,
+        "Cooking time.",
+        only=("dish", ("soup", "cake")),
+        low=1,
+    )
+    topping: str | None = flag(
+        "cream", "On the cake.", only=("dish", ("cake",)), choices=("cream", "nuts")
+    )
+    spoons: float | None = flag(
+        lambda c: c.minutes / 10,
+        "Of it.",
+        only=("topping", ("cream",)),
+        above=0,
+        high=9,
+    )
+    is_hot: bool = flag(True, "Whether it is served hot.", only=("dish", ("soup",)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Where it is eaten."""
+
+    places: int = flag(4, "Number of places.", low=1, below=2**32, several=True)
+    name: str | None = flag(None, "Its name.", identity=False)
+    price: float = flag(1.5, "Its price.", low=0, below=100)
+    number: int | None = flag(7, "Its number.", only=("name", (None,)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Everything(Table, Meal):
+    """Both."""
+
+
+DECLARED = flags.flags(Everything)
+
+
+def complete(explicit, base=None):
+    return flags.complete(Everything, explicit, base or {})
+
+
+def read(*argv):
+    return flags.read_command_line(
+        argv, (Meal, Table), prog="cook", description="Cooks a meal."
+    )
+
+
+# -- Completing ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("explicit", "expected"),
+    [
+        ({}, {"dish": "soup", "minutes": 20, "topping": None, "spoons": None}),
+        ({}, {"is_hot": True, "places": 4, "name": None, "number": 7}),
+        ({"dish": "cake"}, {"minutes": 60, "topping": "cream", "spoons": 6.0}),
+        ({"dish": "cake"}, {"is_hot": False}),
+        ({"dish": "cake", "minutes": 30}, {"spoons": 3.0}),
+        ({"dish": "cake", "topping": "nuts"}, {"spoons": None}),
+        ({"dish": "nothing"}, {"minutes": None, "topping": None, "spoons": None}),
+        ({"name": "round"}, {"number": None}),
+    ],
+)
+def test_defaults_follow_what_was_chosen(explicit, expected):
+    fields = complete(explicit)
+    assert list(fields) == list(DECLARED)
+    assert {name: fields[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("explicit", "base", "expected"),
+    [
+        # What was chosen before stays, unless it has no meaning any more.
+        ({"minutes": 5}, {"dish": "cake"}, {"dish": "cake", "minutes": 5}),
+        ({"dish": "soup"}, {"dish": "cake", "topping": "nuts"}, {"topping": None}),
+        ({"dish": "cake"}, {"minutes": 15}, {"minutes": 15, "spoons": 1.5}),
+        # A flag replaces what excludes it.
+        ({"number": 3}, {"name": "round"}, {"name": None, "number": 3}),
+        # A number may be written as an integer.
+        ({"price": 2}, {}, {"price": 2.0}),
+        # Null is unset.
+        ({"minutes": None}, {"minutes": 5}, {"minutes": 20}),
+        ({"dish": None}, {}, {"dish": "soup"}),
+    ],
+)
+def test_explicit_fields_override_others(explicit, base, expected):
+    fields = complete(explicit, base)
+    assert repr({name: fields[name] for name in expected}) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    ("explicit", "message"),
+    [
+        (
+            {"topping": "nuts"},
+            "--topping nuts has no meaning with --dish soup: leave it out, or choose "
+            "--dish cake",
+        ),
+        (
+            {"dish": "nothing", "minutes": 3},
+            "--minutes 3 has no meaning with --dish nothing: leave it out, or choose "
+            "--dish soup or cake",
+        ),
+        # The first choice that must change is named.
+        (
+            {"spoons": 3.0},
+            "--spoons 3.0 has no meaning with --dish soup: leave it out, or choose "
+            "--dish cake",
+        ),
+        (
+            {"dish": "cake", "topping": "nuts", "spoons": 3},
+            "--spoons 3 has no meaning with --topping nuts: leave it out, or choose "
+            "--topping cream",
+        ),
+        (
+            {"number": 0, "name": "round"},
+            "--number 0 contradicts --name round: give one of them",
+        ),
+        (
+            {"dish": "cake", "is_hot": True},
+            "--is-hot True has no meaning with --dish cake: leave it out, or choose "
+            "--dish soup",
+        ),
+        ({"minutes": 0}, "--minutes must be at least 1, got 0"),
+        ({"minutes": 2**31}, "--minutes must be below 2**31, got 2147483648"),
+        ({"minutes": 1.0}, "--minutes must be an integer, got 1.0"),
+        ({"minutes": True}, "--minutes must be an integer, got true"),
+        ({"places": 2**32}, "--places must be below 2**32, got 4294967296"),
+        ({"price": "1"}, '--price must be a number, got "1"'),
+        ({"price": -0.1}, "--price must be at least 0, got -0.1"),
+        ({"price": 100.0}, "--price must be below 100, got 100.0"),
+        ({"price": math.nan}, "--price must be finite, got nan"),
+        ({"price": math.inf}, "--price must be finite, got inf"),
+        ({"price": True}, "--price must be a number, got true"),
+        ({"dish": "cake", "spoons": 0}, "--spoons must be above 0, got 0"),
+        ({"dish": "cake", "spoons": 9.5}, "--spoons must be at most 9, got 9.5"),
+        ({"dish": "stew"}, "--dish must be one of soup, cake, nothing, got stew"),
+        ({"dish": 1}, "--dish must be a string, got 1"),
+        ({"dish": ["soup"]}, '--dish must be a string, got ["soup"]'),
+        ({"is_hot": 1}, "--is-hot must be true or false, got 1"),
+        ({"name": "\ud800"}, "--name must be UTF-8, got '\\ud800'"),
+    ],
+)
+def test_messages_name_the_flag_and_the_remedy(explicit, message):
+    with pytest.raises(ConfigError) as error:
+        complete(explicit)
+    assert str(error.value) == message
+
+
+def test_a_base_is_checked_too():
+    with pytest.raises(ConfigError, match="--minutes must be at least 1, got 0"):
+        complete({}, {"minutes": 0})
+    # Even what the choice drops afterwards: a damaged file is not taken for a good one.
+    with pytest.raises(ConfigError, match="--spoons must be above 0"):
+        complete({"dish": "soup"}, {"dish": "cake", "spoons": -1})
+
+
+def refusal(function):
+    """The message that a function's arguments are refused with, if they are."""
+    try:
+        function()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def is_number(value, *kinds):
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+# What each flag accepts, written a second time.
+ACCEPTED = {
+    "dish": lambda v: v in ("soup", "cake", "nothing"),
+    "minutes": lambda v: is_number(v, int) and 1 <= v < 2**31,
+    "topping": lambda v: v in ("cream", "nuts"),
+    "spoons": lambda v: is_number(v, int, float) and 0 < v <= 9,
+    "is_hot": lambda v: isinstance(v, bool),
+    "places": lambda v: is_number(v, int) and 1 <= v < 2**32,
+    "price": lambda v: is_number(v, int, float) and 0 <= v < 100,
+    "number": lambda v: is_number(v, int) and -(2**31) < v < 2**31,
+    "name": lambda v: isinstance(v, str) and "\ud800" not in v,
+}
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-2, 14)
+    | st.integers(2**31 - 2, 2**31 + 2)
+    | st.floats()
+    | st.floats(-1, 10)
+    | st.text("abcü\n", max_size=3)
+    | st.text("\ud800ab", max_size=2)
+    | st.sampled_from(["soup", "cake", "nothing", "cream", "nuts"])
+    | st.lists(st.integers(), max_size=2)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(ACCEPTED)), VALUES)
+def test_values_are_accepted_by_type_and_range(name, value):
+    message = refusal(lambda: flags.check(name, value, DECLARED[name]))
+    assert (message is None) == (value is None or ACCEPTED[name](value))
+    assert message is None or message.startswith(f"{flags.spell(name)} must be ")
+
+
+GOOD = {
+    "dish": st.sampled_from(["soup", "cake", "nothing"]),
+    "minutes": st.integers(1, 90),
+    "topping": st.sampled_from(["cream", "nuts"]),
+    "spoons": st.floats(0.1, 9),
+    "is_hot": st.booleans(),
+    "places": st.integers(1, 12),
+    "name": st.sampled_from(["round", "long"]),
+    "price": st.floats(0, 99),
+    "number": st.integers(-9, 9),
+}
+FIELDS = st.fixed_dictionaries({}, optional=GOOD)
+
+
+@settings(max_examples=200, deadline=None)
+@given(FIELDS, FIELDS)
+def test_completing_is_idempotent_and_keeps_what_was_asked_for(explicit, base):
+    if message := refusal(lambda: complete(explicit, base)):
+        assert "has no meaning with" in message or "contradicts" in message
+        assert message.split()[0] in map(flags.spell, explicit)
+        return
+    fields = complete(explicit, base)
+    assert {name: fields[name] for name in explicit} == explicit
+    assert complete({}, fields) == fields
+    # What follows by default can be left out.
+    chosen = {
+        name: value
+        for name, value in fields.items()
+        if value != flags.default(DECLARED[name], fields)
+    }
+    assert complete({}, chosen) == fields
+
+
+# -- The command line ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ((), {}),
+        (("--dish", "cake", "--minutes=9"), {"dish": "cake", "minutes": 9}),
+        (("--is-hot",), {"is_hot": True}),
+        (("--no-is-hot",), {"is_hot": False}),
+        (("--is_hot",), {"is_hot": True}),
+        (("--places", "3", "4"), {"places": (3, 4)}),
+        (("--price", "-2e-3", "--name", "a b"), {"price": -2e-3, "name": "a b"}),
+    ],
+)
+def test_only_what_was_given_is_read(argv, expected):
+    assert read(*argv) == expected
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--minutes", "many"],
+        ["--minutes", "None"],
+        ["--minutes"],
+        ["--dish", "stew"],
+        ["--nonsense"],
+        ["stray"],
+        ["yes", "--is-hot"],
+    ],
+)
+def test_flags_that_cannot_be_parsed_end_with_code_2(argv, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        read(*argv)
+    assert exit_.value.code == 2
+    shown = capsys.readouterr()
+    assert argv[0] in shown.err
+    assert not shown.out
+
+
+def test_help_shows_groups_defaults_and_dependence(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as exit_:
+        read("--help")
+    assert exit_.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Cooks a meal." in shown
+    for text in (
+        *("What is cooked.", "Where it is eaten."),
+        "--dish {soup,cake,nothing} The dish. (default: soup)",
+        "Cooking time. (with --dish soup or cake)",
+        "On the cake. (with --dish cake; default: cream)",
+        "Its number. (not with --name; default: 7)",
+        "Its price. (default: 1.5)",
+        "(with --dish soup; default: true)",
+    ):
+        assert text in shown
+
+
+def test_a_flag_is_one_declaration():
+    """With nothing else it is parsed, completed, checked and shown in help."""
+
+    @dataclasses.dataclass(frozen=True)
+    class More(Everything):
+        """With one flag more."""
+
+        guests: int = flag(2, "Number of guests.", low=0)
+
+    argv = ["--guests", "5"]
+    given_ = flags.read_command_line(argv, (More,), prog="cook", description="")
+    assert given_ == {"guests": 5}
+    assert flags.complete(More, given_, {})["guests"] == 5
+    assert flags.complete(More, {}, {})["guests"] == 2
+    with pytest.raises(ConfigError, match="--guests must be at least 0, got -1"):
+        flags.complete(More, {"guests": -1}, {})
