@@ -11,7 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from experiments import style
 from experiments.comparisons import Compared, Metric
 from experiments.runs import Runs, history
-from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, WORSE
+from experiments.statistics import (
+    BETTER,
+    NOT_SHOWN,
+    TOO_FEW,
+    WORSE,
+    PairedDifference,
+)
 
 
 class Picture(NamedTuple):
@@ -101,42 +107,37 @@ def differences(
 
 
 def _draw_differences(ax: Axes, rows: Mapping[int, Compared]) -> None:
+    ends = [x for c in rows.values() for x in _ends(c.difference)]
     # One extreme arm must not flatten the others.
-    differences = [c.difference for c in rows.values()]
-    extents = [abs(x) for d in differences for x in (d.mean, *(d.interval or ()))]
-    limit = min(max(extents), 6 * float(np.median(extents))) or 1.0
-    ax.set_xlim(-1.1 * limit, 1.1 * limit)
+    limit = 12 * float(np.median(np.abs(ends))) or 1.0
+    low, high = np.clip([min(*ends, 0), max(*ends, 0)], -limit, limit)
+    margin = 0.05 * (high - low) or 1.0
+    ax.set_xlim(low - margin, high + margin)
     for y, c in rows.items():
         d = c.difference
         color, marker, is_filled = _VERDICTS[d.verdict]
-        if abs(d.mean) > limit:
-            is_right = d.mean > 0
-            x, marker = (limit, ">") if is_right else (-limit, "<")
-            ax.text(
-                0.93 * x,
-                y,
-                f"{d.mean:+.3g}",
-                ha="right" if is_right else "left",
-                va="center",
-                fontsize=8,
+        x = d.mean
+        if not low <= x <= high:
+            x, marker, side = (
+                (high, ">", "right") if x > high else (low, "<", "left")
             )
-        else:
-            x = d.mean
-            if d.interval is not None:
-                ax.plot(d.interval, [y, y], color=color, lw=1.8)
+            text = f"   {d.mean:+.3g}   "
+            ax.text(x, y, text, ha=side, va="center", fontsize=8)
+        elif d.interval is not None:
+            ax.plot(d.interval, [y, y], color=color, lw=1.8)
+        face = color if is_filled else "white"
         ax.plot(
-            x,
-            y,
-            marker,
-            color=color,
-            mfc=color if is_filled else "white",
-            ms=5,
-            ls="",
-            label=d.verdict,
+            *(x, y, marker), color=color, mfc=face, ms=5, ls="", label=d.verdict
         )
 
 
+def _ends(d: PairedDifference) -> tuple[float, ...]:
+    return d.mean, *(d.interval or ())
+
+
 # -- Curves ----------------------------------------------------------------------------
+
+_MOST_BANDS = 6  # more bands than this hide each other
 
 
 def curves(
@@ -156,6 +157,7 @@ def curves(
     Returns:
       The picture; None if there is nothing to draw.
     """
+    arms = [arm for arm in arms if runs.of(model, arm)]
     names = [
         name
         for name in (f"train_{quantity}", f"validation_{quantity}")
@@ -171,6 +173,7 @@ def curves(
         f"{quantity.capitalize()} by epoch, {runs.place(model)}", 4.4 * len(names), 5.8
     )
     axes = figure.subplots(2, len(names), squeeze=False, sharex=True)
+    has_bands = len(arms) <= _MOST_BANDS
     unit = "points" if quantity == "accuracy" else "nats"
     for name, (above, below) in zip(names, axes.T, strict=True):
         style.dress(above, xlabel="", ylabel=style.LABELS[name])
@@ -180,9 +183,9 @@ def curves(
         )
         below.axhline(0, color=runs.looks[control].color, lw=1)
         for arm in arms:
-            _curve(above, runs, model, arm, name)
+            _curve(above, runs, model, arm, name, has_bands)
             if arm != control:
-                _difference(below, runs, model, arm, control, name)
+                _difference(below, runs, model, arm, control, name, has_bands)
         if quantity == "loss" and style.logarithmic_if_wide(above):
             style.logarithmic_beyond(below)
     style.legend(figure)
@@ -190,19 +193,22 @@ def curves(
         f"{quantity}-{model}",
         figure,
         f"Above: {quantity} by epoch. Below: arm minus {runs.label(control)}, seed by "
-        f"seed. Lines are means over the finished runs, bands reach from the lowest to "
-        f"the highest run. Thin lines that end in a cross are runs that diverged.",
+        f"seed. Lines are means over the finished runs"
+        f"{', bands reach from the lowest to the highest run' if has_bands else ''}. "
+        f"Thin lines that end in a cross are runs that diverged.",
     )
 
 
-def _curve(ax: Axes, runs: Runs, model: str, arm: str, name: str) -> None:
+def _curve(
+    ax: Axes, runs: Runs, model: str, arm: str, name: str, has_band: bool
+) -> None:
     label, look = runs.label(arm), runs.looks[arm]
     diverged = runs.diverged(model, arm)
     if diverged:
         label += f" ({len(diverged)} of {len(runs.of(model, arm))} diverged)"
     if finished := runs.finished(model, arm):
         values = np.stack([history(record, name) for record in finished])
-        style.mean_line(ax, _epochs(values), values, look, label)
+        style.mean_line(ax, _epochs(values), values, look, label, has_band=has_band)
     for record in diverged:
         values = history(record, name)
         values = values[np.isfinite(values)]
@@ -211,7 +217,13 @@ def _curve(ax: Axes, runs: Runs, model: str, arm: str, name: str) -> None:
 
 
 def _difference(
-    ax: Axes, runs: Runs, model: str, arm: str, control: str, name: str
+    ax: Axes,
+    runs: Runs,
+    model: str,
+    arm: str,
+    control: str,
+    name: str,
+    has_band: bool,
 ) -> None:
     pairs = [
         history(ours, name) - history(theirs, name)
@@ -220,7 +232,8 @@ def _difference(
     ]
     if pairs:
         values = np.stack(pairs) * (100 if name.endswith("accuracy") else 1)
-        style.mean_line(ax, _epochs(values), values, runs.looks[arm], runs.label(arm))
+        look, label = runs.looks[arm], runs.label(arm)
+        style.mean_line(ax, _epochs(values), values, look, label, has_band=has_band)
 
 
 def _epochs(values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from experiments.study import Study
 
 CONCLUSIONS = "conclusions.md"  # written by hand, next to the records
 _MOST_CURVES = 10  # arms that one picture holds
-_COLORS = 128  # of a picture
+_COLORS = 256  # of a picture
 
 # Markdown, a picture, or None for a picture that could not be drawn.
 Block = str | Picture | None

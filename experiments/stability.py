@@ -1,12 +1,12 @@
-"""How much curvature a cycle bears: its linear map on a quadratic, and where it grows.
+"""Which curvature a cycle is stable at: its linear map on a quadratic.
 
 On a quadratic with curvature ``lam``, gradient descent at the rate ``eta``, with
 heavy-ball or Nesterov momentum and with any affine window
 (:func:`plp_optax.affine_window`), maps the error and the momentum buffer linearly, and
-only the product ``eta * lam`` matters: what is called ``curvature`` here. A cycle is
+only the product ``eta * lam`` matters, which is called ``curvature`` here. A cycle is
 stable where its map has no eigenvalue outside the unit circle. Full-batch training is
-such a quadratic along each eigenvector of the Hessian, while the Hessian stays what
-it is.
+such a quadratic along each eigenvector of the Hessian, as long as the Hessian does
+not change.
 """
 
 import math
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 import plp_optax
 
-# At curvature 0 the radius is 1: so far above 1 it may be by rounding.
+# At curvature 0 the radius is 1, and may exceed it by this much through rounding.
 _ROUNDING = 1e-9
 
 
@@ -33,12 +33,14 @@ class Cycle(NamedTuple):
     period: int
 
     @property
-    def drift(self) -> float:
-        """What to multiply a learning rate by for the matched rate."""
-        return plp_optax.drift(self.coefficients, period=self.period)
+    def rate_multiplier(self) -> float:
+        """The matched learning rate, in units of the cycle's."""
+        return plp_optax.effective_rate_multiplier(
+            self.coefficients, period=self.period
+        )
 
 
-# The optimizer alone: a window of one step that jumps nowhere.
+# The optimizer alone: a window of one step without a jump.
 PLAIN = Cycle((0.0, 1.0), 1)
 
 
@@ -75,7 +77,9 @@ def cycle_map(
     Raises:
       ValueError: If the coefficients do not sum to 1 or the period is less than k.
     """
-    plp_optax.drift(cycle.coefficients, period=cycle.period)  # checks the two
+    plp_optax.effective_rate_multiplier(  # checks the two
+        cycle.coefficients, period=cycle.period
+    )
     h, mu = np.broadcast_arrays(np.asarray(curvature, float), momentum)
     # buffer' = mu buffer + h error; then error' = error - buffer', or with Nesterov
     # error' = error - (h error + mu buffer').
@@ -101,22 +105,26 @@ def growth(
     *,
     nesterov: bool = False,
 ) -> np.ndarray:
-    """The factor an error grows by in the long run, for each optimizer step.
+    """The long-run growth factor of an error, for each optimizer step.
 
-    The spectral radius of the cycle's map, to the power of 1/period: below 1 the error
-    shrinks, above 1 training is unstable.
+    The spectral radius of the cycle's map to the power of 1/period. Below 1 the error
+    shrinks; above 1 training is unstable.
 
     Args:
-      cycle: As of :func:`cycle_map`, like the others.
-      curvature: As there.
-      momentum: As there.
-      nesterov: As there.
+      cycle: The cycle.
+      curvature: Learning rate times curvature.
+      momentum: In [0, 1); broadcasts against ``curvature``.
+      nesterov: Nesterov momentum, not heavy ball.
 
     Returns:
       An array of the broadcast shape.
     """
     matrix = cycle_map(cycle, curvature, momentum, nesterov=nesterov)
-    return np.abs(np.linalg.eigvals(matrix)).max(axis=-1) ** (1 / cycle.period)
+    half = np.trace(matrix, axis1=-2, axis2=-1) / 2
+    # Eigenvalues of 2 x 2 matrices: half +- root.
+    root = np.sqrt(half**2 - np.linalg.det(matrix) + 0j)
+    radius = np.maximum(np.abs(half + root), np.abs(half - root))
+    return radius ** (1 / cycle.period)
 
 
 def unstable_bands(
@@ -133,8 +141,9 @@ def unstable_bands(
       cycle: The cycle.
       momentum: In [0, 1).
       nesterov: Nesterov momentum, not heavy ball.
-      top: Where to stop looking.
-      points: Where to look first, evenly spread; a narrower band may be overlooked.
+      top: The highest curvature to search.
+      points: Number of points to search first, evenly spaced; a narrower band can be
+        missed.
 
     Returns:
       (low, high), ascending, to 1e-9; ``high`` is inf for a band that reaches ``top``.
@@ -158,13 +167,13 @@ def unstable_bands(
 def stability_limit(
     cycle: Cycle, momentum: float = 0.0, *, nesterov: bool = False, top: float = 8.0
 ) -> float:
-    """The curvature from which on a cycle is unstable for the first time.
+    """The lowest curvature at which a cycle becomes unstable.
 
     Args:
       cycle: The cycle.
       momentum: In [0, 1).
       nesterov: Nesterov momentum, not heavy ball.
-      top: Where to stop looking.
+      top: The highest curvature to search.
 
     Returns:
       Learning rate times curvature, and inf if there is none below ``top``.
@@ -176,7 +185,7 @@ def stability_limit(
 def matched_limit(
     cycle: Cycle, momentum: float = 0.0, *, nesterov: bool = False
 ) -> float:
-    """The same for the optimizer alone at the cycle's matched rate.
+    """The lowest unstable curvature of the optimizer alone at the matched rate.
 
     Args:
       cycle: The cycle.
@@ -184,10 +193,10 @@ def matched_limit(
       nesterov: Nesterov momentum, not heavy ball.
 
     Returns:
-      Curvature times the cycle's own learning rate, and not the matched one, so that
-      it can be set against :func:`stability_limit`.
+      Curvature times the learning rate of the cycle, not the matched one, so that it
+      compares with :func:`stability_limit`.
     """
-    return stability_limit(PLAIN, momentum, nesterov=nesterov) / cycle.drift
+    return stability_limit(PLAIN, momentum, nesterov=nesterov) / cycle.rate_multiplier
 
 
 def _matrix(rows: list[list[np.ndarray]]) -> np.ndarray:

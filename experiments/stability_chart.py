@@ -1,4 +1,4 @@
-"""The stability chart: what curvature prediction bears, over momentum."""
+"""The stability chart: where prediction is stable, over momentum and curvature."""
 
 import matplotlib as mpl
 import numpy as np
@@ -10,30 +10,29 @@ from matplotlib.figure import Figure
 from experiments import style
 from experiments.stability import PLAIN, Cycle, growth, plp_cycle
 
-_TOP = 4.0  # learning rate x curvature: plain heavy ball bears 2 (1 + momentum)
+_TOP = 4.0  # learning rate x curvature; the limit of plain heavy ball is at most 4
 _TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # momenta
 _POINTS = 400
 
-# Growth a step, in levels as close as the eye needs; lighter than lines on it.
+# Growth per step. The colours are light, so that lines on them stand out.
 _LEVELS = np.linspace(0.9, 1.1, 41)
 _COLORS = ListedColormap(mpl.colormaps["BrBG_r"](np.linspace(0.15, 0.85, 256)))
-_DEFAULT = "PLP (step 1, window 3, period 4)"
 
-# What differs from PLP's defaults: label, cycle, color, line.
-_SETTINGS: tuple[tuple[str, Cycle, str, str], ...] = (
-    (_DEFAULT, plp_cycle(), style.BLUE, "-"),
-    ("with period 3", plp_cycle(period=3), style.SKY, "-"),
-    ("with period 8", plp_cycle(period=8), style.GREEN, "-"),
-    ("with step 0.5", plp_cycle(0.5), style.YELLOW, "--"),
-    ("with step 2", plp_cycle(2.0), style.ORANGE, "--"),
-    ("with window 2", plp_cycle(window=2), style.PURPLE, ":"),
-    ("with window 5, period 5", plp_cycle(window=5, period=5), style.GREY, ":"),
-)
+# What differs from PLP's defaults (step 1, window 3, period 4): cycle, color, line.
+_SETTINGS: dict[str, tuple[Cycle, str, str]] = {
+    "PLP (step 1, window 3, period 4)": (plp_cycle(), style.BLUE, "-"),
+    "with period 3": (plp_cycle(period=3), style.SKY, "-"),
+    "with period 8": (plp_cycle(period=8), style.GREEN, "-"),
+    "with step 0.5": (plp_cycle(0.5), style.YELLOW, "--"),
+    "with step 2": (plp_cycle(2.0), style.ORANGE, "--"),
+    "with window 2": (plp_cycle(window=2), style.PURPLE, ":"),
+    "with window 5, period 5": (plp_cycle(window=5, period=5), style.GREY, ":"),
+}
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:
     """The chart's momenta and learning rates x curvature, ascending, ``[points]``."""
-    # Evenly spread in the logarithm of 1/(1 - momentum), the steps it remembers.
+    # Evenly spaced in the logarithm of 1/(1 - momentum), the time constant in steps.
     memory = np.geomspace(1, 1 / (1 - _TICKS[-1]), _POINTS)
     return 1 - 1 / memory, np.linspace(_TOP / _POINTS, _TOP, _POINTS)
 
@@ -44,7 +43,7 @@ def chart(cycle: Cycle, *, nesterov: bool = False, rate: float = 1.0) -> np.ndar
     Args:
       cycle: The cycle.
       nesterov: Nesterov momentum, not heavy ball.
-      rate: What the cycle's learning rate is, of that on the axis.
+      rate: The cycle's learning rate, in units of the one on the axis.
 
     Returns:
       ``[curvatures, momenta]``, of :func:`grid`; unstable above 1.
@@ -56,19 +55,21 @@ def chart(cycle: Cycle, *, nesterov: bool = False, rate: float = 1.0) -> np.ndar
 
 
 def draw() -> Figure:
-    """Draws growth and limits of PLP for heavy ball and Nesterov momentum.
+    """Draws growth and limits of PLP for heavy-ball and Nesterov momentum.
 
-    Above: how PLP at its defaults grows or shrinks an error, and the limits of the
+    Above: how PLP with its defaults grows or shrinks an error, and the limits of the
     plain optimizer at PLP's rate and at the matched one. Below: the first limits of
-    PLP with other settings. All over PLP's own learning rate x curvature.
+    PLP with other settings. All axes are in units of PLP's own learning rate.
     """
-    figure = style.figure(10.5, 8.4)
+    figure = style.figure("Stability of PLP on a quadratic", 10.5, 8.6)
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for column, nesterov in enumerate((False, True)):
         kind = "Nesterov momentum" if nesterov else "heavy ball"
         above, below = axes[:, column]
         style.dress(above, xlabel="", ylabel="", title=f"growth with PLP, {kind}")
-        style.dress(below, xlabel="momentum", ylabel="", title=f"first limit, {kind}")
+        style.dress(
+            below, xlabel="momentum", ylabel="", title=f"first unstable value, {kind}"
+        )
         surface = _growth(above, nesterov)
         _limits(below, nesterov)
     for ax in axes[:, 0]:
@@ -77,9 +78,10 @@ def draw() -> Figure:
     axes[0, 0].set(xscale="log", xlim=(1, memory[-1]), ylim=(0, _TOP))
     axes[0, 0].set_xticks(memory, [f"{momentum:g}" for momentum in _TICKS])
     axes[0, 0].minorticks_off()
+    axes[0, 1].legend(loc="upper right", title="edge of stability", fontsize=8.5)
+    axes[1, 1].legend(loc="upper right", fontsize=8.5)
     bar = figure.colorbar(surface, ax=axes[0], ticks=[0.9, 0.95, 1, 1.05, 1.1])
-    bar.set_label("growth of an error in a step")
-    style.legend(figure)
+    bar.set_label("growth of an error per step")
     return figure
 
 
@@ -92,16 +94,13 @@ def _growth(ax: Axes, nesterov: bool) -> QuadContourSet:
         norm=CenteredNorm(1, 0.1),
         extend="both",
     )
-    for label, method, values in (
-        (_DEFAULT, "plp", ours),
-        ("plain", "sgd", chart(PLAIN, nesterov=nesterov)),
-        (
-            "plain at the matched rate",
-            "matched",
-            chart(PLAIN, nesterov=nesterov, rate=plp_cycle().drift),
-        ),
+    plain = chart(PLAIN, nesterov=nesterov)
+    matched = chart(PLAIN, nesterov=nesterov, rate=plp_cycle().rate_multiplier)
+    for label, (color, line, _), values in (
+        ("PLP", style.METHOD, ours),
+        ("plain", style.PLAIN, plain),
+        ("plain at the matched rate", style.MATCHED, matched),
     ):
-        color, line, _ = style.look(method)
         ax.contour(
             x, curvatures, values, [1], colors=[color], linestyles=[line], linewidths=2
         )
@@ -111,7 +110,7 @@ def _growth(ax: Axes, nesterov: bool) -> QuadContourSet:
 
 def _limits(ax: Axes, nesterov: bool) -> None:
     momenta, curvatures = grid()
-    for label, cycle, color, line in _SETTINGS:
+    for label, (cycle, color, line) in _SETTINGS.items():
         unstable = chart(cycle, nesterov=nesterov) > 1 + 1e-9
         first = np.where(
             unstable.any(axis=0), curvatures[unstable.argmax(axis=0)], np.nan

@@ -85,7 +85,7 @@ def dress(ax: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
     if ylabel.endswith("accuracy"):
         ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     if xlabel in ("epoch", "step"):
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def logarithmic_if_wide(ax: Axes) -> bool:
@@ -103,7 +103,7 @@ def logarithmic_if_wide(ax: Axes) -> bool:
     return bool(is_wide)
 
 
-def logarithmic_beyond(ax: Axes, part: float = 0.1) -> None:
+def logarithmic_beyond(ax: Axes, part: float = 0.01) -> None:
     """Makes an axis of differences linear near 0 and logarithmic beyond.
 
     Args:
@@ -141,7 +141,15 @@ def legend(figure: Figure) -> None:
         )
 
 
-def mean_line(ax: Axes, x: np.ndarray, runs: np.ndarray, look: Look, label: str) -> None:
+def mean_line(
+    ax: Axes,
+    x: np.ndarray,
+    runs: np.ndarray,
+    look: Look,
+    label: str,
+    *,
+    has_band: bool = True,
+) -> None:
     """Draws the mean of runs, and a band from the lowest to the highest of them.
 
     Args:
@@ -150,7 +158,10 @@ def mean_line(ax: Axes, x: np.ndarray, runs: np.ndarray, look: Look, label: str)
       runs: ``[runs, len(x)]``; at least one run.
       look: Colour and line.
       label: The name in the legend.
+      has_band: Whether to draw the band.
     """
     color = look.color
     ax.plot(x, runs.mean(axis=0), color=color, ls=look.linestyle, lw=1.6, label=label)
-    ax.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.1, lw=0)
+    if has_band:
+        low, high = runs.min(axis=0), runs.max(axis=0)
+        ax.fill_between(x, low, high, color=color, alpha=0.1, lw=0)

@@ -1,34 +1,36 @@
 """What was measured of curvature and paths, and pictures of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments import paths, stability, style
-from experiments.page import Picture
+from experiments.figures import Picture
 from experiments.records import Record
-from experiments.reports.runs import NOT_RUN, Runs
+from experiments.runs import Runs
 from experiments.studies.mechanism import METHODS, PERIOD, REGIMES, Regime
 
 PLP = stability.plp_cycle(period=PERIOD)
-# What part of a run's measurements counts as its end.
+# Part of a run's measurements that counts as its end.
 _END = 0.25
+_LOOKS = {"sgd": style.PLAIN, "plp": style.METHOD, "matched": style.MATCHED}
 
 
-class Seen(NamedTuple):
+class Measured(NamedTuple):
     """What was measured along a run, finished or diverged.
 
     Attributes:
       record: The run.
-      steps: Optimizer steps at which it was looked at, ``[times]``.
+      rate: Its learning rate.
+      steps: Optimizer steps of the measurements, ``[times]``.
       curvature: The top eigenvalue of the Hessian there, ``[times]``.
       path: Sketches of the displacement from the start, ``[times, dimensions]``.
     """
 
     record: Record
+    rate: float
     steps: np.ndarray
     curvature: np.ndarray
     path: np.ndarray
@@ -36,141 +38,162 @@ class Seen(NamedTuple):
     @property
     def products(self) -> np.ndarray:
         """Learning rate times curvature, ``[times]``."""
-        return float(self.record.config["learning_rate"]) * self.curvature
+        return self.rate * self.curvature
 
     def end(self, values: np.ndarray) -> float:
         """The mean of the last quarter of values along the run."""
         return float(values[-max(1, round(_END * len(values))) :].mean())
 
 
-def look(runs: Runs, model: str, regime: Regime) -> dict[str, dict[int, Seen]]:
-    """What was measured in a regime, by method and seed."""
-    found: dict[str, dict[int, Seen]] = {}
+# By method and seed.
+ByMethod = Mapping[str, Mapping[int, Measured]]
+
+
+def measured(runs: Runs, model: str, regime: Regime) -> ByMethod:
+    """What was measured in a regime."""
+    found: dict[str, dict[int, Measured]] = {}
     for method in METHODS:
         found[method] = {}
         for record in runs.of(model, f"{method}-{regime.name}"):
             if measures := record.measures:
                 steps = np.array(measures["step"], np.float64)
-                curvature = np.array(measures["top_eigenvalue"], np.float64)
-                path = paths.unpack(measures["path"], len(steps))
-                found[method][record.seed] = Seen(record, steps, curvature, path)
+                found[method][record.seed] = Measured(
+                    record,
+                    float(runs.config(record)["learning_rate"]),
+                    steps,
+                    np.array(measures["top_eigenvalue"], np.float64),
+                    paths.unpack(measures["path"], len(steps)),
+                )
     return found
 
 
 def limit(method: str, regime: Regime) -> float:
-    """The learning rate times curvature from which on an arm is unstable."""
+    """The first unstable value of learning rate times curvature of an arm."""
     cycle = PLP if method == "plp" else stability.PLAIN
     return stability.stability_limit(cycle, regime.momentum, nesterov=regime.nesterov)
 
 
-def unstable(regime: Regime) -> list[tuple[float, float]]:
-    """The intervals of learning rate times curvature in which PLP is unstable."""
-    return stability.unstable_bands(PLP, regime.momentum, nesterov=regime.nesterov)
+def pairs(found: ByMethod, method: str) -> dict[int, tuple[Measured, Measured]]:
+    """PLP's and another method's runs, on the seeds on which both finished."""
+    ours, theirs = found["plp"], found[method]
+    both = {seed: (ours[seed], theirs[seed]) for seed in ours if seed in theirs}
+    return {s: p for s, p in both.items() if not any(m.record.diverged for m in p)}
 
 
-def together(
-    ours: Mapping[int, Seen], theirs: Mapping[int, Seen]
-) -> dict[int, tuple[Seen, Seen]]:
-    """The runs of two arms on the seeds on which both finished."""
-    pairs = {seed: (ours[seed], theirs[seed]) for seed in ours if seed in theirs}
-    return {
-        seed: pair
-        for seed, pair in pairs.items()
-        if not any(seen.record.diverged for seen in pair)
-    }
-
-
-def apart(ours: Seen, theirs: Seen) -> np.ndarray:
-    """The distance of two paths as a part of the way that the first has come."""
+def distance(ours: Measured, theirs: Measured) -> np.ndarray:
+    """The distance of two paths as a part of the length of the first displacement."""
     return paths.distance(ours.path, theirs.path)
 
 
 # -- Pictures --------------------------------------------------------------------------
 
 
-def along(runs: Runs, model: str) -> Picture:
+def products(runs: Runs, model: str) -> Picture | None:
     """Draws learning rate x curvature along training, a panel for each regime."""
-    figure, panels = _panels(runs, model, "rate x curvature")
-    for regime, ax in panels:
-        for method, by_seed in look(runs, model, regime).items():
-            values = {seed: seen.products for seed, seen in by_seed.items()}
-            _lines(ax, method, by_seed, values)
-        highest = ax.get_ylim()[1]
-        for method in ("sgd", "plp"):
-            level, color = limit(method, regime), style.look(method).color
-            if level < 2 * highest:
-                ax.axhline(level, color=color, ls=":", lw=1.4)
-        highest = ax.get_ylim()[1]
-        for low, high in unstable(regime):
-            if low < highest:
-                color = style.look("plp").color
-                ax.axhspan(low, min(high, highest), color=color, alpha=0.1, lw=0)
-        ax.set_ylim(0, highest)
-    style.legend(figure)
-    return Picture(
-        f"curvature-{model}",
-        figure,
-        f"{model}: learning rate (each arm's own) x top eigenvalue of the Hessian of "
-        f"the training loss along training. Lines: means over the finished runs; "
-        f"bands: one standard deviation; thin lines with a cross: runs that diverged. "
-        f"Dotted: the first limit of SGD at any rate (black) and of PLP (blue), unless "
-        f"far above. Shaded: where theory calls PLP unstable.",
+    return _picture(
+        runs,
+        model,
+        "curvature",
+        "Learning rate x top eigenvalue",
+        "rate x eigenvalue",
+        _draw_products,
+        "Each arm's learning rate times the top eigenvalue of the Hessian of the "
+        "training loss. Lines are means over the finished runs, bands reach from the "
+        "lowest to the highest run. Thin lines that end in a cross are runs that "
+        "diverged. Dotted: the first unstable value of SGD at any rate (black) and of "
+        "PLP (blue), unless far above. Shaded: where theory says that PLP is unstable.",
     )
 
 
-def distances(runs: Runs, model: str) -> Picture:
+def _draw_products(ax: Axes, found: ByMethod, regime: Regime) -> None:
+    for method, by_seed in found.items():
+        values = {seed: m.products for seed, m in by_seed.items()}
+        _lines(ax, method, by_seed, values)
+    for method in ("sgd", "plp"):
+        level = limit(method, regime)
+        if level < 2 * ax.get_ylim()[1]:
+            ax.axhline(level, color=_LOOKS[method].color, ls=":", lw=1.4)
+    top = ax.get_ylim()[1]
+    for low, high in stability.unstable_bands(
+        PLP, regime.momentum, nesterov=regime.nesterov
+    ):
+        if low < top:
+            color = _LOOKS["plp"].color
+            ax.axhspan(low, min(high, top), color=color, alpha=0.1, lw=0)
+    ax.set_ylim(0, top)
+
+
+def distances(runs: Runs, model: str) -> Picture | None:
     """Draws how far PLP's path is from those of its controls."""
-    figure, panels = _panels(runs, model, "distance / way (%)")
-    for regime, ax in panels:
-        found = look(runs, model, regime)
-        for method in ("sgd", "matched"):
-            pairs = together(found["plp"], found[method])
-            values = {s: 100 * apart(*pair)[1:] for s, pair in pairs.items()}
-            _lines(ax, method, {s: ours for s, (ours, _) in pairs.items()}, values)
-        ax.set_ylim(0, None)
-    style.legend(figure)
-    return Picture(
-        f"distance-{model}",
-        figure,
-        f"{model}: the distance of PLP's parameters from those of SGD and of SGD at "
-        f"the matched rate, from the same start on the same data, as a part of the way "
-        f"that PLP has come. Lines: means over the seeds; bands: one standard "
-        f"deviation.",
+    return _picture(
+        runs,
+        model,
+        "distance",
+        "Distance of PLP from its controls",
+        "distance (%)",
+        _draw_distances,
+        "Distance of PLP's parameters from those of SGD, and of SGD at the matched "
+        "rate, from the same start on the same data, in percent of the distance that "
+        "PLP has moved. Lines are means over the seeds, bands reach from the lowest to "
+        "the highest.",
     )
 
 
-def _panels(
-    runs: Runs, model: str, ylabel: str
-) -> tuple[Figure, list[tuple[Regime, Axes]]]:
-    """A figure, and the panels of the regimes that have runs."""
-    figure = style.figure(9.6, 5.8)
-    axes = figure.subplots(2, 3).ravel()
-    for ax in axes[len(REGIMES) :]:
+def _draw_distances(ax: Axes, found: ByMethod, regime: Regime) -> None:
+    del regime
+    for method in ("sgd", "matched"):
+        both = pairs(found, method)
+        values = {s: 100 * distance(*pair)[1:] for s, pair in both.items()}
+        _lines(ax, method, {s: ours for s, (ours, _) in both.items()}, values)
+    ax.set_ylim(0, None)
+
+
+def _picture(
+    runs: Runs,
+    model: str,
+    name: str,
+    title: str,
+    ylabel: str,
+    draw: Callable[[Axes, ByMethod, Regime], None],
+    caption: str,
+) -> Picture | None:
+    """A panel for each regime that was run."""
+    found = {regime: measured(runs, model, regime) for regime in REGIMES}
+    ran = {regime: f for regime, f in found.items() if any(f.values())}
+    if not ran:
+        return None
+    columns = min(3, len(ran))
+    rows = -(-len(ran) // columns)
+    figure = style.figure(
+        f"{title}, {runs.place(model)}", 0.4 + 3.1 * columns, 0.8 + 2.5 * rows
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(ran) :]:
         ax.set_axis_off()
-    panels = []
-    for number, (regime, ax) in enumerate(zip(REGIMES, axes, strict=False)):
-        left = ylabel if number % 3 == 0 else ""
+    for number, (ax, (regime, f)) in enumerate(zip(axes, ran.items(), strict=False)):
+        left = ylabel if number % columns == 0 else ""
         style.dress(ax, xlabel="step", ylabel=left, title=regime.label)
-        if any(look(runs, model, regime).values()):
-            panels.append((regime, ax))
-        else:
-            ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center")
-            ax.set(xticks=[], yticks=[])
-    return figure, panels
+        draw(ax, f, regime)
+    style.legend(figure)
+    return Picture(f"{name}-{model}", figure, caption)
 
 
 def _lines(
-    ax: Axes, method: str, runs: Mapping[int, Seen], values: Mapping[int, np.ndarray]
+    ax: Axes,
+    method: str,
+    runs: Mapping[int, Measured],
+    values: Mapping[int, np.ndarray],
 ) -> None:
-    """The mean of finished runs, and those that diverged; the last of their steps."""
-    finished = [seed for seed, seen in runs.items() if not seen.record.diverged]
+    """The mean of finished runs, and the diverged ones, against the last steps."""
+    look, label = _LOOKS[method], METHODS[method]
+    finished = [seed for seed, m in runs.items() if not m.record.diverged]
     if finished:
-        of = np.stack([values[seed] for seed in finished])
-        steps = runs[finished[0]].steps[-of.shape[1] :]
-        style.mean_line(ax, steps, of, arm=method, label=METHODS[method])
-    for seed, seen in runs.items():
-        if seen.record.diverged:
-            color, line = style.look(method).color, values[seed]
-            steps = seen.steps[-len(line) :]
-            ax.plot(steps, line, color=color, lw=0.7)
-            ax.plot(steps[-1:], line[-1:], "x", color=color, label=METHODS[method])
+        drawn = np.stack([values[seed] for seed in finished])
+        steps = runs[finished[0]].steps[-drawn.shape[1] :]
+        style.mean_line(ax, steps, drawn, look, label)
+    for seed, m in runs.items():
+        if m.record.diverged:
+            line = values[seed]
+            steps = m.steps[-len(line) :]
+            ax.plot(steps, line, color=look.color, lw=0.7)
+            ax.plot(steps[-1:], line[-1:], "x", color=look.color, label=label)
