@@ -273,6 +273,7 @@ def test_two_processes_do_not_write_the_same_part(to_download, original, server)
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_bar_is_for_terminals(terminal, to_download, server, monkeypatch, capsys):
     monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))  # rich reads it.
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     server.cut = len(server.body) // 2
     server.before_cut = lambda: time.sleep(0.3)  # For the bar to be drawn.

@@ -107,7 +107,7 @@ def _download(url: str, part: pathlib.Path, size: int) -> None:
         answer.raise_for_status()
         # A server may ignore the range and send everything.
         partial = answer.status_code == requests.codes.partial_content
-        terminal = rich.console.Console().is_terminal
+        console = rich.console.Console()
         with (
             part.open("ab" if partial else "wb") as file,
             rich.progress.wrap_file(
@@ -115,7 +115,8 @@ def _download(url: str, part: pathlib.Path, size: int) -> None:
                 total=size - done if partial else size,
                 description=part.stem,
                 transient=True,
-                disable=not terminal,
+                console=console,
+                disable=not console.is_terminal,
             ) as content,
         ):
             shutil.copyfileobj(content, file, _CHUNK)

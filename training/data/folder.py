@@ -48,7 +48,7 @@ def _read(path: pathlib.Path, image_size: int | None) -> Source:
                 f"{path} has train and {', '.join(sorted(others))}: the only folder "
                 "that may accompany train is test."
             )
-        parts = folders
+        parts = {part: folders[part] for part in ("train", "test") if part in folders}
     files = {part: _files(folder) for part, folder in parts.items()}
     classes = list(files["train"])
     if unknown := set(files.get("test", classes)) - set(classes):

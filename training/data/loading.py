@@ -62,19 +62,22 @@ def load(
       UserError: if an argument is out of range.
       DataError: if the set is absent, damaged, unsuitable or cannot be obtained.
     """
-    for what, value, interval, valid in (
-        (
-            "validation fraction",
-            validation_fraction,
-            "[0, 1)",
-            0 <= validation_fraction < 1,
-        ),
-        ("training fraction", train_fraction, "(0, 1]", 0 < train_fraction <= 1),
-        ("split seed", split_seed, f"[0, {2**32})", 0 <= split_seed < 2**32),
-        ("image size", image_size, "[1, 10000)", 0 < (image_size or 1) < 10_000),
-    ):
-        if not valid:
-            raise errors.UserError(f"The {what} is {value}: choose it in {interval}.")
+    if not 0 <= validation_fraction < 1:
+        raise errors.UserError(
+            f"The validation fraction is {validation_fraction}: choose it in [0, 1)."
+        )
+    if not 0 < train_fraction <= 1:
+        raise errors.UserError(
+            f"The training fraction is {train_fraction}: choose it in (0, 1]."
+        )
+    if not 0 <= split_seed < 2**32:
+        raise errors.UserError(
+            f"The split seed is {split_seed}: choose it in [0, {2**32})."
+        )
+    if image_size is not None and not 1 <= image_size < 10_000:
+        raise errors.UserError(
+            f"The image size is {image_size}: choose it in [1, 10000)."
+        )
     source = _read(name, data_dir, image_size)
     if len(source.label_names) < 2:
         raise errors.DataError(f"{name} has fewer than two classes: add another.")

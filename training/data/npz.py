@@ -28,7 +28,8 @@ def read(path: pathlib.Path) -> Source:
       DataError: if the file cannot be read, or its arrays are not as described.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, as NumPy leaves a damaged file open.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = {
                 name: file[name]
                 for name in ("images", "labels", "test_images", "test_labels")

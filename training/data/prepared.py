@@ -68,7 +68,7 @@ def read(
     """
     directory = root(data_dir) / name
     try:
-        present = directory.is_dir()
+        present = bool(name) and directory.is_dir()
     except OSError:  # The name may be too long.
         present = False
     if not present:
