@@ -519,7 +519,8 @@ def read(path: Path, what: str = "") -> dict[str, Any]:
       ConfigError: If the file is absent, is not JSON, or has a field unknown here.
     """
     fields = read_object(path, what)
-    if unknown := sorted(set(fields) - set(flags.flags(Config))):
+    known = {name for name, one in flags.flags(Config).items() if one.identity}
+    if unknown := sorted(set(fields) - known):
         raise ConfigError(f"{what}{path} has unknown fields: {', '.join(unknown)}")
     return fields
 

@@ -1,6 +1,7 @@
 """Flags that are declared once: type, default, range, help, and what they depend on."""
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -78,7 +79,8 @@ def flag(
     )
 
 
-def flags(config: Any) -> dict[str, Flag]:
+@functools.cache
+def flags(config: Any) -> Mapping[str, Flag]:
     """The flags that a dataclass declares, by name, in the order of declaration."""
     hints = typing.get_type_hints(config)
     return {
