@@ -16,12 +16,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import interrupts, plan, runner, studies
-from experiments.progress import describe_seconds
+from experiments import estimate, plan, runner, studies
 from experiments.records import RecordFile
 from experiments.study import Scale, Study
-from experiments.trainer import Trainer
 from training.errors import ConfigError, UserError
+from training.interrupts import acknowledged
 
 _Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 _Folders = Annotated[
@@ -114,7 +113,8 @@ def run(
     settings = {} if data_dir is None else {"data_dir": data_dir}
     folder = out / chosen.name / study
     if dry_run:
-        _print_plan(declared, chosen, folder, settings)
+        for line in estimate.describe(declared, chosen, folder, settings):
+            print(line, flush=True)
         return
     runner.run(
         declared, chosen, folder, settings=settings, budget_minutes=budget_minutes
@@ -164,41 +164,6 @@ def _scale(study: Study, name: str | None, *, small: bool, quick: bool) -> Scale
     return study.scale(name)
 
 
-def _print_plan(
-    study: Study, scale: Scale, folder: Path, settings: dict[str, Any]
-) -> None:
-    """Prints arms, runs, and how long they are expected to take."""
-    tasks = plan.tasks(study, scale)
-    arms = {task.arm.name: task.arm for task in tasks}
-    print(f"{study.title}\n{study.question}")
-    print(f"scale {scale.name}: {dict(scale.fields)}\nrecords: {folder}")
-    for name, arm in arms.items():
-        _item(f"{name}: {arm.label}")
-    total = 0.0
-    for model in dict.fromkeys(task.model for task in tasks):
-        ours = [task for task in tasks if task.model == model]
-        line = f"{model}: {len(arms)} arms x {scale.seeds} seeds = {len(ours)} runs"
-        if study.execute is None:
-            trainer = Trainer(study, folder, settings)
-            compilation, seconds = trainer.measure(ours[0])
-            expected = len(arms) * compilation + len(ours) * seconds
-            total += expected
-            line += (
-                f"; {describe_seconds(compilation)} to compile an arm, "
-                f"{describe_seconds(seconds)} a run, together "
-                f"{expected / 3600:.2g} hours"
-            )
-        print(line)
-    print(f"{len(tasks)} runs", end="")
-    if study.execute is None:
-        print(
-            f", about {total / 3600:.2g} hours on this machine: measured on a few steps "
-            f"of each network's first arm, without what the study observes",
-            end="",
-        )
-    print()
-
-
 def _item(text: str) -> None:
     print(
         textwrap.fill(
@@ -220,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "report": report,
     }
     try:
-        with interrupts.acknowledged():
+        with acknowledged():
             tyro.extras.subcommand_cli_from_dict(
                 commands,
                 prog="python -m experiments",

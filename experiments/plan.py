@@ -48,11 +48,6 @@ class Task(NamedTuple):
     def __str__(self) -> str:
         return f"{self.model} {self.arm.name} seed {self.seed}"
 
-    def matches(self, record: Record) -> bool:
-        """Whether a record is of this run."""
-        ours = (self.arm.name, self.model, self.seed, self.config)
-        return ours == (record.arm, record.model, record.seed, record.config)
-
 
 def rescale(
     scale: Scale,
@@ -131,6 +126,16 @@ def tasks(study: Study, scale: Scale) -> list[Task]:
         for seed in range(scale.first_seed, scale.first_seed + scale.seeds)
         for arm in arms
         if arm.group == group
+    ]
+
+
+def missing(tasks: Sequence[Task], records: Sequence[Record]) -> list[Task]:
+    """The runs that have no record."""
+    found = {(r.arm, r.model, r.seed): r.config for r in records}
+    return [
+        task
+        for task in tasks
+        if found.get((task.arm.name, task.model, task.seed)) != task.config
     ]
 
 

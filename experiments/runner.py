@@ -93,8 +93,7 @@ def run(
     header = plan.header(study, scale)
     file = RecordFile(folder)
     file.append(header)
-    records = file.read()
-    left = [task for task in tasks if not any(map(task.matches, records))]
+    left = plan.missing(tasks, file.read())
     executor = make_executor(study, folder, settings or {})
     durations = _Durations()
     under_way: Task | None = None

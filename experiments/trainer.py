@@ -110,7 +110,7 @@ class Trainer:
             with contextlib.suppress(OSError):  # other runs are unfinished
                 self._unfinished.rmdir()
 
-    def measure(self, task: Task, seconds: float = 10.0) -> tuple[float, float]:
+    def measure(self, task: Task, seconds: float = 5.0) -> tuple[float, float]:
         """Estimates how long a run takes, from a few of its steps.
 
         Args:

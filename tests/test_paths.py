@@ -1,4 +1,4 @@
-"""How far apart the paths of arms are, from short sketches of them."""
+"""The distance between the paths of arms, from short sketches of them."""
 
 import itertools
 
@@ -49,7 +49,7 @@ def test_packing_loses_nothing():
     np.testing.assert_array_equal(found, np.stack(sketches))
 
 
-def test_distance_is_relative_to_the_way_of_the_first():
+def test_distance_is_relative_to_the_distance_that_the_first_has_covered():
     one = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
     two = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 3.0]])
     np.testing.assert_array_equal(paths.distance(one, two), [np.nan, 0, 0.5])

@@ -177,7 +177,16 @@ def test_records_hold_choices_only():
     chosen = {name: value for name, value in TINY.items() if value != 0.2}
     assert task.config == {**chosen, "model": "tiny", "method": "sgd"}
     assert second.config == {**task.config, "seed": 1}
-    assert task.matches(records(study_of(SGD))[0])
+
+
+def test_runs_without_a_record_are_missing():
+    study = study_of(SGD, PLP)
+    tasks = plan.tasks(study, study.scale("small"))
+    found = records(study)
+    assert plan.missing(tasks, found) == []
+    assert plan.missing(tasks, found[1:3]) == [tasks[0], tasks[3]]
+    wider = dataclasses.replace(found[2], config={**found[2].config, "width": 3})
+    assert plan.missing(tasks, [*found, wider]) == [tasks[2]]
 
 
 def test_records_of_an_arm_that_was_declared_differently_are_left_out():

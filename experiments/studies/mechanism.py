@@ -157,9 +157,8 @@ class Observer(Callback):
     Attributes:
       measures: ``step``: the optimizer steps at which it measured, 0 first. At each,
         ``top_eigenvalue`` of the Hessian of the training loss on a fixed batch (the
-        full one, or the first 512 training images), its ``residual``, whether it
-        ``converged``, and ``lowest``, which the most negative eigenvalue is no higher
-        than. ``path``: sketches of the parameters less those at the start
+        full one, or the first 512 training images), its ``residual``, and whether it
+        ``converged``. ``path``: sketches of the parameters minus those at the start
         (``experiments.paths``), packed into text.
     """
 
@@ -175,8 +174,7 @@ class Observer(Callback):
         module = networks.make_network(config, dataset.num_classes, axis_name=None)
         self._sketches: list[Any] = []
         self._seen: dict[str, list[Any]] = {
-            name: []
-            for name in ("step", "top_eigenvalue", "residual", "converged", "lowest")
+            name: [] for name in ("step", "top_eigenvalue", "residual", "converged")
         }
         with jax.enable_x64(config.precision == "float64"):
             images = data.normalize(
@@ -200,7 +198,7 @@ class Observer(Callback):
         found = top_eigenvalue(
             self._loss, params, tolerance=_TOLERANCE, key=jax.random.key(0)
         )
-        values = (step, found.value, found.residual, found.converged, found.lowest)
+        values = (step, found.value, found.residual, found.converged)
         for seen, value in zip(self._seen.values(), values, strict=True):
             seen.append(value)
         moved = jax.tree.map(lambda a, b: a - b, params, self._start)

@@ -23,10 +23,9 @@ class Path(Callback):
     Reading them is queued behind the training steps and waits for none.
     """
 
-    _MOST = 2000  # points
-
-    def __init__(self) -> None:
-        """Chooses the two parameters when it first sees any."""
+    def __init__(self, points: int = 2000) -> None:
+        """Takes how many points of the path to keep at most."""
+        self._points = points
         self._names: list[str] = []
         self._read: Any = None
         self._seen: list[dict[str, jax.Array]] = []
@@ -39,7 +38,7 @@ class Path(Callback):
         if self._calls % self._every == 0:
             self._seen.append(self._read(state.params, state.step))
         self._calls += 1
-        if len(self._seen) > self._MOST:  # thin out, so that the path covers the run
+        if len(self._seen) > self._points:  # thin out, so that the path covers the run
             self._seen, self._every = self._seen[::2], 2 * self._every
 
     @property
@@ -47,9 +46,12 @@ class Path(Callback):
         """``path``: ``step``, ``weight`` and ``bias``, a list each, and ``which``.
 
         A list has an entry for every call of the training function (a step on a CPU),
-        or for every second, fourth, ... call of a run with more than 2,000. ``which``
-        names the two parameters. Their values have the digits that restore a float32.
+        or in longer runs for every second, fourth, ... call. ``which`` names the two
+        parameters. Their values have the digits that restore a float32. Empty before
+        the first call.
         """
+        if not self._seen:
+            return {}
         seen = jax.device_get(self._seen)
         return {
             "path": {
