@@ -62,6 +62,9 @@ class Data:
     split_seed: int = flag(
         0, "Seed of these choices, independent of --seed.", low=0, below=2**32
     )
+    split_per_seed: bool = flag(
+        False, "Draw the validation split from --seed instead: one split a seed."
+    )
     augment: bool = flag(
         False,
         "Random crops (padding of 1/8 of the side) and, except for digits, horizontal "
@@ -246,6 +249,12 @@ class Optimizer:
         low=1,
         below=2**30,  # a cycle is counted in int32
     )
+    cycle_momentum: bool = flag(
+        False,
+        "Lower the momentum by 0.1 while the cyclic rate rises to its peak, as "
+        "PyTorch's CyclicLR does by default (0.9 to 0.8).",
+        only=("schedule", ("cyclic",)),
+    )
     warmup_epochs: float | None = flag(
         1.0,
         "Epochs over which the learning rate rises linearly from 0.",
@@ -295,6 +304,11 @@ class Training:
         "where such a loop is slow, else a quarter of an epoch.",
         only=("input", ("resident",)),
         low=1,
+    )
+    test_each_epoch: bool = flag(
+        False,
+        "Also evaluate the test set after every epoch, for the curves. It is never "
+        "used to choose anything.",
     )
     seed: int = flag(
         0,
@@ -398,15 +412,16 @@ class Start:
 
     preset: str | None = flag(
         None,
-        "A published protocol on CIFAR-100 at full width. plp-paper (arXiv "
-        "2310.10958): 100 epochs, batch 128, one epoch of warm-up, then a cyclic rate "
-        "from 0.001 to 0.002 with half-cycles of 2000 steps, momentum 0.9, weight "
-        "decay 1e-4, 20 % validation. amplify-paper and amplify-paper-deep (arXiv "
-        "2305.18445): 150 epochs of its strategies; factor 2, batch 128, momentum 0.9, "
-        "weight decay 5e-4, crops and flips are assumptions.",
-        choices=tuple(PRESETS),
+        "A published protocol on CIFAR-100: plp-paper (arXiv 2310.10958), "
+        "amplify-paper (arXiv 2305.18445), or amplify-paper-deep (the same for "
+        "ResNet-50/101). --show-config prints it; docs/protocols.md says what is "
+        "published and what is assumed. Flags override it.",
+        choices=PRESETS,
     )
     config: str | None = flag(None, "The config.json of a work directory.")
+    show_config: bool = flag(
+        False, "Print the complete configuration as JSON, and exit."
+    )
 
 
 def parse(argv: Sequence[str]) -> list[Config]:
@@ -420,7 +435,8 @@ def parse(argv: Sequence[str]) -> list[Config]:
 
     Raises:
       ConfigError: If flags contradict each other or are out of range.
-      SystemExit: For ``--help``, and for flags that cannot be parsed (exit code 2).
+      SystemExit: For ``--help`` and ``--show-config``, and for flags that cannot be
+        parsed (exit code 2).
     """
     explicit = flags.read_command_line(
         argv,
@@ -431,26 +447,27 @@ def parse(argv: Sequence[str]) -> list[Config]:
         "a minute on two CPU cores.",
     )
     preset, file = explicit.pop("preset", None), explicit.pop("config", None)
-    if preset and file:
+    show = explicit.pop("show_config", False)
+    if preset is not None and file is not None:
         raise ConfigError(
             "--preset and --config both set where to start from: give one of them"
         )
     base = PRESETS[preset] if preset else {}
-    if file:
+    if file is not None:
         base = chosen(resolve({}, read(Path(file), "--config ")))
     seeds = explicit.pop("seed", (base.get("seed", 0),))
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seed needs different seeds, got {seeds}")
-    workdir = explicit.get("workdir")
-    if len(seeds) == 1 or workdir is None:
-        return [resolve({**explicit, "seed": seed}, base) for seed in seeds]
-    return [
-        resolve(
-            {**explicit, "seed": seed, "workdir": str(Path(workdir, f"seed-{seed}"))},
-            base,
-        )
-        for seed in seeds
-    ]
+    configs = []
+    for seed in seeds:
+        own: dict[str, Any] = {"seed": seed}
+        if len(seeds) > 1 and explicit.get("workdir") is not None:
+            own["workdir"] = str(Path(explicit["workdir"], f"seed-{seed}"))
+        configs.append(resolve({**explicit, **own}, base))
+    if show:
+        print(json.dumps(identity(configs[0]), indent=2))
+        raise SystemExit(0)
+    return configs
 
 
 def resolve(
@@ -595,6 +612,10 @@ def _check(config: Config) -> None:
         )
     if c.optimizer == "nesterov" and c.momentum == 0:
         raise ConfigError("--optimizer nesterov needs a --momentum above 0")
+    if c.cycle_momentum and not (c.momentum is not None and c.momentum >= 0.1):
+        raise ConfigError(
+            "--cycle-momentum needs an --optimizer with a --momentum of at least 0.1"
+        )
     if c.plp_period is not None and c.plp_period < c.plp_window:
         raise ConfigError(
             f"--plp-period {c.plp_period} is shorter than --plp-window {c.plp_window}: "

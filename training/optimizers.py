@@ -36,26 +36,19 @@ def make_strategy(
         raise ConfigError(f"--strategy {config.strategy}: {error}") from error
 
 
-def make_schedule(
-    config: Config, *, steps_per_epoch: int, total_steps: int
-) -> optax.Schedule:
+def make_schedule(config: Config, *, steps_per_epoch: int) -> optax.Schedule:
     """Returns the learning rate as a function of the optimizer step.
 
     The strategy's, if there is one; otherwise a linear warm-up followed by
     ``config.schedule``.
-
-    Args:
-      config: A complete configuration.
-      steps_per_epoch: Optimizer steps in an epoch.
-      total_steps: Optimizer steps in all epochs.
     """
     strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
     if strategy is not None:
         return strategy.learning_rate
     c: Any = config  # complete: what the chosen schedule needs is set
     rate = c.learning_rate
-    warmup_steps = min(round(c.warmup_epochs * steps_per_epoch), total_steps)
-    rest = max(1, total_steps - warmup_steps)
+    warmup_steps = _warmup_steps(config, steps_per_epoch)
+    rest = max(1, config.epochs * steps_per_epoch - warmup_steps)
     match config.schedule:
         case "constant":
             main = optax.constant_schedule(rate)
@@ -63,11 +56,9 @@ def make_schedule(
             main = triangular_schedule(rate, c.max_learning_rate, c.cycle_steps)
         case "step":
             # The milestones of common CIFAR-100 practice: 60, 120, 160 of 200 epochs.
-            milestones = (round(part * rest) for part in (0.3, 0.6, 0.8))
-            main = optax.join_schedules(
-                [optax.constant_schedule(rate * 0.2**i) for i in range(4)],
-                list(milestones),
-            )
+            milestones = [round(part * rest) for part in (0.3, 0.6, 0.8)]
+            rates = [optax.constant_schedule(rate * 0.2**i) for i in range(4)]
+            main = optax.join_schedules(rates, milestones)
         case "cosine":
             main = optax.cosine_decay_schedule(rate, rest)
     if not warmup_steps:
@@ -75,6 +66,25 @@ def make_schedule(
     # Starts above 0: a step at rate 0 would change nothing.
     warmup = optax.linear_schedule(rate / (warmup_steps + 1), rate, warmup_steps)
     return optax.join_schedules([warmup, main], [warmup_steps])
+
+
+def make_momentum(config: Config, *, steps_per_epoch: int) -> optax.Schedule:
+    """Returns the momentum that falls by 0.1 while the cyclic rate rises to its peak.
+
+    It is ``torch.optim.lr_scheduler.CyclicLR``'s default, which cycles momentum between
+    0.9 and 0.8.
+    """
+    c: Any = config
+    cycle = triangular_schedule(c.momentum, c.momentum - 0.1, c.cycle_steps)
+    constant = optax.constant_schedule(c.momentum)
+    warmup_steps = _warmup_steps(config, steps_per_epoch)
+    return optax.join_schedules([constant, cycle], [warmup_steps])
+
+
+def _warmup_steps(config: Config, steps_per_epoch: int) -> int:
+    c: Any = config
+    steps = round(c.warmup_epochs * steps_per_epoch)
+    return min(steps, config.epochs * steps_per_epoch)
 
 
 def triangular_schedule(base: float, peak: float, half_period: int) -> optax.Schedule:
@@ -92,14 +102,14 @@ def triangular_schedule(base: float, peak: float, half_period: int) -> optax.Sch
 
 
 def make_optimizer(
-    config: Config, schedule: optax.Schedule, *, steps_per_epoch: int
+    config: Config, *, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the whole optimizer: weight decay, base optimizer and method.
 
     Raises:
       ConfigError: If the library refuses an option.
     """
-    base = _base(config, schedule)
+    base = _base(config, steps_per_epoch)
     if config.weight_decay and config.optimizer != "adamw":
         # L2 decay is added to the gradient, as in PyTorch. AdamW has its own.
         base = optax.chain(optax.add_decayed_weights(config.weight_decay), base)
@@ -112,10 +122,18 @@ def make_optimizer(
 
 
 def _base(
-    config: Config, schedule: optax.Schedule
+    config: Config, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
+    schedule = make_schedule(config, steps_per_epoch=steps_per_epoch)
     momentum = config.momentum or None
     match config.optimizer:
+        case "sgd" | "nesterov" if config.cycle_momentum:
+            make_sgd = optax.inject_hyperparams(optax.sgd, static_args="nesterov")
+            return make_sgd(
+                schedule,
+                make_momentum(config, steps_per_epoch=steps_per_epoch),
+                nesterov=config.optimizer == "nesterov",
+            )
         case "sgd":
             return optax.sgd(schedule, momentum)
         case "nesterov":

@@ -65,7 +65,7 @@ def draw_amplification(
     analyses = [m for m in history if m.get("analysis")]
     if not analyses:
         return
-    names = _by_depth([row["layer"] for row in analyses[0]["analysis"]])
+    names = by_depth([row["layer"] for row in analyses[0]["analysis"]])
     amplified = np.array([[n in m["amplified"] for m in history] for n in names])
     figure = Figure(
         figsize=(11, 1.8 + 0.22 * len(names)), dpi=120, layout="constrained"
@@ -118,7 +118,7 @@ def draw_amplification(
     figure.savefig(path)
 
 
-def _by_depth(names: Sequence[str]) -> list[str]:
+def by_depth(names: Sequence[str]) -> list[str]:
     """Layer names in the order of the network: stem, stages, head."""
 
     def key(name: str) -> tuple[Any, ...]:

@@ -89,8 +89,7 @@ def train(
                 say(f"{directory.path} has finished:\n{result_lines(directory.result)}")
                 results.append(directory.result)
                 continue
-            # Random layers are drawn inside the compiled step, from the seed.
-            if prepared is None or config.amplify_select == "random":
+            if prepared is None or depends_on_seed(config):
                 prepared = prepare(config)
             with _precision(config):
                 results.append(_run(prepared, config, directory, callback))
@@ -126,7 +125,7 @@ def prepare(config: Config) -> Prepared:
     """Loads the data, builds network and optimizer, and compiles them.
 
     Args:
-      config: A complete configuration. Its seed only matters for random layers.
+      config: A complete configuration. Its seed matters if :func:`depends_on_seed`.
 
     Raises:
       UserError: If the data or the devices do not allow it.
@@ -139,14 +138,10 @@ def prepare(config: Config) -> Prepared:
             image_size=config.image_size,
             validation_fraction=config.validation_fraction,
             train_fraction=config.train_fraction,
-            split_seed=config.split_seed,
+            split_seed=config.seed if config.split_per_seed else config.split_seed,
         )
         steps_per_epoch, total_steps = count_steps(config, dataset)
-        schedule = optimizers.make_schedule(
-            config,
-            steps_per_epoch=steps_per_epoch,
-            total_steps=steps_per_epoch * config.epochs,
-        )
+        schedule = optimizers.make_schedule(config, steps_per_epoch=steps_per_epoch)
         say(
             f"{config.model} on {dataset.name} with {config.method}: "
             f"{len(dataset.train.labels):,} training, "
@@ -157,6 +152,12 @@ def prepare(config: Config) -> Prepared:
         with waiting("compiling (the first time only, unless settings change)"):
             program = build(config, dataset)
     return Prepared(dataset, program, schedule, total_steps)
+
+
+def depends_on_seed(config: Config) -> bool:
+    """Whether what :func:`prepare` makes serves one seed only."""
+    # Random layers are drawn inside the compiled step.
+    return config.split_per_seed or config.amplify_select == "random"
 
 
 def build(config: Config, dataset: data.Dataset) -> Program:
@@ -170,12 +171,7 @@ def build(config: Config, dataset: data.Dataset) -> Program:
       ConfigError: If the optimizer does not fit the network, or the batch the devices.
     """
     steps_per_epoch, _ = count_steps(config, dataset)
-    schedule = optimizers.make_schedule(
-        config,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=steps_per_epoch * config.epochs,
-    )
-    tx = optimizers.make_optimizer(config, schedule, steps_per_epoch=steps_per_epoch)
+    tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     source: feed.Feed
     if config.input == "host":
@@ -353,6 +349,12 @@ def _run(
                     "skipped_steps": int(sums.skipped),
                     "images_per_second": stop * config.batch_size / progress.seconds,
                 }
+                if config.test_each_epoch:
+                    tested = program.evaluate(
+                        state.variables, dataset.test, interrupts.check
+                    )
+                    metrics["test_loss"] = tested["loss"]
+                    metrics["test_accuracy"] = tested["accuracy"]
                 selection = _observe(config, state, progress, metrics)
                 directory.add(metrics)
                 is_best = _is_best(metrics["validation_loss"], progress.best)
