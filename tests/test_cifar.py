@@ -193,8 +193,7 @@ def test_unusable_data_directories(name, place, tmp_path, monkeypatch):
             data.load(name, data_dir=given)
 
 
-def test_names_that_are_the_order_of_the_labels(tmp_path):
-    """Names are read by line, so that one may consist of two words."""
+def test_a_name_of_a_class_may_consist_of_two_words(tmp_path):
     images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     examples = data.Examples(np.repeat(images, 10, 0), np.repeat([0, 1], 10))
     write_prepared(

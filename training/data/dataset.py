@@ -45,7 +45,7 @@ class Dataset:
     """A set ready for training.
 
     Attributes:
-      name: the name of the set; for a path, its last component without suffix.
+      name: the name or the path that it was loaded by.
       num_classes: the number of classes.
       train: the examples to train on.
       validation: the examples to choose the best epoch by; empty if

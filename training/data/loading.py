@@ -97,7 +97,7 @@ def load(
     train = rest.take(left[drawn])
     mean, std = _statistics(train.images)
     return Dataset(
-        name=pathlib.Path(name).stem if _is_path(name) else name,
+        name=name,
         num_classes=len(source.label_names),
         train=train,
         validation=rest.take(held_out),

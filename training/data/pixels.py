@@ -33,7 +33,7 @@ def normalize(
     channels = (1,) * (images.ndim - 1) + (-1,)
     mean = jnp.asarray(mean, wide).reshape(channels)
     std = jnp.asarray(std, wide).reshape(channels)
-    return ((images.astype(wide) / 255 - mean) / std).astype(dtype)
+    return ((jnp.asarray(images).astype(wide) / 255 - mean) / std).astype(dtype)
 
 
 def augment(
