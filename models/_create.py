@@ -31,7 +31,8 @@ def create(
     `network.clone(dropout_rate=0.0)` turns it off.
 
     Networks start from PyTorch's default initialisation. Batch normalisation has
-    PyTorch's momentum 0.1 and epsilon 1e-5.
+    PyTorch's momentum 0.1 and epsilon 1e-5; its running variances are those of Flax,
+    which average the biased variance of a batch of n values, (n - 1)/n times PyTorch's.
 
     Args:
         name: one of `models.NETWORKS`.

@@ -217,6 +217,7 @@ class Optimizer:
         "Peak learning rate; the lower bound of a cyclic schedule. Unset: 0.05 for sgd "
         "and nesterov, 0.01 for adagrad, 1 for adadelta, else 0.001.",
         only=("strategy", (None,)),
+        alias="--lr",
         above=0,
     )
     momentum: float | None = flag(
@@ -572,13 +573,12 @@ def listed_strategy(text: str) -> list[tuple[Any, ...]]:
     )
     try:
         stages = [tuple(stage) for stage in ast.literal_eval(text)]
-        numbers = [float(number) for stage in stages for number in stage]
+        is_number = all(isinstance(n, int | float) for stage in stages for n in stage)
+        is_small = is_number and all(abs(n) < 1e38 for stage in stages for n in stage)
     # Text that is nested too deeply exhausts the parser.
-    except (ValueError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise wrong from error
-    except RecursionError as error:
-        raise wrong from error
-    if not stages or not all(stages) or not all(abs(n) < 1e38 for n in numbers):
+    if not (stages and all(stages) and is_small and type(stages[-1][0]) is int):
         raise wrong
     return stages
 

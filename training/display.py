@@ -3,7 +3,9 @@
 import contextlib
 import math
 import os
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Self
 
 from rich.console import Console
@@ -14,7 +16,6 @@ from rich.progress import (
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from training import parallel
@@ -69,30 +70,23 @@ class Display:
     Use as a context manager around training.
 
     Args:
-      epochs: Epochs in the run.
       total_steps: Steps in the run.
       done: Steps taken before the run was resumed.
-      batch_size: Examples in a step.
     """
 
-    def __init__(
-        self, epochs: int, total_steps: int, done: int, batch_size: int
-    ) -> None:
+    def __init__(self, total_steps: int, done: int) -> None:
         self._console = _console()
-        self._epochs = epochs
-        self._batch_size = batch_size
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[metrics]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[shown]}"),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task(
-            "training", total=total_steps, completed=done, metrics=""
+            "training", total=total_steps, completed=done, shown=""
         )
 
     def __enter__(self) -> Self:
@@ -103,16 +97,30 @@ class Display:
         self._progress.stop()
 
     def advance(
-        self, epoch: int, metrics: Mapping[str, float] | None, steps: int
+        self,
+        epoch: int,
+        steps: int,
+        metrics: Mapping[str, float] | None,
+        steps_per_second: float,
     ) -> None:
-        """Moves the bar; ``metrics`` are the epoch's means so far."""
-        shown = ""
+        """Moves the bar by this many steps.
+
+        Args:
+          epoch: The epoch, from 1.
+          steps: How many steps were taken.
+          metrics: Means over the epoch so far, if there are any yet.
+          steps_per_second: The pace of training, without evaluation and saving.
+        """
+        task = self._progress.tasks[0]
+        left = ((task.total or 0) - task.completed - steps) / steps_per_second
+        shown = f"{timedelta(seconds=round(left))} left"
         if metrics is not None:
-            shown = f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.1%}"
-        if speed := self._progress.tasks[0].speed:
-            shown += f"  {speed * self._batch_size:,.0f} images/s"
+            shown = (
+                f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.1%}  "
+                f"{shown}"
+            )
         self._progress.update(
-            self._task, advance=steps, description=f"epoch {epoch}", metrics=shown
+            self._task, advance=steps, description=f"epoch {epoch}", shown=shown
         )
 
     def line(self, text: str) -> None:
@@ -150,6 +158,12 @@ def epoch_line(metrics: Mapping[str, Any], epochs: int, best: bool) -> str:
     return "  ".join(columns).rstrip()
 
 
+LAG_LINE = (
+    "(validation is worse than training in the first epochs: batch normalisation "
+    "evaluates with running statistics, which follow the weights slowly)"
+)
+
+
 def selection_line(analysis: Sequence[Mapping[str, Any]]) -> str:
     """Which layers an analysis has selected."""
     names = [row["layer"] for row in analysis if row["amplified"]]
@@ -170,6 +184,17 @@ def result_lines(result: Mapping[str, Any]) -> str:
         f"top-5 error {result['test_top5_error']:.2%}\n"
         f"trained for {result['train_seconds']:.1f} s on {result['device']}, not "
         f"counting compilation and evaluation"
+    )
+
+
+def summary_line(results: Sequence[Mapping[str, Any]]) -> str:
+    """The results of several seeds in one line."""
+    accuracies = [100 * result["test_accuracy"] for result in results]
+    losses = [result["test_loss"] for result in results]
+    return (
+        f"{len(results)} seeds, mean ± standard deviation: test accuracy "
+        f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %, "
+        f"test loss {statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}"
     )
 
 

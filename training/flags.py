@@ -28,6 +28,7 @@ class Flag(NamedTuple):
     above: float
     identity: bool
     several: bool
+    alias: str | None
     hint: Any = None
 
 
@@ -43,6 +44,7 @@ def flag(
     above: float = -math.inf,
     identity: bool = True,
     several: bool = False,
+    alias: str | None = None,
 ) -> Any:
     """Declares a flag as a field of a dataclass.
 
@@ -60,6 +62,7 @@ def flag(
       identity: Whether it determines what a run computes. Those that do not may change
         when a run is resumed, and are not recorded.
       several: Whether the command line takes several values.
+      alias: Another spelling on the command line.
     """
     declared = Flag(
         help=help,
@@ -72,6 +75,7 @@ def flag(
         above=above,
         identity=identity,
         several=several,
+        alias=alias,
     )
     is_unset = only is not None or callable(default)
     return dataclasses.field(
@@ -122,7 +126,9 @@ def read_command_line(
         if declared.several:
             hint = types.GenericAlias(tuple, (hint, ...))
         option = tyro.conf.arg(
-            help=declared.help, help_behavior_hint=_describe_default(declared)
+            help=declared.help,
+            help_behavior_hint=_describe_default(declared),
+            aliases=[declared.alias] if declared.alias else None,
         )
         return typing.Annotated[hint, option]
 

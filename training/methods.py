@@ -11,6 +11,7 @@ import optax
 
 import plp_optax
 from training.config import Config
+from training.errors import ConfigError
 
 Transformation: TypeAlias = optax.GradientTransformationExtraArgs
 Strategy: TypeAlias = plp_optax.TrainingStrategy | None
@@ -76,16 +77,30 @@ def amplify_and_plp(
     return amplify(plp(base, config, strategy), config, strategy)
 
 
-def _selector(config: Config) -> Any:
+def _selector(config: Config) -> plp_optax.Selector:
     c: Any = config
     match c.amplify_select:
         case "scores":
-            return plp_optax.by_score(
+            selector = plp_optax.by_score(
                 c.amplify_threshold, two_sided=c.amplify_two_sided
             )
+            return _naming(f"--amplify-threshold {c.amplify_threshold}", selector)
         case "random":
             return plp_optax.at_random(c.amplify_ratio, seed=c.seed)
         case "all":
             return plp_optax.all_layers()
         case names:
-            return plp_optax.named(*(name.strip() for name in names.split(",")))
+            selector = plp_optax.named(*(name.strip() for name in names.split(",")))
+            return _naming(f"--amplify-select {names}", selector)
+
+
+def _naming(flag: str, selector: plp_optax.Selector) -> plp_optax.Selector:
+    """The same selector; a message that it does not fit the layers names the flag."""
+
+    def check(names: tuple[str, ...]) -> None:
+        try:
+            selector.check(names)
+        except ValueError as error:
+            raise ConfigError(f"{flag} does not fit the network: {error}") from error
+
+    return selector._replace(check=check)

@@ -28,12 +28,14 @@ from training.callbacks import Callback
 from training.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
 from training.config import Config
 from training.display import (
+    LAG_LINE,
     Display,
     epoch_header,
     epoch_line,
     result_lines,
     say,
     selection_line,
+    summary_line,
     waiting,
 )
 from training.errors import ConfigError, RunError
@@ -91,8 +93,12 @@ def train(
                 continue
             if prepared is None or depends_on_seed(config):
                 prepared = prepare(config)
+            if len(configs) > 1:
+                say(f"seed {config.seed}")
             with _precision(config):
                 results.append(_run(prepared, config, directory, callback))
+        if len(configs) > 1:
+            say(summary_line(results))
     return results
 
 
@@ -301,7 +307,7 @@ def _run(
         interrupts.saved()
 
     done = progress.epoch * steps_per_epoch + progress.step
-    display = Display(epochs, total_steps, done, config.batch_size)
+    display = Display(total_steps, done)
     with interrupts.listening(), display:
         if progress.epoch < epochs:
             display.line(epoch_header(epochs))
@@ -319,7 +325,10 @@ def _run(
                     ):
                         state = call.state
                         progress.step += call.steps
-                        display.advance(epoch + 1, call.metrics, call.steps)
+                        seconds = progress.seconds + time.perf_counter() - clock
+                        display.advance(
+                            epoch + 1, call.steps, call.metrics, progress.step / seconds
+                        )
                         callback.on_call(state)
                         if interrupts.check():
                             jax.block_until_ready(state)
@@ -371,6 +380,8 @@ def _run(
                 if selection:
                     directory.write_layers(amplification.layers_text(progress.history))
                 display.line(epoch_line(metrics, epochs, is_best))
+                if epoch == 1 and 3 * metrics["train_loss"] < validated["loss"]:
+                    display.line(LAG_LINE)
                 if selection:
                     display.line(selection_line(selection))
                 callback.on_epoch(state, metrics)
@@ -438,6 +449,7 @@ def _start(
             f"to start the run again"
         )
     directory.start(dataset)
+    say(f"recording in {directory.path}")
     return state, best, Progress()
 
 
