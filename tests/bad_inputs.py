@@ -1,7 +1,7 @@
-"""What every test of bad inputs does, and bad files to do it with.
+"""What tests of bad inputs share: running the program, and generated damage.
 
-Every input is bad by construction, by tables and rules of the tests' own, and what is
-told must name its part. Plain pytest tries about a hundred, `-m slow` a thousand.
+Every input is bad by construction, by tables and rules of the tests' own, and the
+message must name what is bad. Plain pytest tries about a hundred, `-m slow` a thousand.
 """
 
 import contextlib
@@ -27,13 +27,14 @@ SMALL = {"model": "tiny", "width": 2, "batch_size": 256, "max_steps": 1}
 
 
 def counts(plain, thorough):
-    """Parametrises a test by how many examples it tries."""
+    """Parametrises a test by the number of its examples."""
     few = pytest.param(plain, id="plain")
     many = pytest.param(thorough, id="thorough", marks=pytest.mark.slow)
     return pytest.mark.parametrize("count", [few, many])
 
 
 def trying(count):
+    """Settings of a test that tries so many examples."""
     return settings(
         max_examples=count,
         deadline=None,
@@ -45,7 +46,7 @@ def trying(count):
 
 @contextlib.contextmanager
 def within(seconds):
-    """Raises if the body takes longer: it hangs."""
+    """Raises if the body takes longer, since it hangs."""
 
     def give_up(number, frame):
         raise TimeoutError(f"no end after {seconds} s")
@@ -60,7 +61,7 @@ def within(seconds):
 
 
 def run(argv):
-    """Runs the program; returns its exit code and what it says on stderr."""
+    """Runs the program; returns its exit code and stderr."""
     error = io.StringIO()
     with (
         within(60),
@@ -69,7 +70,7 @@ def run(argv):
     ):
         try:
             code = train.main(argv)
-        except SystemExit as exit_:  # flags that cannot be parsed, told in a box
+        except SystemExit as exit_:  # flags that cannot be parsed
             code = exit_.code
             assert code == 2
     return code, error.getvalue()
@@ -83,8 +84,8 @@ def contents(root):
     }
 
 
-def assert_told(argv, names):
-    """Exit code 2, a sentence with one of the names, and all files as they were."""
+def assert_refused(argv, names):
+    """Exit code 2, a sentence with one of the names, and no file changed."""
     before = contents(".")
     code, error = run(argv)
     assert code == 2
@@ -92,19 +93,19 @@ def assert_told(argv, names):
     if error.startswith("train.py: "):
         assert error.endswith("\n")
         assert error.count("\n") == 1
-    # A box wraps its lines, and flags are told with their hyphens.
+    # The parser of flags wraps its lines, and spells flags with hyphens.
     flat = re.sub(r"[\s│|]", "", error).replace("_", "-")
     assert any(re.sub(r"\s", "", name).replace("_", "-") in flat for name in names)
     after = contents(".")
     assert {path: after.get(path) for path in before} == before
-    # What is looked at is claimed: no more than an empty directory and its lock.
+    # A work directory is created and locked before it is looked at.
     left = {path.name for path in set(after) - set(before) if after[path] is not None}
     assert left <= {".lock"}
 
 
 @contextlib.contextmanager
-def elsewhere():
-    """A new, empty working directory."""
+def empty_directory():
+    """A new current directory."""
     with tempfile.TemporaryDirectory() as path, contextlib.chdir(path):
         yield Path(path)
 
@@ -113,20 +114,21 @@ def flag(name):
     return f"--{name.replace('_', '-')}"
 
 
-def spell(fields):
+def arguments(fields):
     """Fields as flags."""
     return [part for name, value in fields.items() for part in (flag(name), str(value))]
 
 
-BASE = spell(SMALL)
+BASE = arguments(SMALL)
 
 
 @contextlib.contextmanager
-def beside_a_run():
-    """A new working directory with a run; flags that would overwrite it."""
-    with elsewhere() as path:
-        (path / "run" / "best").mkdir(parents=True)
-        for name in ("config.json", "metrics.jsonl", "best/manifest.json"):
+def directory_with_a_run():
+    """A new current directory with a run; flags that would overwrite it."""
+    with empty_directory() as path:
+        (path / "run" / "checkpoints").mkdir(parents=True)
+        checkpoint = "checkpoints/epoch-00001-step-00000000.msgpack"
+        for name in ("config.json", "metrics.jsonl", "best.msgpack", checkpoint):
             (path / "run" / name).write_text("{}")
         yield [*BASE, "--overwrite", "--workdir", "run"]
 
@@ -136,7 +138,7 @@ class Bad(NamedTuple):
 
     Attributes:
       argv: The flags.
-      names: What is told has one of them in it.
+      names: The message contains one of them.
     """
 
     argv: list[str]
@@ -146,11 +148,11 @@ class Bad(NamedTuple):
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
 
 
-def a_file(path):
+def make_file(path):
     path.write_text("precious")
 
 
-def a_loop(path):
+def make_loop(path):
     path.symlink_to(path)
 
 
@@ -170,7 +172,7 @@ GARBAGE = (st.binary(max_size=40) | JSON.map(json.dumps).map(str.encode)).filter
     lambda text: not is_object(text)
 )
 
-GOOD_FILE = json.dumps(config_lib.experiment(config_lib.resolve(SMALL)), indent=2)
+GOOD_FILE = json.dumps(config_lib.identity(config_lib.resolve(SMALL)), indent=2)
 
 DEEP = st.builds(
     lambda bracket, depth: bracket * depth,
@@ -183,12 +185,12 @@ DEEP = st.builds(
 
 
 class Damage(NamedTuple):
-    """What befalls a file.
+    """Damage to a file.
 
     Attributes:
-      file: Which one, of a list that begins anew at its end.
-      how: What befalls it.
-      where: The place in it, from 0 to 1.
+      file: Its position in a list, modulo the length.
+      how: The kind of damage.
+      where: The position in the file, from 0 to 1.
       bit: The bit that is flipped there.
       garbage: What replaces it.
     """
@@ -199,21 +201,21 @@ class Damage(NamedTuple):
     bit: int
     garbage: bytes
 
-    def befall(self, files):
-        """Damages one of the files, unless it is gone."""
+    def apply(self, files):
+        """Damages one of the files, unless it was removed."""
         file = files[self.file % len(files)]
         if not file.is_file():
             return
         content = bytearray(file.read_bytes())
-        place = int(self.where * len(content))
+        index = int(self.where * len(content))
         file.unlink()
         match self.how:
             case "flipped":
                 if content:
-                    content[place] ^= 1 << self.bit
+                    content[index] ^= 1 << self.bit
                 file.write_bytes(content)
             case "cut":
-                file.write_bytes(content[:place])
+                file.write_bytes(content[:index])
             case "replaced":
                 file.write_bytes(self.garbage)
             case "directory":
@@ -230,9 +232,9 @@ DAMAGES = st.builds(
 )
 
 
-def files_in(*places):
-    """The files in some places, in a fixed order."""
-    files = [[place] if place.is_file() else place.rglob("*") for place in places]
+def files_in(*paths):
+    """The files in some directories, and files themselves, in a fixed order."""
+    files = [[path] if path.is_file() else path.rglob("*") for path in paths]
     return sorted(path for group in files for path in group if path.is_file())
 
 
