@@ -29,7 +29,7 @@ def test_every_flag_is_in_help_once(capsys, monkeypatch):
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
     for field in dataclasses.fields(Config):
-        entry = rf"^[│ ]{{1,2}}{flags.spell(field.name)}[ ,]"
+        entry = rf"^[│ ]{{1,2}}(--lr FLOAT, )?{flags.spell(field.name)}[ ,]"
         assert len(re.findall(entry, shown, re.MULTILINE)) == 1, field.name
     for group in config_lib.GROUPS:
         assert group.__doc__ in shown
@@ -65,6 +65,9 @@ def test_defaults_are_complete():
         (["--seed", "3", "--method", "sgd"], {"workdir": "runs/digits-resnet18-sgd-3"}),
         (["--no-augment", "--no-amplify-two-sided"], {"amplify_two_sided": False}),
         (["--augment"], {"augment": True}),
+        (["--lr", "0.3"], {"learning_rate": 0.3}),
+        (["--schedule=cyclic", "--cycle-momentum"], {"cycle_momentum": True}),
+        (["--schedule", "cyclic"], {"cycle_momentum": False}),
         (
             ["--method", "amplify"],
             {
@@ -108,13 +111,13 @@ def test_the_papers_preset_is_its_protocol():
 
 
 @pytest.mark.parametrize(
-    ("name", "strategy", "model"),
+    ("name", "strategy", "model", "threshold"),
     [
-        ("amplify-paper", "paper", "resnet18"),
-        ("amplify-paper-deep", "paper-deep", "resnet50"),
+        ("amplify-paper", "paper", "resnet18", 1.5),
+        ("amplify-paper-deep", "paper-deep", "resnet50", 2.0),
     ],
 )
-def test_amplification_presets_are_the_papers_strategies(name, strategy, model):
+def test_amplification_presets_are_the_papers(name, strategy, model, threshold):
     config = parse(["--preset", name])
     assert (config.method, config.model, config.strategy) == (
         "amplify",
@@ -122,7 +125,10 @@ def test_amplification_presets_are_the_papers_strategies(name, strategy, model):
         strategy,
     )
     assert (config.dataset, config.epochs, config.width) == ("cifar100", 150, 64)
-    # Assumptions, since the paper does not publish them.
+    assert config.amplify_threshold == threshold
+    # The paper trains on everything and counts the last epoch.
+    assert config.validation_fraction == 0
+    # Assumptions: the paper does not publish these.
     assert (config.batch_size, config.momentum, config.weight_decay) == (128, 0.9, 5e-4)
     assert config.augment
     # The strategy sets the learning rate.
@@ -143,6 +149,16 @@ def test_flags_override_a_preset(name):
     assert (config.epochs, config.optimizer) == (20, "adam")
     assert config.momentum is None  # the preset's, without meaning now
     assert config.batch_size == PRESETS[name]["batch_size"]
+
+
+def test_show_config_prints_a_file_that_gives_the_run(tmp_path, capsys):
+    argv = ["--method", "lookahead", "--epochs", "7", "--seed", "4"]
+    with pytest.raises(SystemExit) as exit_:
+        parse([*argv, "--show-config"])
+    assert exit_.value.code == 0
+    path = tmp_path / "config.json"
+    path.write_text(capsys.readouterr().out)
+    assert parse(["--config", str(path)]) == parse(argv)
 
 
 @pytest.mark.parametrize("record", [identity, chosen])
@@ -215,6 +231,15 @@ def test_what_follows_a_choice_is_chosen_again(tmp_path, first, second, expected
         (["--head", "mlp"], "--head mlp is for VGG"),
         (["--model", "vgg16", "--stem", "imagenet"], "no --stem imagenet"),
         (["--optimizer", "nesterov", "--momentum", "0"], "--momentum above 0"),
+        (["--cycle-momentum"], "--cycle-momentum True .* --schedule cosine"),
+        (
+            ["--cycle-momentum", "--schedule=cyclic", "--optimizer=adam"],
+            "--cycle-momentum needs an --optimizer with a --momentum",
+        ),
+        (
+            ["--cycle-momentum", "--schedule=cyclic", "--momentum=0.05"],
+            "--momentum of at least 0.1",
+        ),
         (["--momentum", "1"], "below 1, got 1.0"),
         (["--validation-fraction", "1"], "below 1, got 1.0"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),

@@ -42,7 +42,7 @@ class Table:
 
     places: int = flag(4, "Number of places.", low=1, below=2**32, several=True)
     name: str | None = flag(None, "Its name.", identity=False)
-    price: float = flag(1.5, "Its price.", low=0, below=100)
+    price: float = flag(1.5, "Its price.", low=0, below=100, alias="--eur")
     number: int | None = flag(7, "Its number.", only=("name", (None,)))
 
 
@@ -268,6 +268,7 @@ def test_completing_is_idempotent_and_keeps_what_was_asked_for(explicit, base):
         (("--is_hot",), {"is_hot": True}),
         (("--places", "3", "4"), {"places": (3, 4)}),
         (("--price", "-2e-3", "--name", "a b"), {"price": -2e-3, "name": "a b"}),
+        (("--eur", "3"), {"price": 3.0}),
     ],
 )
 def test_only_what_was_given_is_read(argv, expected):

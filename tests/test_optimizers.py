@@ -11,13 +11,13 @@ import pytest
 from tests import reference
 from tests.problems import W0, noisy_gradient, run
 from training.config import resolve
+from training.errors import ConfigError
 from training.optimizers import make_optimizer, make_schedule, triangular_schedule
 
 
-def schedule(steps_per_epoch=10, total_steps=100, **fields):
-    return make_schedule(
-        resolve(fields), steps_per_epoch=steps_per_epoch, total_steps=total_steps
-    )
+def schedule(steps_per_epoch=10, epochs=10, **fields):
+    config = resolve({"epochs": epochs, **fields})
+    return make_schedule(config, steps_per_epoch=steps_per_epoch)
 
 
 def test_triangular_schedule_goes_up_and_down():
@@ -25,11 +25,23 @@ def test_triangular_schedule_goes_up_and_down():
     assert [float(f(i)) for i in range(10)] == [1, 1.5, 2, 2.5, 3, 2.5, 2, 1.5, 1, 1.5]
 
 
+@pytest.mark.parametrize("name", ["cosine", "cyclic", "step", "constant"])
+def test_rates_are_float64_where_that_is_enabled(name):
+    """Although optimizers count in int32."""
+    f = schedule(schedule=name, learning_rate=0.1, warmup_epochs=3)
+    with jax.enable_x64(True):
+        rates = [f(jnp.int32(i)) for i in (0, 7, 30, 99)]
+        assert {rate.dtype for rate in rates} == {jnp.dtype("float64")}
+        assert float(rates[1]) == pytest.approx(8 / 31 * 0.1, rel=1e-14)
+        assert [float(rate) for rate in rates] == [f(i) for i in (0, 7, 30, 99)]
+    assert f(jnp.int32(7)).dtype == jnp.float32
+
+
 def test_the_papers_schedule():
     """One epoch of warm-up to 0.001, then up to 0.002 in 2,000 steps, and back."""
     config = resolve({"dataset": "cifar100", "schedule": "cyclic",
                       "learning_rate": 0.001, "max_learning_rate": 0.002})  # fmt: skip
-    f = make_schedule(config, steps_per_epoch=312, total_steps=31200)
+    f = make_schedule(config, steps_per_epoch=312)
     warmup = np.array([f(i) for i in range(313)])
     np.testing.assert_allclose(np.diff(warmup), 0.001 / 313, rtol=1e-3)
     np.testing.assert_allclose(warmup[[0, -1]], [0.001 / 313, 0.001], rtol=1e-5)
@@ -57,14 +69,14 @@ def test_constant_step_and_cosine():
 
 
 def test_a_run_shorter_than_its_warm_up_stays_in_it():
-    f = schedule(steps_per_epoch=10, total_steps=5, warmup_epochs=1, learning_rate=0.6)
+    f = schedule(steps_per_epoch=5, epochs=1, warmup_epochs=2, learning_rate=0.6)
     rates = [float(f(i)) for i in range(5)]
     np.testing.assert_allclose(rates, np.arange(1, 6) * 0.1, rtol=1e-6)
 
 
 def chain(**fields):
-    config = resolve({"learning_rate": 0.05, **fields})
-    return make_optimizer(config, optax.constant_schedule(0.05), steps_per_epoch=3)
+    constant = {"learning_rate": 0.05, "schedule": "constant", "warmup_epochs": 0}
+    return make_optimizer(resolve(constant | fields), steps_per_epoch=3)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,106 @@ def test_other_optimizers_lower_a_loss_and_decay_weights(optimizer):
     tx = chain(optimizer=optimizer, method="sgd", weight_decay=0.0)
     updates, _ = tx.update(jnp.zeros(2), tx.init(w), w)
     assert not jnp.any(updates)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov"])
+def test_momentum_falls_while_the_cyclic_rate_rises(optimizer):
+    """As PyTorch's CyclicLR: 0.9 at the lower rate, 0.8 at the peak."""
+    tx = make_optimizer(
+        resolve(
+            {
+                "method": "sgd",
+                "optimizer": optimizer,
+                "schedule": "cyclic",
+                "learning_rate": 0.02,
+                "max_learning_rate": 0.04,
+                "cycle_steps": 4,
+                "cycle_momentum": True,
+                "warmup_epochs": 1,
+                "weight_decay": 0.0,
+            }
+        ),
+        steps_per_epoch=3,
+    )
+    rates = [0.005, 0.01, 0.015, *np.interp(range(9), [0, 4, 8], [0.02, 0.04, 0.02])]
+    momenta = [0.9] * 3 + [*np.interp(range(9), [0, 4, 8], [0.9, 0.8, 0.9])]
+    twin, w, expected = reference.MomentumSGD(0, 0, optimizer == "nesterov"), W0, []
+    for count in range(12):
+        twin.learning_rate, twin.momentum = rates[count], momenta[count]
+        w = twin.step(w, noisy_gradient(w, count), count)
+        expected.append(w)
+    np.testing.assert_allclose(run(tx, 12), expected, rtol=1e-10)
+
+
+def midpoint(w, _):
+    return reference.predict_midpoint(w, 1.0)
+
+
+@pytest.mark.parametrize("method", ["amplify", "amplify+plp"])
+def test_gradients_are_amplified_before_decay_and_momentum(method):
+    """All layers times 3 from the second epoch; the jump comes after the optimizer."""
+    tx = chain(
+        method=method,
+        strategy="[(4, 0.05, 1, 3.0)]",
+        **dict.fromkeys(("learning_rate", "schedule", "warmup_epochs")),
+        amplify_select="all",
+        momentum=0.8,
+        weight_decay=0.01,
+    )
+    expected = reference.train(
+        W0,
+        lambda w, count: (3.0 if count >= 3 else 1.0) * noisy_gradient(w, count),
+        reference.MomentumSGD(0.05, 0.8, weight_decay=0.01),
+        12,
+        jump=midpoint if method == "amplify+plp" else None,
+        k=3,
+        period=4,
+    )
+    with jax.enable_x64(True):
+        params = {"kernel": jnp.asarray(W0)}
+        state = tx.init(params)
+        for count, value in enumerate(expected):
+            w = np.asarray(params["kernel"])
+            gradient = {"kernel": jnp.asarray(noisy_gradient(w, count))}
+            updates, state = tx.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(params["kernel"], value, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"strategy": "[(2, 0.1, 1, 2), (2, 0.1, 0, 1)]"}, "--strategy .*stage 2"),
+        ({"strategy": "[(1, 0.1, 1, 2)]"}, "--strategy .*lasts only one epoch"),
+        ({"strategy": "[(3, -0.1, 1, 2)]"}, "--strategy .*positive learning rate"),
+        ({"strategy": "[(3, 0.1, 0, 1)]"}, "--method amplify: "),
+        ({"epochs": 2}, "--strategy paper: "),
+    ],
+)
+def test_what_the_library_refuses_names_the_flag(fields, message):
+    config = resolve({"method": "amplify", **fields})
+    with pytest.raises(ConfigError, match=message):
+        make_optimizer(config, steps_per_epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "flag"),
+    [
+        ({"amplify_threshold": 2.0}, "--amplify-threshold 2.0"),
+        ({"amplify_select": "a, nonsense"}, "--amplify-select a, nonsense"),
+    ],
+)
+def test_what_does_not_fit_the_network_names_the_flag(fields, flag):
+    tx = chain(
+        method="amplify",
+        learning_rate=None,
+        schedule=None,
+        warmup_epochs=None,
+        **fields,
+    )
+    layers = {name: {"kernel": jnp.zeros(2)} for name in "abc"}
+    with pytest.raises(ConfigError, match=f"^{flag} does not fit the network: "):
+        tx.init(layers)
 
 
 def test_the_chain_holds_one_window():
