@@ -23,8 +23,9 @@ class Metric(NamedTuple):
       unit: Of its differences.
       higher_is_better: Whether a higher value is the better one.
       digits: Decimals to print.
-      read: Maps a run, and the runs of its control on the same network, to its value;
-        to None where the run has none.
+      read: Maps a run, and the finished runs of its control on the same network, to
+        its value; to None where the run has none.
+      note: What a reader must know of it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Metric(NamedTuple):
     higher_is_better: bool
     digits: int
     read: Callable[[Record, Sequence[Record]], float | None]
+    note: str = ""
 
 
 def _test_accuracy(record: Record, controls: Sequence[Record]) -> float | None:
@@ -55,21 +57,32 @@ def _epochs_to_target(record: Record, controls: Sequence[Record]) -> float | Non
     return None if target is None else epochs_to(record, target)
 
 
+# What is compared in runs of the training recipe. The first one is charted first.
 METRICS = (
     Metric("test_accuracy", "test accuracy", "points", True, 2, _test_accuracy),
     Metric("validation_loss", "validation loss", "nats", False, 4, _validation_loss),
-    Metric("best_epoch", "best epoch", "epochs", False, 1, _best_epoch),
     Metric(
-        "epochs_to_target", "epochs to target", "epochs", False, 1, _epochs_to_target
+        "best_epoch",
+        "best epoch",
+        "epochs",
+        False,
+        1,
+        _best_epoch,
+        "The epoch with the lowest validation loss. Earlier is counted as better, as in "
+        "the PLP paper; it can also mean that an arm overfits sooner.",
+    ),
+    Metric(
+        "epochs_to_target",
+        "epochs to target",
+        "epochs",
+        False,
+        1,
+        _epochs_to_target,
+        f"Epochs until the validation accuracy first reaches {100 * TARGET:.0f} % of "
+        f"the mean best one of the control's runs. A run that never does counts as if "
+        f"it did in the epoch after its last.",
     ),
 )
-NOTES = {
-    "best_epoch": "The epoch with the lowest validation loss. Earlier is counted as "
-    "better, as in the PLP paper; it can also mean that an arm overfits sooner.",
-    "epochs_to_target": f"Epochs until the validation accuracy first reaches "
-    f"{100 * TARGET:.0f} % of the mean best one of the control's runs. A run that never does "
-    f"counts as if it did in the epoch after its last.",
-}
 
 
 class Compared(NamedTuple):
@@ -93,7 +106,7 @@ class Compared(NamedTuple):
     diverged: tuple[int, int]
 
 
-def compare_all(runs: Runs) -> list[Compared]:
+def compare_all(runs: Runs, metrics: Sequence[Metric] = METRICS) -> list[Compared]:
     """All comparisons of a study in all metrics, on all networks that have runs.
 
     Comparisons without a pair are left out: arms that were not run, networks without a
@@ -101,7 +114,7 @@ def compare_all(runs: Runs) -> list[Compared]:
     P-values are corrected over the comparisons in the same metric.
     """
     found = []
-    for metric in METRICS:
+    for metric in metrics:
         of_metric = [
             _compare(runs, model, arm, control, metric)
             for model in runs.models
@@ -110,7 +123,7 @@ def compare_all(runs: Runs) -> list[Compared]:
         kept = [
             c
             for c in of_metric
-            if c.difference.n or (metric is METRICS[0] and any(c.diverged))
+            if c.difference.n or (metric is metrics[0] and any(c.diverged))
         ]
         differences = corrected([c.difference for c in kept])
         found += [

@@ -74,8 +74,9 @@ def differences(
     better = "right" if metric.higher_is_better else "left"
     models = list(dict.fromkeys(c.model for c in drawn))
     figure = style.figure(
-        f"{metric.label.capitalize()}, arm minus control, "
-        f"on {', '.join(runs.datasets)}",
+        " on ".join(
+            (f"{metric.label.capitalize()}: arm minus control", *runs.datasets)
+        ),
         4.6 + 2.2 * len(models),
         1.4 + 0.2 * len(lines),
     )
@@ -118,17 +119,13 @@ def _draw_differences(ax: Axes, rows: Mapping[int, Compared]) -> None:
         color, marker, is_filled = _VERDICTS[d.verdict]
         x = d.mean
         if not low <= x <= high:
-            x, marker, side = (
-                (high, ">", "right") if x > high else (low, "<", "left")
-            )
+            x, marker, side = (high, ">", "right") if x > high else (low, "<", "left")
             text = f"   {d.mean:+.3g}   "
             ax.text(x, y, text, ha=side, va="center", fontsize=8)
         elif d.interval is not None:
             ax.plot(d.interval, [y, y], color=color, lw=1.8)
         face = color if is_filled else "white"
-        ax.plot(
-            *(x, y, marker), color=color, mfc=face, ms=5, ls="", label=d.verdict
-        )
+        ax.plot(*(x, y, marker), color=color, mfc=face, ms=5, ls="", label=d.verdict)
 
 
 def _ends(d: PairedDifference) -> tuple[float, ...]:
@@ -145,7 +142,7 @@ def curves(
 ) -> Picture | None:
     """Draws a quantity by epoch, and its paired differences from a control.
 
-    Training on the left; validation on the right, if the runs have it.
+    Training on the left; to its right validation and test, where the runs have them.
 
     Args:
       runs: The study's runs.
@@ -160,7 +157,7 @@ def curves(
     arms = [arm for arm in arms if runs.of(model, arm)]
     names = [
         name
-        for name in (f"train_{quantity}", f"validation_{quantity}")
+        for name in (f"{part}_{quantity}" for part in ("train", "validation", "test"))
         if any(
             np.isfinite(history(record, name)).any()
             for arm in arms

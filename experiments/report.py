@@ -3,13 +3,15 @@
 import importlib
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments import figures, tables
-from experiments.comparisons import METRICS, Compared, compare_all
+from experiments.comparisons import METRICS, Compared, Metric, compare_all
 from experiments.figures import Picture
 from experiments.records import Header, Record
 from experiments.runs import Runs
@@ -18,9 +20,14 @@ from experiments.study import Study
 CONCLUSIONS = "conclusions.md"  # written by hand, next to the records
 _MOST_CURVES = 10  # arms that one picture holds
 _COLORS = 256  # of a picture
+_READ = (
+    "The test set was read once a run, with the parameters of the best epoch: the one "
+    "with the lowest validation loss, or the last one without a validation part."
+)
 
 # Markdown, a picture, or None for a picture that could not be drawn.
 Block = str | Picture | None
+_Sections = Callable[[Runs, Sequence[Compared]], list[Block]]
 
 
 def write(
@@ -31,8 +38,9 @@ def write(
     Conclusions and a chart of the comparisons come first, then all comparisons and
     results, what a study shows of its own, settings and versions. Conclusions are
     written by hand: the content of ``conclusions.md`` in the folder, if there is one.
-    What is special to a study comes from ``sections(runs, found)`` in its module of
-    ``experiments.reports``; a study without one gets curves of its arms.
+    What is special to a study is in a module of ``experiments.reports`` with its name:
+    ``sections(runs, found)`` returns blocks, and ``METRICS`` replaces those of
+    ``experiments.comparisons``. Without it there are curves of the arms.
 
     Args:
       study: The study.
@@ -47,18 +55,23 @@ def write(
       RunError: If an arm ran a seed twice.
     """
     runs = Runs(study, header, records)
-    found = compare_all(runs)
+    own = _own(study)
+    metrics: Sequence[Metric] = getattr(own, "METRICS", METRICS)
+    sections: _Sections = getattr(own, "sections", _curves)
+    found = compare_all(runs, metrics)
     place = " on ".join(map(tables.join, filter(None, (runs.models, runs.datasets))))
     blocks = [
         f"# {study.title}: {place}",
         study.question,
-        *_introduction(runs, found, folder),
+        *_introduction(runs, folder),
+        figures.differences(runs, found, metrics[0]),
         "## Comparisons",
         *tables.comparisons(runs, found),
-        *(figures.differences(runs, found, metric) for metric in METRICS[1:2]),
+        figures.differences(runs, found, metrics[1]),
         "## Results",
-        *tables.results(runs),
-        *_sections(runs, found),
+        *tables.results(runs, metrics),
+        *([_READ] if study.execute is None else ()),
+        *sections(runs, found),
         "## Settings and versions",
         tables.settings(runs),
         tables.versions(runs),
@@ -70,9 +83,14 @@ def write(
     return path
 
 
-def _introduction(
-    runs: Runs, found: Sequence[Compared], folder: Path
-) -> list[Block]:
+def _own(study: Study) -> ModuleType | None:
+    """The module of ``experiments.reports`` with the study's name, if there is one."""
+    name = f"experiments.reports.{study.name}"
+    has_own = importlib.util.find_spec(name) is not None
+    return importlib.import_module(name) if has_own else None
+
+
+def _introduction(runs: Runs, folder: Path) -> list[Block]:
     blocks: list[Block] = []
     if short := tables.shortfalls(runs):
         blocks.append(f"> A reduced form of the study: {'; '.join(short)}.")
@@ -80,33 +98,32 @@ def _introduction(
     if conclusions.exists():
         text = conclusions.read_text(encoding="utf-8").strip()
         blocks += ["## Conclusions", text]
-    return [*blocks, figures.differences(runs, found, METRICS[0])]
+    return blocks
 
 
-def _sections(runs: Runs, found: Sequence[Compared]) -> list[Block]:
-    name = f"experiments.reports.{runs.study.name}"
-    if importlib.util.find_spec(name) is not None:
-        blocks: list[Block] = importlib.import_module(name).sections(runs, found)
-        return blocks
+def _curves(runs: Runs, found: Sequence[Compared]) -> list[Block]:
+    """Curves of the main part's arms."""
+    del found
     first, *_ = arms = [arm.name for arm in runs.study.arms if not arm.group]
-    return [
-        "## Curves",
-        *(
-            figures.curves(runs, model, arms[:_MOST_CURVES], first, quantity)
-            for model in runs.models
-            for quantity in ("accuracy", "loss")
-        ),
+    drawn = [
+        figures.curves(runs, model, arms[:_MOST_CURVES], first, quantity)
+        for model in runs.models
+        for quantity in ("accuracy", "loss")
     ]
+    return ["## Curves", *drawn] if any(drawn) else []
 
 
 def _part(block: str | Picture, folder: Path) -> str:
     if isinstance(block, str):
         return block
     path = Path("figures", f"{block.name}.png")
-    with io.BytesIO() as content:
-        block.figure.savefig(content, format="png")
-        # A palette makes the file a third as large.
-        Image.open(content).convert("RGB").quantize(_COLORS).save(
-            folder / path, optimize=True
-        )
+    _save(block.figure, folder / path)
     return f"![{block.title}]({path.as_posix()})\n\n*{block.caption}*"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with io.BytesIO() as content:
+        figure.savefig(content, format="png")
+        # A palette makes the file a third as large.
+        picture = Image.open(content).convert("RGB").quantize(_COLORS)
+        picture.save(path, optimize=True)

@@ -19,13 +19,13 @@ class Runs:
       study: The study.
       records: All of its finished and diverged runs.
       models: The networks that were trained, in the order of the scale.
+      kind: What ``models`` are: networks, or setups of a study that does not use the
+        training recipe.
       datasets: The data sets that they were trained on.
       looks: How to draw the arms, by name.
     """
 
-    def __init__(
-        self, study: Study, header: Header, records: Sequence[Record]
-    ) -> None:
+    def __init__(self, study: Study, header: Header, records: Sequence[Record]) -> None:
         """Takes a study's records and the header of their file.
 
         Raises:
@@ -45,6 +45,7 @@ class Runs:
             runs.append(record)
         ran = {record.model for record in records}
         self.models = tuple(model for model in header.models if model in ran)
+        self.kind = "network" if study.execute is None else "setup"
         datasets = (self.config(r).get("dataset") for r in self.records)
         self.datasets = tuple(dict.fromkeys(filter(None, datasets)))
 

@@ -42,6 +42,7 @@ LABELS = {
     "train_accuracy": "training accuracy",
     "validation_loss": "validation loss (nats)",
     "validation_accuracy": "validation accuracy",
+    "test_loss": "test loss (nats)",
     "test_accuracy": "test accuracy",
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments import plan
-from experiments.comparisons import METRICS, NOTES, Compared, Metric
+from experiments.comparisons import Compared, Metric
 from experiments.runs import Runs
 from experiments.statistics import BETTER, RULE, WORSE
 from experiments.study import Arm
@@ -106,11 +106,10 @@ def markdown(
 
 def comparisons(runs: Runs, found: Sequence[Compared]) -> list[str]:
     """A table for each metric, with a verdict for each comparison."""
-    tables = []
-    for metric in METRICS:
-        of_metric = [c for c in found if c.metric is metric]
-        if of_metric:
-            tables.append(_compared(runs, metric, of_metric))
+    by_metric: dict[Metric, list[Compared]] = {}
+    for c in found:
+        by_metric.setdefault(c.metric, []).append(c)
+    tables = [_compared(runs, metric, cs) for metric, cs in by_metric.items()]
     return [*tables, RULE] if tables else []
 
 
@@ -135,11 +134,11 @@ def _compared(runs: Runs, metric: Metric, found: Sequence[Compared]) -> str:
         f"{metric.label.capitalize()}: arm minus control ({metric.unit}; {better} is "
         f"better)",
         [
-            *("network", "arm", "control", "verdict", "pairs", "difference"),
+            *(runs.kind, "arm", "control", "verdict", "pairs", "difference"),
             *("95 % interval", "better / tied / worse", "corrected p"),
         ],
         rows,
-        note=NOTES.get(metric.name, ""),
+        note=metric.note,
         left=4,
     )
 
@@ -147,8 +146,8 @@ def _compared(runs: Runs, metric: Metric, found: Sequence[Compared]) -> str:
 # -- Results ---------------------------------------------------------------------------
 
 
-def results(runs: Runs) -> list[str]:
-    """Every arm's accuracy, loss and best epoch: a table for each part of the study.
+def results(runs: Runs, metrics: Sequence[Metric]) -> list[str]:
+    """Every arm's results: a table for each part of the study.
 
     Arms that were not run are named below the table.
     """
@@ -156,23 +155,24 @@ def results(runs: Runs) -> list[str]:
     for arm in runs.study.arms:
         if any(runs.of(model, arm.name) for model in runs.models):
             groups.setdefault(arm.group, []).append(arm)
-    return [_results(runs, group, arms) for group, arms in groups.items()]
+    return [_results(runs, metrics, group, arms) for group, arms in groups.items()]
 
 
-def _results(runs: Runs, group: str, arms: Sequence[Arm]) -> str:
+def _results(
+    runs: Runs, metrics: Sequence[Metric], group: str, arms: Sequence[Arm]
+) -> str:
     rows, notes = [], []
     for model in runs.models:
         for arm in arms:
             if runs.of(model, arm.name):
+                finished = runs.finished(model, arm.name)
+                values = [[m.read(r, ()) for r in finished] for m in metrics]
                 cells = [
-                    spread(scale * runs.values(model, arm.name, name), digits)
-                    for name, scale, digits in (
-                        *(("test_accuracy", 100, 2), ("test_top5_error", 100, 2)),
-                        *(("validation_loss", 1, 4), ("best_epoch", 1, 1)),
-                    )
+                    spread(np.array([v for v in of_metric if v is not None]), m.digits)
+                    for m, of_metric in zip(metrics, values, strict=True)
                 ]
                 rows.append([model, arm.label, runs.count(model, arm.name), *cells])
-        every = [arm for arm in runs.study.arms if arm.group == group]
+        every = [a for a in runs.study.arms if a.group == group]
         missing = [arm.label for arm in every if not runs.of(model, arm.name)]
         if missing:
             more = f"; and {len(missing) - _MOST} more"
@@ -180,16 +180,12 @@ def _results(runs: Runs, group: str, arms: Sequence[Arm]) -> str:
                 f" Not run on {model}: {'; '.join(missing[:_MOST])}"
                 f"{more if len(missing) > _MOST else ''}."
             )
+    units = [f"{m.label} ({m.unit.replace('points', '%')})" for m in metrics]
     return markdown(
         f"Results, {group}" if group else "Results",
-        (
-            *("network", "arm", "runs", "test accuracy (%)", "top-5 error (%)"),
-            *("validation loss (nats)", "best epoch"),
-        ),
+        (runs.kind, "arm", "runs", *units),
         rows,
-        note=f"Mean ± standard deviation over the finished runs. The test set was read "
-        f"once a run, with the parameters of the best epoch: the one with the lowest "
-        f"validation loss, or the last one without a validation part.{''.join(notes)}",
+        note=f"Mean ± standard deviation over the finished runs.{''.join(notes)}",
         left=2,
     )
 
@@ -203,7 +199,7 @@ def settings(runs: Runs) -> str:
     seeds = sorted({record.seed for record in runs.records})
     diverged = sum(record.diverged for record in runs.records)
     rows = [
-        ("networks", ", ".join(runs.models)),
+        (f"{runs.kind}s", ", ".join(runs.models)),
         *(
             (label, _distinct(config.get(name) for config in configs))
             for name, label in _FIELDS.items()
@@ -211,7 +207,9 @@ def settings(runs: Runs) -> str:
         ("seeds", f"{len(seeds)} ({', '.join(map(str, seeds))})"),
         ("runs", f"{len(configs) - diverged} finished, {diverged} diverged"),
     ]
-    return markdown("Settings", ("setting", "value"), [r for r in rows if r[1] != NONE], left=2)
+    return markdown(
+        "Settings", ("setting", "value"), [r for r in rows if r[1] != NONE], left=2
+    )
 
 
 def versions(runs: Runs) -> str:
@@ -221,7 +219,9 @@ def versions(runs: Runs) -> str:
         (name.replace("_", "\\_"), _distinct(result.get(name) for result in results))
         for name in _PROVENANCE
     ]
-    return markdown("Versions", ("what", "version"), [r for r in rows if r[1] != NONE], left=2)
+    return markdown(
+        "Versions", ("what", "version"), [r for r in rows if r[1] != NONE], left=2
+    )
 
 
 def _distinct(values: Iterable[Any]) -> str:

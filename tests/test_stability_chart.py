@@ -198,5 +198,6 @@ def test_drawn_limits_are_the_known_ones():
             memory, limit = lines[label].get_data()
             at = np.argmin(np.abs(memory - 10))  # momentum 0.9
             assert abs(limit[at] - limits[column]) < 0.03
-    labels = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert {"plain", "plain at the matched rate", *expected} <= labels
+    legend = figure.axes[1].get_legend()
+    labels = {text.get_text() for text in legend.get_texts()}
+    assert labels == {"PLP", "plain", "plain at the matched rate"}

@@ -48,7 +48,10 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
         "## Curves (the paper's Figure 11)",
     ]
     for model in runs.models:
-        best = [CONTROL, *(_best_arm(runs, model, arm) for arm in PAPER if arm != CONTROL)]
+        best = [
+            CONTROL,
+            *(_best_arm(runs, model, arm) for arm in PAPER if arm != CONTROL),
+        ]
         blocks += [
             figures.curves(runs, model, best, CONTROL, "accuracy"),
             figures.curves(runs, model, main, CONTROL, "loss"),
@@ -56,8 +59,8 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
     blocks += [
         "The figure of accuracy has the original model and, of each way to select "
         "layers, the threshold with the highest mean test accuracy, as the paper's "
-        "Figure 11 has it. Testing accuracy by epoch is not recorded: the test set is "
-        "read once a run. Validation accuracy is in its place.",
+        "Figure 11 has it. Test curves are drawn where they were recorded "
+        "(`test_each_epoch`); nothing is chosen by them.",
         "## Selected layers",
         *(layers.timeline(runs, model, main) for model in runs.models),
         *(layers.scores(runs, model, main) for model in runs.models),

@@ -212,9 +212,7 @@ def responses(
     )
 
 
-def _amplified(
-    runs: Runs, model: str, arms: Sequence[str]
-) -> dict[str, list[Record]]:
+def _amplified(runs: Runs, model: str, arms: Sequence[str]) -> dict[str, list[Record]]:
     """The finished runs of each arm that amplifies."""
     found = {arm: runs.finished(model, arm) for arm in arms}
     return {

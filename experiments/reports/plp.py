@@ -140,9 +140,7 @@ def _paths(runs: Runs, model: str) -> Picture | None:
 
 
 def _draw_paths(runs: Runs, model: str, followed: Sequence[Record]) -> Figure:
-    figure = style.figure(
-        f"Two parameters along training, {runs.place(model)}", 9, 3.4
-    )
+    figure = style.figure(f"Two parameters along training, {runs.place(model)}", 9, 3.4)
     for kind, ax in zip(("weight", "bias"), figure.subplots(1, 2), strict=True):
         style.dress(ax, xlabel="optimizer step", ylabel=f"value of the {kind}")
         for record in followed:
