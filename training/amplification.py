@@ -26,35 +26,23 @@ class Amplification(NamedTuple):
 
 def observe(
     opt_state: optax.OptState, params: Any, layers: str, selections: int
-) -> Amplification | None:
-    """Reads the amplification from an optimizer's state.
+) -> Amplification:
+    """Reads the amplification from the optimizer's state.
 
     Args:
       opt_state: The state at the end of an epoch.
       params: The parameters, of which only the shapes count.
       layers: The rule for layers.
       selections: How many selections there had been at the end of the epoch before.
-
-    Returns:
-      None without amplification.
     """
-
-    def is_amplification(node: Any) -> bool:
-        return isinstance(node, plp_optax.AmplifyLayersState)
-
-    nodes = jax.tree.leaves(opt_state, is_leaf=is_amplification)
-    states = [node for node in nodes if is_amplification(node)]
-    if not states:
-        return None
-    (state,) = states
     rule: Any = layers
-    factors = jax.device_get(state.factors)
     names = plp_optax.layer_names(params, rule)
+    factors = jax.device_get(optax.tree.get(opt_state, "factors"))
     amplified = [name for name, f in zip(names, factors, strict=True) if f != 1]
-    count = int(state.selections)
+    count = int(optax.tree.get(opt_state, "selections"))
     if count == selections:
         return Amplification(amplified, count, None)
-    rows = plp_optax.layer_analyses(state, params, layers=rule)
+    rows = plp_optax.layer_analyses(opt_state, params, layers=rule)
     return Amplification(amplified, count, [row._asdict() for row in rows])
 
 

@@ -1,6 +1,5 @@
-"""The configuration of a run: its flags, and how they are read and completed."""
+"""The configuration of a run: how flags are read, completed and compared."""
 
-import ast
 import dataclasses
 import hashlib
 import json
@@ -9,420 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models import NETWORKS
 from training import flags
 from training.errors import ConfigError
-from training.flags import flag
+from training.options import GROUPS, VGG, Config, Start
 from training.presets import PRESETS
-from training.registry import DATASETS, METHODS
-
-_VGG = ("vgg16", "vgg19")
-_PLP = ("plp", "amplify+plp")
-_AMPLIFY = ("amplify", "amplify+plp")
-_LEARNING_RATES = {"sgd": 0.05, "nesterov": 0.05, "adagrad": 0.01, "adadelta": 1.0}
-NAMED_STRATEGIES = ("paper", "paper-deep")
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Images to train on."""
-
-    dataset: str = flag(
-        "digits",
-        f"{', '.join(DATASETS)}; the name of an image-classification set of "
-        "tensorflow-datasets; an .npz file with images and labels; or a folder with a "
-        "sub-folder for each class. digits is embedded.",
-    )
-    data_dir: str | None = flag(
-        None,
-        "Directory of prepared tensorflow-datasets sets. Unset: TFDS_DATA_DIR, or "
-        "~/tensorflow_datasets.",
-        identity=False,
-    )
-    image_size: int | None = flag(
-        None,
-        "Resize images of other sizes to squares of this side, in pixels. Only for "
-        "sets of tensorflow-datasets and folders.",
-        low=1,
-        below=10_000,
-    )
-    validation_fraction: float = flag(
-        0.2,
-        "Part of the training set that is held out to choose the best epoch. With 0 "
-        "the last epoch is taken.",
-        low=0,
-        below=1,
-    )
-    train_fraction: float = flag(
-        1.0,
-        "Part of the remaining training set to train on, the same for every class.",
-        above=0,
-        high=1,
-    )
-    split_seed: int = flag(
-        0, "Seed of these choices, independent of --seed.", low=0, below=2**32
-    )
-    split_per_seed: bool = flag(
-        False, "Draw the validation split from --seed instead: one split a seed."
-    )
-    augment: bool = flag(
-        False,
-        "Random crops (padding of 1/8 of the side) and, except for digits, horizontal "
-        "flips.",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """The network."""
-
-    model: str = flag("resnet18", "The network.", choices=NETWORKS)
-    width: int = flag(
-        16,
-        "Channels of the first stage; all other channel counts scale with it. The "
-        "papers' networks have 64.",
-        low=1,
-        below=10_000,
-    )
-    stem: str = flag("cifar", "First layers.", choices=("cifar", "imagenet"))
-    head: str = flag(
-        lambda c: "mlp" if c.model in _VGG else "linear",
-        "Last layers. Unset: mlp for VGG, linear for the others.",
-        choices=("mlp", "linear"),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """The method under study, added to the optimizer."""
-
-    method: str = flag(
-        "plp",
-        "sgd adds nothing. plp (parameter linear prediction), lookahead and average "
-        "(of the window) follow the optimizer; amplify (layer-wise gradient "
-        "amplification) precedes it.",
-        choices=METHODS,
-    )
-    plp_step: float | None = flag(
-        1.0, "How far to predict, in optimizer steps.", only=("method", _PLP)
-    )
-    plp_window: int | None = flag(
-        3,
-        "Number of parameter values in the window.",
-        only=("method", (*_PLP, "average")),
-        low=2,
-        below=10_000,
-    )
-    plp_period: int | None = flag(
-        lambda c: max(4, c.plp_window),
-        "Optimizer steps in a cycle. Unset: 4, or --plp-window if that is larger.",
-        only=("method", (*_PLP, "average")),
-        low=1,
-    )
-    plp_fit: str | None = flag(
-        "midpoint",
-        "The line through the window. The paper's is midpoint.",
-        only=("method", _PLP),
-        choices=("midpoint", "least_squares"),
-    )
-    lookahead_steps: int | None = flag(
-        5,
-        "Optimizer steps between synchronisations.",
-        only=("method", ("lookahead",)),
-        low=1,
-        below=10_000,
-    )
-    lookahead_alpha: float | None = flag(
-        0.5, "Step size of the slow weights.", only=("method", ("lookahead",))
-    )
-    amplify_select: str | None = flag(
-        "scores",
-        "Layers to amplify: scores selects those that stand out; random, all, and "
-        "layer names separated by commas are controls.",
-        only=("method", _AMPLIFY),
-    )
-    amplify_measure: str | None = flag(
-        "g2",
-        "How the consistency of a layer's gradients is measured.",
-        only=("method", _AMPLIFY),
-        choices=("g1", "g1_per_weight", "g2"),
-    )
-    amplify_threshold: float | None = flag(
-        1.5,
-        "Standard deviations by which a layer must stand out.",
-        only=("amplify_select", ("scores",)),
-        low=0,
-    )
-    amplify_two_sided: bool = flag(
-        False,
-        "Also amplify layers whose score is that much below the mean.",
-        only=("amplify_select", ("scores",)),
-    )
-    amplify_ratio: float | None = flag(
-        None,
-        "Part of the layers to draw.",
-        only=("amplify_select", ("random",)),
-        above=0,
-        high=1,
-    )
-    amplify_factor: float | None = flag(
-        None,
-        "What gradients are multiplied by. Unset: the strategy's factor, which is 2 in "
-        "the named strategies (an assumption: the paper does not publish it).",
-        only=("method", _AMPLIFY),
-        above=0,
-    )
-    amplify_layers: str | None = flag(
-        "kernels",
-        "What counts as a layer: modules with a kernel, or all modules with "
-        "parameters.",
-        only=("method", _AMPLIFY),
-        choices=("kernels", "modules"),
-    )
-    amplify_reselect_every: int | None = flag(
-        None,
-        "Select again after this many amplified epochs.",
-        only=("method", _AMPLIFY),
-        low=1,
-    )
-    amplify_propagate: bool = flag(
-        False,
-        "Amplify inside back-propagation, so that the layers before an amplified one "
-        "are amplified too.",
-        only=("method", _AMPLIFY),
-    )
-    strategy: str | None = flag(
-        lambda c: "paper" if c.method in _AMPLIFY else None,
-        "Learning rate and amplification by epoch: paper (VGG-19 and ResNet-18/34), "
-        "paper-deep (ResNet-50/101), both scaled to --epochs, or a list such as "
-        '"[(10, 0.1, 0, 1), (20, 0.1, 1, 2.0)]" of (end epoch, learning rate, '
-        "amplify?, factor). Replaces --schedule and --learning-rate. Unset: paper for "
-        "methods that amplify.",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """Optimizer and learning rate."""
-
-    optimizer: str = flag(
-        "sgd",
-        "The optimizer.",
-        choices=(
-            *("sgd", "nesterov", "adam", "adamw", "rmsprop", "adagrad", "adadelta"),
-        ),
-    )
-    learning_rate: float | None = flag(
-        lambda c: _LEARNING_RATES.get(c.optimizer, 0.001),
-        "Peak learning rate; the lower bound of a cyclic schedule. Unset: 0.05 for sgd "
-        "and nesterov, 0.01 for adagrad, 1 for adadelta, else 0.001.",
-        only=("strategy", (None,)),
-        alias="--lr",
-        above=0,
-    )
-    momentum: float | None = flag(
-        lambda c: 0.0 if c.optimizer == "rmsprop" else 0.9,
-        "Momentum coefficient. Unset: 0.9, for rmsprop 0.",
-        only=("optimizer", ("sgd", "nesterov", "rmsprop")),
-        low=0,
-        below=1,
-    )
-    weight_decay: float = flag(
-        5e-4, "L2 coefficient, added to the gradient; decoupled for adamw.", low=0
-    )
-    schedule: str | None = flag(
-        "cosine",
-        "Learning rate after the warm-up: constant; cyclic between --learning-rate and "
-        "--max-learning-rate; step, times 0.2 at 30, 60 and 80 %; or cosine.",
-        only=("strategy", (None,)),
-        choices=("constant", "cyclic", "step", "cosine"),
-    )
-    max_learning_rate: float | None = flag(
-        lambda c: 2 * c.learning_rate,
-        "Peak of the cyclic schedule. Unset: twice --learning-rate.",
-        only=("schedule", ("cyclic",)),
-        above=0,
-    )
-    cycle_steps: int | None = flag(
-        2000,
-        "Steps of half a cycle, from the lower bound to the peak.",
-        only=("schedule", ("cyclic",)),
-        low=1,
-        below=2**30,  # a cycle is counted in int32
-    )
-    cycle_momentum: bool = flag(
-        False,
-        "Lower the momentum by 0.1 while the cyclic rate rises to its peak, as "
-        "PyTorch's CyclicLR does by default (0.9 to 0.8).",
-        only=("schedule", ("cyclic",)),
-    )
-    warmup_epochs: float | None = flag(
-        1.0,
-        "Epochs over which the learning rate rises linearly from 0.",
-        only=("strategy", (None,)),
-        low=0,
-        below=2**31,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """Length, batches and arithmetic."""
-
-    epochs: int = flag(
-        lambda c: _listed_epochs(c.strategy) or 30,
-        "Passes over the training set; a partial last batch is dropped. Unset: 30, or "
-        "the end of a listed --strategy.",
-        low=1,
-    )
-    max_steps: int | None = flag(
-        None,
-        "Stop after this many optimizer steps. Schedules still span --epochs.",
-        low=1,
-    )
-    batch_size: int = flag(64, "Examples in a step, over all devices.", low=1)
-    accumulate: int = flag(
-        1,
-        "Compute each batch in this many parts, to save memory (not on a CPU, where "
-        "the parts are unrolled). Batch normalisation sees one part at a time.",
-        low=1,
-    )
-    precision: str = flag(
-        "float32",
-        "Type of the network's arithmetic. Parameters are at least float32. float16 "
-        "comes with dynamic loss scaling.",
-        choices=("float32", "bfloat16", "float16", "float64"),
-    )
-    input: str = flag(
-        "resident",
-        "resident keeps the training images on the devices; host sends each batch, for "
-        "sets that do not fit.",
-        choices=("resident", "host"),
-    )
-    steps_per_call: int | None = flag(
-        None,
-        "Training steps in one call, as a loop on the devices. Unset: 1 on a CPU, "
-        "where such a loop is slow, else a quarter of an epoch.",
-        only=("input", ("resident",)),
-        low=1,
-    )
-    test_each_epoch: bool = flag(
-        False,
-        "Also evaluate the test set after every epoch, for the curves. It is never "
-        "used to choose anything.",
-    )
-    seed: int = flag(
-        0,
-        "Seed of initial parameters, order of examples, augmentation and dropout. "
-        "Several seeds are trained one after the other.",
-        low=0,
-        below=2**32,
-        several=True,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """Where and how the run is kept."""
-
-    workdir: str | None = flag(
-        None,
-        "Work directory. Unset: runs/DATASET-MODEL-METHOD-SEED, followed by a "
-        "fingerprint of all other settings that are not the default.",
-        identity=False,
-    )
-    overwrite: bool = flag(
-        False, "Start again in a work directory that holds a run.", identity=False
-    )
-    resume: str = flag(
-        "auto",
-        "What to do with a run that did not finish: auto resumes it from its last "
-        "checkpoint; required fails if there is none; never refuses.",
-        choices=("auto", "required", "never"),
-        identity=False,
-    )
-    checkpoint_epochs: int = flag(
-        1,
-        "Epochs between checkpoints; 0 for one at the end only.",
-        low=0,
-        identity=False,
-    )
-    checkpoint_minutes: float = flag(
-        15.0, "Minutes between checkpoints within an epoch.", above=0, identity=False
-    )
-    keep_checkpoints: int = flag(
-        2, "How many of the newest checkpoints to keep.", low=1, identity=False
-    )
-    on_nonfinite: str = flag(
-        "stop",
-        "What to do when a loss, gradient or update is not finite: stop, or skip the "
-        "step; after 25 skipped in a row the run stops.",
-        choices=("stop", "skip"),
-        identity=False,
-    )
-    profile: bool = flag(
-        False,
-        "Write a trace of the second epoch, for TensorBoard or Perfetto.",
-        identity=False,
-    )
-    cache_dir: str | None = flag(
-        None,
-        'Directory of compiled programs; "none" for none. Unset: JAX\'s setting, or '
-        "~/.cache/plp_optax.",
-        identity=False,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """Several hosts. All processes share the work directory."""
-
-    coordinator_address: str | None = flag(
-        None, "HOST:PORT of the first process.", identity=False
-    )
-    num_processes: int | None = flag(
-        None, "Number of processes.", low=1, identity=False
-    )
-    process_id: int | None = flag(
-        None,
-        "This process, from 0. Process 0 writes the records.",
-        low=0,
-        identity=False,
-    )
-    distributed: bool = flag(
-        False,
-        "Train with all processes that the cluster (Slurm, a TPU pod, Kubernetes, MPI) "
-        "has started, found by JAX.",
-        identity=False,
-    )
-
-
-# The groups in the order of --help, in which a flag may depend on those before it.
-GROUPS = (Data, Network, Method, Optimizer, Training, Run, Processes)
-
-
-# A dataclass has its last base's fields first.
-@dataclasses.dataclass(frozen=True)
-class Config(Processes, Run, Training, Optimizer, Method, Network, Data):
-    """A run's configuration; complete when made by :func:`resolve`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """Where to start from."""
-
-    preset: str | None = flag(
-        None,
-        "A published protocol on CIFAR-100: plp-paper (arXiv 2310.10958), "
-        "amplify-paper (arXiv 2305.18445), or amplify-paper-deep (the same for "
-        "ResNet-50/101). --show-config prints it; docs/protocols.md says what is "
-        "published and what is assumed. Flags override it.",
-        choices=PRESETS,
-    )
-    config: str | None = flag(None, "The config.json of a work directory.")
-    show_config: bool = flag(
-        False, "Print the complete configuration as JSON, and exit."
-    )
+from training.strategy import listed_epochs
 
 
 def parse(argv: Sequence[str]) -> list[Config]:
@@ -486,7 +76,7 @@ def resolve(
       ConfigError: If a field is out of range, has no meaning, or contradicts another.
     """
     base = dict(base or {})
-    if _listed_epochs(explicit.get("strategy")):
+    if listed_epochs(explicit.get("strategy")):
         base.pop("epochs", None)  # a listed strategy says where it ends
     fields = flags.complete(Config, explicit, base)
     config = Config(**fields)
@@ -561,35 +151,6 @@ def read_object(path: Path, what: str = "") -> dict[str, Any]:
     return fields
 
 
-def listed_strategy(text: str) -> list[tuple[Any, ...]]:
-    """Reads ``--strategy`` in the paper's notation.
-
-    Raises:
-      ConfigError: If it is not a list of tuples of numbers.
-    """
-    wrong = ConfigError(
-        f"--strategy {text!r} is neither {' nor '.join(NAMED_STRATEGIES)} nor a "
-        f"list of (end epoch, learning rate, amplify?, factor)"
-    )
-    try:
-        stages = [tuple(stage) for stage in ast.literal_eval(text)]
-        is_number = all(isinstance(n, int | float) for stage in stages for n in stage)
-        is_small = is_number and all(abs(n) < 1e38 for stage in stages for n in stage)
-    # Text that is nested too deeply exhausts the parser.
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise wrong from error
-    if not (stages and all(stages) and is_small and type(stages[-1][0]) is int):
-        raise wrong
-    return stages
-
-
-def _listed_epochs(strategy: str | None) -> Any:
-    """The last epoch of a listed strategy; None for others."""
-    if strategy is None or strategy in NAMED_STRATEGIES:
-        return None
-    return listed_strategy(strategy)[-1][0]
-
-
 def _default_workdir(config: Config) -> str:
     named = ("dataset", "model", "method", "seed")
     parts = [str(getattr(config, name)) for name in named]
@@ -605,7 +166,7 @@ def _default_workdir(config: Config) -> str:
 def _check(config: Config) -> None:
     """Raises ConfigError if fields contradict each other."""
     c: Any = config
-    if (end := _listed_epochs(c.strategy)) and c.epochs != end:
+    if (end := listed_epochs(c.strategy)) and c.epochs != end:
         raise ConfigError(
             f"--epochs {c.epochs} contradicts --strategy, which ends with epoch {end}: "
             f"leave --epochs out"
@@ -628,9 +189,9 @@ def _check(config: Config) -> None:
         )
     if c.amplify_select == "random" and c.amplify_ratio is None:
         raise ConfigError("--amplify-select random needs --amplify-ratio, such as 0.2")
-    if c.head == "mlp" and c.model not in _VGG:
+    if c.head == "mlp" and c.model not in VGG:
         raise ConfigError(f"--head mlp is for VGG; {c.model} has --head linear")
-    if c.stem == "imagenet" and c.model in (*_VGG, "tiny", "plain"):
+    if c.stem == "imagenet" and c.model in (*VGG, "tiny", "plain"):
         raise ConfigError(f"{c.model} has no --stem imagenet, only cifar")
     _check_processes(c)
 

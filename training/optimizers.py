@@ -8,8 +8,9 @@ import optax
 
 import plp_optax
 from training import registry
-from training.config import NAMED_STRATEGIES, Config, listed_strategy
+from training.config import Config
 from training.errors import ConfigError
+from training.strategy import NAMED_STRATEGIES, listed_strategy
 
 
 def make_strategy(
@@ -62,10 +63,10 @@ def make_schedule(config: Config, *, steps_per_epoch: int) -> optax.Schedule:
         case "cosine":
             main = optax.cosine_decay_schedule(rate, rest)
     if not warmup_steps:
-        return main
+        return _with_wide_count(main)
     # Starts above 0: a step at rate 0 would change nothing.
     warmup = optax.linear_schedule(rate / (warmup_steps + 1), rate, warmup_steps)
-    return optax.join_schedules([warmup, main], [warmup_steps])
+    return _with_wide_count(optax.join_schedules([warmup, main], [warmup_steps]))
 
 
 def make_momentum(config: Config, *, steps_per_epoch: int) -> optax.Schedule:
@@ -78,7 +79,13 @@ def make_momentum(config: Config, *, steps_per_epoch: int) -> optax.Schedule:
     cycle = triangular_schedule(c.momentum, c.momentum - 0.1, c.cycle_steps)
     constant = optax.constant_schedule(c.momentum)
     warmup_steps = _warmup_steps(config, steps_per_epoch)
-    return optax.join_schedules([constant, cycle], [warmup_steps])
+    return _with_wide_count(optax.join_schedules([constant, cycle], [warmup_steps]))
+
+
+def _with_wide_count(schedule: optax.Schedule) -> optax.Schedule:
+    # Optimizers count in int32, from which JAX computes in float32 even where float64
+    # is enabled.
+    return lambda count: schedule(jnp.asarray(count, int))
 
 
 def _warmup_steps(config: Config, steps_per_epoch: int) -> int:

@@ -1,0 +1,276 @@
+"""A run under way: training, validation, records and checkpoints, epoch by epoch."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import optax
+
+from training import amplification, data, parallel, workdir
+from training.callbacks import Callback
+from training.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
+from training.config import Config
+from training.display import (
+    LAG_LINE,
+    Display,
+    epoch_header,
+    epoch_line,
+    say,
+    selection_line,
+)
+from training.errors import RunError
+from training.interrupts import Interrupts, Stopped
+from training.program import Program, means
+from training.provenance import provenance
+from training.workdir import WorkDirectory, without_nan
+
+
+@dataclasses.dataclass
+class Progress:
+    """With the training state, everything that a run needs to be resumed.
+
+    Attributes:
+      epoch: Epochs that are complete: trained, evaluated and recorded.
+      step: Steps of the current epoch, including skipped ones.
+      seconds: Training time of the current epoch.
+      train_seconds: Training time of the complete epochs.
+      history: The complete epochs' lines of ``metrics.jsonl``.
+      best: ``epoch`` and ``loss`` of the best epoch; empty before the first.
+      amplified: Names of the layers amplified from the current epoch's start.
+      selections: Number of selections of layers before it.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: dict[str, Any] = dataclasses.field(default_factory=dict)
+    amplified: list[str] = dataclasses.field(default_factory=list)
+    selections: int = 0
+
+
+class Session:
+    """A run under way. It starts the run, or resumes it from its last checkpoint.
+
+    Attributes:
+      epochs: Epochs in the run.
+      state: The training state, replicated over the devices.
+      best: The variables of the best epoch, on the host.
+      progress: The position in the run.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: WorkDirectory,
+        dataset: data.Dataset,
+        program: Program,
+        schedule: optax.Schedule,
+        total_steps: int,
+        callback: Callback,
+    ) -> None:
+        """Starts or resumes a run.
+
+        Raises:
+          RunError: If there is no undamaged checkpoint to resume from.
+        """
+        self._config = config
+        self._directory = directory
+        self._dataset = dataset
+        self._program = program
+        self._schedule = schedule
+        self._total_steps = total_steps
+        self._callback = callback
+        self._interrupts = Interrupts(config.checkpoint_minutes)
+        self._checkpoints = Checkpoints(
+            directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
+        )
+        self.epochs = math.ceil(total_steps / program.steps_per_epoch)
+        self.state = program.initial_state(config.seed)
+        self.best = copy_to_host(self.state.variables)
+        self.progress = Progress()
+        self._start()
+        done = self.progress.epoch * program.steps_per_epoch + self.progress.step
+        self._display = Display(total_steps, done)
+
+    def _start(self) -> None:
+        directory = self._directory
+        found = None
+        if directory.is_unfinished:
+            like = {"state": copy_to_host(self.state), "best": self.best}
+            found = self._checkpoints.newest(like)
+        if found is not None:
+            path, (tree, notes) = found
+            self.state, self.best = parallel.replicate(tree["state"]), tree["best"]
+            self.progress = Progress(**notes)
+            directory.resume(self._dataset, self.progress.history)
+            self._write_layers()
+            say(f"resuming from {path}")
+            return
+        if self._config.resume == "required":
+            raise RunError(
+                f"{directory.path} holds no checkpoint to resume from: leave --resume "
+                f"out to start the run again"
+            )
+        directory.start(self._dataset)
+        say(f"recording in {directory.path}")
+
+    @contextlib.contextmanager
+    def saved_when_stopped(self) -> Iterator[None]:
+        """Within it the progress is shown, and a signal saves the run and ends it.
+
+        Raises:
+          Stopped: If a signal asked the run to stop.
+        """
+        with self._interrupts.listening(), self._display as display:
+            if self.progress.epoch < self.epochs:
+                display.line(epoch_header(self.epochs))
+            try:
+                yield
+            except Stopped:
+                self._save()
+                raise
+            self._interrupts.check_last()
+
+    def train_epoch(self) -> None:
+        """Trains what is left of an epoch."""
+        config, program, progress = self._config, self._program, self.progress
+        epoch = progress.epoch
+        before = epoch * program.steps_per_epoch
+        stop = min(program.steps_per_epoch, self._total_steps - before)
+        clock = time.perf_counter() - progress.seconds
+        calls = program.train_epoch(self.state, config.seed, epoch, progress.step, stop)
+        with self._traced(epoch):
+            for call in calls:
+                self.state = call.state
+                progress.step += call.steps
+                progress.seconds = time.perf_counter() - clock
+                pace = progress.step / progress.seconds
+                self._display.advance(epoch + 1, call.steps, call.metrics, pace)
+                self._callback.on_call(self.state)
+                if self._interrupts.check():
+                    jax.block_until_ready(self.state)
+                    progress.seconds = time.perf_counter() - clock
+                    self._save()
+                    clock = time.perf_counter() - progress.seconds
+            jax.block_until_ready(self.state)
+            progress.seconds = time.perf_counter() - clock
+
+    def validate(self) -> dict[str, Any]:
+        """Returns the epoch's line of ``metrics.jsonl``."""
+        config, state, progress = self._config, self.state, self.progress
+        sums = jax.device_get(state.monitor.epoch)
+        trained = means(sums)
+        validated = self.evaluate(state.variables, self._dataset.validation)
+        step = int(state.step)
+        metrics: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "step": step,
+            "train_loss": trained["loss"],
+            "train_accuracy": trained["accuracy"],
+            "validation_loss": validated["loss"],
+            "validation_accuracy": validated["accuracy"],
+            "learning_rate": float(self._schedule(max(step - 1, 0))),
+            "gradient_norm": trained["gradient_norm"],
+            "update_norm": trained["update_norm"],
+            "parameter_norm": float(optax.tree.norm(state.params)),
+            "skipped_steps": int(sums.skipped),
+            "images_per_second": progress.step * config.batch_size / progress.seconds,
+        }
+        if config.test_each_epoch:
+            tested = self.evaluate(state.variables, self._dataset.test)
+            metrics |= {f"test_{name}": tested[name] for name in ("loss", "accuracy")}
+        if config.amplify_layers is not None:
+            amplified = amplification.observe(
+                state.opt_state,
+                state.params,
+                config.amplify_layers,
+                progress.selections,
+            )
+            metrics |= {
+                "amplified": progress.amplified,
+                "analysis": amplified.analysis,
+            }
+            progress.amplified = amplified.amplified
+            progress.selections = amplified.selections
+        return metrics
+
+    def evaluate(self, variables: Any, examples: data.Examples) -> dict[str, float]:
+        """See :meth:`Program.evaluate`. A signal interrupts it."""
+        return self._program.evaluate(variables, examples, self._interrupts.check)
+
+    def record(self, metrics: dict[str, Any]) -> None:
+        """Records an epoch, selects the best one so far, and saves when it is time."""
+        progress = self.progress
+        loss, best = metrics["validation_loss"], progress.best
+        # Without validation the loss is NaN, and the last epoch counts.
+        is_best = not best or math.isnan(best["loss"]) or loss < best["loss"]
+        if is_best:
+            self.best = copy_to_host(self.state.variables)
+            progress.best = {"epoch": metrics["epoch"], "loss": loss}
+        self._directory.add(metrics)
+        progress.history.append(metrics)
+        progress.train_seconds += progress.seconds
+        progress.epoch, progress.step, progress.seconds = metrics["epoch"], 0, 0.0
+
+        self._display.line(epoch_line(metrics, self.epochs, is_best))
+        if metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
+            self._display.line(LAG_LINE)
+        if metrics.get("analysis"):
+            self._write_layers()
+            self._display.line(selection_line(metrics["analysis"]))
+        self._callback.on_epoch(self.state, metrics)
+        every = self._config.checkpoint_epochs
+        if progress.epoch == self.epochs or (every and progress.epoch % every == 0):
+            self._save()
+
+    def report(self, tested: dict[str, float]) -> dict[str, Any]:
+        """Draws the pictures and writes ``result.json``; returns its content."""
+        config, progress = self._config, self.progress
+        name = f"{config.model} on {self._dataset.name}, {config.method}"
+        history = [without_nan(metrics) for metrics in progress.history]
+        self._directory.draw(history, f"{name}, seed {config.seed}")
+        result = without_nan(
+            {
+                "best_epoch": progress.best["epoch"],
+                "validation_loss": progress.best["loss"],
+                **{f"test_{name}": value for name, value in tested.items()},
+                "train_seconds": progress.train_seconds,
+                "epochs": self.epochs,
+                "steps": self._total_steps,
+                "skipped_steps": sum(m["skipped_steps"] for m in history),
+                "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
+                **provenance(),
+            }
+        )
+        self._directory.finish(result)
+        return result
+
+    def _save(self) -> None:
+        tree = {"state": self.state, "best": self.best}
+        self._checkpoints.save(
+            self.progress.epoch,
+            self.progress.step,
+            Checkpoint(tree, dataclasses.asdict(self.progress)),
+        )
+        if self.progress.best:
+            path = self._directory.path / workdir.BEST
+            best = Checkpoint(self.best, self.progress.best)
+            parallel.from_coordinator(lambda: write(path, best))
+        self._interrupts.saved()
+
+    def _write_layers(self) -> None:
+        if text := amplification.layers_text(self.progress.history):
+            self._directory.write_layers(text)
+
+    def _traced(self, epoch: int) -> contextlib.AbstractContextManager[None]:
+        """With ``--profile`` traces the second epoch, for TensorBoard or Perfetto."""
+        if not self._config.profile or epoch != min(1, self.epochs - 1):
+            return contextlib.nullcontext()
+        path = self._directory.path / workdir.PROFILE
+        return jax.profiler.trace(str(path), create_perfetto_trace=True)
