@@ -68,8 +68,8 @@ METRICS = (
         False,
         1,
         _best_epoch,
-        "The epoch with the lowest validation loss. Earlier is counted as better, as in "
-        "the PLP paper; it can also mean that an arm overfits sooner.",
+        "The epoch with the lowest validation loss. Earlier is counted as better, as "
+        "in the PLP paper; it can also mean that an arm overfits sooner.",
     ),
     Metric(
         "epochs_to_target",
@@ -153,7 +153,7 @@ def _compare(
 
 
 def target_accuracy(controls: Sequence[Record]) -> float | None:
-    """``TARGET`` of the mean best validation accuracy of runs; None if there is none."""
+    """``TARGET`` of the mean best validation accuracy of runs; None if none has one."""
     best = [
         np.nanmax(accuracy)
         for record in controls

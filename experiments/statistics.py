@@ -32,9 +32,9 @@ NOT_SHOWN, TOO_FEW = "no difference shown", "too few seeds"
 RULE = (
     f"Verdicts: below {MIN_SEEDS} pairs, *{TOO_FEW}*. From {MIN_SEEDS} on, *{BETTER}* "
     f"or *{WORSE}* if p is at most {1 - LEVEL:.2g}, else *{NOT_SHOWN}*, which is not "
-    f"evidence of no effect: the interval says how large an effect the runs leave open. "
-    f"p is of a two-sided paired t-test, corrected over the comparisons of its table "
-    f"(Benjamini and Hochberg). Intervals are not corrected."
+    f"evidence of no effect: the interval says how large an effect the runs leave "
+    f"open. p is of a two-sided paired t-test, corrected over the comparisons of its "
+    f"table (Benjamini and Hochberg). Intervals are not corrected."
 )
 
 

@@ -72,7 +72,7 @@ def test_every_metric_has_its_sign_and_direction(name, is_better):
 
 
 def test_without_a_validation_part_the_test_set_is_compared_alone():
-    study, header, records = make("plp", arms=("sgd", "plp-4"))
+    study, _, records = make("plp", arms=("sgd", "plp-4"))
     runs = runs_of([without_validation(r) for r in records], study)
     assert {c.metric.name for c in compare_all(runs)} == {"test_accuracy"}
     assert len({c.metric for c in compare_all(runs_of(records, study))}) == 4
@@ -86,7 +86,7 @@ def test_where_all_runs_diverge_the_comparison_still_appears():
 
 
 def test_p_is_corrected_within_a_metric():
-    study, header, records = make("plp", seeds=6)
+    study, _, records = make("plp", seeds=6)
     found = compare_all(runs_of(records, study))
     for metric in METRICS:
         tested = [c.difference for c in found if c.metric is metric]

@@ -12,22 +12,20 @@ from experiments.curvature import top_eigenvalue
 KEY = jax.random.key(0)
 
 
+def _quadratic(hessian, params):
+    w = ravel_pytree(params)[0]
+    return w @ hessian @ w / 2 + w.sum()
+
+
 def quadratic(spectrum, seed=0):
-    """A loss on a tree of 3 x 4 and more parameters, with this Hessian spectrum."""
+    """A loss on a tree of 3 x 4 and more parameters, its Hessian and eigenvectors."""
     n = len(spectrum)
     rng = np.random.default_rng(seed)
     rotation, _ = np.linalg.qr(rng.normal(size=(n, n)))
-    hessian = jnp.asarray(rotation @ np.diag(spectrum) @ rotation.T)
-    params = {
-        "kernel": jnp.asarray(rng.normal(size=(3, 4))),
-        "rest": [jnp.asarray(rng.normal(size=n - 12))],
-    }
-
-    def loss(params):
-        w = ravel_pytree(params)[0]
-        return w @ hessian @ w / 2 + w.sum()
-
-    return loss, params, rotation
+    hessian = rotation @ np.diag(spectrum) @ rotation.T
+    params = {"kernel": jnp.ones((3, 4)), "rest": [jnp.ones(n - 12)]}
+    # Equal partials compile once for all spectra of a size.
+    return Partial(_quadratic, jnp.asarray(hessian)), params, hessian, rotation
 
 
 @pytest.fixture
@@ -40,33 +38,31 @@ SPECTRA = {
     "gap": [9.0, *np.linspace(-1, 5, 59)],
     "cluster": [5.0, 4.99, 4.98, *np.linspace(-3, 4.9, 57)],
     "repeated": [4.0, 4.0, 4.0, *np.linspace(-1, 3, 57)],
-    "negative": [0.5, *np.linspace(-9, -2, 39)],
-    "all negative": np.linspace(-9, -0.5, 40),
-    "one for all": np.full(40, 3.0),
-    "two values": np.repeat([2.0, -7.0], 20),
+    "negative": [0.5, *np.linspace(-9, -2, 59)],
+    "all negative": np.linspace(-9, -0.5, 60),
+    "one for all": np.full(60, 3.0),
+    "two values": np.repeat([2.0, -7.0], 30),
 }
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA.keys())
 def test_rotated_quadratics(float64, spectrum, seed):
-    loss, params, _ = quadratic(spectrum, seed)
+    loss, params, hessian, _ = quadratic(spectrum, seed)
     found = top_eigenvalue(loss, params, tolerance=1e-6, key=jax.random.key(seed))
     np.testing.assert_allclose(found.value, max(spectrum), rtol=1e-6)
     assert found.converged
-    assert min(spectrum) - 1e-9 <= found.lowest <= found.value
     assert jax.tree.structure(found.vector) == jax.tree.structure(params)
     # The residual, from the dense matrix.
-    v = ravel_pytree(found.vector)[0]
-    hessian = jax.hessian(lambda w: loss(ravel_pytree(params)[1](w)))(v)
-    np.testing.assert_allclose(jnp.linalg.norm(v), 1, rtol=1e-12)
-    residual = jnp.linalg.norm(hessian @ v - found.value * v)
+    v = np.asarray(ravel_pytree(found.vector)[0])
+    np.testing.assert_allclose(np.linalg.norm(v), 1, rtol=1e-12)
+    residual = np.linalg.norm(hessian @ v - found.value * v)
     np.testing.assert_allclose(found.residual, residual, atol=1e-10)
     assert found.residual <= 1e-6 * abs(found.value)
 
 
 def test_vector_is_the_eigenvector(float64):
-    loss, params, rotation = quadratic(SPECTRA["gap"])
+    loss, params, _, rotation = quadratic(SPECTRA["gap"])
     found = top_eigenvalue(loss, params, tolerance=1e-6, key=KEY)
     overlap = ravel_pytree(found.vector)[0] @ rotation[:, 0]
     np.testing.assert_allclose(abs(overlap), 1, rtol=1e-10)
@@ -74,37 +70,37 @@ def test_vector_is_the_eigenvector(float64):
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-4])
 def test_stops_at_the_tolerance(float64, tolerance):
-    loss, params, _ = quadratic(SPECTRA["cluster"])
+    loss, params, *_ = quadratic(SPECTRA["cluster"])
     found = top_eigenvalue(loss, params, tolerance=tolerance, key=KEY)
     assert found.converged
     assert 0 < found.residual <= tolerance * found.value
     finer = top_eigenvalue(loss, params, tolerance=tolerance / 100, key=KEY)
-    assert finer.iterations > found.iterations
-    # The eigenvalue lies within the residual, and further down only by a Ritz value.
-    assert found.value <= finer.value <= 5.0 + 1e-12
+    assert finer.products >= found.products
+    # A Rayleigh quotient is at most the top eigenvalue.
+    assert found.value <= 5.0 + 1e-12
+    assert 5.0 - finer.value <= 5.0 - found.value + 1e-9
 
 
 def test_says_when_it_did_not_converge(float64):
-    loss, params, _ = quadratic(SPECTRA["cluster"])
-    found = top_eigenvalue(loss, params, tolerance=1e-8, max_iterations=4, key=KEY)
+    loss, params, *_ = quadratic(np.linspace(4.9, 5, 60))
+    found = top_eigenvalue(loss, params, tolerance=1e-12, max_restarts=1, key=KEY)
     assert not found.converged
-    assert found.iterations == 4
-    assert found.residual > 1e-8 * found.value
-    assert found.value < 5.0
+    assert found.residual > 1e-12 * found.value
+    assert 4.9 < found.value <= 5.0 + 1e-12
 
 
-def test_no_more_iterations_than_parameters(float64):
-    found = top_eigenvalue(lambda w: -3 * w[0] ** 2, jnp.ones(1), key=KEY)
-    assert (found.value, found.iterations, found.converged) == (-6, 1, True)
-    found = top_eigenvalue(lambda w: 2 * w.sum(), jnp.ones(5), key=KEY)
-    assert (found.value, found.residual, found.converged) == (0, 0, True)
+def test_few_parameters(float64):
+    found = top_eigenvalue(
+        lambda w: w @ jnp.diag(jnp.array([1.0, -3.0, 2.0])) @ w, jnp.ones(3), key=KEY
+    )
+    np.testing.assert_allclose(found.value, 4)
 
 
 def test_float32_reaches_its_tolerance():
     rng = np.random.default_rng(3)
-    factor = jnp.asarray(rng.normal(size=(300, 2000)) / 40, jnp.float32)
+    factor = jnp.asarray(rng.normal(size=(60, 400)) / 20, jnp.float32)
     found = top_eigenvalue(
-        lambda w: ((factor @ w) ** 2).sum() / 2, jnp.ones(2000), key=KEY
+        lambda w: ((factor @ w) ** 2).sum() / 2, jnp.ones(400), key=KEY
     )
     exact = np.linalg.norm(np.asarray(factor, np.float64), 2) ** 2
     assert found.converged
@@ -113,26 +109,27 @@ def test_float32_reaches_its_tolerance():
 
 def test_networks_against_the_dense_hessian(float64):
     rng = np.random.default_rng(4)
-    images = jnp.asarray(rng.normal(size=(16, 5)))
-    labels = jnp.asarray(rng.integers(3, size=16))
+    images = jnp.asarray(rng.normal(size=(8, 4)))
+    labels = jnp.arange(8) % 3
     params = {
-        "first": jnp.asarray(rng.normal(size=(5, 6))),
-        "last": jnp.asarray(rng.normal(size=(6, 3))),
+        "first": jnp.asarray(rng.normal(size=(4, 5))),
+        "last": jnp.asarray(rng.normal(size=(5, 3))),
     }
 
     def loss(params):
         logits = jnp.tanh(images @ params["first"]) @ params["last"]
-        return -jax.nn.log_softmax(logits)[jnp.arange(16), labels].mean()
+        return -jax.nn.log_softmax(logits)[jnp.arange(8), labels].mean()
 
     flat, unravel = ravel_pytree(params)
-    dense = np.linalg.eigvalsh(jax.hessian(lambda w: loss(unravel(w)))(flat))
-    assert dense[0] < 0
+    gradient = jax.jit(jax.grad(lambda w: loss(unravel(w))))
+    steps = 1e-5 * np.eye(flat.size)
+    dense = [(gradient(flat + d) - gradient(flat - d)) / 2e-5 for d in steps]
     found = top_eigenvalue(loss, params, tolerance=1e-7, key=KEY)
-    np.testing.assert_allclose(found.value, dense[-1], rtol=1e-10)
-    assert dense[0] - 1e-12 <= found.lowest < 0
+    top = np.linalg.eigvalsh(np.array(dense))[-1]
+    np.testing.assert_allclose(found.value, top, rtol=1e-7)
 
 
-def test_what_is_not_finite_is_told():
+def test_what_is_not_finite_is_reported():
     found = top_eigenvalue(lambda w: jnp.log(w).sum(), -jnp.ones(3), key=KEY)
     assert np.isfinite(found.value)  # 1/w**2 is
     found = top_eigenvalue(lambda w: jnp.sqrt(w).sum(), -jnp.ones(3), key=KEY)
@@ -161,7 +158,7 @@ def test_a_partial_compiles_once_for_all_batches():
     assert first.value != second.value
 
 
-@pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_iterations": 0}])
+@pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_restarts": 0}])
 def test_options_must_be_positive(options):
     with pytest.raises(ValueError, match="must be positive"):
         top_eigenvalue(jnp.sum, jnp.ones(3), key=KEY, **options)

@@ -182,24 +182,23 @@ def responses(
         ax.set_xticks(settings)
     # Next to each other, so that no range hides another.
     width = 0.1 * float(np.diff(settings).min(initial=1))
-    for number, (base, points) in enumerate(lines.items()):
-        look = runs.looks[base]
+    for number, (name, points) in enumerate(lines.items()):
+        look = runs.looks[name]
         xs = sorted(points)
-        values = [points[x] for x in xs]
-        means = np.array([v.mean() for v in values])
+        means = np.array([points[x].mean() for x in xs])
         ax.errorbar(
             np.array(xs) + width * (number - (len(lines) - 1) / 2),
             means,
             [
-                means - [v.min() for v in values],
-                np.array([v.max() for v in values]) - means,
+                means - [points[x].min() for x in xs],
+                np.array([points[x].max() for x in xs]) - means,
             ],
             color=look.color,
             ls=look.linestyle,
             marker=look.marker,
             ms=4.5,
             elinewidth=1,
-            label=runs.label(base),
+            label=runs.label(name),
         )
     style.legend(figure)
     ran = sum(bool(runs.finished(model, arm.name)) for arm in varied)

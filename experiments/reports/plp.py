@@ -20,10 +20,10 @@ _NOTES = (
     "- The paper prints its loss in units of 1e-2. Its 2.9e-2 would be 1.9 nats if it "
     "is 1/64 of a cross-entropy per example; that factor is inferred, so losses are "
     "not comparable with ours, which are in nats per example.\n"
-    "- ResNet-18 with PLP: the paper prints an accuracy of 59.49 % and a top-1 error of "
-    "0.4061, which would be 59.39 %.\n"
-    "- The paper says that top-5 errors fall by 0.01; in its Table 4 they fall by 0.0045 "
-    "(VGG-16), 0.0105 (ResNet-18) and 0.0091 (GoogLeNet), 0.008 on average.\n"
+    "- ResNet-18 with PLP: the paper prints an accuracy of 59.49 % and a top-1 error "
+    "of 0.4061, which would be 59.39 %.\n"
+    "- The paper says that top-5 errors fall by 0.01; in its Table 4 they fall by "
+    "0.0045 (VGG-16), 0.0105 (ResNet-18) and 0.0091 (GoogLeNet), 0.008 on average.\n"
     "- Its repetitions are not paired with our seeds."
 )
 
