@@ -24,9 +24,9 @@ class Data:
 
     dataset: str = flag(
         "digits",
-        f"{', '.join(DATASETS)}; the name of an image-classification set of "
-        "tensorflow-datasets; an .npz file with images and labels; or a folder with a "
-        "sub-folder for each class. digits is embedded.",
+        f"{', '.join(DATASETS)}; the name of a set of tensorflow-datasets that is "
+        "prepared in --data-dir; an .npz file; or a folder with a sub-folder for each "
+        "class. A path has a separator (./flowers) or ends in .npz.",
     )
     data_dir: str | None = flag(
         None,
@@ -36,8 +36,7 @@ class Data:
     )
     image_size: int | None = flag(
         None,
-        "Resize images of other sizes to squares of this side, in pixels. Only for "
-        "sets of tensorflow-datasets and folders.",
+        "Scale and crop all images to squares of this side, in pixels.",
         low=1,
         below=10_000,
     )
