@@ -68,7 +68,8 @@ class Checkpoints:
             write(path, checkpoint)
             kept = [p for p in self._newest_first() if p.name <= path.name]
             for old in set(self._newest_first()) - set(kept[: self._keep]):
-                old.unlink()
+                if not old.is_dir():  # not one of ours
+                    old.unlink()
 
         parallel.from_coordinator(write_and_thin)
 
@@ -118,6 +119,11 @@ class Checkpoints:
             return []
         paths = (p for p in self._directory.iterdir() if _NAME.fullmatch(p.name))
         return sorted(paths, reverse=True)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file has the name of a checkpoint, or of one that is half written."""
+    return _NAME.fullmatch(path.name.removesuffix(".tmp")) is not None
 
 
 def copy_to_host(tree: Any) -> Any:

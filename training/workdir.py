@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 
 from training import config as config_lib
 from training import data, parallel, plots
+from training.checkpoints import is_checkpoint
 from training.config import Config
 from training.display import say
 from training.errors import ConfigError, RunError
@@ -321,7 +322,12 @@ def _line(metrics: Mapping[str, Any]) -> str:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.name == CHECKPOINTS and path.is_dir():
+        for checkpoint in filter(is_checkpoint, list(path.iterdir())):
+            _remove(checkpoint)
+        with contextlib.suppress(OSError):  # it holds files of others
+            path.rmdir()
+    elif path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
