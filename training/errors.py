@@ -1,12 +1,12 @@
-"""Errors that are told to the user as one sentence instead of a traceback."""
+"""Errors that the user sees as one sentence instead of a traceback."""
 
 
 class UserError(Exception):
     """A mistake or circumstance of the user's, such as a wrong option.
 
     The message is one sentence that says what is wrong and what to do about it.
-    ``train.py`` prints that sentence and ends with exit code 2; every other exception
-    is a bug and keeps its traceback.
+    ``train.py`` prints it and exits with code 2. Every other exception is a bug and
+    keeps its traceback.
     """
 
 
@@ -19,7 +19,7 @@ class DataError(UserError):
 
 
 class RunError(UserError):
-    """A work directory that cannot be used, or a run that cannot go on."""
+    """A work directory that cannot be used, or a run that cannot continue."""
 
 
 class DivergedError(RunError):

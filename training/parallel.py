@@ -1,8 +1,7 @@
-"""The one place where a step meets the devices, and a process the others.
+"""Devices and processes: the only module that uses ``jax.pmap``.
 
-A step is a plain per-device function that averages over ``AXIS``; here it is mapped
-over all devices of all processes. ``jax.pmap`` is used nowhere else, so that another
-way of mapping needs no change elsewhere.
+A step is a plain per-device function that averages over ``AXIS``. Here it is mapped
+over all devices of all processes.
 """
 
 import json
@@ -21,8 +20,8 @@ from training.errors import ConfigError, RunError, UserError
 
 AXIS = "batch"
 
-_JOIN_SECONDS = 120  # For all processes to start.
-_HEARTBEAT_SECONDS = 30  # Without a sign of life, until a process counts as dead.
+_JOIN_SECONDS = 120  # for all processes to start
+_HEARTBEAT_SECONDS = 30  # without a sign of life, until a process counts as lost
 
 
 def compile_step(
@@ -32,8 +31,8 @@ def compile_step(
 
     The last argument is a batch, a tree of arrays with a leading axis over the devices
     (:func:`shard`). The others are the same on all devices and come from
-    :func:`replicate`. So must be every output, that is, averaged or summed over
-    ``AXIS``: this is not checked.
+    :func:`replicate`. Every output must be the same on all devices, that is, averaged
+    or summed over ``AXIS``; this is not checked.
 
     Args:
       step: A function of one device's view.
@@ -49,8 +48,8 @@ def compile_step(
         donate_argnums=(0,) if donate else (),
     )
     if jax.process_count() > 1:
-        # What is compiled ahead of time takes no arrays of a single process: a first
-        # call compiles.
+        # Functions compiled ahead of time refuse the arrays of a single process, so a
+        # first call compiles.
         first, *others = arguments
         jax.block_until_ready(mapped(jax.tree.map(jnp.copy, first), *others))
         return mapped
@@ -58,8 +57,8 @@ def compile_step(
 
 
 def replicated() -> NamedSharding:
-    """The sharding of what is the same on every local device."""
-    # That which pmap returns for out_axes=None: with another one the second call of a
+    """The sharding of arrays that are the same on every local device."""
+    # The one that pmap returns for out_axes=None; with another one the second call of a
     # step would compile again.
     return NamedSharding(_mesh(), PartitionSpec())
 
@@ -70,19 +69,19 @@ def replicate(tree: Any) -> Any:
 
 
 def send(tree: Any) -> Any:
-    """Sends arrays [devices, ...] from the host, a part to each device."""
+    """Sends arrays ``[devices, ...]`` from the host, one part to each device."""
     sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
     kinds = {m.kind for m in jax.local_devices()[0].addressable_memories()}
     if jax.default_backend() != "cpu" and "pinned_host" in kinds:
-        # From pinned memory a transfer runs beside the computation.
+        # A transfer from pinned memory overlaps with the computation.
         tree = jax.device_put(tree, sharding.with_memory_kind("pinned_host"))
     return jax.device_put(tree, sharding)
 
 
 def shard(tree: Any) -> Any:
-    """Splits leading axes over all devices, and takes the part of the local ones.
+    """Splits leading axes over all devices, and returns the part of the local ones.
 
-    That is, [n, ...] becomes [local devices, n / devices, ...].
+    ``[n, ...]`` becomes ``[local devices, n / devices, ...]``.
     """
     processes, devices = jax.process_count(), jax.local_device_count()
     parts = processes, devices
@@ -95,10 +94,10 @@ def shard(tree: Any) -> Any:
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
-    """Raises unless the devices, and parts on each, divide the batch.
+    """Raises unless the batch splits evenly over devices, and over parts on each.
 
     Raises:
-      ConfigError: With the nearest batch sizes that would do.
+      ConfigError: With the nearest batch sizes that do.
     """
     devices = jax.device_count()
     parts = devices * accumulate
@@ -108,7 +107,7 @@ def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
         times = f" times --accumulate {accumulate}" if accumulate > 1 else ""
         raise ConfigError(
             f"--batch-size {batch_size} cannot be split evenly over {devices} "
-            f"devices{times}: take {nearest}"
+            f"devices{times}: choose {nearest}"
         )
 
 
@@ -117,7 +116,7 @@ def _mesh() -> Mesh:
 
 
 def device_index() -> jax.Array:
-    """Inside a step: the position of this device, 0 to the number of devices - 1."""
+    """Inside a step: the index of this device, from 0."""
     return jax.lax.axis_index(AXIS)
 
 
@@ -125,7 +124,7 @@ def join(config: Config) -> None:
     """Joins the other processes of a run on several hosts, if there are any.
 
     Raises:
-      RunError: If they cannot be found.
+      RunError: If they are not found.
     """
     if not (config.distributed or config.coordinator_address):
         return
@@ -153,18 +152,18 @@ def is_coordinator() -> bool:
 
 
 def maximum(number: int) -> int:
-    """The largest of the processes' numbers; all take part."""
+    """The largest of the processes' numbers. All processes must call it."""
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def from_coordinator(make: Callable[[], Any]) -> Any:
-    """Returns to all processes what the coordinator makes; all take part.
+    """Returns to all processes what the coordinator makes. All must call it.
 
     Args:
-      make: Called by the coordinator alone; returns a JSON value.
+      make: Called by the coordinator only; returns a JSON value.
 
     Raises:
-      RunError: To all, with the sentence of a UserError that ``make`` raised.
+      RunError: In all processes, with the message of a UserError that ``make`` raised.
     """
     if jax.process_count() == 1:
         return make()
