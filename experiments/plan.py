@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.rates import multiplied
@@ -196,7 +196,7 @@ def _plain(fields: dict[str, Any], rate: float) -> dict[str, Any]:
     return json.loads(json.dumps(fields))
 
 
-def _check_names(flag: str, chosen: Sequence[str], known: Sequence[str]) -> None:
+def _check_names(flag: str, chosen: Sequence[str], known: Collection[str]) -> None:
     if unknown := [name for name in chosen if name not in known]:
         raise ConfigError(
             f"--{flag} {' '.join(unknown)}: choose from {', '.join(known)}"

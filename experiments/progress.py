@@ -35,7 +35,10 @@ class Display:
         self._total, self._done = total, done
         self._bar = self._progress.add_task("", total=total, completed=done)
         self._name = ""
-        self._begun = self._last_line = 0.0
+        self._last_line = 0.0
+        self._first: tuple[float, float] | None = (
+            None  # time and part of the first tick
+        )
 
     def __enter__(self) -> Self:
         self.say(f"{self._done} of {self._total} runs recorded already")
@@ -57,7 +60,7 @@ class Display:
     def begin(self, task: Task, what: str) -> None:
         """Shows what is under way: ``compiling``, ``starting``."""
         self._name = str(task)
-        self._begun = self._last_line = time.monotonic()
+        self._last_line, self._first = time.monotonic(), None
         self._progress.update(self._bar, description=f"{self._name}: {what}")
 
     def tick(self, part: float, text: str) -> None:
@@ -68,8 +71,9 @@ class Display:
           text: Such as ``epoch 2/6, loss 1.83``.
         """
         now = time.monotonic()
-        if part > 0:
-            left = (now - self._begun) * (1 - part) / part
+        begun, begun_part = self._first = self._first or (now, part)
+        if part > begun_part:
+            left = (now - begun) * (1 - part) / (part - begun_part)
             text = f"{text}, {describe_seconds(left)} left"
         text = f"{self._name}: {text}"
         self._progress.update(self._bar, completed=self._done + part, description=text)

@@ -33,8 +33,8 @@ class Record:
         ``amplified`` (names of layers), and ``analysis`` (a list of rows) after epochs
         that were analysed.
       measures: What the study observed during the run, by name.
-      seconds: How long the run took, with evaluation and observation and without
-        compilation. NaN for records that are older than this field.
+      seconds: How long the run took since it was last resumed, with evaluation and
+        observation and without compilation. NaN for records older than this field.
     """
 
     arm: str

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 
@@ -48,7 +48,7 @@ class Trainer:
         self._observe = study.observe or (lambda prepared, config: None)
         self._unfinished = folder / "runs"
         self._settings = settings
-        self._programs: dict[_Key, Prepared] = {}
+        self._programs: dict[str, _Kept] = {}  # by the arm's name
 
     def prepare(self, task: Task) -> float:
         """Compiles what a run needs, unless an earlier run left it.
@@ -56,17 +56,18 @@ class Trainer:
         Returns:
           How many seconds that took; 0 if there was nothing to do.
         """
-        key = _Key.of(task)
-        if key in self._programs:
-            return 0.0
-        self._programs = {
-            other: program
-            for other, program in self._programs.items()
-            if other.part == key.part and other.arm != key.arm
-        }
         start = time.monotonic()
+        config = self._config(task)
+        seed = task.seed if recipe.depends_on_seed(config) else None
+        kept = self._programs.get(task.arm.name)
+        if kept is not None and kept[:2] == (task.part, seed):
+            return 0.0
+        others = {n: k for n, k in self._programs.items() if k.part == task.part}
+        others.pop(task.arm.name, None)
+        self._programs = others  # frees the rest before the next is compiled
         with contextlib.redirect_stdout(io.StringIO()):
-            self._programs[key] = recipe.prepare(self._config(task))
+            prepared = recipe.prepare(config)
+        self._programs[task.arm.name] = _Kept(task.part, seed, prepared)
         return time.monotonic() - start
 
     def execute(self, task: Task, tick: Tick) -> Outcome:
@@ -78,7 +79,7 @@ class Trainer:
           UserError: If the data or the folder do not allow it.
         """
         self.prepare(task)
-        prepared = self._programs[_Key.of(task)]
+        prepared = self._programs[task.arm.name].prepared
         place = self._unfinished / task.folder
         config = dataclasses.replace(
             self._config(task),
@@ -122,7 +123,7 @@ class Trainer:
           each epoch.
         """
         compilation = self.prepare(task)
-        prepared = self._programs[_Key.of(task)]
+        prepared = self._programs[task.arm.name].prepared
         program = prepared.program
         with jax.enable_x64(self._config(task).precision == "float64"):
             calls = _calls(prepared, task.seed)
@@ -141,18 +142,12 @@ class Trainer:
         return config_lib.resolve({**task.config, **self._settings})
 
 
-class _Key(NamedTuple):
-    """What runs have in common that share a compiled program."""
+class _Kept(NamedTuple):
+    """A compiled program, and the runs that it serves: ``seed`` None for all seeds."""
 
     part: tuple[str, str]
-    arm: str
     seed: int | None
-
-    @classmethod
-    def of(cls, task: Task) -> Self:
-        # Random layers are drawn inside the compiled step, by the seed.
-        is_random = task.config.get("amplify_select") == "random"
-        return cls(task.part, task.arm.name, task.seed if is_random else None)
+    prepared: Prepared
 
 
 class _Ticking(Callback):
@@ -162,13 +157,17 @@ class _Ticking(Callback):
         self._observer = observer
         self._tick = tick
         self._epochs = _epochs(prepared)
-        self._epoch = self._calls = 0
-        self._calls_per_epoch = prepared.program.steps_per_epoch
+        self._epoch: int | None = None  # unknown until the first call, if resumed
+        self._calls = 0
+        self._steps_per_epoch = prepared.program.steps_per_epoch
+        self._calls_per_epoch = self._steps_per_epoch
         self._loss = ""
 
     def on_call(self, state: TrainState) -> None:
         """See :class:`Callback`."""
         self._observer.on_call(state)
+        if self._epoch is None:
+            self._epoch = int(state.step - 1) // self._steps_per_epoch
         self._calls += 1
         self._report()
 
@@ -181,10 +180,11 @@ class _Ticking(Callback):
         self._report()
 
     def _report(self) -> None:
+        done = self._epoch or 0
         within = min(self._calls / self._calls_per_epoch, 1)
-        epoch = min(self._epoch + 1, self._epochs)
+        epoch = min(done + 1, self._epochs)
         self._tick(
-            min((self._epoch + within) / self._epochs, 1),
+            min((done + within) / self._epochs, 1),
             f"epoch {epoch}/{self._epochs}{self._loss}",
         )
 

@@ -75,6 +75,8 @@ def test_studies_are_sound(name, size):
     for block in paired:
         # No two arms train alike, and all differ only in what the study asks about.
         assert all(a.config != b.config for a, b in combinations(block, 2))
+        if study.execute is not None:
+            continue
         trained = [config_lib.identity(complete(task.config)) for task in block]
         for field in ("seed", "model", "epochs", "batch_size", "width", "dataset"):
             assert len({config[field] for config in trained}) == 1, field
@@ -231,12 +233,19 @@ def cycle(step, window, period, fit):
     return (jumped + period - window) / period
 
 
-@pytest.mark.parametrize(("name", "size"), ALL_SCALES)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        (name, size)
+        for name, size in ALL_SCALES
+        if name in ("plp", "together", "mechanism", "ablation")
+    ],
+)
 def test_every_prediction_has_its_matched_rate(name, size):
     study = studies.load(name)
     model = study.scale(size).models[0]
     predicting = [a for a in study.arms if "plp" in a.fields.get("method", "")]
-    assert predicting or name == "amplification"
+    assert predicting
     for arm in predicting:
         ours = configure(study, size, model, arm.name)
         control = configure(study, size, model, arm.matched)

@@ -14,7 +14,7 @@ from experiments.records import RecordFile
 from experiments.studies import plp
 from experiments.study import Arm, Scale, Study
 from training import config as config_lib
-from training import feed, registry
+from training import feed, recipe, registry
 from training.callbacks import Callback
 from training.errors import DivergedError
 from training.program import Program
@@ -187,7 +187,10 @@ def recipe_calls(monkeypatch, tmp_path):
             raise seen.error
         return {"test_accuracy": 0.5}
 
-    monkeypatch.setattr(trainer, "recipe", SimpleNamespace(prepare=prepare, run=run))
+    fake = SimpleNamespace(
+        prepare=prepare, run=run, depends_on_seed=recipe.depends_on_seed
+    )
+    monkeypatch.setattr(trainer, "recipe", fake)
     return seen
 
 
@@ -317,7 +320,10 @@ def test_a_run_is_measured_from_a_few_steps(tmp_path, monkeypatch):
     prepared = SimpleNamespace(
         program=program, total_steps=40, dataset=SimpleNamespace(validation=None)
     )
-    fake = SimpleNamespace(prepare=lambda config: advance(100, prepared))
+    fake = SimpleNamespace(
+        prepare=lambda config: advance(100, prepared),
+        depends_on_seed=recipe.depends_on_seed,
+    )
     monkeypatch.setattr(trainer, "recipe", fake)
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now))
     study = study_of(SGD)
