@@ -7,61 +7,37 @@ import optax
 import pytest
 
 import models
-from tests import problems
+import plp_optax
+from tests import problems, programs
+from tests.programs import DATASET, Normalised, train_epoch
 from training import data, parallel
 from training.config import resolve
 from training.errors import ConfigError
-from training.loop import Loop, count_steps
-from training.networks import DTYPES, make_network
-from training.optimizers import make_optimizer
-from training.progress import Progress
+from training.program import means
+from training.recipe import count_steps
 from training.step import _rank
 
-RNG = np.random.default_rng(0)
 
-
-def tiny_dataset(train=64, test=22, classes=10):
-    def examples(n):
-        images = RNG.integers(0, 256, (n, 8, 8, 1), np.uint8)
-        return data.Examples(images, (np.arange(n) % classes).astype(np.int32))
-
-    return data.Dataset(
-        name="made",
-        num_classes=classes,
-        train=examples(train),
-        validation=examples(test),
-        test=examples(test),
-        mean=np.array([0.5], np.float32),
-        std=np.array([0.3], np.float32),
-        crop_padding=1,
-        flips=False,
-        label_names=tuple(map(str, range(classes))),
-    )
-
-
-def make_loop(dataset, **fields):
-    config = resolve({"model": "tiny", "width": 8, "batch_size": 16, **fields})
-    schedule = optax.constant_schedule(config.learning_rate or 0.05)
-    tx = make_optimizer(config, schedule, steps_per_epoch=4)
-    module = make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
-    loop = Loop(config, dataset, module, tx, DTYPES[config.precision])
-    loop.start(config.seed)
-    loop.compile()
-    return loop
+@pytest.fixture(scope="module")
+def program():
+    """With prediction and augmentation, in float32."""
+    tx = optax.chain(programs.momentum(), plp_optax.plp())
+    return programs.make(tx=tx, augment=True)
 
 
 def test_step_on_four_devices_is_the_step_on_the_whole_batch():
     """Losses, norms, parameters and statistics, in float64, without pmap."""
     assert jax.local_device_count() == 4
     with jax.enable_x64(True):
-        dataset = tiny_dataset()
-        loop = make_loop(dataset, precision="float64", batch_size=64, weight_decay=0.01)
-        variables = jax.tree.map(jnp.asarray, jax.device_get(loop.state.variables))
-        tx = problems.jitted(
-            optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.05, momentum=0.9))
-        )
-        module = models.create("tiny", 10, width=8, dtype=jnp.float64)
-        pixels = dataset.train.images.astype(np.float64) / 255
+        tx = optax.chain(programs.momentum(), plp_optax.plp())
+        create = dict(num_classes=10, width=2, dtype=jnp.float64)
+        split = models.create("tiny", axis_name=parallel.AXIS, **create)
+        program = programs.make(split, tx, batch_size=64, dtype=jnp.float64)
+        training = program.initial_state(0)
+        variables = jax.tree.map(jnp.asarray, jax.device_get(training.variables))
+        tx = problems.jitted(tx)
+        module = models.create("tiny", **create)
+        pixels = DATASET.train.images.astype(np.float64) / 255
         images = jnp.asarray((pixels - 0.5) / np.float32(0.3))
 
         def loss_fn(params, batch_stats):
@@ -71,61 +47,77 @@ def test_step_on_four_devices_is_the_step_on_the_whole_batch():
                 train=True,
                 mutable=["batch_stats"],
             )
-            labels = jax.nn.one_hot(dataset.train.labels, 10, dtype=jnp.float64)
+            labels = jax.nn.one_hot(DATASET.train.labels, 10, dtype=jnp.float64)
             loss = -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1))
             return loss, (logits, mutated["batch_stats"])
 
         params, batch_stats = variables["params"], variables["batch_stats"]
         state = tx.init(params)
         value_and_grad = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-        for epoch in range(2):  # PLP's jump comes with the third step
+        for epoch in range(5):  # PLP jumps with the fourth step
             (loss, (logits, batch_stats)), gradient = value_and_grad(
                 params, batch_stats
             )
             updates, state = tx.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
-            metrics = loop.train_epoch(Progress(epoch=epoch))
+            training = train_epoch(program, training, epoch)
             expected = {
                 "loss": loss,
-                "accuracy": np.mean(logits.argmax(-1) == dataset.train.labels),
+                "accuracy": np.mean(logits.argmax(-1) == DATASET.train.labels),
                 "gradient_norm": optax.tree.norm(gradient),
                 "update_norm": optax.tree.norm(updates),
             }
-            np.testing.assert_allclose(
-                loop.parameter_norm(), optax.tree.norm(params), rtol=1e-12
-            )
+            actual = means(training.monitor.epoch)
+            assert set(actual) == set(expected)
             for name, value in expected.items():
-                np.testing.assert_allclose(metrics[name], value, rtol=1e-9)
+                np.testing.assert_allclose(actual[name], value, rtol=1e-9)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
             {"params": params, "batch_stats": batch_stats},
-            jax.device_get(loop.state.variables),
+            jax.device_get(training.variables),
         )
 
 
-def test_replicas_stay_the_same():
-    loop = make_loop(tiny_dataset(), augment=True)
+def test_replicas_stay_the_same(program):
+    state = program.initial_state(0)
     for epoch in range(2):
-        loop.train_epoch(Progress(epoch=epoch))
-    for leaf in jax.tree.leaves(loop.state):
+        state = train_epoch(program, state, epoch)
+    for leaf in jax.tree.leaves(state):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 4
         for shard in shards[1:]:
             np.testing.assert_array_equal(shard, shards[0])
 
 
-def test_evaluation_pads_and_masks():
+def test_seeds_differ_in_parameters_and_key(program):
+    first, again, other = (program.initial_state(seed) for seed in (0, 0, 2**32 - 1))
+    for name in ("params", "key"):
+        a, b, c = (jax.tree.leaves(getattr(s, name)) for s in (first, again, other))
+        assert all(map(np.array_equal, a, b))
+        assert not all(map(np.array_equal, a, c))
+
+
+def test_augmentation_and_order_depend_on_the_seed(program):
+    """From the same parameters."""
+    losses = []
+    for key_seed, order_seed in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        state = program.initial_state(0)
+        key = program.initial_state(key_seed).key
+        state = train_epoch(program, state._replace(key=key), seed=order_seed)
+        losses.append(means(state.monitor.epoch)["loss"])
+    assert losses[0] == losses[3]
+    assert len(set(losses)) == 3
+
+
+def test_evaluation_pads_and_masks(program):
     """22 examples in batches of 16: the same sums as without batches."""
-    dataset = tiny_dataset()
-    loop = make_loop(dataset)
-    variables = jax.device_get(loop.state.variables)
-    module = models.create("tiny", 10, width=8)
-    logits = module.apply(
+    variables = jax.device_get(program.initial_state(0).variables)
+    logits = Normalised(axis_name=None).apply(
         variables,
-        data.normalize(jnp.asarray(dataset.test.images), dataset.mean, dataset.std),
+        data.normalize(jnp.asarray(DATASET.test.images), DATASET.mean, DATASET.std),
         train=False,
     )
-    labels = dataset.test.labels
+    labels = DATASET.test.labels
     order = np.argsort(-np.asarray(logits), axis=-1, kind="stable")
     expected = {
         "loss": -np.mean(np.asarray(jax.nn.log_softmax(logits))[range(22), labels]),
@@ -135,16 +127,18 @@ def test_evaluation_pads_and_masks():
             [y not in row[:5] for y, row in zip(labels, order, strict=True)]
         ),
     }
-    actual = loop.evaluate(variables, dataset.test)
+    batches = []
+    actual = program.evaluate(variables, DATASET.test, lambda: batches.append(1))
     assert set(actual) == set(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(actual[name], value, rtol=1e-5)
+    assert len(batches) == 2
 
 
-def test_evaluation_of_nothing_is_nan():
-    loop = make_loop(tiny_dataset())
+def test_evaluation_of_nothing_is_nan(program):
     empty = data.Examples(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32))
-    assert all(np.isnan(x) for x in loop.evaluate(loop.state.variables, empty).values())
+    variables = program.initial_state(0).variables
+    assert all(np.isnan(x) for x in program.evaluate(variables, empty).values())
 
 
 def test_rank_of_ties_and_nan():
@@ -155,33 +149,22 @@ def test_rank_of_ties_and_nan():
 
 
 def test_steps_are_counted_in_whole_batches():
-    dataset = tiny_dataset(train=70)
-    config = resolve({"batch_size": 16, "epochs": 3})
-    assert count_steps(config, dataset) == (4, 12)
-    config = resolve({"batch_size": 16, "epochs": 3, "max_steps": 5})
-    assert count_steps(config, dataset) == (4, 5)
+    config = resolve({"batch_size": 20, "epochs": 3})
+    assert count_steps(config, DATASET) == (3, 9)
+    config = resolve({"batch_size": 20, "epochs": 3, "max_steps": 5})
+    assert count_steps(config, DATASET) == (3, 5)
 
 
 @pytest.mark.parametrize(
-    ("size", "message"),
+    ("fields", "message"),
     [
-        (18, "--batch-size 18 .* over 4 devices: take 16 or 20"),
-        (3, "take 4"),
-        (128, "more than the 64 training examples"),
+        ({"batch_size": 18}, "--batch-size 18 .* over 4 devices: take 16 or 20"),
+        ({"batch_size": 3}, "take 4"),
+        ({"batch_size": 12, "accumulate": 2}, "--accumulate 2: take 8 or 16"),
+        ({"batch_size": 128}, "more than the 64 training examples of made"),
+        ({"batch_size": 4, "epochs": 2**27}, r"fewer than 2\*\*31"),
     ],
 )
-def test_batches_that_do_not_fit_are_refused(size, message):
+def test_batches_that_do_not_fit_are_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
-        count_steps(resolve({"batch_size": size}), tiny_dataset())
-
-
-def test_float64_state_is_float64_through_and_through():
-    with jax.enable_x64(True):
-        loop = make_loop(tiny_dataset(), precision="float64")
-        loop.train_epoch(Progress())
-        floats = [
-            x.dtype
-            for x in jax.tree.leaves(loop.state)
-            if jnp.issubdtype(x.dtype, jnp.floating)
-        ]
-        assert set(floats) == {jnp.dtype("float64")}
+        count_steps(resolve(fields), DATASET)

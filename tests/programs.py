@@ -1,0 +1,120 @@
+"""A small data set and small networks, and programs that tests share."""
+
+import json
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from training import config as config_lib
+from training import data, parallel, recipe
+from training.feed import Host, Resident
+from training.program import Program
+
+CLASSES = 10
+
+
+def _examples(count, seed):
+    images = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1), np.uint8)
+    return data.Examples(images, (np.arange(count) % CLASSES).astype(np.int32))
+
+
+DATASET = data.Dataset(
+    name="made",
+    num_classes=CLASSES,
+    train=_examples(64, 0),
+    validation=_examples(22, 1),
+    test=_examples(22, 2),
+    mean=np.array([0.5], np.float32),
+    std=np.array([0.3], np.float32),
+    crop_padding=1,
+    flips=False,
+    label_names=tuple(map(str, range(CLASSES))),
+)
+
+
+class Linear(nn.Module):
+    """One dense layer: what is cheapest to compile."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        x = x.reshape(x.shape[0], -1)
+        return nn.Dense(CLASSES, dtype=x.dtype, param_dtype=wide)(x).astype(wide)
+
+
+class Normalised(nn.Module):
+    """Two dense layers and batch normalisation; of white images it makes NaN."""
+
+    axis_name: str | None = parallel.AXIS
+
+    @nn.compact
+    def __call__(self, x, train):
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        types = {"dtype": x.dtype, "param_dtype": wide}
+        x = x.reshape(x.shape[0], -1)
+        white = (x > 1.6).all(axis=1, keepdims=True)  # (1 - mean) / std is 1.67
+        x = nn.Dense(8, **types)(jnp.where(white, jnp.nan, x))
+        norm = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name, **types)
+        return nn.Dense(CLASSES, **types)(nn.relu(norm(x))).astype(wide)
+
+
+def momentum():
+    """SGD with weight decay and momentum, as `optax` has it."""
+    return optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.05, momentum=0.9))
+
+
+def make(
+    module=None,
+    tx=None,
+    *,
+    dataset=DATASET,
+    batch_size=16,
+    dtype=jnp.float32,
+    steps_per_call=1,
+    host=False,
+    **options,
+):
+    """A program of a small network, without a configuration."""
+    feed = (
+        Host(dataset.train, batch_size)
+        if host
+        else Resident(dataset.train, batch_size, steps_per_call)
+    )
+    return Program(
+        Normalised() if module is None else module,
+        optax.with_extra_args_support(momentum() if tx is None else tx),
+        feed,
+        dataset,
+        batch_size=batch_size,
+        dtype=dtype,
+        **options,
+    )
+
+
+def train_epoch(program, state, epoch=0, seed=0):
+    """The state after an epoch."""
+    for call in program.train_epoch(state, seed, epoch):
+        state = call.state
+    return state
+
+
+_build = recipe.build
+_built: dict[str, Program] = {}
+
+
+def build(config, dataset):
+    """As `recipe.build`, but compiles equal programs only once in a process.
+
+    Tests that run many trainings put it in the place of `recipe.build`.
+    """
+    fields = config_lib.identity(config) | {"on_nonfinite": config.on_nonfinite}
+    for name in ("max_steps", "test_each_epoch"):
+        fields.pop(name, None)
+    if not recipe.depends_on_seed(config):
+        del fields["seed"]
+    key = json.dumps(fields)
+    if key not in _built:
+        _built[key] = _build(config, dataset)
+    return _built[key]
