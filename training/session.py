@@ -109,6 +109,7 @@ class Session:
             self.state, self.best = parallel.replicate(tree["state"]), tree["best"]
             self.progress = Progress(**notes)
             directory.resume(self._dataset, self.progress.history)
+            self._write_best()  # a kill may have come between it and the checkpoint
             self._write_layers()
             say(f"resuming from {path}")
             return
@@ -258,11 +259,14 @@ class Session:
             self.progress.step,
             Checkpoint(tree, dataclasses.asdict(self.progress)),
         )
+        self._write_best()
+        self._interrupts.saved()
+
+    def _write_best(self) -> None:
         if self.progress.best:
             path = self._directory.path / workdir.BEST
             best = Checkpoint(self.best, self.progress.best)
             parallel.from_coordinator(lambda: write(path, best))
-        self._interrupts.saved()
 
     def _write_layers(self) -> None:
         if text := amplification.layers_text(self.progress.history):
