@@ -126,7 +126,7 @@ def _compared(runs: Runs, metric: Metric, found: Sequence[Compared]) -> str:
                 signed(d.mean, metric.digits),
                 interval(d.interval, metric.digits),
                 f"{d.wins} / {d.ties} / {d.losses}",
-                number(d.corrected_p, 3),
+                _p(d.corrected_p),
             ]
         )
     better = "higher" if metric.higher_is_better else "lower"
@@ -141,6 +141,10 @@ def _compared(runs: Runs, metric: Metric, found: Sequence[Compared]) -> str:
         note=metric.note,
         left=4,
     )
+
+
+def _p(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
 
 
 # -- Results ---------------------------------------------------------------------------
@@ -180,14 +184,19 @@ def _results(
                 f" Not run on {model}: {'; '.join(missing[:_MOST])}"
                 f"{more if len(missing) > _MOST else ''}."
             )
-    units = [f"{m.label} ({m.unit.replace('points', '%')})" for m in metrics]
     return markdown(
         f"Results, {group}" if group else "Results",
-        (runs.kind, "arm", "runs", *units),
+        (runs.kind, "arm", "runs", *map(_column, metrics)),
         rows,
         note=f"Mean ± standard deviation over the finished runs.{''.join(notes)}",
         left=2,
     )
+
+
+def _column(metric: Metric) -> str:
+    if metric.unit in ("epochs", metric.label):
+        return metric.label
+    return f"{metric.label} ({metric.unit.replace('points', '%')})"
 
 
 # -- What was run ----------------------------------------------------------------------

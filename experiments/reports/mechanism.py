@@ -23,9 +23,9 @@ _THEORY = (
     "a loss whose curvature does not depend on the size of the batch or of the "
     "weights. The network *plain* is trained so. In the other networks batch "
     "normalisation ties the curvature to the norm of the weights, and noise keeps it "
-    "below the limits of the full batch; there the limits are a guide and not a prediction. A limit is not "
-    "a wall either: above it an error grows by a few percent a step, and training can "
-    "pass through."
+    "below the limits of the full batch; there the limits are a guide and not a "
+    "prediction. A limit is not a wall either: above it an error grows by a few "
+    "percent a step, and training can pass through."
 )
 
 
