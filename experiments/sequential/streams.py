@@ -5,6 +5,7 @@ References:
   197, 1977.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -84,15 +85,15 @@ def mackey_glass(
 
 _LAGS = 7
 _PERIOD = 6  # seconds between two samples
-_NOISE_VARIANCE = 0.004
 _TRANSIENT = 200  # samples before the first that is used
 
 
-def _mackey_glass_stream(tau: float, seed: int) -> Stream:
+def _mackey_glass_stream(seed: int, *, tau: float, noise_variance: float) -> Stream:
     """The next value from the last seven; 500 samples to learn from, 50 to test on.
 
     Each seed has its own start and its own noise. The noise is on all inputs and on
-    the targets to learn from; targets to test on are without it.
+    the targets to learn from; targets to test on are without it. The variance of the
+    series itself is 0.05 (tau 17) to 0.07 (tau 30).
     """
     rng = np.random.default_rng(seed)
     count = 500 + 50 + _LAGS
@@ -101,7 +102,7 @@ def _mackey_glass_stream(tau: float, seed: int) -> Stream:
         (_TRANSIENT + count) * per_sample, tau=tau, start=rng.uniform(0.8, 1.3)
     )
     clean = values[::per_sample][-count:]
-    noisy = clean + rng.normal(scale=_NOISE_VARIANCE**0.5, size=count)
+    noisy = clean + rng.normal(scale=noise_variance**0.5, size=count)
     inputs = np.lib.stride_tricks.sliding_window_view(noisy, _LAGS)[:-1]
     return Stream(inputs[:500], noisy[_LAGS:][:500], inputs[500:], clean[_LAGS:][500:])
 
@@ -124,8 +125,13 @@ def _diabetes_stream(seed: int) -> Stream:
 
 
 STREAMS: dict[str, Callable[[int], Stream]] = {
-    "mackey-glass-17": lambda seed: _mackey_glass_stream(17.0, seed),
-    "mackey-glass-30": lambda seed: _mackey_glass_stream(30.0, seed),
+    **{
+        f"mackey-glass-{tau}{name}": functools.partial(
+            _mackey_glass_stream, tau=float(tau), noise_variance=variance
+        )
+        for tau in (17, 30)
+        for name, variance in (("", 0.0), ("-noisy", 0.004))
+    },
     "diabetes": _diabetes_stream,
 }
 

@@ -8,7 +8,7 @@ import importlib
 from experiments.study import Study
 from training.errors import ConfigError
 
-NAMES = ("plp", "amplification", "together", "mechanism", "ablation")
+NAMES = ("plp", "amplification", "together", "mechanism", "ablation", "sequential")
 
 
 def load(name: str) -> Study:

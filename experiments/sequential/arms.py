@@ -1,0 +1,289 @@
+"""What the study ``sequential`` compares: how each arm learns a stream, and its tuning.
+
+Each arm has one number that is chosen: a learning rate, the variance of the measurement
+noise, or a penalty. All arms get the same budget for it: five values, on three seeds
+that are not reported.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from statistics import fmean
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sklearn.kernel_ridge import KernelRidge
+
+from experiments.sequential import learning, streams
+from experiments.sequential.learning import Growth
+from experiments.sequential.streams import Stream
+from models import ran
+
+EVERY = 10  # samples between two points of a curve
+TUNING_SEEDS = (1000, 1001, 1002)  # reported seeds are below
+_EVERY_FIT = 50  # the same for kernel ridge, which is fitted again at each point
+
+
+class Setup(NamedTuple):
+    """A stream, and when networks grow on it.
+
+    Attributes:
+      stream: A name of ``streams.STREAMS``.
+      growth: When units are allocated.
+      capacity: The most units.
+      tuned_on: The name of the setup that the arms' numbers are chosen on; empty for
+        this one.
+    """
+
+    stream: str
+    growth: Growth
+    capacity: int
+    tuned_on: str = ""
+
+
+# Thresholds of 3 standard deviations of the noise, and of a little more than the
+# distance that it puts between two equal inputs of seven lags.
+_ABOVE_NOISE = Growth(epsilon=0.2, delta_min=0.3)
+SETUPS = {
+    "mackey-glass-17": Setup("mackey-glass-17", Growth(), 100),
+    "mackey-glass-30": Setup("mackey-glass-30", Growth(), 200),
+    "mackey-glass-17-noisy": Setup("mackey-glass-17-noisy", _ABOVE_NOISE, 100),
+    "mackey-glass-30-noisy": Setup("mackey-glass-30-noisy", _ABOVE_NOISE, 100),
+    # The thresholds that are used without noise.
+    "mackey-glass-17-public": Setup(
+        "mackey-glass-17-noisy", Growth(), 350, "mackey-glass-17-noisy"
+    ),
+    "mackey-glass-30-public": Setup(
+        "mackey-glass-30-noisy", Growth(), 350, "mackey-glass-30-noisy"
+    ),
+    # Targets have variance 1 and inputs a mean squared distance of 1.
+    "diabetes": Setup(
+        "diabetes", Growth(epsilon=1.5, delta_max=1.5, delta_min=0.7), 100
+    ),
+}
+
+
+class Curve(NamedTuple):
+    """How a stream was learned.
+
+    Attributes:
+      samples: How many samples were seen, at each point.
+      error: The mean squared test error there, divided by the test targets' variance.
+      units: Units, or support points, there.
+      predictions: For the test inputs, there; shape (points, test samples).
+      refused: Samples that found no unit left to allocate.
+      seconds: Time of learning, without compilation.
+    """
+
+    samples: np.ndarray
+    error: np.ndarray
+    units: np.ndarray
+    predictions: np.ndarray
+    refused: int
+    seconds: float
+
+    @property
+    def final_error(self) -> float:
+        """The mean over the last tenth of the stream; infinite if it is not finite."""
+        is_last = self.samples > 0.9 * self.samples[-1]
+        error = float(self.error[is_last].mean())
+        return error if math.isfinite(error) else math.inf
+
+
+class Algorithm(NamedTuple):
+    """A way to learn.
+
+    Attributes:
+      learn: Maps the name of a setup, a seed and the chosen number to a curve.
+      chosen: What the number is.
+      candidates: Its values.
+    """
+
+    learn: Callable[[str, int, float], Curve]
+    chosen: str
+    candidates: tuple[float, ...]
+
+
+class Tuned(NamedTuple):
+    """The choice of an arm's number.
+
+    Attributes:
+      value: The candidate with the lowest error.
+      errors: The mean final error over ``TUNING_SEEDS`` of each candidate; infinite
+        where it diverged.
+    """
+
+    value: float
+    errors: tuple[float, ...]
+
+
+@functools.cache
+def tune(name: str, setup_name: str) -> Tuned:
+    """Chooses an arm's number."""
+    if other := SETUPS[setup_name].tuned_on:
+        return tune(name, other)
+    algorithm = ALGORITHMS[name]
+    errors = tuple(
+        fmean(algorithm.learn(setup_name, s, value).final_error for s in TUNING_SEEDS)
+        for value in algorithm.candidates
+    )
+    return Tuned(algorithm.candidates[int(np.argmin(errors))], errors)
+
+
+def learn(name: str, setup_name: str, seed: int) -> tuple[Curve, Tuned]:
+    """Learns a stream with the chosen number; says what was chosen, too."""
+    tuned = tune(name, setup_name)
+    _compile(name, setup_name, tuned.value)
+    return ALGORITHMS[name].learn(setup_name, seed, tuned.value), tuned
+
+
+@functools.cache
+def _compile(name: str, setup_name: str, value: float) -> None:
+    """Learns once, so that the next time can be measured."""
+    ALGORITHMS[name].learn(setup_name, TUNING_SEEDS[0], value)
+
+
+# -- Networks --------------------------------------------------------------------------
+
+
+@functools.cache
+def _rule(kind: str, value: float) -> learning.Rule:
+    """Rules, once each, so that each compiles once."""
+    if kind == "ekf":
+        return learning.ekf_rule(measurement_noise=value)
+    optimizer = {"sgd": optax.sgd, "adam": optax.adam}[kind]
+    return learning.gradient_rule(optimizer(value))
+
+
+def _learn_growing(kind: str, setup_name: str, seed: int, value: float) -> Curve:
+    setup = SETUPS[setup_name]
+    stream = streams.load(setup.stream, seed)
+    network = ran.create(setup.capacity, stream.inputs.shape[1])
+    return _follow(network, _rule(kind, value), stream, setup.growth)
+
+
+def _learn_fixed(kind: str, setup_name: str, seed: int, value: float) -> Curve:
+    """A network with as many units as RAN-EKF ends with on the same stream."""
+    stream = streams.load(SETUPS[setup_name].stream, seed)
+    network = fixed_network(
+        stream.inputs, _grown_units(setup_name, seed), SETUPS[setup_name].capacity, seed
+    )
+    return _follow(network, _rule(kind, value), stream, None)
+
+
+@functools.cache
+def _grown_units(setup_name: str, seed: int) -> int:
+    value = tune("ran-ekf", setup_name).value
+    return int(_learn_growing("ekf", setup_name, seed, value).units[-1])
+
+
+def fixed_network(
+    inputs: np.ndarray, units: int, capacity: int, seed: int
+) -> ran.Network:
+    """A network with all its units from the start, and weights 0.
+
+    Centres are inputs of the stream, drawn at random. All units are half as wide as the
+    median distance of inputs; this did best on the seeds for tuning, for all rules.
+
+    Args:
+      inputs: Shape (n, inputs), of the stream to come: the network sees them early.
+      units: How many, at most n.
+      capacity: Pads the arrays, as in the networks that grow.
+      seed: Of the draw.
+    """
+    drawn = np.random.default_rng(seed).choice(len(inputs), units, replace=False)
+    centers = np.zeros((capacity, inputs.shape[1]), np.float32)
+    centers[:units] = inputs[drawn]
+    width = np.median(np.sqrt(_squared_distances(inputs))) / 2
+    return ran.Network(
+        ran.Params(jnp.zeros(()), jnp.zeros(capacity), jnp.asarray(centers)),
+        widths=jnp.full(capacity, width, jnp.float32),
+        active=jnp.arange(capacity) < units,
+    )
+
+
+def _squared_distances(inputs: np.ndarray) -> np.ndarray:
+    """Of all pairs of different inputs, [pairs]."""
+    i, j = np.triu_indices(len(inputs), 1)
+    return ((inputs[i] - inputs[j]) ** 2).sum(axis=1)
+
+
+def _follow(
+    network: ran.Network, rule: learning.Rule, stream: Stream, growth: Growth | None
+) -> Curve:
+    inputs, targets, tests, _ = (jnp.asarray(x, jnp.float32) for x in stream)
+    state = learning.start(network, rule)
+    begin = time.perf_counter()
+    state, trace = learning.learn(
+        state,
+        inputs,
+        targets,
+        rule,
+        growth=growth,
+        when_full="stop",
+        watched=tests,
+    )
+    watched = np.asarray(trace.watched, np.float64)
+    seconds = time.perf_counter() - begin
+    samples = np.arange(EVERY, len(watched) + 1, EVERY)
+    predictions, units = watched[samples - 1], np.asarray(trace.units)[samples - 1]
+    error = _error(predictions, stream)
+    return Curve(samples, error, units, predictions, int(state.refused), seconds)
+
+
+def _error(predictions: np.ndarray, stream: Stream) -> np.ndarray:
+    """Normalised test errors of predictions, [..., test samples]."""
+    squares = (predictions - stream.test_targets) ** 2
+    return squares.mean(axis=-1) / stream.test_targets.var()
+
+
+# -- The reference ---------------------------------------------------------------------
+
+
+def _learn_kernel_ridge(setup_name: str, seed: int, value: float) -> Curve:
+    """Kernel ridge regression, fitted again to all samples seen, at each point.
+
+    The kernel is Gaussian, and as wide as the median distance of the stream's inputs.
+    """
+    stream = streams.load(SETUPS[setup_name].stream, seed)
+    mean = stream.targets[0]
+    gamma = 1 / float(np.median(_squared_distances(stream.inputs)))
+    model = KernelRidge(alpha=value, kernel="rbf", gamma=gamma)
+    samples = np.arange(_EVERY_FIT, len(stream.targets) + 1, _EVERY_FIT)
+    begin, fits = time.perf_counter(), []
+    for n in samples:
+        model.fit(stream.inputs[:n], stream.targets[:n] - mean)
+        fits.append(mean + model.predict(stream.test_inputs))
+    seconds = time.perf_counter() - begin
+    predictions = np.stack(fits)
+    error = _error(predictions, stream)
+    return Curve(samples, error, samples, predictions, 0, seconds)
+
+
+_RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
+_NOISES = (0.001, 0.01, 0.1, 1.0, 10.0)
+ALGORITHMS = {
+    "ran-lms": Algorithm(
+        functools.partial(_learn_growing, "sgd"), "learning rate", _RATES
+    ),
+    "ran-ekf": Algorithm(
+        functools.partial(_learn_growing, "ekf"), "measurement noise", _NOISES
+    ),
+    "fixed-sgd": Algorithm(
+        functools.partial(_learn_fixed, "sgd"), "learning rate", _RATES
+    ),
+    "fixed-adam": Algorithm(
+        functools.partial(_learn_fixed, "adam"),
+        "learning rate",
+        (0.0003, 0.001, 0.003, 0.01, 0.03),
+    ),
+    "fixed-ekf": Algorithm(
+        functools.partial(_learn_fixed, "ekf"), "measurement noise", _NOISES
+    ),
+    "kernel-ridge": Algorithm(
+        _learn_kernel_ridge, "penalty", (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
+    ),
+}

@@ -1,0 +1,127 @@
+"""Sequential learning: the extended Kalman filter and LMS in a network that grows.
+
+Each sample of a stream is seen once, in order. The study does not use the training
+recipe: ``experiments.sequential`` has the networks, their rules and the streams. In
+place of a network's name, its records have the name of a setup: a stream, and the
+thresholds of growth.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from experiments.sequential import arms
+from experiments.study import Arm, Comparison, Outcome, Scale, Study, Tick
+from training.errors import ConfigError, DivergedError
+from training.provenance import provenance
+
+_LABELS = {
+    "ran-lms": "RAN-LMS",
+    "ran-ekf": "RAN-EKF",
+    "fixed-sgd": "fixed, SGD",
+    "fixed-adam": "fixed, Adam",
+    "fixed-ekf": "fixed, EKF",
+    "kernel-ridge": "kernel ridge (reference)",
+}
+FITS_AFTER = (50, 150, 350)  # samples
+_BASELINES = {"ran-ekf": "ran-lms", "fixed-adam": "fixed-sgd", "fixed-ekf": "fixed-sgd"}
+
+
+def execute(config: dict[str, Any], tick: Tick) -> Outcome:
+    """Learns a stream with one arm.
+
+    Args:
+      config: ``algorithm``, ``model`` (a setup) and ``seed``.
+      tick: Called before and after.
+
+    Returns:
+      ``result`` has the final ``test_error``, its mean along the stream
+      (``mean_error``), ``units``, ``refused``, ``seconds`` and ``chosen``, the tuned
+      number. ``history`` has ``samples``, ``test_error`` and, of a network that grows,
+      ``units``. ``measures`` has the tuning: ``candidates`` and their ``errors``, -1
+      where it diverged; with seed 0 also ``fit``, the predictions for the test inputs
+      after some numbers of ``samples``.
+
+    Raises:
+      ConfigError: If there is no such setup.
+      DivergedError: If the final error is not finite.
+    """
+    name, setup, seed = config["algorithm"], config["model"], config["seed"]
+    if setup not in arms.SETUPS:
+        raise ConfigError(f"--models {setup}: choose from {', '.join(arms.SETUPS)}")
+    tick(0.0, "tuning and learning")
+    curve, tuned = arms.learn(name, setup, seed)
+    tick(1.0, f"error {curve.final_error:.3g}")
+    if math.isinf(curve.final_error):
+        raise DivergedError(f"the test error is not finite with {tuned.value:g}")
+    history = [
+        {"samples": int(n), "test_error": _short(error)}
+        for n, error in zip(curve.samples, curve.error, strict=True)
+    ]
+    if name in ("ran-lms", "ran-ekf"):
+        for point, units in zip(history, curve.units, strict=True):
+            point["units"] = int(units)
+    measures: dict[str, Any] = {
+        "candidates": list(arms.ALGORITHMS[name].candidates),
+        "errors": [_short(e) if math.isfinite(e) else -1 for e in tuned.errors],
+    }
+    if seed == 0:
+        measures["fit"] = _fit(curve)
+    result = {
+        "test_error": curve.final_error,
+        "mean_error": float(curve.error.mean()),
+        "units": int(curve.units[-1]),
+        "refused": curve.refused,
+        "seconds": curve.seconds,
+        "chosen": tuned.value,
+        **provenance(),
+    }
+    return Outcome(result, history, measures)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _fit(curve: arms.Curve) -> dict[str, Any]:
+    points = [i for i, n in enumerate(curve.samples) if n in FITS_AFTER]
+    return {
+        "samples": [int(curve.samples[i]) for i in points],
+        "predictions": [list(map(_short, curve.predictions[i])) for i in points],
+    }
+
+
+_FULL = Scale("full", models=tuple(arms.SETUPS), seeds=20, fields={})
+
+STUDY = Study(
+    name="sequential",
+    title="Sequential learning: a growing network with the extended Kalman filter",
+    question="Does the resource-allocating network need fewer units and fewer samples "
+    "with the extended Kalman filter than with LMS? And does growth gain anything over "
+    "a fixed network of the same size?",
+    arms=tuple(
+        Arm(name, label, {"algorithm": name}, baseline=_BASELINES.get(name))
+        for name, label in _LABELS.items()
+    ),
+    scales=(
+        _FULL,
+        dataclasses.replace(
+            _FULL,
+            name="small",
+            models=tuple(s for s in arms.SETUPS if s != "mackey-glass-30-public"),
+            seeds=10,
+        ),
+        dataclasses.replace(
+            _FULL,
+            name="quick",
+            models=("mackey-glass-17", "mackey-glass-17-noisy"),
+            seeds=10,
+        ),
+    ),
+    extra_comparisons=(
+        Comparison("fixed-ekf", "fixed-adam"),
+        Comparison("ran-ekf", "fixed-ekf"),
+        Comparison("ran-ekf", "kernel-ridge"),
+    ),
+    execute=execute,
+)
