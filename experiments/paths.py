@@ -1,6 +1,7 @@
 """The distance between the paths of arms that start from the same parameters."""
 
 import base64
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,14 +45,14 @@ def sketch(displacement: Any) -> np.ndarray:
 
 
 def pack(sketches: Sequence[np.ndarray]) -> str:
-    """Sketches of a run as text (base64 of little-endian float32), for a record."""
+    """Sketches of a run as text, for a record: compressed little-endian float32."""
     data = np.stack(sketches).astype("<f4").tobytes()
-    return base64.b64encode(data).decode("ascii")
+    return base64.b85encode(zlib.compress(data, level=9)).decode("ascii")
 
 
 def unpack(text: str, count: int) -> np.ndarray:
     """The sketches of :func:`pack`, float64 ``[count, dimensions]``."""
-    data = np.frombuffer(base64.b64decode(text), "<f4")
+    data = np.frombuffer(zlib.decompress(base64.b85decode(text)), "<f4")
     return data.reshape(count, -1).astype(np.float64)
 
 
