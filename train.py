@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from training import recipe
 
         recipe.train(configs)
+    except BrokenPipeError:  # the reader of --help has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

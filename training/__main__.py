@@ -20,6 +20,7 @@ from rich.table import Table
 
 from training import config as config_lib
 from training import data, workdir
+from training.display import or_nan
 from training.errors import DataError, RunError, UserError
 from training.trained import Trained, load
 
@@ -109,7 +110,7 @@ def compare(runs: _Runs) -> None:
             settings,
             str(len(results)),
             _spread([100 * r["test_accuracy"] for r in results], ".2f", " %"),
-            _spread([r["test_loss"] for r in results], ".4f"),
+            _spread([or_nan(r["test_loss"]) for r in results], ".4f"),
         )
     Console().print(table)
 
@@ -126,8 +127,9 @@ def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         with Image.open(path) as image:
             converted = image.convert("L" if channels == 1 else "RGB")
-    except OSError as error:  # absent, or not an image
-        reason = error.strerror or "not an image that Pillow can read"
+    # Pillow raises all of these on damaged images.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or "not an image that Pillow reads"
         raise DataError(f"{path} cannot be read ({reason})") from error
     return np.asarray(converted.resize((width, height))).reshape(shape)
 

@@ -171,6 +171,11 @@ def _check(config: Config) -> None:
             f"--epochs {c.epochs} contradicts --strategy, which ends with epoch {end}: "
             f"leave --epochs out"
         )
+    if c.split_per_seed and c.split_seed:
+        raise ConfigError(
+            f"--split-seed {c.split_seed} contradicts --split-per-seed: give one of "
+            f"them"
+        )
     if c.optimizer == "nesterov" and c.momentum == 0:
         raise ConfigError("--optimizer nesterov needs a --momentum above 0")
     if c.cycle_momentum and not (c.momentum is not None and c.momentum >= 0.1):

@@ -190,12 +190,17 @@ def result_lines(result: Mapping[str, Any]) -> str:
 def summary_line(results: Sequence[Mapping[str, Any]]) -> str:
     """The results of several seeds in one line."""
     accuracies = [100 * result["test_accuracy"] for result in results]
-    losses = [result["test_loss"] for result in results]
+    losses = [or_nan(result["test_loss"]) for result in results]
     return (
         f"{len(results)} seeds, mean ± standard deviation: test accuracy "
         f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %, "
         f"test loss {statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}"
     )
+
+
+def or_nan(value: float | None) -> float:
+    """NaN for None, which stands for it in JSON."""
+    return math.nan if value is None else value
 
 
 def _number(value: float | None) -> str:

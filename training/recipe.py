@@ -17,7 +17,7 @@ from training import data, feed, networks, optimizers, parallel
 from training.callbacks import Callback
 from training.config import Config
 from training.display import result_lines, say, summary_line, waiting
-from training.errors import ConfigError
+from training.errors import ConfigError, RunError
 from training.interrupts import acknowledged
 from training.program import Program
 from training.session import Session
@@ -63,7 +63,11 @@ def train(
     parallel.join(configs[0])
     prepared, results = None, []
     with acknowledged(), contextlib.ExitStack() as stack:
-        directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
+        try:
+            directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
+        except RunError:
+            _load(configs[0])  # a mistake in the configuration is reported first
+            raise
         for config, directory in zip(configs, directories, strict=True):
             if directory.result is not None:
                 say(f"{directory.path} has finished:\n{result_lines(directory.result)}")
@@ -143,16 +147,7 @@ def prepare(config: Config) -> Prepared:
     """
     _cache_programs(config.cache_dir)
     with _precision(config):
-        dataset = data.load(
-            config.dataset,
-            data_dir=config.data_dir,
-            image_size=config.image_size,
-            validation_fraction=config.validation_fraction,
-            train_fraction=config.train_fraction,
-            split_seed=config.seed if config.split_per_seed else config.split_seed,
-        )
-        steps_per_epoch, total_steps = count_steps(config, dataset)
-        schedule = optimizers.make_schedule(config, steps_per_epoch=steps_per_epoch)
+        dataset, schedule, total_steps = _load(config)
         say(
             f"{config.model} on {dataset.name} with {config.method}: "
             f"{len(dataset.train.labels):,} training, "
@@ -163,6 +158,21 @@ def prepare(config: Config) -> Prepared:
         with waiting("compiling (the first time only, unless settings change)"):
             program = build(config, dataset)
     return Prepared(dataset, program, schedule, total_steps)
+
+
+def _load(config: Config) -> tuple[data.Dataset, optax.Schedule, int]:
+    """Data, learning rate and number of steps of a run."""
+    dataset = data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        validation_fraction=config.validation_fraction,
+        train_fraction=config.train_fraction,
+        split_seed=config.seed if config.split_per_seed else config.split_seed,
+    )
+    steps_per_epoch, total_steps = count_steps(config, dataset)
+    schedule = optimizers.make_schedule(config, steps_per_epoch=steps_per_epoch)
+    return dataset, schedule, total_steps
 
 
 def depends_on_seed(config: Config) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.errors import FlaxError
 
 from training import config as config_lib
 from training import data, networks, workdir
@@ -67,6 +68,12 @@ class Trained:
             ]
         return np.concatenate(batches or [np.zeros((0, len(self.label_names)))])
 
+    def check(self) -> None:
+        """Raises an error of Flax or JAX if the attributes do not fit each other."""
+        with jax.enable_x64(self.config.precision == "float64"):
+            image = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
+            jax.eval_shape(self._probabilities, image)
+
     @functools.cached_property
     def _probabilities(self) -> Callable[[np.ndarray], jax.Array]:
         dtype = networks.DTYPES[self.config.precision]
@@ -90,20 +97,32 @@ def load(run: str | Path) -> Trained:
       UserError: If the directory does not hold a run with saved variables.
     """
     path = Path(run)
+    if not (path / workdir.CONFIG).is_file():
+        raise RunError(f"{path} holds no run: name the work directory of one")
     fields = config_lib.read(path / workdir.CONFIG)
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
     needs = ("num_classes", "mean", "std", "image_shape", "label_names")
     facts = workdir.read_json(path / workdir.DATASET, needs=needs)
+    variables = read(path / workdir.BEST).tree
     try:
-        module = networks.make_network(config, facts["num_classes"], axis_name=None)
-    except ValueError as error:
+        trained = Trained(
+            networks.make_network(config, facts["num_classes"], axis_name=None),
+            variables,
+            config,
+            mean=np.array(facts["mean"], np.float32),
+            std=np.array(facts["std"], np.float32),
+            image_shape=tuple(facts["image_shape"]),
+            label_names=tuple(facts["label_names"]),
+        )
+        if len(trained.label_names) != facts["num_classes"]:
+            raise ValueError(f"it names {len(trained.label_names)} classes")
+    except (ValueError, TypeError) as error:
         raise RunError(f"{path / workdir.DATASET} is damaged ({error})") from error
-    return Trained(
-        module=module,
-        variables=read(path / workdir.BEST).tree,
-        config=config,
-        mean=np.array(facts["mean"], np.float32),
-        std=np.array(facts["std"], np.float32),
-        image_shape=tuple(facts["image_shape"]),
-        label_names=tuple(facts["label_names"]),
-    )
+    try:
+        trained.check()
+    except (ValueError, TypeError, FlaxError) as error:
+        raise RunError(
+            f"{path / workdir.BEST} does not fit {workdir.CONFIG} and "
+            f"{workdir.DATASET}: one of them was changed"
+        ) from error
+    return trained
