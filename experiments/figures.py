@@ -74,7 +74,7 @@ def differences(
     better = "right" if metric.higher_is_better else "left"
     models = list(dict.fromkeys(c.model for c in drawn))
     figure = style.figure(
-        " on ".join(
+        ", on ".join(
             (f"{metric.label.capitalize()}: arm minus control", *runs.datasets)
         ),
         4.6 + 2.2 * len(models),
@@ -176,7 +176,7 @@ def curves(
         style.dress(above, xlabel="", ylabel=style.LABELS[name])
         part = style.LABELS[name].partition(" ")[0]
         style.dress(
-            below, xlabel="epoch", ylabel=f"difference in {part} {quantity} ({unit})"
+            below, xlabel="epoch", ylabel=f"difference in\n{part} {quantity} ({unit})"
         )
         below.axhline(0, color=runs.looks[control].color, lw=1)
         for arm in arms:

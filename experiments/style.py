@@ -72,7 +72,7 @@ def figure(title: str, width: float = 8, height: float = 4) -> Figure:
 
     A Figure of its own and not pyplot's: no global state and no display.
     """
-    new = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    new = Figure(figsize=(width, height), dpi=100, layout="constrained")
     new.suptitle(title, fontsize=11, fontweight="bold")
     return new
 

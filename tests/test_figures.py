@@ -88,7 +88,7 @@ def test_curves_are_means_and_differences_arm_minus_control():
     training, validation, difference, _ = picture.figure.axes
     assert training.get_ylabel() == "training accuracy"
     assert validation.get_ylabel() == "validation accuracy"
-    assert difference.get_ylabel() == "difference in training accuracy (points)"
+    assert difference.get_ylabel() == "difference in\ntraining accuracy (points)"
     ours, theirs = (values_of(records, a, "train_accuracy") for a in ("plp-4", "sgd"))
     drawn = lines_of(training)["PLP, period 4"].get_ydata()
     np.testing.assert_allclose(drawn, ours.mean(axis=0))

@@ -28,6 +28,13 @@ _SELECTION = (
     "has no effect. Compare means at the threshold that was fixed in "
     "advance; the best runs are there to be compared with the paper's."
 )
+_ROUNDING = (
+    "Arms that amplify have the same path until the first layers are amplified. The "
+    "original model's path can differ from theirs before: it is another compiled "
+    "program, whose rounding differs, and training amplifies rounding. A difference "
+    "that all arms have from the original model may therefore be that of one path. "
+    "Differences from random and from all layers do not have this part."
+)
 _OVERHEAD = (
     "The paper's percentages here follow from its printed minutes; its deviations are "
     "not among the published numbers that this project holds. Its text says less than "
@@ -47,6 +54,7 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
         _SELECTION,
         _accuracies(runs),
         "## Curves (the paper's Figure 11)",
+        _ROUNDING,
     ]
     for model in runs.models:
         best = [
