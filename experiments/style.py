@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FuncFormatter,
@@ -51,8 +52,8 @@ def looks(study: Study) -> dict[str, Look]:
     """The look of each arm, by its part in the study.
 
     The study's first arm is black. Every other arm has a colour of its own, and is
-    dashed where colours repeat. An arm at the matched rate of another has that arm's
-    colour and is dotted.
+    dashed where colours repeat. An arm at the matched rate of another is dotted, in a
+    darker shade of that arm's colour, so that it shows where the two coincide.
     """
     matched = {arm.matched: arm.name for arm in reversed(study.arms) if arm.matched}
     first, *others = [arm.name for arm in study.arms]
@@ -63,7 +64,8 @@ def looks(study: Study) -> dict[str, Look]:
         found[name] = Look(_COLORS[number % len(_COLORS)], line, "sDvPXo^"[number % 7])
     for name in others:
         if name in matched:
-            found[name] = Look(found[matched[name]].color, ":", "x")
+            shade = [0.5 * part for part in to_rgb(found[matched[name]].color)]
+            found[name] = Look(to_hex(shade), ":", "x")
     return found
 
 
@@ -89,14 +91,18 @@ def dress(ax: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def logarithmic_if_wide(ax: Axes) -> bool:
-    """Makes the axis of values logarithmic where lines span a decade.
+def logarithmic_if_wide(ax: Axes, ratio: float = 10) -> bool:
+    """Makes the axis of values logarithmic where lines span a wide range.
+
+    Args:
+      ax: The axis.
+      ratio: The ratio of the largest to the smallest value from which on it is wide.
 
     Returns:
-      Whether they do.
+      Whether it is.
     """
     values = _drawn(ax)
-    is_wide = values.size > 0 and 0 < 10 * values.min() <= values.max()
+    is_wide = values.size > 0 and 0 < ratio * values.min() <= values.max()
     if is_wide:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))

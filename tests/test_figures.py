@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from experiments import figures, studies, style
 from experiments.comparisons import METRICS, compare_all
@@ -227,10 +228,11 @@ def test_arms_of_one_picture_look_different(name):
     assert len(set(drawn)) == len(drawn)
 
 
-def test_a_matched_rate_has_the_colour_of_its_arm():
+def test_a_matched_rate_is_a_darker_shade_of_its_arm():
     looks = style.looks(studies.load("plp"))
     assert looks["sgd"] == style.PLAIN
     for period in (3, 4):
         ours, control = looks[f"plp-{period}"], looks[f"matched-{period}"]
-        assert ours.color == control.color
+        shade = 0.5 * np.array(to_rgb(ours.color))
+        np.testing.assert_allclose(to_rgb(control.color), shade, atol=1 / 255)
         assert ours.linestyle != control.linestyle

@@ -109,6 +109,7 @@ def _draw_products(ax: Axes, found: ByMethod, regime: Regime) -> None:
     for method, by_seed in found.items():
         values = {seed: m.products for seed, m in by_seed.items()}
         _lines(ax, method, by_seed, values)
+    is_wide = style.logarithmic_if_wide(ax, ratio=50)
     for method in ("sgd", "plp"):
         level = limit(method, regime)
         if level < 2 * ax.get_ylim()[1]:
@@ -120,7 +121,7 @@ def _draw_products(ax: Axes, found: ByMethod, regime: Regime) -> None:
         if low < top:
             color = _LOOKS["plp"].color
             ax.axhspan(low, min(high, top), color=color, alpha=0.1, lw=0)
-    ax.set_ylim(0, top)
+    ax.set_ylim(ax.get_ylim()[0] if is_wide else 0, top)
 
 
 def distances(runs: Runs, model: str) -> Picture | None:
@@ -165,7 +166,9 @@ def _picture(
     columns = min(3, len(ran))
     rows = -(-len(ran) // columns)
     figure = style.figure(
-        f"{title}, {runs.place(model)}", 0.4 + 3.1 * columns, 0.8 + 2.5 * rows
+        f"{title}, {runs.place(model)}",
+        max(6.0, 0.4 + 3.1 * columns),
+        0.8 + 2.5 * rows,
     )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(ran) :]:
