@@ -5,7 +5,6 @@ python -m training predict runs/digits-resnet18-plp-0 image.png
 python -m training compare runs/*
 """
 
-import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,13 +13,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 
 from training import config as config_lib
 from training import data, workdir
-from training.display import or_nan
+from training.display import spread
 from training.errors import DataError, RunError, UserError
 from training.trained import Trained, load
 
@@ -100,7 +99,9 @@ def compare(runs: _Runs) -> None:
         fields.pop("seed", None)
         settings = " ".join(f"{name}={value}" for name, value in fields.items())
         groups[settings or "defaults"].append(
-            workdir.read_json(path / workdir.RESULT, needs=["test_accuracy"])
+            workdir.read_json(
+                path / workdir.RESULT, needs=["test_accuracy", "test_loss"]
+            )
         )
     if not groups:
         raise RunError("none of these holds a finished run")
@@ -109,8 +110,8 @@ def compare(runs: _Runs) -> None:
         table.add_row(
             settings,
             str(len(results)),
-            _spread([100 * r["test_accuracy"] for r in results], ".2f", " %"),
-            _spread([or_nan(r["test_loss"]) for r in results], ".4f"),
+            f"{spread([100 * r['test_accuracy'] for r in results], '.2f')} %",
+            spread([r["test_loss"] for r in results], ".4f"),
         )
     Console().print(table)
 
@@ -131,14 +132,9 @@ def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not an image that Pillow reads"
         raise DataError(f"{path} cannot be read ({reason})") from error
-    return np.asarray(converted.resize((width, height))).reshape(shape)
-
-
-def _spread(values: list[float], digits: str, unit: str = "") -> str:
-    mean = f"{statistics.mean(values):{digits}}"
-    if len(values) == 1:
-        return f"{mean}{unit}"
-    return f"{mean} ± {statistics.stdev(values):{digits}}{unit}"
+    # As the data sets resize: the longer side is cropped, not compressed.
+    resized = ImageOps.fit(converted, (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized).reshape(shape)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

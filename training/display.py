@@ -189,18 +189,23 @@ def result_lines(result: Mapping[str, Any]) -> str:
 
 def summary_line(results: Sequence[Mapping[str, Any]]) -> str:
     """The results of several seeds in one line."""
-    accuracies = [100 * result["test_accuracy"] for result in results]
-    losses = [or_nan(result["test_loss"]) for result in results]
+    accuracy = spread([100 * result["test_accuracy"] for result in results], ".2f")
+    loss = spread([result["test_loss"] for result in results], ".4f")
     return (
-        f"{len(results)} seeds, mean ± standard deviation: test accuracy "
-        f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %, "
-        f"test loss {statistics.mean(losses):.4f} ± {statistics.stdev(losses):.4f}"
+        f"{len(results)} seeds, mean ± standard deviation: test accuracy {accuracy} %, "
+        f"test loss {loss}"
     )
 
 
-def or_nan(value: float | None) -> float:
-    """NaN for None, which stands for it in JSON."""
-    return math.nan if value is None else value
+def spread(values: Sequence[float | None], digits: str) -> str:
+    """Mean and standard deviation; nan if a value is None, which is JSON's nan."""
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
+        return "nan"
+    mean = f"{statistics.mean(numbers):{digits}}"
+    if len(numbers) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(numbers):{digits}}"
 
 
 def _number(value: float | None) -> str:
