@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from models.layers import Layers
 from training import config as config_lib
 from training import data, parallel, recipe
 from training.feed import Host, Resident
@@ -51,13 +52,12 @@ class Normalised(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        types = {"dtype": x.dtype, "param_dtype": wide}
+        layers = Layers(train, x.dtype, self.axis_name)
         x = x.reshape(x.shape[0], -1)
         white = (x > 1.6).all(axis=1, keepdims=True)  # (1 - mean) / std is 1.67
-        x = nn.Dense(8, **types)(jnp.where(white, jnp.nan, x))
-        norm = nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name, **types)
-        return nn.Dense(CLASSES, **types)(nn.relu(norm(x))).astype(wide)
+        x = layers.dense(jnp.where(white, jnp.nan, x), "hidden", 8)
+        x = layers.dense(nn.relu(layers.norm(x, "norm")), "head", CLASSES)
+        return x.astype(layers.param_dtype)
 
 
 def momentum():

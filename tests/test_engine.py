@@ -2,7 +2,6 @@
 
 import time
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,42 +9,48 @@ import optax
 import pytest
 from flax.training.dynamic_scale import DynamicScale
 
-from tests.test_step import make_loop, tiny_dataset
+import plp_optax
+from tests import programs
+from tests.programs import DATASET, Linear, Normalised, train_epoch
 from training import data, feed, parallel
 from training.feed import Host, Resident, prefetch
-from training.progress import Progress
-from training.step import Preprocess, make_initial_state, make_train_step
+from training.program import means
+from training.state import make_initial_state
+from training.step import Preprocess, make_train_step
 
-DATASET = tiny_dataset()
 
-
-def trained(epochs=3, **fields):
-    """Metrics of each epoch and the last state of a run in float64."""
+def trained(epochs=3, **options):
+    """The means of each epoch and the last state, in float64."""
     with jax.enable_x64(True):
-        loop = make_loop(DATASET, precision="float64", augment=True, **fields)
-        metrics = [loop.train_epoch(Progress(epoch=epoch)) for epoch in range(epochs)]
-        for m in metrics:
-            del m["images_per_second"]
-        return metrics, jax.device_get(loop.state)
+        tx = optax.chain(programs.momentum(), plp_optax.plp())
+        program = programs.make(tx=tx, dtype=jnp.float64, augment=True, **options)
+        state, history = program.initial_state(0), []
+        for epoch in range(epochs):
+            state = train_epoch(program, state, epoch)
+            history.append(means(state.monitor.epoch))
+        return history, jax.device_get(state)
 
 
 @pytest.fixture(scope="module")
 def reference():
+    """Three epochs of four steps, one step a call."""
     return trained()
 
 
+@pytest.fixture(scope="module")
+def single():
+    """A program in float32."""
+    return programs.make()
+
+
 @pytest.mark.parametrize(
-    "fields",
-    [
-        {"steps_per_call": 4},
-        {"steps_per_call": 3},  # the last call of an epoch is shorter
-        {"input": "host"},
-    ],
-    ids=["epoch in a call", "3 steps a call", "host"],
+    "options",
+    [{"steps_per_call": 3}, {"host": True}],  # the last call of an epoch is shorter
+    ids=["3 steps a call", "host"],
 )
-def test_loops_and_feeds_agree_in_float64(reference, fields):
-    metrics, state = trained(**fields)
-    for here, there in zip(metrics, reference[0], strict=True):
+def test_loops_and_feeds_agree_in_float64(reference, options):
+    history, state = trained(**options)
+    for here, there in zip(history, reference[0], strict=True):
         assert here == pytest.approx(there, abs=1e-9)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9),
@@ -54,132 +59,203 @@ def test_loops_and_feeds_agree_in_float64(reference, fields):
     )
 
 
-def test_steps_a_call_are_told():
-    loop = make_loop(DATASET, steps_per_call=3)
-    seen = []
-    loop.train_epoch(Progress(), lambda metrics, steps: seen.append(steps))
-    assert seen == [3, 1]
+def test_float64_state_has_no_other_floats(reference):
+    dtypes = {x.dtype for x in jax.tree.leaves(reference[1])}
+    assert {d for d in dtypes if jnp.issubdtype(d, jnp.floating)} == {
+        jnp.dtype("float64")
+    }
 
 
-class NoNorm(nn.Module):
-    """A network without batch statistics."""
+def test_an_epoch_in_parts_is_the_epoch(single):
+    """Stopped between any two steps, and resumed with what a checkpoint holds."""
+    expected = jax.device_get(train_epoch(single, single.initial_state(0)))
+    for split in (1, 3):
+        state = single.initial_state(0)
+        for call in single.train_epoch(state, 0, 0, stop=split):
+            state = call.state
+        state = parallel.replicate(jax.tree.map(np.array, jax.device_get(state)))
+        for call in single.train_epoch(state, 0, 0, start=split):
+            state = call.state
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
 
-    @nn.compact
-    def __call__(self, x, train):
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        x = nn.relu(nn.Conv(4, (3, 3), dtype=x.dtype, param_dtype=wide)(x))
-        x = nn.Dense(10, dtype=x.dtype, param_dtype=wide)(x.mean((1, 2)))
-        return x.astype(wide)
+
+def test_calls_report_their_steps_and_earlier_metrics(single):
+    """Metrics are those of two calls before, so that nothing waits."""
+    state, calls, after = single.initial_state(0), [], []
+    for call in single.train_epoch(state, 0, 0):
+        calls.append(call)
+        after.append(means(jax.device_get(call.state.monitor.epoch)))
+    assert [call.steps for call in calls] == [1, 1, 1, 1]
+    assert [call.metrics for call in calls] == [None, None, *after[:2]]
 
 
-def one_step(dtype, module=None, batch=64, state=None, **options):
-    """State and metrics of one step on a batch of everything."""
-    tx = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1, momentum=0.9))
-    module = module or NoNorm()
-    initial = make_initial_state(module, tx, (8, 8, 1), dtype)
-    state = parallel.replicate(state or initial(jax.random.key(0)))
+def test_a_loop_on_the_device_ends_with_the_steps():
+    source = Resident(DATASET.train, 16, 3)
+    for steps, expected in (
+        (range(4), [(0, 3), (3, 1)]),
+        (range(1, 4), [(1, 3)]),
+        (range(2, 3), [(2, 1)]),
+    ):
+        calls = list(source.calls(0, 0, steps))
+        # A first step and a number of steps, the same on all devices.
+        assert [tuple(np.unique(c.arguments[1], axis=0)[0]) for c in calls] == expected
+        assert [c.steps for c in calls] == [count for _, count in expected]
+
+
+# -- Accumulation and precision --------------------------------------------------------
+
+
+def make_step(dtype, module=None, batch=64, **options):
+    """An initial state, and a compiled step that takes it, on a batch of everything."""
+    tx = programs.momentum()
+    module = module or Linear()
+    state = make_initial_state(module, tx, (8, 8, 1), dtype)(jax.random.key(0))
     preprocess = Preprocess(DATASET.mean, DATASET.std, dtype, 1, False)
-    step = Resident(DATASET.train, batch, 1).wrap(
-        make_train_step(module, tx, preprocess, **options)
-    )
-    arguments = next(Resident(DATASET.train, batch, 1).calls(0, 0, range(1))).arguments
-    state, metrics = parallel.compile_step(step, state, *arguments)(state, *arguments)
-    return jax.device_get((state, metrics))
+    source = Resident(DATASET.train, batch, 1)
+    step = source.wrap(make_train_step(module, tx, preprocess, **options))
+    arguments = next(source.calls(0, 0, range(1))).arguments
+    compiled = parallel.compile_step(step, state, *arguments)
+    return state, lambda state: jax.device_get(compiled(state, *arguments)[0])
 
 
-@pytest.mark.parametrize("unroll", [True, False], ids=["unrolled", "loop"])
-@pytest.mark.parametrize("parts", [2, 16])
-def test_accumulation_is_the_large_batch_without_batch_statistics(parts, unroll):
+@pytest.fixture(scope="module")
+def large_batch():
     with jax.enable_x64(True):
-        whole = one_step(jnp.float64, augment=True)
-        split = one_step(jnp.float64, augment=True, accumulate=parts, unroll=unroll)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
-            whole,
-            split,
+        state, step = make_step(jnp.float64, augment=True)
+        return step(state)
+
+
+@pytest.mark.parametrize(
+    ("parts", "unroll"),
+    [(2, True), (16, False)],
+    ids=["2 parts, unrolled", "16 parts, loop on the device"],
+)
+def test_accumulation_is_the_large_batch(large_batch, parts, unroll):
+    """Without batch statistics: loss, norms, parameters and momentum."""
+    with jax.enable_x64(True):
+        state, step = make_step(
+            jnp.float64, augment=True, accumulate=parts, unroll=unroll
         )
+        split = step(state)
+    assert split.monitor.last.loss > 1
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
+        large_batch,
+        split,
+    )
 
 
-def test_parts_of_a_batch_have_batch_statistics_of_their_own():
-    """Which is why accumulation differs from the large batch with them."""
-    whole, _ = trained(epochs=1)
-    split, state = trained(epochs=1, accumulate=2)
-    assert split[0]["loss"] != pytest.approx(whole[0]["loss"], abs=1e-6)
-    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
+def test_parts_of_a_batch_have_their_own_batch_statistics():
+    """Part i of all devices together, one part after the other."""
+    with jax.enable_x64(True):
+        state, step = make_step(jnp.float64, Normalised(), accumulate=2)
+        after = step(state)
+        order = feed._order(jax.random.key(0), 0, 64)
+        # Device, part, example.
+        indices = np.asarray(order).reshape(4, 2, 8)
+        pixels = DATASET.train.images.astype(np.float64) / 255
+        images = jnp.asarray((pixels - 0.5) / np.float32(0.3))
+        variables, losses = jax.device_get(state.variables), []
+        for part in (0, 1):
+            own = indices[:, part].ravel()
+            logits, stats = Normalised(axis_name=None).apply(
+                variables, images[own], train=True, mutable=["batch_stats"]
+            )
+            variables |= stats
+            own_logits = jax.nn.log_softmax(logits)
+            labels = DATASET.train.labels[own]
+            losses.append(-np.mean(np.asarray(own_logits)[range(32), labels]))
+    assert abs(losses[0] - losses[1]) > 1e-3
+    np.testing.assert_allclose(after.monitor.last.loss, np.mean(losses), rtol=1e-9)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9),
+        after.batch_stats,
+        variables["batch_stats"],
+    )
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_low_precision_computes_low_and_keeps_high(precision):
-    low = make_loop(DATASET, precision=precision)
-    high = make_loop(DATASET, precision="float32")
-    kept = {x.dtype for x in jax.tree.leaves((low.state.params, low.state.batch_stats))}
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_low_precision_computes_low_and_keeps_high(single, dtype):
+    low = programs.make(dtype=dtype)
+    first = low.initial_state(0)
+    kept = {x.dtype for x in jax.tree.leaves((first.params, first.batch_stats))}
     assert kept == {jnp.dtype("float32")}
-    low_metrics, high_metrics = (loop.train_epoch(Progress()) for loop in (low, high))
-    assert low_metrics["loss"] == pytest.approx(high_metrics["loss"], rel=0.02)
-    assert low_metrics["loss"] != high_metrics["loss"]
-    assert low_metrics["skipped"] == 0
-    assert isinstance(low.state.loss_scale, DynamicScale) == (precision == "float16")
+    assert isinstance(first.loss_scale, DynamicScale) == (dtype == jnp.float16)
+    losses = []
+    for program in (low, single):
+        state = train_epoch(program, program.initial_state(0))
+        assert state.monitor.epoch.taken == 4
+        losses.append(means(state.monitor.epoch)["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
 
 
-def test_float16_scales_its_loss():
-    """Gradients come out unscaled: close to those of float32."""
-    _, low = one_step(jnp.float16)
-    _, high = one_step(jnp.float32)
-    assert low["gradient_norm"] == pytest.approx(high["gradient_norm"], rel=0.01)
+@pytest.fixture(scope="module")
+def half():
+    """A step in float16, of a network without batch statistics."""
+    return make_step(jnp.float16, most_skipped=25)
 
 
-def test_an_overflow_of_float16_skips_the_step_and_halves_the_scale():
-    tx = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.1, momentum=0.9))
-    before = make_initial_state(NoNorm(), tx, (8, 8, 1), jnp.float16)(jax.random.key(0))
-    scale = before.loss_scale.replace(scale=jnp.full((), 2.0**40))
-    before = before._replace(loss_scale=scale)
-    state, metrics = one_step(jnp.float16, state=before)
-    assert metrics["skipped"] == 1
-    assert state.loss_scale.scale == 2.0**39
-    assert state.step == 0
+def test_float16_scales_its_loss(half):
+    """Gradients are unscaled again: close to those of float32."""
+    state, step = half
+    low, (state, step) = step(state), make_step(jnp.float32)
+    high = step(state).monitor.last
+    assert low.loss_scale.scale == 2**16
+    assert low.monitor.last.gradient_norm == pytest.approx(high.gradient_norm, rel=0.01)
+
+
+def test_an_overflow_of_float16_skips_the_step_and_halves_the_scale(half):
+    before, step = half
+    large = before.loss_scale.replace(scale=jnp.full((), 2.0**40))
+    before = before._replace(loss_scale=parallel.replicate(large))
+    after = step(before)
+    assert after.monitor.epoch.skipped == 1
+    assert after.monitor.skipped_in_a_row == 1
+    assert after.loss_scale.scale == 2.0**39
+    assert after.step == 0
     jax.tree.map(
         np.testing.assert_array_equal,
-        state._replace(loss_scale=None, health=None),
-        jax.device_get(before._replace(loss_scale=None, health=None)),
+        after._replace(loss_scale=None, monitor=None),
+        jax.device_get(before._replace(loss_scale=None, monitor=None)),
     )
-    assert state.health.skipped_in_a_row == 1
-    state, metrics = one_step(jnp.float16)
-    assert metrics["skipped"] == 0
-    assert state.step == 1
+    fits = after.loss_scale.replace(scale=np.float32(2.0**10))
+    after = step(parallel.replicate(after._replace(loss_scale=fits)))
+    assert after.step == 1
+    assert after.monitor.skipped_in_a_row == 0
+
+
+# -- Feeds -----------------------------------------------------------------------------
+
+NUMBERED = data.Examples(DATASET.train.images, np.arange(64, dtype=np.int32))
+
+
+def order(kind, seed, epoch, start=0):
+    """The numbers of the examples in the order that a feed visits them."""
+    if kind == "resident":
+        source = Resident(NUMBERED, 16, 1)
+        (_, order), _ = next(source.calls(seed, epoch, range(4))).arguments
+        return np.asarray(order)[16 * start :]
+    calls = Host(NUMBERED, 16).calls(seed, epoch, range(start, 4))
+    return np.concatenate([np.asarray(c.arguments[0].labels).ravel() for c in calls])
 
 
 @pytest.mark.parametrize("kind", ["resident", "host"])
-def test_epochs_visit_every_example_once_in_an_order_of_their_own(kind):
-    examples = data.Examples(DATASET.train.images, np.arange(64, dtype=np.int32))
-
-    def order(seed, epoch):
-        if kind == "resident":
-            (_, order), _ = next(
-                Resident(examples, 16, 1).calls(seed, epoch, range(4))
-            ).arguments
-            return np.asarray(order)
-        calls = Host(examples, 16).calls(seed, epoch, range(4))
-        return np.concatenate(
-            [np.asarray(c.arguments[0].labels).ravel() for c in calls]
-        )
-
-    orders = [order(0, 0), order(0, 1), order(1, 0)]
+def test_epochs_visit_every_example_once_each_in_another_order(kind):
+    orders = [order(kind, 0, 0), order(kind, 0, 1), order(kind, 1, 0)]
     for visited in orders:
         assert sorted(visited) == list(range(64))
     for other in orders[1:]:
         assert not np.array_equal(orders[0], other)
-    np.testing.assert_array_equal(orders[0], order(0, 0))
+    np.testing.assert_array_equal(orders[0], order(kind, 0, 0))
 
 
 def test_both_feeds_visit_in_the_same_order():
-    examples = data.Examples(DATASET.train.images, np.arange(64, dtype=np.int32))
-    (_, resident), _ = next(Resident(examples, 16, 1).calls(3, 5, range(4))).arguments
-    host = Host(examples, 16).calls(3, 5, range(4))
-    labels = np.concatenate([np.asarray(c.arguments[0].labels).ravel() for c in host])
-    np.testing.assert_array_equal(labels, resident)
+    np.testing.assert_array_equal(order("host", 3, 5), order("resident", 3, 5))
+    np.testing.assert_array_equal(order("host", 3, 5, 2), order("resident", 3, 5, 2))
 
 
-def test_prefetch_keeps_the_order_and_runs_ahead_only_so_far():
+def test_prefetch_keeps_the_order_and_is_only_so_far_in_advance():
     made = []
 
     def items():
@@ -213,11 +289,9 @@ def test_prefetch_ends_its_thread_when_it_is_left_early():
     assert feed.threading.active_count() == before
 
 
-def test_nothing_compiles_after_the_first_epoch_of_the_first_seed():
-    loop = make_loop(DATASET, model="tiny")
-    loop.train_epoch(Progress())
-    loop.parameter_norm()
-    loop.evaluate(loop.state.variables, DATASET.validation)
+def test_nothing_compiles_after_the_first_epoch_of_the_first_seed(single):
+    state = train_epoch(single, single.initial_state(0))
+    single.evaluate(state.variables, DATASET.validation)
     compiled = []
 
     def listen(event, duration, **_):
@@ -229,11 +303,10 @@ def test_nothing_compiles_after_the_first_epoch_of_the_first_seed():
         jax.jit(lambda x: x + 1)(0)
         assert compiled, "the listener hears nothing"
         compiled.clear()
-        loop.train_epoch(Progress(epoch=1))
-        loop.evaluate(loop.state.variables, DATASET.test)
-        loop.start(7)
-        loop.train_epoch(Progress())
-        loop.parameter_norm()
+        state = train_epoch(single, state, 1)
+        single.evaluate(state.variables, DATASET.test)
+        state = train_epoch(single, single.initial_state(7), seed=7)
+        single.evaluate(jax.device_get(state.variables), DATASET.test)
     finally:
         jax.monitoring.clear_event_listeners()
     assert not compiled

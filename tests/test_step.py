@@ -30,7 +30,7 @@ def test_step_on_four_devices_is_the_step_on_the_whole_batch():
     assert jax.local_device_count() == 4
     with jax.enable_x64(True):
         tx = optax.chain(programs.momentum(), plp_optax.plp())
-        create = dict(num_classes=10, width=2, dtype=jnp.float64)
+        create = {"num_classes": 10, "width": 2, "dtype": jnp.float64}
         split = models.create("tiny", axis_name=parallel.AXIS, **create)
         program = programs.make(split, tx, batch_size=64, dtype=jnp.float64)
         training = program.initial_state(0)
