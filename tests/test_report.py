@@ -56,8 +56,11 @@ def test_pictures_can_be_drawn(name, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "_save", SAVE)
     study, header, records = make(name, models=("plain", "resnet18"))
     report.write(study, header, records, tmp_path)
-    sizes = [Image.open(path).size for path in tmp_path.rglob("*.png")]
-    assert all(300 < width < 1400 for width, _ in sizes)
+    pictures = list(tmp_path.rglob("*.png"))
+    assert pictures
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert 300 < picture.width < 1400
 
 
 class TestEveryStudy:

@@ -11,7 +11,7 @@ from experiments.reports import curvature
 from experiments.reports.curvature import PLP, ByMethod
 from experiments.runs import Runs
 from experiments.statistics import compare
-from experiments.studies.mechanism import METHODS, PERIOD, REGIMES, Regime
+from experiments.studies.mechanism import PERIOD, REGIMES
 
 _KINDS = (
     ("no momentum", 0.0, False),
@@ -41,7 +41,6 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
         _THEORY,
         _predictions(runs),
         *(curvature.products(runs, model) for model in runs.models),
-        _measured(runs),
         *(curvature.distances(runs, model) for model in runs.models),
         "## Where a cycle is stable",
         Picture(
@@ -109,47 +108,6 @@ def _limit_ratio(momentum: float, *, nesterov: bool) -> float:
     """PLP's limit of curvature over its matched rate's."""
     ours = stability.stability_limit(PLP, momentum, nesterov=nesterov)
     return ours / stability.matched_limit(PLP, momentum, nesterov=nesterov)
-
-
-def _measured(runs: Runs) -> str:
-    rows = []
-    for model in runs.models:
-        for regime in REGIMES:
-            for method, by_seed in curvature.measured(runs, model, regime).items():
-                rows += _row(runs, model, regime, method, list(by_seed.values()))
-    return tables.markdown(
-        "Learning rate x top eigenvalue",
-        [
-            *("network", "regime", "arm", "learning rate", "runs"),
-            *("at the end", "highest", "first unstable value"),
-        ],
-        rows,
-        note="Mean ± standard deviation over the finished runs. The end is the mean of "
-        "the last quarter of the measurements.",
-        left=3,
-    )
-
-
-def _row(
-    runs: Runs,
-    model: str,
-    regime: Regime,
-    method: str,
-    measured: Sequence[curvature.Measured],
-) -> list[list[str]]:
-    """The row of an arm, if it was run."""
-    if not measured:
-        return []
-    finished = [m for m in measured if not m.record.diverged]
-    return [
-        [
-            *(model, regime.label, METHODS[method], f"{measured[0].rate:g}"),
-            runs.count(model, f"{method}-{regime.name}"),
-            tables.spread(np.array([m.end(m.products) for m in finished]), 3),
-            tables.spread(np.array([m.products.max() for m in finished]), 3),
-            f"{curvature.limit(method, regime):.3f}",
-        ]
-    ]
 
 
 def _limits() -> str:
