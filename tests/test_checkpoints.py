@@ -1,0 +1,231 @@
+"""Checkpoint files: every bit comes back, damage is noticed, a full disk loses nothing.
+
+What a directory of them keeps and refuses is tested with work directories.
+"""
+
+import contextlib
+import errno
+import os
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from training import checkpoints
+from training.checkpoints import Checkpoint, Checkpoints, read, write
+from training.errors import RunError
+
+DTYPES = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64")
+ARRAYS = st.sampled_from(DTYPES).flatmap(
+    lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, min_side=0))
+)
+
+
+def assert_same_bits(a, b):
+    """Structure, and dtype, shape and bits of every array."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
+
+
+def test_types_and_structure_survive(tmp_path):
+    """Empty trees, the names of a chain, and types that NumPy does not have."""
+    tree = {
+        "a": (np.float64(1) / 3 * np.ones(3), optax.EmptyState()),
+        "b": optax.TraceState({"w": np.array(7, np.int32)}),
+        "c": np.array([1.5, -2], jnp.bfloat16.dtype),
+        "d": {},
+        "e": [np.array([np.nan, -0.0, np.inf], np.float32), None],
+    }
+    path = tmp_path / "deep" / "file"
+    write(path, Checkpoint(tree, {"x": [1.0, float("nan")], "y": {"z": "ä"}}))
+    back, notes = read(path, tree)
+    assert np.isnan(notes["x"][1])
+    assert notes["y"] == {"z": "ä"}
+    assert_same_bits(back, tree)
+    # Without a tree to follow, nested dictionaries.
+    assert read(path).tree["a"]["0"].tobytes() == tree["a"][0].tobytes()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text(min_size=1, max_size=5), ARRAYS, max_size=4))
+def test_any_arrays_survive(tmp_path_factory, tree):
+    path = tmp_path_factory.mktemp("file") / "file"
+    write(path, Checkpoint(tree, {}))
+    assert_same_bits(read(path, tree).tree, tree)
+    assert_same_bits(read(path).tree, tree)
+
+
+def test_copies_do_not_change_with_the_device():
+    """The memory of a donated array is used again."""
+    before = jnp.arange(4.0)
+    copy = checkpoints.copy_to_host({"x": before})
+    jax.block_until_ready(jax.jit(lambda x: x + 1, donate_argnums=0)(before))
+    np.testing.assert_array_equal(copy["x"], np.arange(4.0))
+
+
+# -- Damage ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A directory with two checkpoints of one array."""
+    store = Checkpoints(tmp_path, keep=2)
+    for epoch in (1, 2):
+        tree = {"w": np.full(4, epoch, np.float32)}
+        store.save(epoch, 0, Checkpoint(tree, {"epoch": epoch}))
+    return store, tmp_path / "epoch-00001-step-00000000.msgpack", store.newest(tree)[0]
+
+
+LIKE = {"w": np.zeros(4, np.float32)}
+
+
+def test_every_flipped_byte_and_every_truncation_is_noticed(two):
+    store, older, newer = two
+    content = newer.read_bytes()
+    damaged = [content[:end] for end in range(len(content))]
+    damaged += [content + b"\0", bytes(len(content))]
+    for i, byte in enumerate(content):
+        damaged.append(content[:i] + bytes([byte ^ 1 << i % 8]) + content[i + 1 :])
+    for bad in damaged:
+        newer.write_bytes(bad)
+        path, (tree, notes) = store.newest(LIKE)
+        assert path == older
+        assert notes == {"epoch": 1}
+        np.testing.assert_array_equal(tree["w"], 1)
+        with pytest.raises(RunError, match="is damaged"):
+            read(newer, LIKE)
+    newer.write_bytes(content)
+    assert store.newest(LIKE)[0] == newer
+
+
+def missing(path):
+    path.unlink()
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+def dangling(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("damage", [missing, empty, directory, dangling])
+def test_the_checkpoint_before_is_used_instead(two, damage, capsys):
+    store, older, newer = two
+    damage(newer)
+    path, (_, notes) = store.newest(LIKE)
+    assert path == older
+    assert notes == {"epoch": 1}
+    error = capsys.readouterr().err
+    if damage is missing:
+        assert not error
+    else:
+        assert error.startswith(f"train.py: warning: {newer} is damaged (")
+        assert error.endswith(f"resuming from {older} instead\n")
+
+
+def test_without_an_undamaged_checkpoint_all_are_named(two):
+    store, older, newer = two
+    empty(older)
+    empty(newer)
+    with pytest.raises(RunError, match="no undamaged checkpoint is left") as error:
+        store.newest(LIKE)
+    assert str(older) in str(error.value)
+    assert str(newer) in str(error.value)
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert Checkpoints(tmp_path / "absent", keep=1).newest(LIKE) is None
+
+
+# -- Interrupted writes ----------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no handler of errors sees, like SIGKILL."""
+
+
+def files(path):
+    return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_kill_in_the_middle_leaves_the_earlier_ones(two, monkeypatch, moment):
+    store, older, newer = two
+    before = files(older.parent)
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if moment == "fsync" else type(newer), moment, killed)
+        with pytest.raises(Killed):
+            store.save(2, 5, Checkpoint(LIKE, {}))
+        with pytest.raises(Killed):  # over an existing one
+            store.save(2, 0, Checkpoint(LIKE, {}))
+    after = files(older.parent)
+    assert {name: after.get(name) for name in before} == before
+    assert store.newest(LIKE)[0] == newer
+    store.save(2, 5, Checkpoint(LIKE, {"epoch": 3}))
+    assert store.newest(LIKE)[1].notes == {"epoch": 3}
+
+
+def assert_full(store, older, newer):
+    """A save fails with a sentence, leaves nothing behind and removes nothing."""
+    before = files(older.parent)
+    large = {"w": np.random.default_rng(0).normal(size=200_000)}
+    with pytest.raises(RunError, match="No space left on device") as error:
+        store.save(3, 0, Checkpoint(large, {}))
+    assert "make room" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert files(older.parent) == before
+    assert store.newest(LIKE)[0] == newer
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_an_error_in_the_middle_of_a_write(two, monkeypatch, number):
+    store, older, newer = two
+    before = files(older.parent)
+
+    def fail(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(RunError, match=os.strerror(number)) as error:
+        store.save(3, 0, Checkpoint(LIKE, {}))
+    is_full = number != errno.EIO
+    assert ("make room" in str(error.value)) == is_full
+    assert files(older.parent) == before
+    assert store.newest(LIKE)[0] == newer
+
+
+def test_a_full_disk(tmp_path):
+    """A file system of its own, of one megabyte."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this system does not mount a tmpfs")
+    with contextlib.ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", str(tmp_path)], check=True)
+        store = Checkpoints(tmp_path, keep=2)
+        for epoch in (1, 2):
+            store.save(epoch, 0, Checkpoint(LIKE, {}))
+        older, newer = sorted(tmp_path.iterdir())
+        assert_full(store, older, newer)
+        store.save(3, 0, Checkpoint(LIKE, {}))  # a small one still fits
+        assert len(files(tmp_path)) == 2
