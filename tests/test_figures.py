@@ -169,6 +169,10 @@ def test_thresholds_are_at_their_accuracies():
     base = runs.values("vgg19", "g2-case1", "test_accuracy").mean()
     np.testing.assert_allclose(line.get_xdata(), [0.7, 1.5, 2.3])
     np.testing.assert_allclose(line.get_ydata(), [base + 0.02, base, base - 0.01])
+    (ranges,) = ax.collections
+    values = runs.values("vgg19", "g2-case1-t0.7", "test_accuracy")
+    low, high = ranges.get_segments()[0][:, 1]
+    np.testing.assert_allclose((low, high), (values.min(), values.max()))
     assert "2 of 72 settings" in picture.caption
     few = runs_of([r for r in records if r.arm == "original"], study)
     assert layers.responses(few, "vgg19", "sweep", "original", "x") is None
