@@ -39,7 +39,7 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
         *(_accuracies(runs, paper) if paper else ()),
         "## The paper's Figure 1: the path of a weight and of a bias",
         *(_paths(runs, model) for model in runs.models),
-        "## The paper's Figure 3: training accuracy and its difference",
+        '## The paper\'s Figure 3: training accuracy and its difference ("Acc Diff")',
         *(figures.curves(runs, m, arms, CONTROL, "accuracy") for m in runs.models),
         "## The paper's Figure 4: loss",
         *(figures.curves(runs, m, arms, CONTROL, "loss") for m in runs.models),
