@@ -11,9 +11,10 @@ from plp_optax._coefficients import (
     plp_coefficients,
 )
 from plp_optax._ekf import EKFState, ekf
-from plp_optax._layers import layer_names
+from plp_optax._layers import layer_names, stacked
 from plp_optax._plp import plp
 from plp_optax._selectors import Selector, all_layers, at_random, by_score, named
+from plp_optax._static_args import static_args
 from plp_optax._strategy import (
     AmplificationWindow,
     Stage,
@@ -50,4 +51,6 @@ __all__ = [
     "plp_adamw",
     "plp_coefficients",
     "plp_sgd",
+    "stacked",
+    "static_args",
 ]

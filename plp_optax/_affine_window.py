@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from plp_optax import _checks
+from plp_optax._dtypes import widened
 
 Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
 Store = Literal["folded", "snapshots"]
@@ -201,13 +202,13 @@ def _folded(
 
     # Gates are selections, not products with 0 or 1: a NaN must not pass them.
     def accumulate(u: jax.Array, v: jax.Array) -> jax.Array:
-        dtype = _sum_dtype(v)
+        dtype = widened(v)
         term = a_j.astype(dtype) * u.astype(dtype)
         total = jnp.where(starts, term, v.astype(dtype) + term)
         return jnp.where(collects, total.astype(v.dtype), v)
 
     def emit(u: jax.Array, v: jax.Array) -> jax.Array:
-        dtype = _sum_dtype(v)
+        dtype = widened(v)
         jumped = u.astype(dtype) + v.astype(dtype)
         return jnp.where(jumps, jumped.astype(u.dtype), u)
 
@@ -241,17 +242,13 @@ def _snapshots(
     )
 
     def emit(u: jax.Array, p: jax.Array, *w: jax.Array) -> jax.Array:
-        dtype = _sum_dtype(w[0])
+        dtype = widened(w[0])
         combination = sum(
             c_i.astype(dtype) * w_i.astype(dtype) for c_i, w_i in zip(c, w, strict=True)
         )
         return jnp.where(jumps, (combination - p).astype(u.dtype), u)
 
     return jax.tree.map(emit, updates, params, *window), window
-
-
-def _sum_dtype(window: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(window.dtype, jnp.float32)
 
 
 def _as_schedule(

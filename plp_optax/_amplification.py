@@ -1,6 +1,5 @@
 """Layer-wise gradient amplification."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +8,24 @@ import optax
 
 from plp_optax import _checks
 from plp_optax._affine_window import Schedule
-from plp_optax._layers import Layers, assign_layers, check_layers, layer_names
-from plp_optax._measures import MEASURES, Measure, add_to_sums, init_sums, layer_scores
+from plp_optax._clock import Stages, Windows, check_windows, moment
+from plp_optax._dtypes import widened
+from plp_optax._layers import Layers, Place, assign_layers, check_layers
+from plp_optax._measures import (
+    MEASURES,
+    Measure,
+    Sums,
+    add_to_sums,
+    init_sums,
+    layer_scores,
+    standardize,
+    unstack,
+    weights_by_layer,
+)
 from plp_optax._selectors import Selector, by_score
-from plp_optax._strategy import AmplificationWindow, TrainingStrategy
+from plp_optax._strategy import TrainingStrategy
+
+AxisName = str | tuple[str, ...]
 
 
 class AmplifyLayersState(NamedTuple):
@@ -29,8 +42,9 @@ class AmplifyLayersState(NamedTuple):
       gradients_analyzed: How many gradients that epoch had; int32 scalar.
       amplified: Which layers it selected; bool ``[L]``.
       selections: How many selections there have been; int32 scalar.
-      factors: What each layer's gradient is multiplied by in the next update; 1
-        outside of amplified epochs; ``[L]``.
+      factors: What each layer is multiplied by in the next update; 1 outside of
+        amplified epochs; ``[L]``.
+      inner_state: State of the inner transformation.
     """
 
     gradients_seen: jax.Array
@@ -42,17 +56,21 @@ class AmplifyLayersState(NamedTuple):
     amplified: jax.Array
     selections: jax.Array
     factors: jax.Array
+    inner_state: optax.OptState
 
 
 def amplify_layers(
-    strategy: TrainingStrategy | Sequence[AmplificationWindow],
+    strategy: TrainingStrategy | Windows | Stages,
     *,
+    steps_per_epoch: int | None = None,
     select: Selector | None = None,
     measure: Measure = "g2",
     factor: float | jax.Array | Schedule | None = None,
     reselect_every: int | None = None,
     layers: Layers = "kernels",
+    inner: optax.GradientTransformation | None = None,
     apply: bool = True,
+    axis_name: AxisName | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Layer-wise gradient amplification: multiplies the gradients of some layers.
@@ -101,7 +119,10 @@ def amplify_layers(
     compilation, and no work on the host.
 
     Args:
-      strategy: A :class:`TrainingStrategy`, or windows in steps.
+      strategy: A :class:`TrainingStrategy`, its stages with ``steps_per_epoch``, or
+        windows (:class:`AmplificationWindow`) in steps.
+      steps_per_epoch: Optimizer steps in an epoch, for stages ``(end epoch, learning
+        rate, amplify?, factor)``.
       select: Which layers are amplified: :func:`by_score` (the default),
         :func:`at_random`, :func:`all_layers` or :func:`named`.
       measure: ``"g1"``, ``"g1_per_weight"`` or ``"g2"``, as above.
@@ -111,12 +132,16 @@ def amplify_layers(
       reselect_every: With k, the last of every k amplified epochs is analysed too, on
         raw gradients while amplification goes on; its selection holds from the next.
       layers: How parameters group into layers; see :func:`layer_names`.
+      inner: A transformation whose updates are amplified instead of the gradients; see
+        above. Its ``update`` gets all arguments.
       apply: With False gradients are measured and never changed. ``factors`` in the
         state still say what would multiply them, for
         :func:`plp_optax.linen.propagate_amplification`; since that form hides the raw
         gradients, ``factors`` are then 1 in epochs that are analysed again.
-      accumulator_dtype: Of the buffers; by default the parameters' own, and float32
-        at least.
+      axis_name: Under ``shard_map`` with parameters split over mesh axes, the names of
+        these axes: sums are then taken over all shards.
+      accumulator_dtype: Of the buffers, float32 or wider; by default the parameters'
+        own, and float32 at least.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
@@ -160,7 +185,7 @@ def amplify_layers(
       Xiao et al., Fast Deep Learning Training through Intelligently Freezing Layers,
       2019 (where ``"g1_per_weight"`` comes from)
     """
-    windows = _check_windows(strategy, reselect_every)
+    windows = check_windows(strategy, steps_per_epoch)
     selector = by_score() if select is None else select
     if not isinstance(selector, Selector):
         raise ValueError(
@@ -168,29 +193,35 @@ def amplify_layers(
             f"all_layers() or named('head'), got {select!r}"
         )
     _checks.check_choice("measure", measure, MEASURES)
-    _checks.check_bool("apply", apply)
     if factor is not None and not callable(factor):
         _checks.check_finite("factor", factor)
         if not isinstance(factor, jax.Array) and factor <= 0:
             raise ValueError(f"factor must be positive, got {factor!r}")
+    if reselect_every is not None:
+        _checks.check_int("reselect_every", reselect_every, at_least=1)
     check_layers(layers)
-    _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
+    _checks.check_bool("apply", apply)
+    _checks.check_accumulator_dtype(accumulator_dtype)
+    wrapped = optax.with_extra_args_support(
+        optax.identity() if inner is None else inner
+    )
 
     def init_fn(params: optax.Params) -> AmplifyLayersState:
-        names = layer_names(params, layers)
-        if jax.tree.leaves(params):
+        names, _ = assign_layers(params, layers)
+        if names:
             selector.check(names)
-        signed, absolute = init_sums(measure, params, len(names), accumulator_dtype)
+        sums = init_sums(measure, params, len(names), accumulator_dtype)
         return AmplifyLayersState(
             gradients_seen=jnp.zeros((), jnp.int32),
-            signed_sums=signed,
-            absolute_sums=absolute,
+            signed_sums=sums.signed,
+            absolute_sums=sums.absolute,
             scores=jnp.zeros(len(names)),
             z_scores=jnp.zeros(len(names)),
             gradients_analyzed=jnp.zeros((), jnp.int32),
             amplified=jnp.zeros(len(names), bool),
             selections=jnp.zeros((), jnp.int32),
             factors=jnp.ones(len(names)),
+            inner_state=wrapped.init(params),
         )
 
     def update_fn(
@@ -199,159 +230,110 @@ def amplify_layers(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, AmplifyLayersState]:
-        del params, extra_args
+        state = jax.tree.map(jnp.asarray, state)  # NumPy arrays, once restored
         gradients = jax.tree.map(jnp.asarray, updates)
-        assigned = assign_layers(gradients, layers)
-        names = tuple(dict.fromkeys(n for n in assigned if n))
-        index = [None if n is None else names.index(n) for n in assigned]
-        now = _clock(windows, reselect_every, state.gradients_seen)
+        # With parameters, a layer whose gradient is None keeps its position.
+        names, places = assign_layers(updates if params is None else params, layers)
+        _check_layers_of_state(names, state)
+        now = moment(windows, reselect_every, state.gradients_seen)
 
-        signed, absolute = add_to_sums(
+        sums = add_to_sums(
             measure,
-            gradients,
-            index,
-            (state.signed_sums, state.absolute_sums),
+            _leaves(gradients),
+            places,
+            Sums(
+                _leaves_if_tree(measure != "g1", state.signed_sums),
+                _leaves_if_tree(measure == "g2", state.absolute_sums),
+            ),
+            len(names),
             begins=now.begins,
             collects=now.analyzes,
+            axis_name=axis_name,
         )
-        fresh = layer_scores(measure, signed, absolute, index, len(names))
-        scores = jnp.where(now.decides, fresh, state.scores)
-        z_scores = standardize(scores)
+        fresh = layer_scores(measure, sums, places, len(names), axis_name)
+        scores = jnp.where(now.decides, fresh.astype(state.scores.dtype), state.scores)
+        present = weights_by_layer(_leaves(gradients), places, len(names)) > 0
+        z_scores = standardize(scores, present)
         chosen = selector.choose(names, z_scores, state.selections)
         amplified = jnp.where(now.decides, chosen, state.amplified)
 
         step_after = optax.safe_increment(state.gradients_seen)
-        after = _clock(windows, reselect_every, step_after)
+        after = moment(windows, reselect_every, step_after)
         multiplier: Any = after.factor if factor is None else factor
         if callable(multiplier):
             multiplier = multiplier(step_after)
         amplifies = after.amplifies if apply else after.amplifies & ~after.analyzes
-        factors = jnp.where(amplified & amplifies, multiplier, 1)
+        factors = jnp.where(
+            amplified & amplifies, jnp.asarray(multiplier, state.factors.dtype), 1
+        )
 
+        updates, inner_state = wrapped.update(
+            gradients, state.inner_state, params, **extra_args
+        )
         if apply:
-            leaves, treedef = jax.tree.flatten(gradients)
-            scaled = [
-                g if i is None else _scale(g, state.factors[i])
-                for g, i in zip(leaves, index, strict=True)
-            ]
-            updates = jax.tree.unflatten(treedef, scaled)
+            updates = _multiply(updates, state.factors, places)
         return updates, AmplifyLayersState(
             gradients_seen=step_after,
-            signed_sums=signed,
-            absolute_sums=absolute,
+            signed_sums=_like(state.signed_sums, sums.signed),
+            absolute_sums=_like(state.absolute_sums, sums.absolute),
             scores=scores,
             z_scores=z_scores,
             gradients_analyzed=jnp.where(
                 now.decides, now.epoch_steps, state.gradients_analyzed
             ),
             amplified=amplified,
-            selections=state.selections + now.decides,
-            factors=factors.astype(state.factors.dtype),
+            selections=state.selections + now.decides.astype(jnp.int32),
+            factors=factors,
+            inner_state=inner_state,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def standardize(scores: jax.Array) -> jax.Array:
-    """Scores ``[L]`` less their mean, over their population standard deviation.
-
-    Zero for equal scores: rounding leaves them a deviation of about 1e-8, also where
-    sums cancel to a score of 0, which would make every z about 1. Scores are in
-    [0, 1], so the tolerance is absolute.
-    """
-    if not scores.size:
-        return scores
-    mean, std = scores.mean(), scores.std()
-    equal = std <= 1e-6
-    return jnp.where(equal, 0, (scores - mean) / jnp.where(equal, 1, std))
-
-
-class _Clock(NamedTuple):
-    """What happens at a step.
-
-    Attributes:
-      begins: Whether an epoch of analysis begins.
-      analyzes: Whether it is in such an epoch.
-      decides: Whether that epoch ends with it.
-      amplifies: Whether it is in an epoch after a window's first.
-      epoch_steps: Steps of an epoch of its window.
-      factor: Its window's factor.
-    """
-
-    begins: Any
-    analyzes: Any
-    decides: Any
-    amplifies: Any
-    epoch_steps: Any
-    factor: Any
-
-
-def _clock(
-    windows: tuple[AmplificationWindow, ...],
-    reselect_every: int | None,
-    step: jax.Array,
-) -> _Clock:
-    no = jnp.zeros((), bool)
-    clock = _Clock(no, no, no, no, jnp.zeros((), jnp.int32), jnp.ones(()))
-    for window in windows:
-        inside = (step >= window.start) & (step < window.stop)
-        epoch, position = jnp.divmod(step - window.start, window.epoch_steps)
-        analyzes = epoch == 0
-        if reselect_every is not None:
-            # Not in the window's last epoch, as nothing would follow.
-            goes_on = step - position < window.stop - window.epoch_steps
-            analyzes |= (epoch % reselect_every == 0) & goes_on
-        analyzes &= inside
-        clock = _Clock(
-            begins=clock.begins | (analyzes & (position == 0)),
-            analyzes=clock.analyzes | analyzes,
-            decides=clock.decides | (analyzes & (position == window.epoch_steps - 1)),
-            amplifies=clock.amplifies | (inside & (epoch > 0)),
-            epoch_steps=jnp.where(inside, window.epoch_steps, clock.epoch_steps),
-            factor=jnp.where(inside, window.factor, clock.factor),
-        )
-    return clock
-
-
-def _scale(gradient: jax.Array, factor: jax.Array) -> jax.Array:
-    dtype = jnp.promote_types(gradient.dtype, jnp.float32)
-    return (gradient.astype(dtype) * factor.astype(dtype)).astype(gradient.dtype)
-
-
-def _check_windows(
-    strategy: TrainingStrategy | Sequence[AmplificationWindow],
-    reselect_every: int | None,
-) -> tuple[AmplificationWindow, ...]:
-    if isinstance(strategy, TrainingStrategy):
-        windows = strategy.windows
-    else:
-        try:
-            windows = tuple(AmplificationWindow(*window) for window in strategy)
-        except TypeError as error:
-            raise ValueError(
-                f"strategy must be a TrainingStrategy or amplification windows, "
-                f"got {strategy!r}"
-            ) from error
-    if not windows:
+def _check_layers_of_state(names: tuple[str, ...], state: AmplifyLayersState) -> None:
+    if len(names) != state.scores.size:
         raise ValueError(
-            f"no stage of the strategy is amplified, and there is nothing to do: "
-            f"{strategy!r}"
+            f"update finds {len(names)} layers, and init found {state.scores.size}: if "
+            f"gradients are None, pass the parameters, as in tx.update(grads, state, "
+            f"params)"
         )
-    end = 0
-    for window in windows:
-        _checks.check_int("start of an amplification window", window.start, at_least=0)
-        _checks.check_int("stop of an amplification window", window.stop, at_least=1)
-        _checks.check_int(
-            "epoch_steps of an amplification window", window.epoch_steps, at_least=1
-        )
-        _checks.check_finite("factor of an amplification window", window.factor)
-        if window.factor <= 0:
-            raise ValueError(f"the factor of {window} must be positive")
-        if window.start < end:
-            raise ValueError(f"{window} begins before the window ahead of it ends")
-        if window.stop - window.start <= window.epoch_steps:
-            raise ValueError(f"{window} ends before its analysis epoch does")
-        end = window.stop
-    if reselect_every is not None:
-        _checks.check_int("reselect_every", reselect_every, at_least=1)
-    return windows
+
+
+def _multiply(
+    updates: optax.Updates, factors: jax.Array, places: list[Place | None]
+) -> optax.Updates:
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+    by_layer = unstack(factors)
+
+    def scale(u: jax.Array, place: Place) -> jax.Array:
+        if place.axis is None:
+            factor = by_layer[place.start]
+        else:
+            shape = [1] * u.ndim
+            shape[place.axis] = place.size
+            factor = factors[place.start : place.start + place.size].reshape(shape)
+        dtype = widened(u)
+        return (u.astype(dtype) * factor.astype(dtype)).astype(u.dtype)
+
+    scaled = [
+        u if u is None or p is None else scale(u, p)
+        for u, p in zip(leaves, places, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, scaled)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Leaves, None counting as one, as for :func:`assign_layers`."""
+    return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
+
+
+def _leaves_if_tree(is_tree: bool, sums: Any) -> Any:
+    return _leaves(sums) if is_tree else sums
+
+
+def _like(sums: Any, new: Any) -> Any:
+    """The new sums, in a tree again if they are leaves."""
+    if not isinstance(new, list):
+        return new
+    treedef = jax.tree.structure(sums, is_leaf=lambda x: x is None)
+    return jax.tree.unflatten(treedef, new)

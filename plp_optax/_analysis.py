@@ -1,4 +1,4 @@
-"""What amplification saw and chose, to be read."""
+"""What amplification measured and selected, for people to read."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from plp_optax._amplification import AmplifyLayersState
-from plp_optax._layers import Layers, assign_layers, layer_names
+from plp_optax._layers import Layers, assign_layers
+from plp_optax._measures import weights_by_layer
 
 
 class LayerAnalysis(NamedTuple):
@@ -16,7 +17,7 @@ class LayerAnalysis(NamedTuple):
       layer: Its name.
       score: How consistently its gradients pointed one way, in [0, 1].
       noise_floor: What gradients of pure noise would score.
-      z_score: The score in standard deviations from the layers' mean.
+      z_score: The score in standard deviations from the mean of the layers.
       amplified: Whether it was selected.
     """
 
@@ -28,23 +29,35 @@ class LayerAnalysis(NamedTuple):
 
 
 def layer_analyses(
-    state: AmplifyLayersState, params: Any, *, layers: Layers = "kernels"
+    state: Any, params: Any, *, layers: Layers = "kernels"
 ) -> list[LayerAnalysis]:
     r"""The last finished analysis epoch, layer by layer.
 
-    The noise floor is that of independent gradients with mean zero,
-    :math:`1/\sqrt n` after n of them, for ``"g1"`` :math:`1/\sqrt{n \cdot
-    \text{weights}}`, since it sums over a layer's weights too.
+    The noise floor is that of independent gradients with mean zero: :math:`1/\sqrt n`
+    after n of them, and for ``"g1"`` :math:`1/\sqrt{n \cdot \text{weights}}`, because
+    it sums over a layer's weights too.
 
     Args:
-      state: The transformation's own state, not that of a whole chain.
+      state: The state of :func:`amplify_layers`, or any state that contains one, such
+        as that of a chain.
       params: Parameters, or arrays of their shapes.
       layers: The rule that the transformation was given.
 
     Returns:
-      One analysis per layer; scores and floors are NaN before the first selection.
+      One analysis per layer. Scores and floors are NaN before the first selection.
+
+    Raises:
+      ValueError: If ``state`` contains no amplification state or several, if it is
+        that of several members (see :func:`amplification_table`), or if the rule does
+        not fit.
     """
-    names = layer_names(params, layers)
+    state = _find(state)
+    if state.scores.ndim != 1:
+        raise ValueError(
+            f"the state holds {state.scores.shape[0]} members: take one, as in "
+            f"jax.tree.map(lambda x: x[0], state)"
+        )
+    names, places = assign_layers(params, layers)
     if len(names) != state.scores.size:
         raise ValueError(
             f"the state is of {state.scores.size} layers, the rule layers={layers!r} "
@@ -55,27 +68,51 @@ def layer_analyses(
     if isinstance(state.signed_sums, jax.Array | np.ndarray) and (
         state.signed_sums.shape == (len(names),)
     ):  # "g1", which sums over the layer's weights as well
-        weights = dict.fromkeys(names, 0)
-        for leaf, name in zip(
-            jax.tree.leaves(params), assign_layers(params, layers), strict=True
-        ):
-            if name:
-                weights[name] += leaf.size
-        samples *= np.array(list(weights.values()))
-    scores = np.where(decided, state.scores, np.nan)
-    z_scores = np.where(decided, state.z_scores, np.nan)
-    columns = (scores, 1 / np.sqrt(samples), z_scores, np.asarray(state.amplified))
+        leaves = jax.tree.leaves(params, is_leaf=lambda x: x is None)
+        samples = samples * weights_by_layer(leaves, places, len(names))
+    columns = (
+        np.where(decided, state.scores, np.nan),
+        1 / np.sqrt(samples),
+        np.where(decided, state.z_scores, np.nan),
+        np.asarray(state.amplified),
+    )
     return [
         LayerAnalysis(name, float(score), float(floor), float(z), bool(amplified))
         for name, score, floor, z, amplified in zip(names, *columns, strict=True)
     ]
 
 
-def amplification_table(
-    state: AmplifyLayersState, params: Any, *, layers: Layers = "kernels"
-) -> str:
-    """The same as a table in plain text, a line a layer; see :func:`layer_analyses`."""
-    analyses = layer_analyses(state, params, layers=layers)
+def amplification_table(state: Any, params: Any, *, layers: Layers = "kernels") -> str:
+    """The analyses of :func:`layer_analyses` as plain text, one line per layer.
+
+    Args:
+      state: As for :func:`layer_analyses`. The states of several members, stacked by
+        ``jax.vmap`` or ``jax.pmap``, give one table each; parameters are then stacked
+        too.
+      params: Parameters, or arrays of their shapes.
+      layers: The rule that the transformation was given.
+
+    Returns:
+      The table.
+
+    Raises:
+      ValueError: As :func:`layer_analyses`.
+    """
+    state = _find(state)
+    if state.scores.ndim == 1:
+        return _table(layer_analyses(state, params, layers=layers))
+    member_params = jax.eval_shape(
+        lambda tree: jax.tree.map(lambda x: x[0], tree), params
+    )
+    tables = []
+    for i in range(state.scores.shape[0]):
+        member = jax.tree.map(lambda x, i=i: x[i], state)
+        table = amplification_table(member, member_params, layers=layers)
+        tables.append(f"member {i}\n{table}")
+    return "\n\n".join(tables)
+
+
+def _table(analyses: list[LayerAnalysis]) -> str:
     width = max(len(name) for name in ("layer", *(a.layer for a in analyses)))
     lines = [f"{'layer':{width}}  score  noise floor      z  amplified"]
     lines += [
@@ -84,3 +121,18 @@ def amplification_table(
         for a in analyses
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _find(state: Any) -> AmplifyLayersState:
+    """The amplification state inside a state."""
+
+    def is_ours(node: Any) -> bool:
+        return isinstance(node, AmplifyLayersState)
+
+    found = [s for s in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(s)]
+    if len(found) != 1:
+        raise ValueError(
+            f"there must be one state of amplify_layers in the given state, found "
+            f"{len(found)}"
+        )
+    return found[0]

@@ -29,7 +29,7 @@ def check_bool(name: str, value: object) -> None:
     """Raises unless ``value`` is True or False."""
     if isinstance(value, jax.Array):
         raise ValueError(_static_argument(name, "a bool", value))
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
@@ -91,6 +91,16 @@ def check_float_dtype(name: str, value: Any) -> None:
     if not floating:
         raise ValueError(
             f"{name} must be a floating-point dtype or None, got {value!r}"
+        )
+
+
+def check_accumulator_dtype(value: Any) -> None:
+    """Raises unless ``value`` is float32, a wider floating-point dtype, or None."""
+    check_float_dtype("accumulator_dtype", value)
+    if value is not None and jnp.dtype(value).itemsize < 4:
+        raise ValueError(
+            f"accumulator_dtype must be float32 or wider, got {value!r}: sums over an "
+            f"epoch lose small gradients in a dtype of 8 or 11 significant bits"
         )
 
 

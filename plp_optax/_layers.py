@@ -1,14 +1,67 @@
 """Which layer each parameter belongs to."""
 
+import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-Layers = str | Sequence[tuple[str, str | None]] | Callable[[str], str | None]
+from plp_optax import _checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacked:
+    """A rule for parameters that hold several layers; see :func:`stacked`."""
+
+    pattern: str
+    axis: int
+    layers: Any
+
+
+Layers = str | Sequence[tuple[str, str | None]] | Callable[[str], str | None] | Stacked
+
+
+def stacked(pattern: str, *, axis: int = 0, layers: Layers = "kernels") -> Stacked:
+    """A rule for parameters that stack several layers along an axis.
+
+    ``nn.scan`` and ``nnx.vmap`` hold a network's blocks as one block whose parameters
+    have a leading axis. With this rule each slice is a layer of its own, with its own
+    score and factor: ``blocks/dense[0]``, ``blocks/dense[1]``, ...
+
+    Args:
+      pattern: A regular expression; parameters whose entire path it matches are
+        stacked.
+      axis: The axis of the slices.
+      layers: The rule that names the layer of one slice, as in :func:`layer_names`.
+
+    Returns:
+      A rule for the argument ``layers`` of :func:`layer_names`,
+      :func:`amplify_layers`, :func:`layer_analyses` and :func:`amplification_table`.
+
+    Raises:
+      ValueError: If an argument is not as above.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> params = {
+      ...     "blocks": {"dense": {"kernel": jnp.ones((3, 4, 4))}},
+      ...     "head": {"kernel": jnp.ones((4, 2))},
+      ... }
+      >>> layer_names(params, stacked("blocks/.*"))
+      ('blocks/dense[0]', 'blocks/dense[1]', 'blocks/dense[2]', 'head')
+    """
+    try:
+        re.compile(pattern)
+    except (TypeError, re.error) as error:
+        raise ValueError(
+            f"pattern must be a regular expression, got {pattern!r}"
+        ) from error
+    _checks.check_int("axis", axis, at_least=0)
+    check_layers(layers)
+    return Stacked(pattern, axis, layers)
 
 
 def layer_names(params: Any, layers: Layers = "kernels") -> tuple[str, ...]:
@@ -16,13 +69,18 @@ def layer_names(params: Any, layers: Layers = "kernels") -> tuple[str, ...]:
 
     Args:
       params: Parameters of linen, nnx or equinox modules, or any other tree.
-      layers: The rule. ``"kernels"``: modules with a ``kernel``, or with a ``weight``
-        of two dimensions or more, each with its bias. ``"modules"``: all modules,
-        normalisation included. Pairs of a regular expression and a name: the first
-        expression that matches a parameter's whole path names its layer, with
-        ``\1`` for groups, or ``None`` for no layer; every parameter must be matched.
-        A function: from the path to the name or ``None``. Paths are such as
-        ``stage1/block0/conv1/kernel``.
+      layers: The rule, one of
+
+        - ``"kernels"``: modules with a ``kernel``, an ``embedding``, or a ``weight`` of
+          two dimensions or more, each with its bias.
+        - ``"modules"``: all modules, normalisation included.
+        - Pairs of a regular expression and a name. The first expression that matches a
+          parameter's entire path names its layer, with ``\1`` for groups, or ``None``
+          for no layer. Every parameter must be matched.
+        - A function from the path to the name or ``None``.
+        - :func:`stacked`, for parameters that hold several layers.
+
+        A path is such as ``stage1/block0/conv1/kernel``.
 
     Returns:
       The names, each once.
@@ -44,29 +102,74 @@ def layer_names(params: Any, layers: Layers = "kernels") -> tuple[str, ...]:
       >>> layer_names(params, [("norm/.*", None), (r"(\w+)/.*", r"layer-\1")])
       ('layer-conv',)
     """
+    return assign_layers(params, layers).names
+
+
+class Place(NamedTuple):
+    """Where a parameter counts.
+
+    Attributes:
+      start: The index of its layer, or of the layer of its first slice.
+      size: How many layers it holds.
+      axis: The axis along which it holds them; None for one layer.
+    """
+
+    start: int
+    size: int = 1
+    axis: int | None = None
+
+
+class Assignment(NamedTuple):
+    """A tree's layers.
+
+    Attributes:
+      names: Of the L layers.
+      places: Of each leaf, None counting as a leaf: its place, or None outside of
+        layers.
+    """
+
+    names: tuple[str, ...]
+    places: list[Place | None]
+
+
+def assign_layers(params: Any, layers: Layers = "kernels") -> Assignment:
+    """Finds the layers of a tree and where each of its leaves counts."""
     check_layers(layers)
-    return tuple(dict.fromkeys(n for n in assign_layers(params, layers) if n))
-
-
-def assign_layers(params: Any, layers: Layers = "kernels") -> list[str | None]:
-    """The layer of each leaf, in the order of ``jax.tree.leaves``."""
-    leaves = [
-        (_path(path), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    names = [name or None for name in _rule(layers, leaves)]
-    for (path, _), name in zip(leaves, names, strict=True):
-        if not isinstance(name, str | None):
-            raise ValueError(
-                f"layers must give a name or None, got {name!r} for the parameter "
-                f"{path!r}"
-            )
-    if leaves and not any(names):
+    paths = [(path, leaf) for path, leaf in _paths(params)]
+    leaves = [_Leaf(p, jnp.shape(leaf)) for p, leaf in paths if leaf is not None]
+    rows = iter(_rule(layers, leaves))
+    given = [None if leaf is None else next(rows) for _, leaf in paths]
+    if leaves and not any(given):
         raise ValueError(
             f"layers={layers!r} finds no layer among {len(leaves)} parameters such as "
-            f"{leaves[0][0]!r}"
+            f"{leaves[0].path!r}; layers='modules' takes every module"
         )
-    return names
+    # First the layers in their order, then the places of their first slices.
+    found: dict[str, tuple[int, bool]] = {}
+    for (path, leaf), row in zip(paths, given, strict=True):
+        if row is not None:
+            name, axis = row
+            size = 1 if axis is None else jnp.shape(leaf)[axis]
+            if found.setdefault(name, (size, axis is not None)) != (
+                size,
+                axis is not None,
+            ):
+                raise ValueError(
+                    f"the parameter {path!r} holds {size} slices of the layer "
+                    f"{name!r}, others hold {found[name][0]}"
+                )
+    names: list[str] = []
+    start = {}
+    for name, (size, is_stacked) in found.items():
+        start[name] = len(names)
+        names += [f"{name}[{i}]" for i in range(size)] if is_stacked else [name]
+    return Assignment(
+        tuple(names),
+        [
+            row and Place(start[row[0]], found[row[0]][0], row[1])  # None stays None
+            for row in given
+        ],
+    )
 
 
 def check_layers(layers: Layers) -> None:
@@ -77,7 +180,7 @@ def check_layers(layers: Layers) -> None:
                 f"layers must be 'kernels', 'modules', pairs of a pattern and a name, "
                 f"or a function, got {layers!r}"
             )
-    elif not callable(layers):
+    elif not callable(layers) and not isinstance(layers, Stacked):
         try:
             for pattern, name in layers:
                 re.compile(pattern)
@@ -90,26 +193,71 @@ def check_layers(layers: Layers) -> None:
             ) from error
 
 
-def _rule(layers: Layers, leaves: list[tuple[str, Any]]) -> list[str | None]:
-    paths = [path for path, _ in leaves]
+class _Leaf(NamedTuple):
+    path: str
+    shape: tuple[int, ...]
+
+
+def _rule(layers: Layers, leaves: list[_Leaf]) -> list[tuple[str, int | None] | None]:
+    """The layer of each leaf, and the axis of its slices."""
+    if isinstance(layers, Stacked):
+        return _stacked_rule(layers, leaves)
+    names: list[Any]
     if layers == "modules":
-        return [_module(path) for path in paths]
-    if layers == "kernels":
-        members: dict[str, list[tuple[str, Any]]] = defaultdict(list)
-        for path, leaf in leaves:
-            members[_module(path)].append((path.rpartition("/")[2], leaf))
-        chosen = {
-            module
-            for module, parts in members.items()
-            if any(
-                name == "kernel" or (name == "weight" and jnp.ndim(leaf) >= 2)
-                for name, leaf in parts
+        names = [_module(leaf.path) for leaf in leaves]
+    elif layers == "kernels":
+        names = _kernels_rule(leaves)
+    elif callable(layers):
+        names = [layers(leaf.path) for leaf in leaves]
+    else:
+        names = [_first_match(layers, leaf.path) for leaf in leaves]
+    for leaf, name in zip(leaves, names, strict=True):
+        if not isinstance(name, str | None):
+            raise ValueError(
+                f"layers must give a name or None, got {name!r} for the parameter "
+                f"{leaf.path!r}"
             )
-        }
-        return [m if (m := _module(path)) in chosen else None for path in paths]
-    if callable(layers):
-        return [layers(path) for path in paths]
-    return [_first_match(layers, path) for path in paths]
+    return [(name, None) if name else None for name in names]
+
+
+def _kernels_rule(leaves: list[_Leaf]) -> list[str | None]:
+    members: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for path, shape in leaves:
+        members[_module(path)].append((path.rpartition("/")[2], len(shape)))
+    chosen = {
+        module
+        for module, parts in members.items()
+        if any(
+            name in ("kernel", "embedding") or (name == "weight" and ndim >= 2)
+            for name, ndim in parts
+        )
+    }
+    return [m if (m := _module(leaf.path)) in chosen else None for leaf in leaves]
+
+
+def _stacked_rule(
+    rule: Stacked, leaves: list[_Leaf]
+) -> list[tuple[str, int | None] | None]:
+    matched = [bool(re.fullmatch(rule.pattern, leaf.path)) for leaf in leaves]
+    if not any(matched):
+        raise ValueError(f"stacked({rule.pattern!r}) matches no parameter")
+    slices = []
+    for leaf, is_stacked in zip(leaves, matched, strict=True):
+        if is_stacked and len(leaf.shape) <= rule.axis:
+            raise ValueError(
+                f"stacked({rule.pattern!r}, axis={rule.axis}): the parameter "
+                f"{leaf.path!r} of shape {leaf.shape} has no such axis"
+            )
+        shape = leaf.shape[: rule.axis] + leaf.shape[rule.axis + 1 :]
+        slices.append(leaf._replace(shape=shape) if is_stacked else leaf)
+    rows = _rule(rule.layers, slices)
+    for leaf, is_stacked, row in zip(leaves, matched, rows, strict=True):
+        if is_stacked and row is not None and row[1] is not None:
+            raise ValueError(f"the parameter {leaf.path!r} is stacked twice")
+    return [
+        (row[0], rule.axis) if is_stacked and row is not None else row
+        for is_stacked, row in zip(matched, rows, strict=True)
+    ]
 
 
 def _first_match(layers: Any, path: str) -> str | None:
@@ -127,11 +275,30 @@ def _first_match(layers: Any, path: str) -> str | None:
     )
 
 
-def _path(path: Any) -> str:
-    """``stage1/conv/kernel``; an nnx variable's own ``value`` is left out."""
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _paths(tree: Any) -> list[tuple[str, Any]]:
+    """Paths such as ``stage1/conv/kernel`` and leaves, None counting as a leaf."""
+    found = []
+    for path, node in jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda x: x is None or _is_box(x)
+    ):
+        inner = (
+            jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda x: x is None)
+            if _is_box(node)
+            else [((), node)]
+        )
+        for rest, leaf in inner:  # a box's only field is no part of the name
+            key = jax.tree_util.keystr((*path, *rest[1:]), simple=True, separator="/")
+            found.append((key, leaf))
+    return found
+
+
+def _is_box(node: Any) -> bool:
+    """Whether a node wraps a parameter, as Flax's variables and metadata do."""
+    return any(
+        c.__module__.split(".")[0] == "flax"
+        and c.__name__ in ("Variable", "AxisMetadata")
+        for c in type(node).__mro__
+    )
 
 
 def _module(path: str) -> str:

@@ -1,13 +1,35 @@
-"""How consistently a layer's gradients point one way."""
+"""How consistently a layer's gradients point one way.
 
-from collections.abc import Sequence
-from typing import Any, Literal
+Trees come as lists of leaves in which None, for a gradient that does not exist, has a
+position too. ``places`` says which layers each leaf counts for.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from plp_optax._dtypes import is_complex, widened
+from plp_optax._layers import Place
 
 Measure = Literal["g1", "g1_per_weight", "g2"]
 MEASURES = ("g1", "g1_per_weight", "g2")
+Leaves = list[Any]
+
+
+class Sums(NamedTuple):
+    """Sums over the iterations of an analysis epoch, for L layers.
+
+    Attributes:
+      signed: Of gradients: ``[L]`` for ``"g1"``, else leaves like the parameters.
+      absolute: Of absolute gradients: leaves like the parameters for ``"g2"``, else
+        ``[L]``.
+    """
+
+    signed: Any
+    absolute: Any
 
 
 def init_sums(
@@ -15,124 +37,193 @@ def init_sums(
     params: Any,
     layers: int,
     dtype: jax.typing.DTypeLike | None,
-) -> tuple[Any, Any]:
-    """Zeros for sum_i g and sum_i |g|: per weight, or per layer where that will do."""
+) -> Sums:
+    """Zeros, as trees: per weight, or per layer where that is enough."""
 
-    def per_weight() -> Any:
-        return jax.tree.map(lambda p: jnp.zeros_like(p, _sum_dtype(p, dtype)), params)
+    def absolute(p: Any) -> jax.Array:
+        own = jnp.finfo(jnp.result_type(p)).dtype if is_complex(p) else widened(p)
+        return jnp.zeros_like(p, dtype or own)
 
-    def per_layer() -> jax.Array:
-        return jnp.zeros(layers)
+    def signed(p: Any) -> jax.Array:
+        zeros = absolute(p)
+        return jax.lax.complex(zeros, zeros) if is_complex(p) else zeros
 
-    return (
-        per_layer() if measure == "g1" else per_weight(),
-        per_weight() if measure == "g2" else per_layer(),
+    def per_layer(kind: Any) -> jax.Array:
+        return jnp.zeros(layers, kind)
+
+    return Sums(
+        per_layer(_layer_dtype(jax.tree.leaves(params)))
+        if measure == "g1"
+        else jax.tree.map(signed, params),
+        jax.tree.map(absolute, params) if measure == "g2" else per_layer(float),
     )
 
 
 def add_to_sums(
     measure: Measure,
-    gradients: Any,
-    index: Sequence[int | None],
-    sums: tuple[Any, Any],
+    gradients: Leaves,
+    places: Sequence[Place | None],
+    sums: Sums,
+    layers: int,
     *,
     begins: jax.Array,
     collects: jax.Array,
-) -> tuple[Any, Any]:
-    """Adds a step's gradients to sum_i g and sum_i |g|.
+    axis_name: Any = None,
+) -> Sums:
+    """Adds a step's gradients, except for entries that are not finite.
 
     Args:
       measure: Which sums are kept per weight.
       gradients: The step's gradients.
-      index: The layer of each leaf.
-      sums: Both sums so far.
-      begins: Whether they begin anew with this step.
+      places: Where each of them counts.
+      sums: The sums so far.
+      layers: L.
+      begins: Whether the sums start from zero with this step.
       collects: Whether this step counts; else the sums stay.
+      axis_name: Mapped axes over which each layer's parameters are split.
     """
+    gates = unstack(jnp.stack([begins, collects]).astype(jnp.int32))
+    begins, collects = gates[0] > 0, gates[1] > 0
 
-    # Gates are selections, not products with 0 or 1: a NaN must not pass them.
-    def add(total: jax.Array, value: jax.Array) -> jax.Array:
-        value = value.astype(total.dtype)
-        return jnp.where(collects, jnp.where(begins, value, total + value), total)
+    # One infinity, as loss scaling gives now and then, must not spoil an epoch. Gates
+    # are selections, not products with 0 or 1, which a NaN would pass.
+    def contribution(gradient: jax.Array) -> jax.Array:
+        counts = jnp.isfinite(gradient) & collects
+        return jnp.where(counts, gradient, jnp.zeros_like(gradient))
 
-    def add_per_weight(total: Any, values: Any) -> Any:
-        leaves, treedef = jax.tree.flatten(total)
-        added = [
-            t if i is None else add(t, v)
-            for t, v, i in zip(leaves, jax.tree.leaves(values), index, strict=True)
+    def add(old: jax.Array, value: jax.Array) -> jax.Array:
+        base = jnp.where(begins, jnp.zeros_like(old), old)
+        return base + value.astype(old.dtype)
+
+    def add_per_weight(old: Leaves, values: Leaves) -> Leaves:
+        return [
+            o if p is None or v is None else add(o, v)
+            for o, v, p in zip(old, values, places, strict=True)
         ]
-        return jax.tree.unflatten(treedef, added)
 
-    def add_per_layer(total: jax.Array, values: Any) -> jax.Array:
-        return add(total, _sum_by_layer(jax.tree.leaves(values), index, total.size))
+    def add_per_layer(old: jax.Array, values: Leaves) -> jax.Array:
+        return add(old, sum_by_layer(values, places, layers, axis_name))
 
-    signed, absolute = sums
-
-    def magnitude(g: jax.Array, total: jax.Array) -> jax.Array:
-        # Never quite 0, so that the ratio of the sums needs no guard: there the CPU
-        # compiler would make parameter-sized temporaries of it.
-        return jnp.maximum(jnp.abs(g).astype(total.dtype), _floor(total.dtype))
-
-    if measure == "g2":
-        magnitudes = jax.tree.map(magnitude, gradients, absolute)
-    else:
-        magnitudes = jax.tree.map(jnp.abs, gradients)
-    return (
-        (add_per_layer if measure == "g1" else add_per_weight)(signed, gradients),
-        (add_per_weight if measure == "g2" else add_per_layer)(absolute, magnitudes),
+    values = _each(contribution, gradients)
+    magnitudes = _each(jnp.abs, values)
+    return Sums(
+        (add_per_layer if measure == "g1" else add_per_weight)(sums.signed, values),
+        (add_per_weight if measure == "g2" else add_per_layer)(
+            sums.absolute, magnitudes
+        ),
     )
 
 
 def layer_scores(
     measure: Measure,
-    signed: Any,
-    absolute: Any,
-    index: Sequence[int | None],
+    sums: Sums,
+    places: Sequence[Place | None],
     layers: int,
+    axis_name: Any = None,
 ) -> jax.Array:
-    """The measure of each layer, from its sums; ``[layers]``, in [0, 1]."""
+    """The measure of each layer, from its sums; ``[L]``, in [0, 1]."""
     if measure == "g1":
-        scores = _ratio(jnp.abs(signed), absolute)
+        scores = _ratio(jnp.abs(sums.signed), sums.absolute)
     elif measure == "g1_per_weight":
-        magnitudes = [jnp.abs(s) for s in jax.tree.leaves(signed)]
-        scores = _ratio(_sum_by_layer(magnitudes, index, layers), absolute)
+        totals = sum_by_layer(_each(jnp.abs, sums.signed), places, layers, axis_name)
+        scores = _ratio(totals, sums.absolute)
     else:
         ratios = [
-            jnp.abs(s) / a  # NaN before the first analysis, which nobody reads
-            for s, a in zip(
-                jax.tree.leaves(signed), jax.tree.leaves(absolute), strict=True
-            )
+            None if s is None else _ratio(jnp.abs(s), a)
+            for s, a in zip(sums.signed, sums.absolute, strict=True)
         ]
-        weights = [0] * layers
-        for r, i in zip(ratios, index, strict=True):
-            if i is not None:
-                weights[i] += r.size
-        totals = _sum_by_layer(ratios, index, layers)
-        scores = _ratio(totals, jnp.asarray(weights, totals.dtype))
+        weights = jnp.asarray(weights_by_layer(ratios, places, layers), float)
+        if axis_name is not None:
+            weights = jax.lax.psum(weights, axis_name)
+        scores = _ratio(sum_by_layer(ratios, places, layers, axis_name), weights)
     return jnp.minimum(scores, 1)  # sums may round past each other
 
 
-def _sum_by_layer(
-    leaves: Sequence[jax.Array], index: Sequence[int | None], layers: int
+def standardize(scores: jax.Array, present: np.ndarray) -> jax.Array:
+    """Scores ``[L]`` less their mean, over their population standard deviation.
+
+    Layers that are not present (bool ``[L]``) take no part and get 0.
+
+    Equal scores get 0: rounding leaves them a deviation of about 1e-8, also where
+    sums cancel to a score of 0, which would make every z-score about 1. Scores are in
+    [0, 1], so the tolerance is absolute.
+    """
+    number = jnp.asarray(max(int(present.sum()), 1), scores.dtype)
+    mean = jnp.where(present, scores, 0).sum() / number
+    centered = jnp.where(present, scores - mean, 0)
+    std = jnp.sqrt((centered * centered).sum() / number)
+    equal = std <= 1e-6
+    return jnp.where(equal, 0, centered / jnp.where(equal, 1, std))
+
+
+def unstack(values: jax.Array) -> list[jax.Array]:
+    """The entries of ``[L]`` as separate scalars.
+
+    Were they slices, the compiler would fuse each with what uses it, and compile as
+    many different loops as there are parameters: 3.2 s for 200, and 0.3 s for the few
+    loops that differ in shape. So they are the results of reductions, 64 at a time,
+    over a second axis of an entry and a zero.
+    """
+    pairs = jnp.stack([values, jnp.zeros_like(values)])
+    entries = []
+    for i in range(0, values.size, 64):
+        columns = tuple(pairs[:, j] for j in range(i, min(i + 64, values.size)))
+        entries += jax.lax.reduce(
+            columns,
+            tuple(jnp.zeros((), values.dtype) for _ in columns),
+            lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+            (0,),
+        )
+    return entries
+
+
+def weights_by_layer(
+    leaves: Leaves, places: Sequence[Place | None], layers: int
+) -> np.ndarray:
+    """How many weights each layer has; ``[L]``."""
+    weights = np.zeros(layers, np.int64)
+    for leaf, place in zip(leaves, places, strict=True):
+        if leaf is not None and place is not None:
+            weights[place.start : place.start + place.size] += leaf.size // place.size
+    return weights
+
+
+def sum_by_layer(
+    leaves: Leaves,
+    places: Sequence[Place | None],
+    layers: int,
+    axis_name: Any = None,
 ) -> jax.Array:
-    parts: list[list[jax.Array]] = [[] for _ in range(layers)]
-    for leaf, i in zip(leaves, index, strict=True):
-        if i is not None:
-            parts[i].append(leaf.sum(dtype=_sum_dtype(leaf, None)).astype(float))
-    return jnp.stack([sum(p) for p in parts]) if parts else jnp.zeros(0)
+    """The sum over each layer's weights; ``[L]``."""
+    dtype = _layer_dtype([x for x in leaves if x is not None])
+    totals: dict[int, jax.Array] = {}  # of the layers from this one on
+    for leaf, place in zip(leaves, places, strict=True):
+        if leaf is not None and place is not None:
+            axes = [a for a in range(leaf.ndim) if a != place.axis]
+            total = leaf.sum(axes, dtype=widened(leaf)).astype(dtype).reshape(-1)
+            before = totals.get(place.start)
+            totals[place.start] = total if before is None else before + total
+    if not totals:
+        return jnp.zeros(layers, dtype)
+    # Layers without gradients have no entry: their places stay 0.
+    end, entries = 0, []
+    for start in sorted(totals):
+        entries += [jnp.zeros(start - end, dtype), totals[start]]
+        end = start + totals[start].size
+    entries.append(jnp.zeros(layers - end, dtype))
+    sums = jnp.concatenate(entries)
+    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def _each(function: Callable[[jax.Array], jax.Array], leaves: Leaves) -> Leaves:
+    return [None if x is None else function(x) for x in leaves]
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    # 0/0 counts as 0, since numerators never exceed their denominators. NaN stays NaN,
-    # so that nothing is selected by it.
-    return numerator / jnp.maximum(denominator, jnp.finfo(denominator.dtype).tiny)
+    # 0/0 counts as 0, since numerators never exceed their denominators. An addition,
+    # not a maximum, for which the CPU compiler would make parameter-sized temporaries.
+    return numerator / (denominator + jnp.finfo(denominator.dtype).tiny)
 
 
-def _floor(dtype: Any) -> Any:
-    """What counts as 0: float32 loses its subnormals, float16 cannot do without."""
-    info = jnp.finfo(dtype)
-    return info.smallest_subnormal if dtype == jnp.float16 else info.tiny
-
-
-def _sum_dtype(x: Any, dtype: jax.typing.DTypeLike | None) -> Any:
-    return dtype or jnp.promote_types(jnp.result_type(x), jnp.float32)
+def _layer_dtype(leaves: Leaves) -> Any:
+    return complex if any(map(is_complex, leaves)) else float

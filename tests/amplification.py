@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import pytest
 
 import plp_optax
-from plp_optax import AmplificationWindow
+from plp_optax import AmplificationWindow, by_score
 
 MEASURES = ("g1", "g1_per_weight", "g2")
 every_measure = pytest.mark.parametrize("measure", MEASURES)
 
 PARTS = ["kernel", "bias"]
 
+HALF = by_score(0.5)
 EPOCH = 4
 IDENTITY_WINDOWS = [AmplificationWindow(0, 5 * EPOCH, EPOCH, factor=3.0)]
 
@@ -27,11 +28,11 @@ def kernels(values):
     return {n: {"kernel": jnp.asarray(v)} for n, v in zip(names, values, strict=False)}
 
 
-def analyze(gradients, *, threshold=0.5, **kwargs):
+def analyze(gradients, *, select=HALF, **kwargs):
     """The state after one analysis epoch of these gradients, and the transformation."""
     n = len(gradients)
     windows = [AmplificationWindow(0, 2 * n, n, factor=2.0)]
-    tx = plp_optax.amplify_layers(windows, threshold=threshold, **kwargs)
+    tx = plp_optax.amplify_layers(windows, select=select, **kwargs)
     state, update = tx.init(gradients[0]), jit(tx.update)
     for gradient in gradients:
         _, state = update(gradient, state)

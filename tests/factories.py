@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 import plp_optax
+from plp_optax import all_layers, at_random, by_score, named
 
 
 class Case(NamedTuple):
@@ -17,7 +18,6 @@ class Case(NamedTuple):
       kwargs: Arguments under which it does something within 12 steps.
       needs_params: Whether its update must refuse ``params=None``.
       inject: A numeric argument that ``optax.inject_hyperparams`` may inject.
-      static: What must then be named in ``static_args``.
       optimizes: Whether it is an optimizer by itself, not a link of a chain.
       leads: Whether its place in a chain is the first, not the last.
       buffers: Whether its state has trees like the parameters.
@@ -27,7 +27,6 @@ class Case(NamedTuple):
     kwargs: Mapping[str, Any]
     needs_params: bool = False
     inject: str | None = None
-    static: tuple[str, ...] = ("window", "period", "active", "accumulator_dtype")
     optimizes: bool = False
     leads: bool = False
     buffers: bool = True
@@ -45,11 +44,6 @@ class Case(NamedTuple):
         return optax.chain(optax.sgd(learning_rate), self.make())
 
 
-_AMPLIFY_STATIC = (
-    *("strategy", "select", "ratio", "seed", "measure", "two_sided"),
-    *("reselect_every", "layers", "apply", "accumulator_dtype"),
-)
-_WINDOW_STATIC = ("period", "active", "accumulator_dtype")
 _COEFFICIENTS = (0.25, 0.25, -0.5, 1.0)
 
 
@@ -61,7 +55,6 @@ def _amplify(inject: str | None = None, *, buffers: bool = True, **kwargs: Any) 
         plp_optax.amplify_layers,
         {"strategy": windows, "layers": layers} | kwargs,
         inject=inject,
-        static=_AMPLIFY_STATIC,
         leads=True,
         buffers=buffers,
     )
@@ -72,7 +65,6 @@ CASES = {
         plp_optax.affine_window,
         {"coefficients": jnp.array(_COEFFICIENTS), "period": 4},
         inject="coefficients",
-        static=_WINDOW_STATIC,
     ),
     "affine_window-schedule": Case(
         plp_optax.affine_window,
@@ -80,27 +72,28 @@ CASES = {
             "coefficients": lambda n: jnp.stack([0.1 * (n % 5), 1 - 0.1 * (n % 5)]),
             "period": 2,
         },
-        static=_WINDOW_STATIC,
     ),
     "affine_window-snapshots": Case(
         plp_optax.affine_window,
         {"coefficients": _COEFFICIENTS, "period": 3, "store": "snapshots"},
         needs_params=True,
-        static=_WINDOW_STATIC,
     ),
     # An array, so that trees of one layer, where nothing stands out, are not refused.
-    "amplify_layers": _amplify("threshold", threshold=jnp.asarray(0.5)),
+    "amplify_layers": _amplify("factor", select=by_score(jnp.asarray(0.5)), factor=2.0),
     "amplify_layers-g1": _amplify(
-        "factor", measure="g1", select="all", factor=3.0, buffers=False
+        "factor", measure="g1", select=all_layers(), factor=3.0, buffers=False
     ),
     "amplify_layers-per_weight": _amplify(
-        measure="g1_per_weight", select="random", ratio=0.5, reselect_every=1
+        measure="g1_per_weight", select=at_random(0.5), reselect_every=1
     ),
     "amplify_layers-schedule": _amplify(
-        select=("b",), factor=lambda n: 1 + n / 4, accumulator_dtype=jnp.float32
+        select=named("b"), factor=lambda n: 1 + n / 4, accumulator_dtype=jnp.float32
     ),
     "amplify_layers-measures": _amplify(
-        "threshold", threshold=jnp.asarray(0.5), two_sided=True, apply=False
+        "factor",
+        factor=2.0,
+        select=by_score(jnp.asarray(0.5), two_sided=True),
+        apply=False,
     ),
     "plp": Case(plp_optax.plp, {}, inject="step"),
     "plp-active": Case(

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import plp_optax
+from plp_optax import effective_rate_multiplier
 from tests import reference
 from tests.problems import W0, noisy_gradient, run, run_tree
 
@@ -210,7 +211,7 @@ def test_complex_parameters_keep_their_dtype():
     np.testing.assert_allclose(history[-1], 9 * w, rtol=1e-6)
 
 
-def test_drift_is_what_steady_updates_do():
+def test_the_rate_multiplier_is_what_steady_updates_do():
     for coefficients, period in [
         (plp_optax.plp_coefficients(2.0, window=4, fit="least_squares"), 5),
         (plp_optax.average_coefficients(3), 4),
@@ -222,7 +223,7 @@ def test_drift_is_what_steady_updates_do():
             history, _ = run_tree(tx, jnp.zeros(()), [jnp.ones(())] * period)
             np.testing.assert_allclose(
                 float(history[-1]) / period,
-                plp_optax.drift(coefficients, period=period),
+                effective_rate_multiplier(coefficients, period=period),
                 rtol=1e-12,
             )
 
@@ -269,8 +270,11 @@ def test_bad_arguments_are_named(kwargs, message):
         (lambda: plp_optax.lookahead_coefficients(0), "sync_period .* got 0"),
         (lambda: plp_optax.lookahead_coefficients(5, np.nan), "slow_step_size"),
         (lambda: plp_optax.average_coefficients(0), "window .* got 0"),
-        (lambda: plp_optax.drift([0.5, 0.6], period=4), "sum to 1"),
-        (lambda: plp_optax.drift([0.5, 0.0, 0.5], period=1), "at least 2"),
+        (lambda: effective_rate_multiplier([0.5, 0.6], period=4), "sum to 1"),
+        (
+            lambda: effective_rate_multiplier([0.5, 0.0, 0.5], period=1),
+            "at least 2",
+        ),
     ],
 )
 def test_bad_arguments_of_coefficients_are_named(call, message):

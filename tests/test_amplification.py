@@ -10,7 +10,14 @@ import optax
 import pytest
 
 import plp_optax
-from plp_optax import AmplificationWindow, TrainingStrategy
+from plp_optax import (
+    AmplificationWindow,
+    TrainingStrategy,
+    all_layers,
+    at_random,
+    by_score,
+    named,
+)
 from tests import reference
 from tests.amplification import PARTS, every_measure, feed, jit, kernels
 
@@ -21,6 +28,7 @@ STAGES = [(2, 0.1, 0, 1.0), (7, 0.1, 1, 1.75), (11, 0.02, 1, 2.5), (12, 0.02, 0,
 STEPS = 3  # an epoch
 TOTAL = 12 * STEPS
 THRESHOLD = 0.6
+ONE_SIDED = by_score(THRESHOLD)
 LAYERS = ["conv0", "conv1", "conv2", "conv3", "head"]
 SHAPES = [[(2, 3), (3,)], [(4, 1)], [(1, 2), (2,)], [(5,)], [(3, 2), (2,)]]
 
@@ -55,12 +63,12 @@ def as_layers(tree):
     ]
 
 
-def run_strategy(momentum=0.8, weight_decay=0.05, **kwargs):
+def run_strategy(momentum=0.8, weight_decay=0.05, select=ONE_SIDED, **kwargs):
     """Layers after each step, and (scores, z, amplified) of each selection."""
     strategy = TrainingStrategy(STAGES, steps_per_epoch=STEPS)
     with jax.enable_x64(True):
         tx = optax.chain(
-            plp_optax.amplify_layers(strategy, threshold=THRESHOLD, **kwargs),
+            plp_optax.amplify_layers(strategy, select=select, **kwargs),
             optax.add_decayed_weights(weight_decay),
             optax.sgd(strategy.learning_rate, momentum=momentum),
         )
@@ -117,7 +125,9 @@ def test_strategy_follows_its_twin(measure, reselect_every, two_sided):
     def choose(z_scores):
         return reference.select_layers(z_scores, THRESHOLD, two_sided)
 
-    history, selections = run_strategy(**kwargs, two_sided=two_sided)
+    history, selections = run_strategy(
+        **kwargs, select=by_score(THRESHOLD, two_sided=two_sided)
+    )
     # Stages of 5 and 4 epochs: 4 and 3 amplified, the last of which is never analysed.
     assert len(selections) == {None: 2, 1: 2 + 3 + 2, 2: 2 + 1 + 1}[reselect_every]
     assert_follows_twin(history, selections, choose, **kwargs)
@@ -126,12 +136,18 @@ def test_strategy_follows_its_twin(measure, reselect_every, two_sided):
 def test_the_twins_cases_differ():
     """Else the test above would not tell case 1 from case 2, or selections apart."""
     _, one_sided = run_strategy()
-    _, two_sided = run_strategy(two_sided=True)
+    _, two_sided = run_strategy(select=by_score(THRESHOLD, two_sided=True))
     assert np.any(one_sided[0][2] != two_sided[0][2])
     _, often = run_strategy(reselect_every=1)
     assert len({tuple(s[2].tolist()) for s in often}) > 1
 
 
+SELECTORS = {
+    "scores": by_score(THRESHOLD),
+    "random": at_random(0.5, seed=3),
+    "all": all_layers(),
+    "names": named("head", "conv1"),
+}
 FACTORS = {
     "of the strategy": None,
     "number": 3.0,
@@ -140,15 +156,12 @@ FACTORS = {
 
 
 @pytest.mark.parametrize("factor", FACTORS.values(), ids=FACTORS.keys())
-@pytest.mark.parametrize(
-    "select", ["scores", "random", "all", ["head", "conv1"]], ids=str
-)
+@pytest.mark.parametrize("select", SELECTORS)
 def test_every_selection_and_factor_follows_the_twin(select, factor):
     kwargs = {"factor": factor, "reselect_every": 2}
-    own = {"ratio": 0.5, "seed": 3} if select == "random" else {}
-    history, selections = run_strategy(select=select, **own, **kwargs)
+    history, selections = run_strategy(select=SELECTORS[select], **kwargs)
     drawn = iter([amplified.tolist() for _, _, amplified in selections])
-    named = [name in select for name in LAYERS]
+    of_names = [name in ("head", "conv1") for name in LAYERS]
 
     def choose(z_scores):
         match select:
@@ -158,7 +171,7 @@ def test_every_selection_and_factor_follows_the_twin(select, factor):
                 return next(drawn)
             case "all":
                 return [True] * len(z_scores)
-        return named
+        return of_names
 
     assert_follows_twin(history, selections, choose, **kwargs)
 
@@ -169,7 +182,7 @@ def test_every_selection_and_factor_follows_the_twin(select, factor):
 def random_selections(layers=12, selections=6, **kwargs):
     windows = [AmplificationWindow(0, selections + 1, 1, factor=2.0)]
     tx = plp_optax.amplify_layers(
-        windows, select="random", reselect_every=1, measure="g1", **kwargs
+        windows, select=at_random(**kwargs), reselect_every=1, measure="g1"
     )
     gradients = [kernels(np.ones((layers, 2), np.float32))] * selections
     return [tuple(s.amplified.tolist()) for s in feed(tx, gradients)[1][1:]]
@@ -196,7 +209,7 @@ def test_random_draws_anew_and_depends_on_the_seed():
 
 def timeline(windows, steps, **kwargs):
     """By step: the factor on the one selected layer; where a selection was made."""
-    tx = plp_optax.amplify_layers(windows, select=["a"], **kwargs)
+    tx = plp_optax.amplify_layers(windows, select=named("a"), **kwargs)
     gradients = [kernels(np.ones((2, 1), np.float32))] * steps
     outputs, states = feed(tx, gradients)
     assert all(float(u["b"]["kernel"][0]) == 1 for u in outputs)
@@ -247,7 +260,7 @@ def test_windows_up_to_the_last_step_that_int32_counts():
     start = last - 7
     tx = plp_optax.amplify_layers(
         [AmplificationWindow(start, last, 2, 3.0)],
-        select="all",
+        select=all_layers(),
         reselect_every=3,
         apply=False,
     )
@@ -269,7 +282,7 @@ def test_reselection_sees_raw_gradients_while_amplification_goes_on():
     rows = np.random.default_rng(2).normal(size=(8, 3, 4)).astype(np.float32) + 0.4
     gradients = [kernels(row) for row in rows]
     windows = [AmplificationWindow(0, 8, 2, factor=64.0)]
-    tx = plp_optax.amplify_layers(windows, threshold=0.5, reselect_every=1)
+    tx = plp_optax.amplify_layers(windows, select=by_score(0.5), reselect_every=1)
     outputs, states = feed(tx, gradients)
     for end in (2, 4, 6):
         epoch = rows[end - 2 : end]
@@ -295,7 +308,7 @@ def test_parameters_outside_of_layers_pass_and_do_not_count():
         "norm": {"scale": jnp.full(2, jnp.nan), "bias": jnp.ones(2)},
     }
     windows = [AmplificationWindow(0, 3, 1, factor=2.0)]
-    tx = plp_optax.amplify_layers(windows, measure="g1", select="all")
+    tx = plp_optax.amplify_layers(windows, measure="g1", select=all_layers())
     outputs, states = feed(tx, [gradient] * 2)
     np.testing.assert_allclose(states[1].scores, [(4 - 2) / (4 + 2), 1], rtol=1e-6)
     twice = jax.tree.map(lambda g: 2 * g, gradient)
@@ -311,7 +324,7 @@ def test_apply_false_measures_and_changes_nothing(measure):
     gradients = [kernels(row) for row in rows]
     windows = [AmplificationWindow(0, 6, 2, factor=3.0)]
     make = functools.partial(
-        plp_optax.amplify_layers, windows, measure=measure, threshold=0.5
+        plp_optax.amplify_layers, windows, measure=measure, select=by_score(0.5)
     )
     outputs, states = feed(make(apply=False), gradients)
     amplified, expected = feed(make(), gradients)
@@ -331,7 +344,7 @@ def test_apply_false_has_factors_of_1_in_epochs_analyzed_again():
     factors = []
     for apply in (True, False):
         tx = plp_optax.amplify_layers(
-            windows, select=["a"], reselect_every=2, apply=apply
+            windows, select=named("a"), reselect_every=2, apply=apply
         )
         factors.append([float(s.factors[0]) for s in feed(tx, gradients)[1]][:-1])
     assert factors[0] == [1, 1, 3, 3, 3, 3, 3, 3, 3, 3, 1]
@@ -341,26 +354,24 @@ def test_apply_false_has_factors_of_1_in_epochs_analyzed_again():
 
 # -- arguments -------------------------------------------------------------------------
 
-STATIC = (
-    *("strategy", "select", "ratio", "seed", "measure", "two_sided"),
-    *("reselect_every", "layers", "apply", "accumulator_dtype"),
-)
-
 
 def test_factor_and_threshold_can_be_injected():
     rows = np.random.default_rng(4).normal(size=(6, 4, 3)).astype(np.float32) + 0.5
     gradients = [kernels(row) for row in rows]
     windows = [AmplificationWindow(0, 6, 3, factor=2.0)]
-    injected = optax.inject_hyperparams(plp_optax.amplify_layers, static_args=STATIC)
-    tx = injected(windows, threshold=0.3, factor=5.0)
+
+    def amplified(threshold, factor):
+        return plp_optax.amplify_layers(
+            windows, select=by_score(threshold), factor=factor
+        )
+
+    tx = optax.inject_hyperparams(amplified)(threshold=0.3, factor=5.0)
     actual, states = feed(tx, gradients)
-    expected, _ = feed(
-        plp_optax.amplify_layers(windows, threshold=0.3, factor=5.0), gradients
-    )
+    expected, _ = feed(amplified(0.3, 5.0), gradients)
     chex.assert_trees_all_close(actual, expected)
     assert np.any(states[-1].inner_state.amplified)
 
-    # Changed in the state: the threshold before the selection, the factor behind it.
+    # Changed in the state: the threshold before the selection, the factor after it.
     state, update = tx.init(gradients[0]), jit(tx.update)
     state.hyperparams["threshold"] = jnp.asarray(9.0)
     for gradient in gradients[:3]:
@@ -373,7 +384,6 @@ def test_factor_and_threshold_can_be_injected():
 
 
 GOOD = {"strategy": [AmplificationWindow(0, 8, 4, 2.0)]}
-RANDOM = {"select": "random", "ratio": 0.5}
 
 
 def window(**kwargs):
@@ -389,7 +399,7 @@ def window(**kwargs):
         ({"strategy": [3]}, r"got \[3\]"),
         ({"strategy": []}, r"nothing to do: \[\]"),
         ({"strategy": TrainingStrategy([(3, 0.1)], 5)}, "nothing to do: .*0.1"),
-        ({"strategy": STAGES}, "stop .* got 0.1"),  # epochs are not steps
+        ({"strategy": STAGES}, "stop .* got 0.1.*steps_per_epoch"),
         (window(start=-1), "start .* got -1"),
         (window(start=0.0), r"start .* got 0\.0"),
         (window(stop="8"), "stop .* got '8'"),
@@ -400,29 +410,14 @@ def window(**kwargs):
         (window(factor=np.inf), "factor .* got inf"),
         ({"strategy": [(0, 8, 4, 2.0), (7, 20, 4, 2.0)]}, "start=7, .* begins before"),
         ({"strategy": [(9, 20, 4, 2.0), (0, 8, 4, 2.0)]}, "start=0, .* begins before"),
-        ({"select": "best"}, "got 'best'"),
-        ({"select": []}, r"at least one layer, got \[\]"),
-        ({"select": [1]}, r"got \[1\]"),
-        ({"select": None}, "got None"),
-        ({"select": {"a"}}, r"got \{'a'\}"),
-        ({"select": "random"}, "ratio .* got None"),
-        (RANDOM | {"ratio": 0.0}, r"\(0, 1\], got 0\.0"),
-        (RANDOM | {"ratio": 1.5}, r"\(0, 1\], got 1\.5"),
-        (RANDOM | {"ratio": np.nan}, "ratio .* got nan"),
-        (RANDOM | {"ratio": "half"}, "ratio .* got 'half'"),
-        (RANDOM | {"ratio": jnp.asarray(0.5)}, "'ratio' in static_args"),
-        ({"ratio": 0.5}, r"belongs to select='random', got 0\.5"),
-        ({"seed": -1}, "seed .* got -1"),
-        ({"seed": 0.5}, r"seed .* got 0\.5"),
-        ({"seed": jnp.asarray(0)}, "'seed' in static_args"),
+        ({"select": "scores"}, "selector such as .* got 'scores'"),
+        ({"select": ["a"]}, r"got \['a'\]"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch .* got 0"),
+        (
+            {"strategy": TrainingStrategy(STAGES, 5), "steps_per_epoch": 5},
+            "has its own",
+        ),
         ({"measure": "g3"}, "'g1', 'g1_per_weight', 'g2', got 'g3'"),
-        ({"threshold": -0.5}, r"threshold .* got -0\.5"),
-        ({"threshold": np.nan}, "threshold .* got nan"),
-        ({"threshold": None}, "threshold .* got None"),
-        ({"threshold": True}, "threshold .* got True"),
-        ({"threshold": jnp.ones(2)}, r"threshold .* \(2,\)"),
-        ({"two_sided": 1}, "two_sided .* got 1"),
-        ({"two_sided": jnp.asarray(True)}, "'two_sided' in static_args"),
         ({"factor": 0.0}, r"factor .* got 0\.0"),
         ({"factor": -2}, "factor .* got -2"),
         ({"factor": np.inf}, "factor .* got inf"),
@@ -436,6 +431,8 @@ def window(**kwargs):
         ({"layers": [("(", "a")]}, r"got \[\('\(', 'a'\)\]"),
         ({"apply": 0}, "apply .* got 0"),
         ({"apply": jnp.asarray(True)}, "'apply' in static_args"),
+        ({"accumulator_dtype": "bfloat16"}, "float32 or wider, got 'bfloat16'"),
+        ({"accumulator_dtype": jnp.float16}, "float32 or wider"),
         ({"accumulator_dtype": "int32"}, "accumulator_dtype .* got 'int32'"),
         (
             {"accumulator_dtype": jnp.zeros(())},
@@ -448,9 +445,43 @@ def test_bad_arguments_are_named(kwargs, message):
         plp_optax.amplify_layers(**(GOOD | kwargs))
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: by_score(-0.5), r"threshold .* got -0\.5"),
+        (lambda: by_score(np.nan), "threshold .* got nan"),
+        (lambda: by_score(None), "threshold .* got None"),
+        (lambda: by_score(True), "threshold .* got True"),
+        (lambda: by_score(jnp.ones(2)), r"threshold .* \(2,\)"),
+        (lambda: by_score(two_sided=1), "two_sided .* got 1"),
+        (lambda: by_score(two_sided=jnp.asarray(True)), "'two_sided' in static_args"),
+        (lambda: at_random(None), "ratio .* got None"),
+        (lambda: at_random(0.0), r"\(0, 1\], got 0\.0"),
+        (lambda: at_random(1.5), r"\(0, 1\], got 1\.5"),
+        (lambda: at_random(np.nan), "ratio .* got nan"),
+        (lambda: at_random("half"), "ratio .* got 'half'"),
+        (lambda: at_random(jnp.asarray(0.5)), "ratio must be a number, got a jax"),
+        (lambda: at_random(0.5, seed=-1), "seed .* got -1"),
+        (lambda: at_random(0.5, seed=0.5), r"seed .* got 0\.5"),
+        (lambda: at_random(0.5, seed=jnp.asarray(0)), "'seed' in static_args"),
+        (lambda: named(), r"at least one, got \(\)"),
+        (lambda: named(1), r"got \(1,\)"),
+        (lambda: named({"a"}), r"got \(\{'a'\},\)"),
+    ],
+)
+def test_bad_arguments_of_selectors_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_flags_may_be_numpys():
+    by_score(two_sided=np.True_)
+    plp_optax.amplify_layers(**GOOD, apply=np.False_)
+
+
 def test_layers_to_select_must_exist():
-    tx = plp_optax.amplify_layers(**GOOD, select=["a", "z", "y"])
-    with pytest.raises(ValueError, match="do not exist: y, z; there are a, b"):
+    tx = plp_optax.amplify_layers(**GOOD, select=named("a", "z", "y"))
+    with pytest.raises(ValueError, match="no layers named y, z; the layers are a, b"):
         tx.init(kernels(np.zeros((2, 3))))
 
 

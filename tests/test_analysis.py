@@ -1,4 +1,4 @@
-"""The account of what amplification saw and chose."""
+"""The analysis of what amplification saw and chose."""
 
 import flax.serialization
 import jax
@@ -8,32 +8,32 @@ import optax
 import pytest
 
 import plp_optax
-from plp_optax import AmplificationWindow
+from plp_optax import AmplificationWindow, all_layers, by_score
 from tests import reference
 from tests.amplification import IDENTITY_WINDOWS, MEASURES, analyze, feed, kernels
 
 
-def account_state(measure="g2", threshold=0.5):
+def analysis_state(measure="g2", limit=0.5):
     """Layers a to c score 1, 1/3 and 0 in three iterations of two weights."""
     rows = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, -1.0], [0.0, 0.0, 0.0]], np.float32)
     gradients = [kernels(np.repeat(rows[:, i : i + 1], 2, axis=1)) for i in range(3)]
-    return analyze(gradients, measure=measure, threshold=threshold)[0], gradients[0]
+    return analyze(gradients, measure=measure, select=by_score(limit))[0], gradients[0]
 
 
 @pytest.mark.parametrize(
     ("measure", "samples"), [("g1", 6), ("g1_per_weight", 3), ("g2", 3)]
 )
-def test_layer_accounts(measure, samples):
-    state, params = account_state(measure)
-    accounts = plp_optax.layer_accounts(state, params)
+def test_layer_analyses(measure, samples):
+    state, params = analysis_state(measure)
+    analyses = plp_optax.layer_analyses(state, params)
     z_scores = reference.standardize([1.0, 1 / 3, 0.0])
-    assert [a.layer for a in accounts] == ["a", "b", "c"]
-    np.testing.assert_allclose([a.score for a in accounts], [1, 1 / 3, 0], rtol=1e-6)
-    np.testing.assert_allclose([a.noise_floor for a in accounts], samples**-0.5)
-    np.testing.assert_allclose([a.z_score for a in accounts], z_scores, rtol=1e-5)
-    assert [a.amplified for a in accounts] == [True, False, False]
+    assert [a.layer for a in analyses] == ["a", "b", "c"]
+    np.testing.assert_allclose([a.score for a in analyses], [1, 1 / 3, 0], rtol=1e-6)
+    np.testing.assert_allclose([a.noise_floor for a in analyses], samples**-0.5)
+    np.testing.assert_allclose([a.z_score for a in analyses], z_scores, rtol=1e-5)
+    assert [a.amplified for a in analyses] == [True, False, False]
     shapes = jax.eval_shape(lambda: params)
-    assert plp_optax.layer_accounts(state, shapes) == accounts
+    assert plp_optax.layer_analyses(state, shapes) == analyses
 
     # A state that was read back from disk is of NumPy arrays.
     restored = flax.serialization.msgpack_restore(
@@ -41,12 +41,12 @@ def test_layer_accounts(measure, samples):
     )
     restored = type(state)(**restored)
     assert isinstance(restored.scores, np.ndarray)
-    assert plp_optax.layer_accounts(restored, params) == accounts
+    assert plp_optax.layer_analyses(restored, params) == analyses
 
 
 def test_amplification_table():
     """z = 5, -1 and -4 over the root of 14; the floor is that of 3 iterations."""
-    state, params = account_state()
+    state, params = analysis_state()
     assert plp_optax.amplification_table(state, params).splitlines() == [
         "layer  score  noise floor      z  amplified",
         "a     1.0000       0.5774   1.34  yes",
@@ -55,26 +55,30 @@ def test_amplification_table():
     ]
 
 
-def test_accounts_by_the_rule_of_the_transformation():
+def test_analyses_by_the_rule_of_the_transformation():
     gradient = {"w": jnp.ones(3), "v": jnp.ones(5)}
     layers = [("(.)", r"layer-\1")]
     state, _ = analyze([gradient] * 2, layers=layers, measure="g1")
-    accounts = plp_optax.layer_accounts(state, gradient, layers=layers)
-    assert [a.layer for a in accounts] == ["layer-v", "layer-w"]
+    analyses = plp_optax.layer_analyses(state, gradient, layers=layers)
+    assert [a.layer for a in analyses] == ["layer-v", "layer-w"]
     np.testing.assert_allclose(
-        [a.noise_floor for a in accounts], [10**-0.5, 6**-0.5], rtol=1e-6
+        [a.noise_floor for a in analyses], [10**-0.5, 6**-0.5], rtol=1e-6
     )
     with pytest.raises(ValueError, match=r"2 layers, the rule .* finds 1 in params"):
-        plp_optax.layer_accounts(state, gradient, layers=lambda path: "one")
+        plp_optax.layer_analyses(state, gradient, layers=lambda path: "one")
 
 
-def test_accounts_before_the_first_selection():
+def test_analyses_before_the_first_selection():
     params = kernels(np.zeros((3, 4)))
     for measure in MEASURES:
-        tx = plp_optax.amplify_layers(IDENTITY_WINDOWS, measure=measure, threshold=1)
-        for account in plp_optax.layer_accounts(tx.init(params), params):
-            assert np.isnan([account.score, account.noise_floor, account.z_score]).all()
-            assert not account.amplified
+        tx = plp_optax.amplify_layers(
+            IDENTITY_WINDOWS, measure=measure, select=by_score(1)
+        )
+        for analysis in plp_optax.layer_analyses(tx.init(params), params):
+            assert np.isnan(
+                [analysis.score, analysis.noise_floor, analysis.z_score]
+            ).all()
+            assert not analysis.amplified
         table = plp_optax.amplification_table(tx.init(params), params)
         assert table.splitlines()[1].split() == ["a", "nan", "nan", "nan"]
     empty = plp_optax.amplification_table(tx.init({}), {})
@@ -93,12 +97,12 @@ def find_state(state):
     return found
 
 
-def test_accounts_inside_of_chains():
-    own, gradient = account_state()
+def test_analyses_inside_of_chains():
+    own, gradient = analysis_state()
     windows = [AmplificationWindow(0, 2, 1, factor=2.0)]
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
-        plp_optax.amplify_layers(windows, select="all"),
+        plp_optax.amplify_layers(windows, select=all_layers()),
         optax.sgd(0.1, momentum=0.9),
     )
     ((_, by_name),) = optax.tree.get_all_with_path(
@@ -107,6 +111,6 @@ def test_accounts_inside_of_chains():
     assert isinstance(by_name, plp_optax.AmplifyLayersState)
     for outer in (tx, optax.MultiSteps(tx, 1).gradient_transformation()):
         _, states = feed(outer, [gradient] * 1, gradient)
-        accounts = plp_optax.layer_accounts(find_state(states[-1]), gradient)
-        assert [a.score for a in accounts] == [1, 1, 0]
+        analyses = plp_optax.layer_analyses(find_state(states[-1]), gradient)
+        assert [a.score for a in analyses] == [1, 1, 0]
     assert own.scores.shape == (3,)

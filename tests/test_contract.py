@@ -304,8 +304,7 @@ def test_inject_hyperparams(case):
     value = dict(case.kwargs).get(case.inject, 1.0)
     others = {k: v for k, v in case.kwargs.items() if k != case.inject}
     injected = optax.inject_hyperparams(
-        case.factory,
-        static_args=tuple(a for a in case.static),
+        case.factory, static_args=plp_optax.static_args(case.factory)
     )(**{case.inject: value}, **others)
     actual, state = run_tree(jitted(injected), PARAMS, GRADIENTS)
     assert_close(actual[-1], run_tree(case.make(), PARAMS, GRADIENTS)[0][-1])

@@ -11,6 +11,8 @@ from flax import nnx
 
 import models
 import plp_optax
+from plp_optax import all_layers, by_score
+from plp_optax._layers import assign_layers
 
 KERNEL = jnp.ones((2, 2))
 VECTOR = jnp.ones(2)
@@ -144,7 +146,7 @@ def chained():
         [(1, 0.05, 0, 1), (7, 0.05, 1, 2.0), (8, 0.01, 0, 1)], steps_per_epoch=5
     )
     return optax.chain(
-        plp_optax.amplify_layers(strategy, threshold=0.5, reselect_every=2),
+        plp_optax.amplify_layers(strategy, select=by_score(0.5), reselect_every=2),
         optax.add_decayed_weights(1e-4),
         optax.sgd(strategy.learning_rate, momentum=0.5),
         plp_optax.plp(),
@@ -255,7 +257,8 @@ def test_kernels_and_modules():
 
 
 def assigned(tree, layers):
-    return plp_optax._layers.assign_layers(tree, layers)
+    names, places = assign_layers(tree, layers)
+    return [None if place is None else names[place.start] for place in places]
 
 
 def test_a_kernel_and_its_bias_are_one_layer():
@@ -357,7 +360,7 @@ def test_a_parameter_named_value_keeps_its_name():
 def test_masked_trees():
     """Under ``optax.masked`` and ``optax.partition`` only what is theirs counts."""
     windows = [plp_optax.AmplificationWindow(0, 4, 2, 2.0)]
-    tx = plp_optax.amplify_layers(windows, select="all")
+    tx = plp_optax.amplify_layers(windows, select=all_layers())
     tree = {name: {"kernel": KERNEL} for name in "abc"}
     mask = {"a": {"kernel": True}, "b": {"kernel": False}, "c": {"kernel": True}}
     masked = optax.masked(tx, mask)

@@ -13,6 +13,7 @@ import pytest
 
 import models
 import plp_optax
+from plp_optax import all_layers, by_score
 from plp_optax.linen import amplify_cotangent, propagate_amplification
 
 # -- amplify_cotangent -----------------------------------------------------------------
@@ -116,8 +117,8 @@ def test_factors_compound_towards_the_input():
 def test_propagated_compounds_and_plain_does_not():
     """Both from the same strategy, through the states' factors."""
     windows = [plp_optax.AmplificationWindow(0, 4, 2, factor=2.0)]
-    plain = plp_optax.amplify_layers(windows, select="all")
-    measuring = plp_optax.amplify_layers(windows, select="all", apply=False)
+    plain = plp_optax.amplify_layers(windows, select=all_layers())
+    measuring = plp_optax.amplify_layers(windows, select=all_layers(), apply=False)
     names = plp_optax.layer_names(PARAMS)
     assert names == ("one", "three", "two")
     state, other = plain.init(PARAMS), measuring.init(PARAMS)
@@ -136,7 +137,8 @@ def test_propagated_compounds_and_plain_does_not():
 def test_changing_factors_does_not_compile_again():
     windows = [plp_optax.AmplificationWindow(1, 5, 2, factor=2.0)]
     tx = optax.chain(
-        plp_optax.amplify_layers(windows, threshold=0.3, apply=False), optax.sgd(0.1)
+        plp_optax.amplify_layers(windows, select=by_score(0.3), apply=False),
+        optax.sgd(0.1),
     )
     names = plp_optax.layer_names(PARAMS)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import plp_optax
-from plp_optax import AmplificationWindow
+from plp_optax import AmplificationWindow, all_layers, by_score
+from plp_optax._measures import standardize
 from tests import reference
 from tests.amplification import (
     MEASURES,
@@ -50,7 +51,7 @@ def measured_tree(row):
 def analysis(measure, n):
     """A compiled analysis epoch of n rows."""
     windows = [AmplificationWindow(0, 2 * n, n, factor=2.0)]
-    tx = plp_optax.amplify_layers(windows, measure=measure, threshold=0.5)
+    tx = plp_optax.amplify_layers(windows, measure=measure, select=by_score(0.5))
 
     @jit
     def states(rows):
@@ -126,16 +127,15 @@ def test_no_gradients_score_0(measure):
     np.testing.assert_array_equal(scores_of(measure, np.zeros((4, 15)), np.float32), 0)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
-def test_weights_without_gradients_count_as_0_in_every_accumulator(dtype):
+def test_weights_without_gradients_count_as_0_in_every_accumulator():
     one = [kernels(np.array([[1e-5, 0.0], [1e-5, 1e-5]]))] * 3
-    state, _ = analyze(one, accumulator_dtype=dtype)
+    state, _ = analyze(one)
     np.testing.assert_allclose(state.scores, [0.5, 1.0], rtol=1e-2)
     with jax.enable_x64(True):  # from gradients wider than the accumulators
         state, _ = analyze(
             [kernels(np.array([[1.0, 0.0]] * 2))] * 3,
-            select="all",
-            accumulator_dtype=dtype,
+            select=all_layers(),
+            accumulator_dtype=jnp.float32,
         )
         np.testing.assert_allclose(state.scores, 0.5, rtol=1e-2)
 
@@ -147,7 +147,7 @@ def test_noise_scores_its_floor(measure, n):
     layers, weights = 400, 16
     rows = np.random.default_rng(n).normal(size=(n, layers, weights))
     windows = [AmplificationWindow(0, 2 * n, n, factor=2.0)]
-    tx = plp_optax.amplify_layers(windows, measure=measure, select="all")
+    tx = plp_optax.amplify_layers(windows, measure=measure, select=all_layers())
 
     def one_layer(gradients):
         def step(state, gradient):
@@ -157,9 +157,9 @@ def test_noise_scores_its_floor(measure, n):
 
     state = jit(jax.vmap(one_layer, in_axes=1))(rows.astype(np.float32))
     one = jax.tree.map(lambda x: x[0], state)
-    account = plp_optax.layer_accounts(one, {"kernel": rows[0, 0]})[0]
+    analysis = plp_optax.layer_analyses(one, {"kernel": rows[0, 0]})[0]
     floor = (n * weights if measure == "g1" else n) ** -0.5
-    np.testing.assert_allclose(account.noise_floor, floor, rtol=1e-6)
+    np.testing.assert_allclose(analysis.noise_floor, floor, rtol=1e-6)
     assert 0.8 * floor < float(state.scores.mean()) < 1.2 * floor
 
 
@@ -176,7 +176,7 @@ def test_standardising_and_both_cases(scores, threshold, two_sided):
     if np.ptp(scores) and scores.std() <= 1e-5:
         return  # neither equal nor told apart
     with jax.enable_x64(True):
-        z = plp_optax._amplification.standardize(jnp.asarray(scores))
+        z = standardize(jnp.asarray(scores), np.ones(len(scores), bool))
     np.testing.assert_allclose(z, expected, atol=1e-6)
     assert np.all(np.abs(z) <= np.sqrt(len(scores) - 1) + 1e-9)
 
@@ -211,39 +211,40 @@ def test_a_threshold_that_cannot_be_exceeded_is_refused(two_sided):
         params = kernels(np.zeros((layers, 2)))
         bound = math.sqrt(layers - 1)
         message = rf"threshold {bound} cannot .* {layers} layers"
-        tx = functools.partial(plp_optax.amplify_layers, windows, two_sided=two_sided)
+
+        def tx(threshold):
+            select = by_score(threshold, two_sided=two_sided)
+            return plp_optax.amplify_layers(windows, select=select)
+
         with pytest.raises(ValueError, match=message):
-            tx(threshold=bound).init(params)
+            tx(bound).init(params)
         if layers > 1:
-            tx(threshold=bound - 1e-3).init(params)
-        # Nothing is compared with it here.
-        tx(threshold=9.0, select="all").init(params)
-        tx(threshold=9.0, select="random", ratio=0.5).init(params)
+            tx(bound - 1e-3).init(params)
 
 
 @pytest.mark.parametrize("layers", [2, 5, 17])
 def test_the_bound_on_z_is_attained(layers):
     first_alone = kernels(np.eye(layers, dtype=np.float32)[:, :1])
-    state, _ = analyze([first_alone] * 2, threshold=math.sqrt(layers - 1) - 1e-3)
+    state, _ = analyze([first_alone] * 2, select=by_score(math.sqrt(layers - 1) - 1e-3))
     assert state.amplified.tolist() == [True] + [False] * (layers - 1)
     np.testing.assert_allclose(state.z_scores[0], math.sqrt(layers - 1), rtol=1e-5)
 
 
 @every_measure
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nan_during_analysis_selects_nothing_until_the_next(measure, bad):
-    good = kernels(np.array([[1.0, 1.0], [1.0, -1.0], [0.0, 0.0]], np.float32))
-    spoilt = good | {"b": {"kernel": jnp.array([bad, 1.0])}}
-    windows = [AmplificationWindow(0, 6, 2, factor=2.0)]
-    tx = plp_optax.amplify_layers(
-        windows, measure=measure, threshold=0.5, reselect_every=1
-    )
-    outputs, states = feed(tx, [good, spoilt, good, good, good, good])
-    assert not np.any(states[2].amplified)
-    chex.assert_trees_all_equal(outputs[2], good)
-    assert states[4].amplified[0]
-    assert np.all(np.isfinite(states[4].scores))
-    chex.assert_trees_all_equal(outputs[4]["a"]["kernel"], jnp.full(2, 2.0))
+def test_entries_that_are_not_finite_are_left_out(measure):
+    """Of an infinity, as loss scaling gives, and a layer that is NaN for a step."""
+    rows = np.random.default_rng(3).normal(size=(4, 15)) + 0.5
+    spoilt = rows.copy()
+    spoilt[1, 4] = -np.inf
+    spoilt[2, 9:13] = np.nan  # all of layer b
+    layers = np.split(np.nan_to_num(spoilt, posinf=0, neginf=0), [9, 13], axis=1)
+    expected = [reference.MEASURE[measure](layer) for layer in layers]
+    np.testing.assert_allclose(scores_of(measure, spoilt), expected, rtol=1e-13)
+    with jax.enable_x64(True):
+        state = analysis(measure, 4)(spoilt)
+        z_scores = reference.standardize(expected)
+        np.testing.assert_allclose(state.z_scores, z_scores, rtol=1e-9)
+        assert np.any(state.amplified)
 
 
 @every_measure
@@ -251,7 +252,7 @@ def test_nan_outside_of_analysis_does_not_enter_the_sums(measure):
     good = kernels(np.array([[1.0, 1.0], [1.0, -1.0], [0.0, 0.0]], np.float32))
     nan = jax.tree.map(lambda g: g * jnp.nan, good)
     windows = [AmplificationWindow(1, 5, 2, 2.0), AmplificationWindow(6, 9, 2, 2.0)]
-    tx = plp_optax.amplify_layers(windows, measure=measure, threshold=0.5)
+    tx = plp_optax.amplify_layers(windows, measure=measure, select=by_score(0.5))
     outputs, states = feed(tx, [nan, good, good, nan, nan, nan, good, good, nan, nan])
     _, clean = feed(tx, [good] * 10)
     chex.assert_trees_all_equal(states[3:], clean[3:])

@@ -1,6 +1,7 @@
 """PLP against the paper's equations, and what is known about it."""
 
 import decimal
+import inspect
 
 import chex
 import jax
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 import plp_optax
+from plp_optax import effective_rate_multiplier
 from tests import reference
 from tests.problems import W0, jitted, noisy_gradient, run, run_tree
 
@@ -47,7 +49,13 @@ def test_follows_the_paper(window, period, fit):
         ("snapshots", 0.3, False),
     ]:
         options = {"step": step, "window": window, "period": period, "fit": fit}
-        tx = plp_optax.plp_sgd(0.05, 0.9, nesterov, 0.01, **options, store=store)
+        tx = plp_optax.plp_sgd(
+            0.05,
+            0.9,
+            nesterov,
+            weight_decay=0.01,
+            prediction=plp_optax.plp(**options, store=store),
+        )
         expected = twin(
             reference.MomentumSGD(0.05, 0.9, nesterov, 0.01), 3 * period + 1, **options
         )
@@ -64,12 +72,16 @@ def test_scheduled_step_and_a_rate_that_changes_inside_a_cycle(store):
         return 0.1 / (1 + count)
 
     expected = twin(reference.MomentumSGD(rate, 0.5), 15, step=step)
-    actual = run(plp_optax.plp_sgd(rate, 0.5, step=step, store=store), 15)
+    actual = run(
+        plp_optax.plp_sgd(rate, 0.5, prediction=plp_optax.plp(step, store=store)), 15
+    )
     np.testing.assert_allclose(actual, expected, rtol=1e-11)
 
 
 def test_adamw_chain_is_adamw_then_plp():
-    ready = plp_optax.plp_adamw(0.1, b1=0.8, weight_decay=0.1, step=0.7, period=5)
+    ready = plp_optax.plp_adamw(
+        0.1, b1=0.8, weight_decay=0.1, prediction=plp_optax.plp(0.7, period=5)
+    )
     spelled = optax.chain(
         optax.adamw(0.1, b1=0.8, weight_decay=0.1), plp_optax.plp(0.7, period=5)
     )
@@ -130,7 +142,9 @@ def test_steady_updates_drift_as_the_matched_rate(window, period, fit):
             history, _ = run_tree(tx, jnp.zeros(()), [jnp.ones(())] * period)
         expected = 1 + (step - 0.5) / period
         np.testing.assert_allclose(float(history[-1]) / period, expected, rtol=1e-12)
-        np.testing.assert_allclose(plp_optax.drift(c, period=period), expected)
+        np.testing.assert_allclose(
+            effective_rate_multiplier(c, period=period), expected
+        )
 
 
 def test_step_half_is_neutral_in_drift_but_not_the_identity():
@@ -247,18 +261,9 @@ def test_bad_arguments_are_named(make, kwargs, message):
         ({"step": np.nan}, "got nan"),
     ],
 )
-@pytest.mark.parametrize(
-    "factory",
-    [
-        plp_optax.plp,
-        lambda **kwargs: plp_optax.plp_sgd(0.1, **kwargs),
-        lambda **kwargs: plp_optax.plp_adamw(0.1, **kwargs),
-    ],
-    ids=["plp", "plp_sgd", "plp_adamw"],
-)
-def test_bad_arguments_of_the_transformation_are_named(factory, kwargs, message):
+def test_bad_arguments_of_the_transformation_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        factory(**kwargs)
+        plp_optax.plp(**kwargs)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +272,7 @@ def test_bad_arguments_of_the_transformation_are_named(factory, kwargs, message)
         (lambda: plp_optax.plp_sgd(np.nan), "learning_rate .* got nan"),
         (lambda: plp_optax.plp_sgd(0.1, "0.9"), "momentum .* got '0.9'"),
         (lambda: plp_optax.plp_sgd(0.1, weight_decay="x"), "weight_decay .* got 'x'"),
+        (lambda: plp_optax.plp_sgd(0.1, weight_decay=None), "weight_decay .* got None"),
         (lambda: plp_optax.plp_adamw(0.1, b2=np.inf), "b2 .* got inf"),
     ],
 )
@@ -275,8 +281,40 @@ def test_bad_arguments_of_the_chains_are_named(call, message):
         call()
 
 
-def test_chains_without_decay_need_no_parameters():
-    for make in (plp_optax.plp_sgd, plp_optax.plp_adamw):
-        tx = make(0.1, weight_decay=np.float32(0))
-        updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
-        assert jnp.all(updates < 0)
+def test_sgd_without_decay_needs_no_parameters():
+    tx = plp_optax.plp_sgd(0.1, weight_decay=np.float32(0))
+    updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert jnp.all(updates < 0)
+
+
+@pytest.mark.parametrize("factory", [plp_optax.plp_sgd, plp_optax.plp_adamw])
+def test_the_state_is_the_same_for_every_weight_decay(factory):
+    params = {"w": jnp.ones(2)}
+    states = [
+        factory(0.1, weight_decay=decay, mask=mask).init(params)
+        for mask in (None, {"w": True})
+        for decay in (0, 1e-4)
+    ]
+    for one, other in (states[:2], states[2:]):
+        chex.assert_trees_all_equal_structs(one, other)
+
+
+def test_chains_take_what_optaxs_optimizers_take():
+    """Every argument, by the same name and with the same default."""
+    for ours, theirs in (
+        (plp_optax.plp_sgd, optax.sgd),
+        (plp_optax.plp_adamw, optax.adamw),
+    ):
+        own = inspect.signature(ours).parameters
+        for name, parameter in inspect.signature(theirs).parameters.items():
+            assert own[name].default == parameter.default, name
+            assert own[name].kind == parameter.kind, name
+    options = {"eps_root": 1e-3, "mu_dtype": jnp.bfloat16, "nesterov": True}
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    gradients = [{"a": jnp.asarray([1.0, -2.0]), "b": jnp.ones(2)}] * 2
+    mask = {"a": True, "b": False}
+    ours = plp_optax.plp_adamw(0.1, **options, weight_decay=0.5, mask=mask)
+    theirs = optax.adamw(0.1, **options, weight_decay=0.5, mask=mask)
+    chex.assert_trees_all_equal(
+        run_tree(ours, params, gradients)[0], run_tree(theirs, params, gradients)[0]
+    )
