@@ -171,7 +171,7 @@ def unstack(values: jax.Array) -> list[jax.Array]:
         entries += jax.lax.reduce(
             columns,
             tuple(jnp.zeros((), values.dtype) for _ in columns),
-            lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+            _add,
             (0,),
         )
     return entries
@@ -213,6 +213,10 @@ def sum_by_layer(
     entries.append(jnp.zeros(layers - end, dtype))
     sums = jnp.concatenate(entries)
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def _add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> Any:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def _each(function: Callable[[jax.Array], jax.Array], leaves: Leaves) -> Leaves:

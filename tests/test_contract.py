@@ -311,16 +311,31 @@ def test_inject_hyperparams(case):
     assert_close(state.hyperparams[case.inject], jnp.asarray(value))
 
 
-@every_case
-def test_inject_hyperparams_without_static_arguments_says_which(case):
-    arguments = dict(case.kwargs)
-    if case.inject is None:
-        arguments.setdefault("accumulator_dtype", jnp.float32)
-    if case.optimizes:
-        arguments["active"] = lambda count: count >= 0
-    factory = optax.inject_hyperparams(case.factory)
-    with pytest.raises(ValueError, match="static_args"):
-        factory(**arguments).init(PARAMS)
+@pytest.mark.parametrize(
+    ("factory", "kwargs", "name"),
+    [
+        (plp_optax.plp, {}, "window"),
+        (plp_optax.affine_window, {"coefficients": [0.0, 1.0], "period": 1}, "period"),
+        (plp_optax.plp, {"window": 3}, "window"),
+        (
+            plp_optax.amplify_layers,
+            {"strategy": [(0, 9, 3, 2.0)], "reselect_every": 2},
+            "reselect_every",
+        ),
+    ],
+)
+def test_inject_hyperparams_without_static_arguments_says_which(factory, kwargs, name):
+    with pytest.raises(ValueError, match=f"'{name}' in static_args"):
+        optax.inject_hyperparams(factory)(**kwargs).init(PARAMS)
+
+
+@pytest.mark.parametrize("factory", [plp_optax.plp_sgd, plp_optax.plp_adamw])
+def test_the_learning_rate_of_the_chains_is_injected_without_more(factory):
+    injected = optax.inject_hyperparams(factory)(learning_rate=0.1)
+    actual, state = run_tree(jitted(injected), PARAMS, GRADIENTS[:4])
+    expected, _ = run_tree(jitted(factory(0.1)), PARAMS, GRADIENTS[:4])
+    assert_close(actual[-1], expected[-1])
+    assert float(state.hyperparams["learning_rate"]) == np.float32(0.1)
 
 
 @every_case
