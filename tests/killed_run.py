@@ -8,43 +8,49 @@ import itertools
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import train
-from training import checkpoints
-from training.loop import Loop
+from training.program import Program
+
+
+def pass_by(reached: Callable[[str], None]) -> None:
+    """Calls ``reached`` with the name of each place that a run reaches."""
+    init, batches, fsync = Program.__init__, Program._eval_batches, os.fsync
+
+    def initialised(program, *arguments, **options):
+        init(program, *arguments, **options)
+        train_call = program.train_call
+
+        def call(*arguments):
+            results = train_call(*arguments)  # under way: nobody has waited for it
+            reached("step")
+            return results
+
+        program.train_call = call
+
+    def evaluated(program, part):
+        for batch in batches(program, part):
+            reached("evaluation")
+            yield batch
+
+    def synchronised(descriptor):
+        reached("save")  # a checkpoint is written, or renamed, but not yet on disk
+        fsync(descriptor)
+
+    Program.__init__, Program._eval_batches = initialised, evaluated
+    os.fsync = synchronised
 
 
 def main() -> None:
     place, number = sys.argv[1], int(sys.argv[2])
     passages = itertools.count(1)
 
-    def pass_by(here):
+    def kill(here):
         if here == place and next(passages) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    compile_, seal, batches = Loop.compile, checkpoints._seal, Loop._eval_batches
-
-    def compiled(loop):
-        compile_(loop)
-        train_call = loop._train_call
-
-        def call(*arguments):
-            results = train_call(*arguments)  # under way: nobody has waited for it
-            pass_by("step")
-            return results
-
-        loop._train_call = call
-
-    def sealed(path):
-        pass_by("save")  # the arrays are written, the manifest is not
-        seal(path)
-
-    def evaluated(loop, part):
-        for batch in batches(loop, part):
-            pass_by("evaluation")
-            yield batch
-
-    Loop.compile, checkpoints._seal, Loop._eval_batches = compiled, sealed, evaluated
+    pass_by(kill)
     sys.exit(train.main(sys.argv[3:]))
 
 

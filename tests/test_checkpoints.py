@@ -138,6 +138,27 @@ def test_the_checkpoint_before_is_used_instead(two, damage, capsys):
         assert error.endswith(f"resuming from {older} instead\n")
 
 
+def test_a_damaged_checkpoint_does_not_count_as_one_of_the_newest(two):
+    """It goes with the next save, and the undamaged one before it stays."""
+    store, older, newer = two
+    empty(newer)
+    store.newest(LIKE)
+    store.save(2, 3, Checkpoint(LIKE, {}))
+    assert set(files(older.parent)) == {older.name, "epoch-00002-step-00000003.msgpack"}
+    store.save(3, 0, Checkpoint(LIKE, {}))
+    assert older.name not in files(older.parent)
+    assert len(files(older.parent)) == 2
+
+
+def test_a_damaged_checkpoint_is_written_again(two):
+    store, older, newer = two
+    empty(newer)
+    store.newest(LIKE)
+    store.save(2, 0, Checkpoint(LIKE, {"again": True}))
+    assert store.newest(LIKE)[1].notes == {"again": True}
+    assert set(files(older.parent)) == {older.name, newer.name}
+
+
 def test_without_an_undamaged_checkpoint_all_are_named(two):
     store, older, newer = two
     empty(older)

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, damaged: they go on as if nothing had been."""
+"""Runs that are killed, stopped or damaged finish as if nothing had happened."""
 
 import json
 import os
@@ -11,52 +11,49 @@ from pathlib import Path
 
 import filelock
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import train
 import training
-from training import checkpoints, records
-from training.checkpoints import Checkpoint, Checkpoints
+from tests import programs
+from training import callbacks, checkpoints, config, recipe, workdir
+from training.checkpoints import read
 from training.errors import RunError
-from training.pauses import Stopped
-from training.session import Session
+from training.interrupts import Interrupts, acknowledged
+from training.program import Program
+from training.workdir import WorkDirectory, read_metrics
 
 ROOT = Path(__file__).parent.parent
-# Analysis, amplification and prediction, a save after every step: all that a state
-# can hold, and every position that it can be saved at.
+# Analysis, amplification, prediction and augmentation, a save after every step: all
+# that a state can hold, and every position that it can be saved at.
 STRATEGY = "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"
-ARGV = [
-    *("--model", "tiny", "--width", "8", "--batch-size", "256", "--augment"),
+EVERYTHING = [
+    *("--model", "tiny", "--width", "4", "--batch-size", "256", "--augment"),
     *("--method", "amplify+plp", "--strategy", STRATEGY),
     *("--amplify-threshold", "0.5", "--checkpoint-minutes", "1e-6"),
 ]
+TINY = ["--model", "tiny", "--width", "4", "--batch-size", "128", "--method", "sgd"]
+TINY += ["--epochs", "4", "--cache-dir", "none"]
 TIMES = {"images_per_second", "train_seconds"}
 
 
-def run(workdir, *extra, killer=(), check=True):
-    """Runs the program in a process of its own."""
-    program = ["tests/killed_run.py", *map(str, killer)] if killer else ["train.py"]
-    return subprocess.run(
-        [sys.executable, *program, "--workdir", str(workdir), *ARGV, *extra],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=check,
-    )
+@pytest.fixture(scope="module", autouse=True)
+def _shared_programs():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "build", programs.build)
+        yield
 
 
-def newest(workdir):
-    """Every array of the newest checkpoint, by its place, as bytes."""
-    path = max((workdir / records.CHECKPOINTS).iterdir())
-    tree = checkpoints.read(path).tree
+def saved(path):
+    return sorted((path / workdir.CHECKPOINTS).glob("*.msgpack"))
+
+
+def arrays(path):
+    """Every array of a file, by its place, as bytes."""
     return {
         jax.tree_util.keystr(place): (x.dtype, x.shape, np.asarray(x).tobytes())
-        for place, x in jax.tree_util.tree_leaves_with_path(tree)
+        for place, x in jax.tree_util.tree_leaves_with_path(read(path).tree)
     }
 
 
@@ -66,14 +63,10 @@ def without_times(fields):
 
 def assert_same_run(a, b):
     """Bitwise the same state and best network; the same records, times apart."""
-    assert newest(a) == newest(b)
-    for x, y in zip(
-        jax.tree.leaves(checkpoints.read(a / "best").tree),
-        jax.tree.leaves(checkpoints.read(b / "best").tree),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(x, y)
-    histories = [[*map(without_times, records.read_metrics(path))] for path in (a, b)]
+    assert saved(a)[-1].name == saved(b)[-1].name
+    assert arrays(saved(a)[-1]) == arrays(saved(b)[-1])
+    assert arrays(a / workdir.BEST) == arrays(b / workdir.BEST)
+    histories = [[*map(without_times, read_metrics(path))] for path in (a, b)]
     assert histories[0] == histories[1]
     results = [
         without_times(json.loads((path / "result.json").read_text())) for path in (a, b)
@@ -82,19 +75,113 @@ def assert_same_run(a, b):
     assert (a / "layers.txt").read_text() == (b / "layers.txt").read_text()
 
 
+# -- Simulated kills, in this process --------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no handler of errors sees, like SIGKILL."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("uninterrupted") / "run"
+    argv = [*EVERYTHING, "--cache-dir", "none", "--workdir", str(path)]
+    assert train.main(argv) == 0
+    assert len(read_metrics(path)) == 5
+    assert read_metrics(path)[2]["amplified"]
+    return path
+
+
+def fail_at(patch, place, number):
+    """Ends runs when they are at a place for this time, as `killed_run` does."""
+    passages = []
+
+    def reached():
+        passages.append(1)
+        if len(passages) == number:
+            raise Killed
+
+    batches, fsync = Program._eval_batches, os.fsync
+
+    def evaluated(program, part):
+        for batch in batches(program, part):
+            reached()
+            yield batch
+
+    def synchronised(descriptor):
+        reached()
+        fsync(descriptor)
+
+    class AtCall(callbacks.Callback):
+        def on_call(self, state):
+            reached()
+
+    if place == "evaluation":
+        patch.setattr(Program, "_eval_batches", evaluated)
+    if place == "save":
+        patch.setattr(os, "fsync", synchronised)
+    return AtCall() if place == "step" else None
+
+
+# A run has 20 steps; a save of a best network and a checkpoint has 4 positions.
+@pytest.mark.parametrize(
+    ("place", "last"), [("step", 20), ("save", 60), ("evaluation", 12)]
+)
+def test_resumed_at_any_moment_is_bitwise_the_same(
+    uninterrupted, tmp_path, place, last
+):
+    """Several times in the same run, at random moments."""
+    path = tmp_path / "run"
+    argv = [*EVERYTHING, "--cache-dir", "none", "--workdir", str(path)]
+    moments = np.random.default_rng().integers(1, last, 4)
+    print("killed at passages", moments)
+    killed = 0
+    for moment in moments:
+        with pytest.MonkeyPatch.context() as patch:
+            callback = fail_at(patch, place, moment)
+            try:
+                recipe.train(config.parse(argv), callback)
+            except Killed:
+                killed += 1
+                assert not (path / workdir.RESULT).exists()
+    assert killed
+    assert train.main(argv) == 0
+    assert_same_run(uninterrupted, path)
+
+
+# -- Real kills, in other processes ----------------------------------------------------
+
+
+def run(path, *extra, killer=(), check=True):
+    """Runs the program in another process."""
+    program = ["tests/killed_run.py", *map(str, killer)] if killer else ["train.py"]
+    return subprocess.run(
+        [sys.executable, *program, "--workdir", str(path), *EVERYTHING, *extra],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=check,
+    )
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """A run that nothing happened to."""
     path = tmp_path_factory.mktemp("reference") / "run"
     run(path)
-    assert len(records.read_metrics(path)) == 5
+    assert len(read_metrics(path)) == 5
     return path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "number"),
-    [("step", 1), ("step", 7), ("save", 12), ("evaluation", 5), ("evaluation", 11)],
+    [
+        *(("step", 1), ("step", 7), ("save", 12), ("save", 13)),
+        *(("evaluation", 5), ("evaluation", 11)),
+    ],
     ids=lambda x: str(x),
 )
 def test_killed_and_resumed_is_bitwise_the_same(reference, tmp_path, place, number):
@@ -103,7 +190,7 @@ def test_killed_and_resumed_is_bitwise_the_same(reference, tmp_path, place, numb
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (path / "result.json").exists()
     resumed = run(path)
-    started = [line for line in resumed.stdout.splitlines() if "going on" in line]
+    started = [line for line in resumed.stdout.splitlines() if "resuming from" in line]
     assert bool(started) == ((place, number) != ("step", 1))
     assert_same_run(reference, path)
 
@@ -115,15 +202,15 @@ def test_killed_at_random_moments(reference, tmp_path):
     moments = []
     for _ in range(3):
         process = subprocess.Popen(
-            [sys.executable, "train.py", "--workdir", str(path), *ARGV],
+            [sys.executable, "train.py", "--workdir", str(path), *EVERYTHING],
             cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        line = ""
         for line in process.stdout:
-            if line.startswith(("compiling", "going on")):
+            if line.startswith(("recording in", "resuming from")):
                 break
         moments.append(random.uniform(0, 2))
         time.sleep(moments[-1])
@@ -134,8 +221,9 @@ def test_killed_at_random_moments(reference, tmp_path):
     assert_same_run(reference, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_say_how_to_go_on(tmp_path, number):
+def test_signals_save_and_say_how_to_resume(tmp_path, number):
     """A real signal at a random moment of a run that saves and evaluates often."""
     path = tmp_path / "run"
     argv = ["--model", "tiny", "--width", "4", "--epochs", "2000", "--method", "sgd"]
@@ -144,40 +232,37 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, number):
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     for line in process.stdout:
-        if line.startswith("epoch    3"):
+        if line.strip().startswith("3/2000"):
             break
     time.sleep(np.random.default_rng().uniform(0, 0.5))
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + number, error
-    said, again = error.strip().splitlines()
-    assert said == "train.py: stopped, and saved: go on with"
-    # The very command, without what would begin anew.
+    said, again = error.strip().splitlines()[-2:]
+    assert said == "train.py: stopped and saved: resume with"
+    # The same command, without what would start again.
     assert again.strip() == f"python train.py --workdir {path} {' '.join(argv)}"
-    epochs = len(records.read_metrics(path))
+    epochs = len(read_metrics(path))
     assert epochs >= 3
-    _, variables, _ = training.load(path)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(variables))
-    state = checkpoints.read(max((path / records.CHECKPOINTS).iterdir()))
-    assert state.notes["epoch"] == epochs
+    assert all(
+        np.isfinite(x).all() for x in jax.tree.leaves(training.load(path).variables)
+    )
+    assert read(saved(path)[-1]).notes["epoch"] == epochs
 
 
-# -- In one process --------------------------------------------------------------------
-
-TINY = ["--model", "tiny", "--width", "4", "--batch-size", "128", "--method", "sgd"]
+# -- Signals, in this process ----------------------------------------------------------
 
 
-def stop_after(monkeypatch, epochs):
-    """Lets runs stop as if asked to, after so many epochs."""
-    end_epoch = Session.end_epoch
+def signal_after(patch, epoch, number=signal.SIGINT):
+    """Sends this process a signal when a run has recorded an epoch."""
+    add = WorkDirectory.add
 
-    def stopping(session, metrics):
-        answer = end_epoch(session, metrics)
-        if metrics["epoch"] == epochs:
-            raise Stopped(signal.SIGINT)
-        return answer
+    def signalling(directory, metrics):
+        add(directory, metrics)
+        if metrics["epoch"] == epoch:
+            os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Session, "end_epoch", stopping)
+    patch.setattr(WorkDirectory, "add", signalling)
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +270,8 @@ def stopped(tmp_path_factory):
     """A run that was stopped after three of four epochs."""
     path = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 3)
-        assert train.main([*TINY, "--epochs", "4", "--workdir", str(path)]) == 130
+        signal_after(patch, 3)
+        assert train.main([*TINY, "--workdir", str(path)]) == 130
     return path
 
 
@@ -195,152 +280,152 @@ def unfinished(stopped, tmp_path):
     """Flags of such a run, and its directory."""
     path = tmp_path / "run"
     shutil.copytree(stopped, path)
-    return [*TINY, "--epochs", "4", "--workdir", str(path)], path
+    return [*TINY, "--workdir", str(path)], path
 
 
-def test_a_signal_behind_the_last_question_is_not_lost(tmp_path, monkeypatch):
-    """It comes while the first seed's last save is written: no second seed begins."""
-    close = Checkpoints.close
-    sessions = []
-    init = Session.__init__
-
-    def noted(session, *arguments):
-        init(session, *arguments)
-        sessions.append(session)
-
-    def late(store):
-        close(store)
-        sessions[-1].pauses._note(signal.SIGTERM, None)
-
-    argv = [*TINY, "--epochs", "1", "--seed", "0", "1", "--workdir", str(tmp_path)]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch, number):
+    path = tmp_path / "run"
+    argv = [*TINY, "--checkpoint-epochs", "0", "--workdir", str(path)]
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "__init__", noted)
-        patch.setattr(Checkpoints, "close", late)
+        signal_after(patch, 2, number)
+        assert train.main([*argv, "--overwrite"]) == 128 + number
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    said, again = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert said == "train.py: stopped and saved: resume with"
+    # The same command, without what would start again.
+    assert again.strip() == f"python train.py {' '.join(argv)}"
+    (checkpoint,) = saved(path)
+    notes = read(checkpoint).notes
+    assert notes["epoch"] == len(read_metrics(path)) == 2
+    assert notes["step"] <= 1
+    assert train.main([*argv, "--resume", "required"]) == 0
+    assert f"resuming from {checkpoint}" in capsys.readouterr().out
+    assert [m["epoch"] for m in read_metrics(path)] == [1, 2, 3, 4]
+
+
+def test_a_signal_after_the_last_check_is_not_lost(tmp_path, monkeypatch):
+    """It comes when the first seed's last test is over: no second seed begins."""
+    check_last = Interrupts.check_last
+    paths = [tmp_path / f"seed-{seed}" for seed in (0, 1)]
+
+    def late(interrupts):
+        os.kill(os.getpid(), signal.SIGTERM)
+        check_last(interrupts)
+
+    argv = [*TINY, "--max-steps", "8", "--seed", "0", "1", "--workdir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupts, "check_last", late)
         assert train.main(argv) == 128 + signal.SIGTERM
-    assert len(sessions) == 1
+    assert [(path / workdir.METRICS).exists() for path in paths] == [True, False]
     assert train.main(argv) == 0
-    assert all((tmp_path / f"seed-{n}" / records.RESULT).exists() for n in (0, 1))
+    assert all((path / workdir.RESULT).exists() for path in paths)
 
 
-def saved(path):
-    return sorted((path / records.CHECKPOINTS).iterdir())
+def test_ctrl_c_is_acknowledged_while_the_main_thread_is_busy(capfd, monkeypatch):
+    """At once; a second one ends the process."""
+    exits = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with acknowledged():
+            for count in (1, 2):
+                os.kill(os.getpid(), signal.SIGINT)
+                deadline = time.monotonic() + 20
+                seen = ""
+                while time.monotonic() < deadline:
+                    seen += capfd.readouterr().err
+                    if seen if count == 1 else exits:
+                        break
+                    time.sleep(0.01)
+                if count == 1:
+                    assert seen.strip().startswith("stopping as soon as")
+                    assert not exits
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert exits == [130]
 
 
-def damage(path, how):
-    """Damages a checkpoint; a word of what is found."""
-    arrays = max((path / "arrays").rglob("d/*"), key=lambda p: p.stat().st_size)
-    content = arrays.read_bytes()
-    match how:
-        case "flipped byte":
-            middle = len(content) // 2
-            flipped = bytes([content[middle] ^ 1])
-            arrays.write_bytes(content[:middle] + flipped + content[middle + 1 :])
-        case "truncated":
-            arrays.write_bytes(content[:-1])
-        case "missing file":
-            arrays.unlink()
-        case "missing manifest":
-            (path / "manifest.json").unlink()
-        case "garbled manifest":
-            (path / "manifest.json").write_text("{")
-        case "empty":
-            shutil.rmtree(path)
-            path.mkdir()
+# -- Damage ----------------------------------------------------------------------------
 
 
-DAMAGES = [
-    "flipped byte",
-    "truncated",
-    "missing file",
-    "missing manifest",
-    "garbled manifest",
-    "empty",
-]
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", DAMAGES)
-def test_damage_is_noticed_and_the_one_before_used(tmp_path, how, capsys):
-    tree = {"w": np.arange(4000.0), "b": np.array(1, np.int32)}
-    store = Checkpoints(tmp_path, keep=2)
-    for name in ("a", "b"):
-        store.save(name, Checkpoint(tree, {"name": name}))
-    store.close()
-    damage(tmp_path / "b", how)
-    name, (_, notes) = store.newest(tree)
-    assert name == notes["name"] == "a"
-    error = capsys.readouterr().err
-    assert f"{tmp_path / 'b'} is damaged" in error
-    assert f"going on from {tmp_path / 'a'} instead" in error
+def contents(path):
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def test_a_damaged_run_goes_on_from_the_checkpoint_before(unfinished, capsys):
+@pytest.mark.parametrize("damage", [flip, Path.unlink], ids=["flipped", "missing"])
+def test_a_damaged_run_is_resumed_from_the_checkpoint_before(
+    unfinished, capsys, damage
+):
     argv, path = unfinished
     older, newer = saved(path)
-    damage(newer, "flipped byte")
+    damage(newer)
     assert train.main(argv) == 0
-    assert f"going on from {older} instead" in capsys.readouterr().err
-    assert [m["epoch"] for m in records.read_metrics(path)] == [1, 2, 3, 4]
+    output = capsys.readouterr()
+    assert f"resuming from {older}" in output.out
+    assert (f"resuming from {older} instead" in output.err) == (damage is flip)
+    assert [m["epoch"] for m in read_metrics(path)] == [1, 2, 3, 4]
     for checkpoint in saved(path):
-        checkpoints.verify(checkpoint)
+        checkpoints._verified(checkpoint)
 
 
-def test_without_a_whole_checkpoint_a_sentence_and_nothing_lost(unfinished, capsys):
+def test_without_an_undamaged_checkpoint_a_sentence_and_nothing_lost(
+    unfinished, capsys
+):
     argv, path = unfinished
     for checkpoint in saved(path):
-        damage(checkpoint, "flipped byte")
-    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+        flip(checkpoint)
+    before = contents(path)
     assert train.main(argv) == 2
     error = capsys.readouterr().err
     assert all(str(checkpoint) in error for checkpoint in saved(path))
     assert "--overwrite" in error
-    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
-
-
-def test_a_run_that_steps_back_keeps_what_it_saves_then(tmp_path):
-    """Not the damaged checkpoint beyond, though that is the newest by its name."""
-    tree = {"w": np.arange(3.0)}
-    store = Checkpoints(tmp_path, keep=3)
-    for name in ("a", "b", "d"):
-        store.save(name, Checkpoint(tree, {}))
-    store.close()
-    damage(tmp_path / "d", "flipped byte")
-    store = Checkpoints(tmp_path, keep=1)
-    assert store.newest(tree)[0] == "b"
-    store.save("c", Checkpoint(tree, {}))
-    store.close()
-    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+    assert contents(path) == before
 
 
 def test_removed_checkpoints_do_not_mean_a_new_run(unfinished, capsys):
     argv, path = unfinished
-    shutil.rmtree(path / records.CHECKPOINTS)
+    shutil.rmtree(path / workdir.CHECKPOINTS)
     assert train.main(argv) == 2
     assert "checkpoints were removed" in capsys.readouterr().err
-    assert len(records.read_metrics(path)) == 3
+    assert len(read_metrics(path)) == 3
     assert training.load(path).config.model == "tiny"
 
 
 def test_damaged_best_is_noticed(unfinished):
     _, path = unfinished
-    damage(path / "best", "flipped byte")
-    with pytest.raises(RunError, match="best is damaged"):
+    flip(path / workdir.BEST)
+    with pytest.raises(RunError, match=r"best\.msgpack is damaged"):
         training.load(path)
 
 
-def test_a_missing_best_is_written_anew(unfinished):
+def test_a_missing_best_is_written_again(unfinished):
     """Checkpoints hold it, too."""
     argv, path = unfinished
-    shutil.rmtree(path / "best")
+    (path / workdir.BEST).unlink()
     assert train.main(argv) == 0
     assert training.load(path).config.model == "tiny"
 
 
+# -- What may be asked for -------------------------------------------------------------
+
+
 def test_no_more_checkpoints_than_asked_for(tmp_path):
     path = tmp_path / "run"
-    argv = [*TINY, "--epochs", "4", "--keep-checkpoints", "3"]
-    assert train.main([*argv, "--workdir", str(path)]) == 0
-    names = [f"epoch-{epoch:05d}-step-00000000" for epoch in (2, 3, 4)]
+    argv = [*TINY, "--keep-checkpoints", "3", "--workdir", str(path)]
+    assert train.main(argv) == 0
+    names = [f"epoch-{epoch:05d}-step-00000000.msgpack" for epoch in (2, 3, 4)]
     assert [p.name for p in saved(path)] == names
+    argv = [*TINY, "--checkpoint-epochs", "3", "--keep-checkpoints", "9", "--overwrite"]
+    assert train.main([*argv, "--workdir", str(path)]) == 0
+    assert [read(p).notes["epoch"] for p in saved(path)] == [3, 4]
 
 
 def test_resume_can_be_refused_or_required(unfinished, tmp_path, capsys):
@@ -349,13 +434,13 @@ def test_resume_can_be_refused_or_required(unfinished, tmp_path, capsys):
     assert "did not finish" in capsys.readouterr().err
     other = [*argv[:-1], str(tmp_path / "other"), "--resume", "required"]
     assert train.main(other) == 2
-    assert "no run to go on with" in capsys.readouterr().err
+    assert "no run to resume" in capsys.readouterr().err
     assert train.main([*argv, "--learning-rate", "0.01"]) == 2
     assert "learning_rate is 0.05 there and 0.01 here" in capsys.readouterr().err
-    # How a run is conducted may change.
+    # Where and how a run is kept may change.
     argv = [*argv, "--keep-checkpoints", "1", "--on-nonfinite", "skip"]
     assert train.main([*argv, "--resume", "required"]) == 0
-    assert "going on from" in capsys.readouterr().out
+    assert "resuming from" in capsys.readouterr().out
     assert len(saved(path)) == 1
 
 
@@ -367,50 +452,35 @@ def test_a_directory_in_use_is_refused(unfinished, capsys):
     assert train.main(argv) == 0
 
 
-def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["checkpoint", "metrics.jsonl", "result.json"])
+def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch, capsys, name):
+    """Where there is space again, the run is resumed from what was saved."""
     path = tmp_path / "run"
-    argv = [*TINY, "--epochs", "4", "--workdir", str(path)]
-    usage = shutil.disk_usage
+    argv = [*TINY, "--workdir", str(path)]
 
-    def full(place):
-        free = 100 if "epoch-00003" in str(place) else usage(place).free
-        return usage(place)._replace(free=free)
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    count = []
+
+    def fail_in_the_third_epoch(descriptor, fsync=os.fsync):
+        count.append(1)
+        fail() if len(count) > 10 else fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", full)
+        if name == "checkpoint":
+            patch.setattr(os, "fsync", fail_in_the_third_epoch)
+        elif name == "metrics.jsonl":
+            patch.setattr(WorkDirectory, "_add_events", fail)
+        else:
+            patch.setattr(workdir, "_write_json", fail)
         assert train.main(argv) == 2
-    assert "no space left" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "No space left" in error
+    assert "make room" in error
+    assert error.count("\n") == 1
     for checkpoint in saved(path):
-        checkpoints.verify(checkpoint)
-    # With room again it goes on from what was saved.
+        checkpoints._verified(checkpoint)
     assert train.main(argv) == 0
-    assert "going on from" in capsys.readouterr().out
-
-
-def test_float64_and_structure_survive_a_save(tmp_path):
-    """Bits of every dtype in a state, empty trees, and the names of a chain."""
-    tree = {
-        "a": (np.float64(1) / 3 * np.ones(3), optax.EmptyState()),
-        "b": optax.TraceState({"w": np.array(7, np.int32)}),
-        "c": np.array([1.5, -2], jnp.bfloat16.dtype),
-        "d": {},
-    }
-    store = Checkpoints(tmp_path / "all", keep=1)
-    store.save("one", Checkpoint(tree, {"x": [1.0, float("nan")]}))
-    store.close()
-    name, (read, notes) = Checkpoints(tmp_path / "all", keep=1).newest(tree)
-    assert name == "one"
-    assert np.isnan(notes["x"][1])
-    assert jax.tree.structure(read) == jax.tree.structure(tree)
-    for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(tree), strict=True):
-        assert a.dtype == b.dtype
-        assert a.shape == b.shape
-        assert a.tobytes() == b.tobytes()
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    store = Checkpoints(tmp_path, keep=1)
-    store.save("one", Checkpoint({"w": np.ones(3)}, {}))
-    store.close()
-    with pytest.raises(RunError, match="does not fit this version"):
-        store.newest({"v": np.ones(3)})
+    assert ("resuming from" in capsys.readouterr().out) == (name == "checkpoint")
+    assert [m["epoch"] for m in read_metrics(path)] == [1, 2, 3, 4]

@@ -52,12 +52,13 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int) -> None:
         self._directory = directory
         self._keep = keep
+        self._damaged: set[Path] = set()
 
     def save(self, epoch: int, step: int, checkpoint: Checkpoint) -> None:
         """Saves a checkpoint at a position in the run; removes all but the newest.
 
-        Checkpoints beyond the position are removed too: they are damaged, and the run
-        was resumed from an earlier one.
+        Those that :meth:`newest` found damaged are removed too, and so are those beyond
+        the position, since the run was resumed from an earlier one.
 
         Raises:
           RunError: If it cannot be written; those before it remain.
@@ -66,7 +67,9 @@ class Checkpoints:
 
         def write_and_thin() -> None:
             write(path, checkpoint)
-            kept = [p for p in self._newest_first() if p.name <= path.name]
+            self._damaged.discard(path)
+            intact = [p for p in self._newest_first() if p not in self._damaged]
+            kept = [p for p in intact if p.name <= path.name]
             for old in set(self._newest_first()) - set(kept[: self._keep]):
                 if not old.is_dir():  # not one of ours
                     old.unlink()
@@ -98,6 +101,7 @@ class Checkpoints:
             try:
                 _verified(path)
             except DamagedError as damage:
+                self._damaged.add(path)
                 damages.append(f"{path} is damaged ({damage})")
                 continue
             for damage_ in damages:

@@ -107,7 +107,10 @@ class WorkDirectory:
 
     def __exit__(self, *exception: object) -> None:
         if self._events is not None:
-            self._events.close()
+            # On a full disk closing fails as well. What it would write, the events of
+            # each epoch, has been flushed.
+            with contextlib.suppress(OSError):
+                self._events.close()
             self._events = None
         self._lock.release()
 
