@@ -4,13 +4,13 @@
     python -m benchmarks.acceleration --model tiny --width 8 --rounds 10
 
 What "Accelerating Neural Network Training: A Brief Review" (arXiv 2312.10024)
-combines, each beside training with none of it, all in turn in one run: time per image,
-memory, and the loss after the same number of images of a synthetic task, in the same
-order from the same initial parameters.
+combines, each compared with training without them, alternating in one run: time per
+image, memory, and the loss after the same number of images of a synthetic task, in the
+same order from the same initial parameters.
 
-Memory is what the compiled step is given and returns (the state, and the data set or
-a batch), and its temporaries. Where a device counts its own memory, the record has the
-most that it held for all arms together.
+Memory is that of the compiled step's arguments and results (the state, and the data
+set or a batch), and of its temporaries. Where a device reports its memory, the record
+has the peak over all arms.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def run(
                 "temporary_bytes": training.temporary_bytes,
                 "first_loss": training.losses[0],
                 "last_loss": training.losses[-1],
-                "compile_seconds": training.compile_seconds,
+                "compile_seconds": training.program.compile_seconds,
             }
             for name, training in trainings.items()
         },
@@ -98,7 +98,7 @@ def table(record: dict[str, Any]) -> Table:
     result = Table(
         Column("with", no_wrap=True),
         "time per image (us)",
-        "time / none's",
+        "time / none",
         "held (MB)",
         "temporaries (MB)",
         "first loss",
@@ -110,8 +110,8 @@ def table(record: dict[str, Any]) -> Table:
     for name, arm in record["arms"].items():
         result.add_row(
             name,
-            measure.tell(arm["microseconds_per_image"], ",.1f"),
-            measure.tell(arm["time_ratio"]),
+            measure.quartiles_text(arm["microseconds_per_image"], ",.1f"),
+            measure.quartiles_text(arm["time_ratio"]),
             f"{arm['held_bytes'] / 1e6:,.1f}",
             f"{arm['temporary_bytes'] / 1e6:,.1f}",
             f"{arm['first_loss']:.3f}",
@@ -125,7 +125,7 @@ def main() -> None:
     fast = measure.on_accelerator()
     parser = measure.parser(__doc__, rounds=10 if fast else 7)
     add = parser.add_argument
-    add("--model", choices=models.NAMES, default="resnet18")
+    add("--model", choices=models.NETWORKS, default="resnet18")
     add("--width", type=int, default=64 if fast else 16)
     add("--batch-size", type=int, default=512 if fast else 128)
     add("--images", type=int, default=51_200 if fast else 512, help="in a round")

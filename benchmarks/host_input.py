@@ -3,12 +3,12 @@
     python -m benchmarks.host_input
 
 For sets that do not fit on the device, ``train.py --input host`` gathers batches with
-NumPy in a thread, ahead of the step. Here that feed stands beside Grain
+NumPy in a thread, before the step. Here that feed is compared with Grain
 (``pip install grain``; left out where it is absent), with Grain's default threads and
-either its usual pipeline of single examples or one of whole batches, and beside
-images that lie on the device. All in turn in one run: batches per second of the feed
-alone, until they are on the device, and images per second of training a small network
-behind it.
+either its usual pipeline of single examples or one of batches, and with images that are
+resident on the device. Alternating in one run: batches per second of the feed alone,
+until they are on the device, and images per second of training a small network with
+it.
 """
 
 import importlib
@@ -33,7 +33,7 @@ GRAIN_BATCHES = "grain, batches"
 
 
 class Grain(feed.Host):
-    """Host input through Grain's threads; sent ahead as the NumPy thread does."""
+    """Host input through Grain's threads; sent in advance as by the NumPy thread."""
 
     def __init__(
         self, examples: data.Examples, batch_size: int, *, whole_batches: bool
@@ -74,21 +74,21 @@ def run(
     """Measures all feeds; returns what the record holds.
 
     Args:
-      model: The network behind the feeds.
+      model: The network that is trained.
       width: Channels of its first stage.
       batch_size: Images in a batch.
-      images: Images of an epoch, all of which a feed alone goes through in a round.
-      train_images: The same with the network behind it; a part of the epoch's.
+      images: Images that a feed alone delivers in a round.
+      train_images: Images that the network is trained on in a round.
       rounds: Timed rounds; an untimed one comes before.
     """
-    whole = measure.synthetic(images)
+    full = measure.synthetic(images)
     part = measure.synthetic(train_images)
     config = measure.training_config(model=model, width=width, batch_size=batch_size)
     alone = {
         name: _drain(feed_, images // batch_size)
-        for name, feed_ in make_feeds(whole.train, batch_size).items()
+        for name, feed_ in make_feeds(full.train, batch_size).items()
     }
-    behind: dict[str, Callable[[], Any]] = {
+    trained: dict[str, Callable[[], Any]] = {
         RESIDENT: measure.Training(config, part).run,
         **{
             name: measure.Training(config, part, feed_).run
@@ -96,8 +96,11 @@ def run(
         },
     }
     feeding = measure.alternate(alone, rounds=rounds)
-    training = measure.alternate(behind, rounds=rounds)
-    batches, trained = images // batch_size, train_images // batch_size * batch_size
+    training = measure.alternate(trained, rounds=rounds)
+    batches, images_trained = (
+        images // batch_size,
+        train_images // batch_size * batch_size,
+    )
     medians = {name: float(np.median(values)) for name, values in feeding.items()}
     return {
         "model": model,
@@ -113,10 +116,10 @@ def run(
                 "batches_per_second": measure.quartiles(batches / feeding[name])
                 if name in feeding
                 else None,
-                "images_per_second": measure.quartiles(trained / training[name]),
+                "images_per_second": measure.quartiles(images_trained / training[name]),
                 "time_ratio": measure.ratio(training, name, RESIDENT),
             }
-            for name in behind
+            for name in trained
         },
     }
 
@@ -150,20 +153,20 @@ def table(record: dict[str, Any]) -> Table:
     result = Table(
         Column("input", no_wrap=True),
         "feed alone (batches/s)",
-        f"{record['model']} behind it (images/s)",
-        "time / resident's",
+        f"training {record['model']} (images/s)",
+        "time / resident",
         title=f"Input in batches of {record['batch_size']}, {record['rounds']} rounds: "
         "median (quartiles)",
         caption=f"Fastest from the host: {record['fastest_feed']}."
         + ("" if record["grain"] else " Grain is not installed."),
     )
-    for name, told in record["feeds"].items():
-        alone = told["batches_per_second"]
+    for name, values in record["feeds"].items():
+        alone = values["batches_per_second"]
         result.add_row(
             name,
-            measure.tell(alone, ",.0f") if alone else "",
-            measure.tell(told["images_per_second"], ",.0f"),
-            measure.tell(told["time_ratio"]),
+            measure.quartiles_text(alone, ",.0f") if alone else "",
+            measure.quartiles_text(values["images_per_second"], ",.0f"),
+            measure.quartiles_text(values["time_ratio"]),
         )
     return result
 
@@ -173,11 +176,16 @@ def main() -> None:
     fast = measure.on_accelerator()
     parser = measure.parser(__doc__, rounds=10)
     add = parser.add_argument
-    add("--model", choices=models.NAMES, default="tiny")
+    add("--model", choices=models.NETWORKS, default="tiny")
     add("--width", type=int, default=64 if fast else 8)
     add("--batch-size", type=int, default=512 if fast else 128)
     add("--images", type=int, default=51_200, help="in a round")
-    add("--train-images", type=int, default=51_200 if fast else 2_560, help="likewise")
+    add(
+        "--train-images",
+        type=int,
+        default=51_200 if fast else 2_560,
+        help="trained on",
+    )
     options = parser.parse_args()
     record = run(
         options.model,

@@ -1,30 +1,31 @@
-"""Training on made-up images, timing arms in turn, and writing records."""
+"""Training on synthetic images, timing alternating arms, and writing records."""
 
 import argparse
 import json
 import os
 import platform
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from training import config as config_lib
-from training import data, networks, optimizers, parallel, records
+from training import data, networks, recipe
 from training.config import Config
-from training.feed import Feed, Host, Resident
-from training.step import Preprocess, make_initial_state, make_train_step
+from training.feed import Feed
+from training.program import means
+from training.provenance import provenance
 
 RECORDS = Path(__file__).parent / "records"
 CLASSES = 100
-# Of every training step here, whichever library takes it.
+# The optimizer of every training step here, in JAX and in PyTorch.
 OPTIMIZER = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 
 
@@ -80,62 +81,30 @@ def synthetic(count: int) -> data.Dataset:
 
 
 class Training:
-    """Training as ``train.py`` does it, compiled, without evaluation or records.
+    """Training as ``train.py`` does it, without evaluation or records.
 
     Attributes:
-      parameters: How many the network has.
+      program: The compiled program.
+      parameters: How many parameters the network has.
       held_bytes: Memory of the compiled step's arguments and results: the state, and
         the batch or the data set.
       temporary_bytes: Memory that the step needs while it runs.
-      compile_seconds: Time from nothing to a step that is ready to run.
       losses: Mean loss of each pass so far.
     """
 
     def __init__(
-        self, config: Config, dataset: data.Dataset, feed: Feed | None = None
+        self, config: Config, dataset: data.Dataset, source: Feed | None = None
     ) -> None:
-        """Compiles the step.
+        """Compiles the program.
 
         Args:
           config: A complete configuration; see :func:`training_config`.
           dataset: The images; a pass takes all whole batches.
-          feed: How they reach the step; by default as ``config.input`` says.
+          source: How they reach the step; by default as ``config.input`` says.
         """
-        start = time.perf_counter()
-        self._steps = len(dataset.train.labels) // config.batch_size
-        if feed is None and config.input == "host":
-            feed = Host(dataset.train, config.batch_size)
-        per_call = self._steps if on_accelerator() else 1
-        self._feed = feed or Resident(dataset.train, config.batch_size, per_call)
-        schedule = optimizers.make_schedule(
-            config, steps_per_epoch=self._steps, total_steps=self._steps
-        )
-        tx = optimizers.make_optimizer(config, schedule, steps_per_epoch=self._steps)
-        module = networks.make_network(
-            config, dataset.num_classes, axis_name=parallel.AXIS
-        )
-        dtype = networks.DTYPES[config.precision]
-        preprocess = Preprocess(
-            dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
-        )
-        step = make_train_step(
-            module,
-            tx,
-            preprocess,
-            augment=config.augment,
-            accumulate=config.accumulate,
-            unroll=not on_accelerator(),
-        )
-        shape = dataset.train.images.shape[1:]
-        self._state = make_initial_state(module, tx, shape, dtype)(jax.random.key(0))
-        self._call = parallel.compile_step(
-            self._feed.wrap(step),
-            self._state,
-            *next(self._feed.calls(0, 0, range(1))).arguments,
-            donate=True,
-        )
-        compiled: Any = self._call
-        memory = compiled.memory_analysis()
+        self.program = recipe.build(config, dataset, source)
+        self._state = self.program.initial_state(0)
+        memory = self.program.train_call.memory_analysis()
         self.held_bytes = (
             memory.argument_size_in_bytes
             + memory.output_size_in_bytes
@@ -143,20 +112,13 @@ class Training:
         )
         self.temporary_bytes = memory.temp_size_in_bytes
         self.parameters = sum(x.size for x in jax.tree.leaves(self._state.params))
-        self.compile_seconds = time.perf_counter() - start
         self.losses: list[float] = []
 
     def run(self) -> None:
         """Trains one pass over the images, and waits for it."""
-        under_way: deque[jax.Array] = deque()
-        total = 0.0
-        for call in self._feed.calls(0, len(self.losses), range(self._steps)):
-            self._state, metrics = self._call(self._state, *call.arguments)
-            under_way.append(metrics["loss"])
-            if len(under_way) > 2:  # as in training: the host stays near
-                total += float(under_way.popleft())
-        total += sum(float(loss) for loss in under_way)
-        self.losses.append(total / self._steps)
+        for call in self.program.train_epoch(self._state, 0, len(self.losses)):
+            self._state = call.state
+        self.losses.append(means(self._state.monitor.epoch)["loss"])
 
 
 def training_config(**fields: Any) -> Config:
@@ -166,26 +128,20 @@ def training_config(**fields: Any) -> Config:
 
 
 def count_operations(config: Config, dataset: data.Dataset) -> float:
-    """Floating-point operations of an image's loss and gradient.
+    """Floating-point operations of the loss and gradient of an image.
 
-    As XLA counts them before it optimises; a multiplication and its addition are two.
+    As XLA counts them before optimisation; a multiply-add counts as two.
     """
     module = networks.make_network(config, dataset.num_classes, axis_name=None)
     shape = (config.batch_size, *dataset.train.images.shape[1:])
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     labels = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    key = jax.random.key(0)
-    variables = jax.eval_shape(lambda x: module.init(key, x, train=False), images)
+    variables = jax.eval_shape(
+        lambda x: module.init(jax.random.key(0), x, train=False), images
+    )
 
     def loss(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> Any:
-        logits, _ = module.apply(
-            {**rest, "params": params},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return training_loss(module, {**rest, "params": params}, images, labels)[0]
 
     params = variables.pop("params")
     lowered = jax.jit(jax.grad(loss)).lower(params, variables, images, labels)
@@ -193,10 +149,25 @@ def count_operations(config: Config, dataset: data.Dataset) -> float:
     return float(analysis["flops"]) / config.batch_size
 
 
+def training_loss(
+    module: nn.Module, variables: Any, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, Any]:
+    """Mean cross-entropy of a training forward pass, and the new running statistics."""
+    logits, changed = module.apply(
+        variables,
+        images,
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": jax.random.key(0)},
+    )
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean(), changed.get("batch_stats", {})
+
+
 def make_product(precision: str, side: int) -> Callable[[], Any]:
     """A product of two matrices of this side.
 
-    The pace of a large one is about the best that the device has to offer.
+    A large one runs at about the highest rate that the device reaches.
     """
     matrix = jnp.ones((side, side), networks.DTYPES[precision])
     product = jax.jit(jnp.matmul)
@@ -206,10 +177,9 @@ def make_product(precision: str, side: int) -> Callable[[], Any]:
 def alternate(
     arms: Mapping[str, Callable[[], Any]], *, rounds: int, repeats: int | Mapping = 1
 ) -> dict[str, np.ndarray]:
-    """Times each arm once a round, all in turn, after an untimed round.
+    """Times each arm once a round, alternating, after an untimed round.
 
-    A machine's speed drifts; ratios of arms within a round drift much less than
-    times.
+    A machine's speed drifts; ratios within a round drift much less than times.
 
     Args:
       arms: Functions of no arguments whose results can be waited for.
@@ -243,14 +213,14 @@ def quartiles(values: np.ndarray) -> dict[str, float]:
     return {"median": float(median), "low": float(low), "high": float(high)}
 
 
-def tell(values: Mapping[str, float], format_: str = ".2f") -> str:
-    """Quartiles for a table, the median first."""
+def quartiles_text(values: Mapping[str, float], format_: str = ".2f") -> str:
+    """Quartiles as text, the median first."""
     median, low, high = (format(values[k], format_) for k in ("median", "low", "high"))
     return f"{median} ({low} to {high})"
 
 
 def write_record(name: str, fields: Mapping[str, Any], out: Path | None) -> Path:
-    """Writes a record with hardware, versions and commit beside the figures."""
+    """Writes a record of figures, hardware, versions and commit."""
     path = out or RECORDS / f"{name}-{jax.default_backend()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
@@ -258,9 +228,9 @@ def write_record(name: str, fields: Mapping[str, Any], out: Path | None) -> Path
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
         "cores": cores(),
-        # What else ran meanwhile shows here: averages over 1, 5 and 15 minutes.
+        # Averages over 1, 5 and 15 minutes, to show what else was running.
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        **records.provenance(),
+        **provenance(),
         **fields,
     }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

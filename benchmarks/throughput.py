@@ -1,24 +1,24 @@
-"""Training throughput beside PyTorch's.
+"""Training throughput compared with PyTorch.
 
     python -m benchmarks.throughput
     python -m benchmarks.throughput --models resnet18 --precisions float32 --rounds 20
 
-Images per second of whole training steps (gather and normalise a batch that lies on
+Images per second of complete training steps (gather and normalise a batch that is on
 the device, forward, backward, SGD with momentum and weight decay, running
 statistics), for each network, precision and batch size. Where PyTorch is installed,
-the same network and step run there in the same rounds, in turn: eager, and with
+the same network and step run there in the same rounds, alternating: eager, and with
 torch.compile; channels-last, bfloat16 by autocast, with as many threads as there are
-cores, or on the GPU if JAX is. Our step also takes accuracy and two norms, as training
-does. Compilation is left out of the rates.
+cores, or on the GPU if JAX is. The JAX step also computes accuracy and two norms, as
+training does. Compilation is not counted.
 
-On a machine with neighbours the medians flatter JAX: PyTorch's threads wait for each
-other at every layer, and one that is held up holds up all. So the ratio of each arm's
-best round stands beside that of the medians, and the record has the CPU time, too.
+On a shared machine the medians favour JAX, because PyTorch's threads wait for each
+other at every layer. So the ratio of the best rounds is given next to that of the
+medians, and the record has the CPU time.
 
-How much there is to gain: operations a second beside those of a large matrix product,
-the faster library's, timed in the same rounds.
+The upper bound is given by a large matrix product, timed in the same rounds in both
+libraries: rates of arithmetic are fractions of the faster one's.
 
-JAX takes all local devices and PyTorch one: hide the others when comparing.
+JAX uses all local devices and PyTorch one: hide the others when comparing.
 """
 
 import functools
@@ -109,7 +109,9 @@ def _measure(
     )
     ours = measure.Training(config, dataset)
     arms: dict[str, Callable[[], Any]] = {OURS: ours.run}
-    told: dict[str, dict[str, Any]] = {OURS: {"compile_seconds": ours.compile_seconds}}
+    results: dict[str, dict[str, Any]] = {
+        OURS: {"compile_seconds": ours.program.compile_seconds}
+    }
     side = 8192 if measure.on_accelerator() else 2048
     products = {"jax product": measure.make_product(precision, side)}
     for peer in peers:
@@ -131,9 +133,9 @@ def _measure(
         if theirs.parameters != ours.parameters:
             raise RuntimeError(f"PyTorch's {model} is another network")
         try:
-            told[peer] = {"compile_seconds": theirs.warm_up()}
+            results[peer] = {"compile_seconds": theirs.warm_up()}
         except Exception as error:  # such as no C++ compiler for torch.compile
-            told[peer] = {"failed": f"{type(error).__name__}: {error}"[:300]}
+            results[peer] = {"failed": f"{type(error).__name__}: {error}"[:300]}
         else:
             arms[peer] = theirs.run
     cpu_seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -155,16 +157,16 @@ def _measure(
     images = steps * batch_size
     for name in arms:
         values = seconds[name]
-        told[name]["images_per_second"] = measure.quartiles(images / values)
-        told[name]["best_images_per_second"] = float(images / values.min())
-        pace = operations * told[name]["images_per_second"]["median"]
-        told[name]["of_product"] = pace / fastest
+        results[name]["images_per_second"] = measure.quartiles(images / values)
+        results[name]["best_images_per_second"] = float(images / values.min())
+        pace = operations * results[name]["images_per_second"]["median"]
+        results[name]["of_product"] = pace / fastest
         cpu = float(np.median(cpu_seconds[name][1:]))  # the first round is untimed
-        told[name]["cpu_milliseconds_per_image"] = 1e3 * cpu / images
+        results[name]["cpu_milliseconds_per_image"] = 1e3 * cpu / images
         if name != OURS:
-            told[name]["speedup"] = measure.ratio(seconds, name, OURS)
+            results[name]["speedup"] = measure.ratio(seconds, name, OURS)
             best = values.min() / seconds[OURS].min()
-            told[name]["best_speedup"] = float(best)
+            results[name]["best_speedup"] = float(best)
     return {
         "model": model,
         "parameters": ours.parameters,
@@ -172,7 +174,7 @@ def _measure(
         "product_operations_per_second": fastest,
         "precision": precision,
         "batch_size": batch_size,
-        "arms": told,
+        "arms": results,
     }
 
 
@@ -195,17 +197,19 @@ def table(record: dict[str, Any]) -> Table:
     for cell in record["cells"]:
         pace = cell["product_operations_per_second"] / 1e9
         fastest[cell["precision"]] = max(pace, fastest.get(cell["precision"], 0))
-    told = ", ".join(f"{pace:,.0f} GFLOP/s in {name}" for name, pace in fastest.items())
+    rates = ", ".join(
+        f"{pace:,.0f} GFLOP/s in {name}" for name, pace in fastest.items()
+    )
     peers = () if record["torch_absent"] else PEERS
     names = [
         *("network", "precision", "batch", OURS),
-        *(name for peer in peers for name in (peer, f"{OURS} / it", "at best")),
+        *(name for peer in peers for name in (peer, "JAX / PyTorch", "best rounds")),
     ]
     result = Table(
         *(Column(name, no_wrap=True) for name in names),
         title=f"Training throughput, width {record['width']}, {record['rounds']} "
         f"rounds: images/s, median (quartiles), and of a matrix product's pace\n"
-        f"(at most {told}); ratios of the medians and of the best rounds",
+        f"(at most {rates}); ratios of the medians and of the best rounds",
         caption=record["torch_absent"] and f"No PyTorch: {record['torch_absent']}.",
     )
     for cell in record["cells"]:
@@ -218,7 +222,7 @@ def table(record: dict[str, Any]) -> Table:
                 row += ["failed", "", ""]
             elif arm:
                 best = f"{arm['best_speedup']:.2f}"
-                row += [_pace(arm), measure.tell(arm["speedup"]), best]
+                row += [_pace(arm), measure.quartiles_text(arm["speedup"]), best]
             else:
                 row += ["", "", ""]
         result.add_row(*row)
@@ -226,7 +230,7 @@ def table(record: dict[str, Any]) -> Table:
 
 
 def _pace(arm: dict[str, Any]) -> str:
-    images = measure.tell(arm["images_per_second"], ",.0f")
+    images = measure.quartiles_text(arm["images_per_second"], ",.0f")
     return f"{images}, {arm['of_product']:.0%}"
 
 

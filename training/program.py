@@ -100,7 +100,7 @@ class Program:
         self._initial_state = make_initial_state(module, tx, shape, dtype)
         state = self.initial_state(0)
         # Ahead of time, so that no timing includes it.
-        self.train_call = parallel.compile_step(
+        self.train_call: Any = parallel.compile_step(
             feed.wrap(train_step),
             state,
             *next(feed.calls(0, 0, range(1))).arguments,

@@ -181,12 +181,15 @@ def depends_on_seed(config: Config) -> bool:
     return config.split_per_seed or config.amplify_select == "random"
 
 
-def build(config: Config, dataset: data.Dataset) -> Program:
+def build(
+    config: Config, dataset: data.Dataset, source: feed.Feed | None = None
+) -> Program:
     """Builds and compiles the program of a configuration.
 
     Args:
       config: A complete configuration.
       dataset: The data, which need not be the configuration's.
+      source: How batches reach the step; by default as ``config.input`` says.
 
     Raises:
       ConfigError: If the optimizer does not fit the network, or the batch the devices.
@@ -194,10 +197,9 @@ def build(config: Config, dataset: data.Dataset) -> Program:
     steps_per_epoch, _ = count_steps(config, dataset)
     tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
-    source: feed.Feed
-    if config.input == "host":
+    if source is None and config.input == "host":
         source = feed.Host(dataset.train, config.batch_size)
-    else:
+    elif source is None:
         steps_per_call = config.steps_per_call or _steps_per_call(steps_per_epoch)
         source = feed.Resident(dataset.train, config.batch_size, steps_per_call)
     # float16 overflows until its loss scale fits.

@@ -1,14 +1,13 @@
-"""What surrounds a network's step costs: optimizer, window, metrics, gate and records.
+"""What the trainer adds to a bare training step.
 
-    python -m benchmarks.surroundings
+    python -m benchmarks.trainer_overhead
 
-The papers' ResNet-18. The peer is the least that trains it: one compiled function of
-a batch that is ready on the device, forward, backward, running statistics and
-``optax.sgd``. Beside it, in turn: the training step as ``train.py`` compiles it
-(gathers and normalises its batch, takes accuracy and norms, leaves out what is not
-finite), the same with prediction, and with prediction inside the whole loop, with
-records, TensorBoard and the lines that a file would get. Evaluation and checkpoints
-are left out.
+On the papers' ResNet-18. The peer is one compiled function of a batch that is ready on
+the device: forward and backward pass, running statistics and ``optax.sgd``. The arms
+alternate: the training step of ``train.py`` (gathers and normalises its batch, computes
+accuracy and norms, skips what is not finite); the same with prediction; and with
+prediction inside the session, with records, TensorBoard and the lines on the screen.
+Evaluation and checkpoints are left out.
 """
 
 import contextlib
@@ -27,45 +26,39 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks import measure
-from training import data, networks, optimizers, parallel, records
+from training import data, networks, recipe
+from training.callbacks import Callback
 from training.config import Config
-from training.display import Display, epoch_line
-from training.loop import Loop
 from training.session import Session
-from training.step import make_initial_state
+from training.state import make_initial_state
+from training.workdir import WorkDirectory
 
 BARE = "bare step"
 _ARMS = {
-    "train.py's step, sgd": "sgd",
-    "train.py's step, plp": "plp",
-    "train.py's loop, plp, with records": "plp",
+    "step, sgd": "sgd",
+    "step, plp": "plp",
+    "session, plp, with records": "plp",
 }
 
 
 def make_bare(config: Config, dataset: data.Dataset, steps: int) -> Callable[[], Any]:
-    """A function that takes steps with nothing around them; it returns the loss."""
+    """Returns a function that takes bare steps; it returns the loss."""
     module = networks.make_network(config, dataset.num_classes, axis_name=None)
-    part = slice(config.batch_size)
+    batch = slice(config.batch_size)
     dtype = networks.DTYPES[config.precision]
-    pixels = jnp.asarray(dataset.train.images[part])
+    pixels = jnp.asarray(dataset.train.images[batch])
     images = data.normalize(pixels, dataset.mean, dataset.std, dtype)
-    labels = jnp.asarray(dataset.train.labels[part])
+    labels = jnp.asarray(dataset.train.labels[batch])
     tx = optax.chain(
         optax.add_decayed_weights(measure.OPTIMIZER["weight_decay"]),
         optax.sgd(measure.OPTIMIZER["learning_rate"], measure.OPTIMIZER["momentum"]),
     )
     start = make_initial_state(module, tx, images.shape[1:], dtype)(jax.random.key(0))
 
-    def step(params: Any, statistics: Any, opt_state: Any) -> Any:
+    def step(params: Any, batch_stats: Any, opt_state: Any) -> Any:
         def loss_fn(params: Any) -> Any:
-            logits, changed = module.apply(
-                {"params": params, "batch_stats": statistics},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), changed["batch_stats"]
+            variables = {"params": params, "batch_stats": batch_stats}
+            return measure.training_loss(module, variables, images, labels)
 
         (loss, changed), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, opt_state = tx.update(gradient, opt_state, params)
@@ -85,48 +78,31 @@ def make_bare(config: Config, dataset: data.Dataset, steps: int) -> Callable[[],
 def make_recorded(
     config: Config, dataset: data.Dataset, stack: contextlib.ExitStack
 ) -> Callable[[], Any]:
-    """A function that trains an epoch as ``train.py`` does; ``stack`` ends the run."""
-    workdir = stack.enter_context(tempfile.TemporaryDirectory())
-    fields = {**vars(config), "workdir": str(Path(workdir, "run"))}
-    never = {"checkpoint_epochs": 0, "checkpoint_minutes": 1e6}
-    config = Config(**{**fields, **never})
-    steps = len(dataset.train.labels) // config.batch_size
-    schedule = optimizers.make_schedule(
-        config, steps_per_epoch=steps, total_steps=steps
+    """Returns a function that trains and records an epoch; ``stack`` ends the run."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    config = dataclasses.replace(
+        config,
+        workdir=str(Path(folder, "run")),
+        checkpoint_epochs=0,
+        checkpoint_minutes=1e6,
     )
-    tx = optimizers.make_optimizer(config, schedule, steps_per_epoch=steps)
-    module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
-    dataset = dataclasses.replace(dataset, test=dataset.train)  # to compile with
-    loop = Loop(config, dataset, module, tx, networks.DTYPES[config.precision])
-    loop.start(0)
-    loop.compile()
-    directory = stack.enter_context(records.Run(config))
+    program = recipe.build(config, dataset)
+    total_steps = config.epochs * program.steps_per_epoch
+    directory = stack.enter_context(WorkDirectory(config))
     stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-    session = Session(config, directory, loop, dataset)
-    epochs = config.epochs
-    assert epochs is not None  # a configuration is complete
-    display = stack.enter_context(Display(epochs * steps, 0, config.batch_size))
+    session = Session(
+        config,
+        directory,
+        dataset,
+        program,
+        optax.constant_schedule(measure.OPTIMIZER["learning_rate"]),
+        total_steps,
+        Callback(),
+    )
 
     def run() -> None:
-        epoch = session.progress.epoch + 1
-        trained = loop.train_epoch(
-            session.progress,
-            lambda metrics, count: display.advance(epoch, metrics, count),
-            pauses=session.pauses,
-            save=lambda: None,
-        )
-        metrics = {
-            "epoch": epoch,
-            "step": int(loop.state.step),
-            "train_loss": trained["loss"],
-            "train_accuracy": trained["accuracy"],
-            "validation_loss": trained["loss"],
-            "validation_accuracy": trained["accuracy"],
-            "parameter_norm": loop.parameter_norm(),
-            "images_per_second": trained["images_per_second"],
-        }
-        is_best, _ = session.end_epoch(metrics)
-        display.line(epoch_line(metrics, epochs, is_best))
+        session.train_epoch()
+        session.record(session.validate())
 
     return run
 
@@ -150,7 +126,7 @@ def run(
             width=width,
             batch_size=batch_size,
             method=method,
-            epochs=rounds + 1,
+            epochs=rounds + 2,  # the last one would be saved
         )
         for method in ("sgd", "plp")
     }
@@ -187,7 +163,7 @@ def table(record: dict[str, Any]) -> Table:
     result = Table(
         Column("arm", no_wrap=True),
         "a step (ms)",
-        f"/ {BARE}'s",
+        f"/ {BARE}",
         "at best",
         title=f"{record['network']}, width {record['width']}, batch "
         f"{record['batch_size']}, {record['rounds']} rounds of {record['steps']} "
@@ -197,7 +173,7 @@ def table(record: dict[str, Any]) -> Table:
         result.add_row(
             name,
             f"{arm['milliseconds']:.0f}",
-            measure.tell(arm["time_ratio"], ".3f"),
+            measure.quartiles_text(arm["time_ratio"], ".3f"),
             f"{arm['best_ratio']:.3f}",
         )
     return result
@@ -213,7 +189,7 @@ def main() -> None:
     options = parser.parse_args()
     record = run(options.width, options.batch_size, options.steps, options.rounds)
     Console(width=130).print(table(record))
-    print("record:", measure.write_record("surroundings", record, options.out))
+    print("record:", measure.write_record("trainer_overhead", record, options.out))
 
 
 if __name__ == "__main__":

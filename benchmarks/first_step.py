@@ -1,12 +1,12 @@
-"""How long ``python train.py`` takes to its first step, without and with a cache.
+"""Time to first step of ``python train.py``, without and with a cache of programs.
 
-    python -m benchmarks.startup
-    python -m benchmarks.startup --model googlenet --method amplify
+    python -m benchmarks.first_step
+    python -m benchmarks.first_step --model googlenet --method amplify
 
-Runs whole processes, in turn: with an empty cache of compiled programs, and again with
-the cache that this left. Time counts from the command to the line of the first epoch,
-which is one step and one evaluation here. The peer is a process that does no more than
-import JAX and compile a sum.
+Runs processes, alternating: with an empty cache of compiled programs, and again with
+the cache that the first left. Time is counted from the command to the line of the first
+epoch, which is one step and one evaluation here. The peer is a process that only
+imports JAX and compiles a sum.
 """
 
 import subprocess
@@ -25,8 +25,8 @@ from benchmarks import measure
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 FLOOR = "import jax; jax.block_until_ready(jax.jit(lambda x: x + 1)(1))"
-# What a line of its output says is done.
-_COMPILING, _EPOCH = "compiling", "epoch 1/1"
+# How the lines of its output begin.
+_COMPILING, _EPOCH = "compiling", "1/1 "
 
 
 def start(flags: Sequence[str], place: Path, name: str) -> dict[str, float]:
@@ -35,17 +35,17 @@ def start(flags: Sequence[str], place: Path, name: str) -> dict[str, float]:
     Args:
       flags: Further flags of ``train.py``.
       place: A folder for its cache and its work directory.
-      name: The work directory's.
+      name: Name of the work directory.
 
     Returns:
-      Seconds until it began to compile, and until its first epoch was over.
+      Seconds until it starts to compile, and until its first epoch ends.
 
     Raises:
-      RuntimeError: If it does not get so far.
+      RuntimeError: If the program fails.
     """
     own = ["--epochs", "1", "--max-steps", "1", "--checkpoint-epochs", "0"]
     where = ["--cache-dir", str(place / "cache"), "--workdir", str(place / name)]
-    begun = time.perf_counter()
+    started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-u", TRAIN, *flags, *own, *where],
         stdout=subprocess.PIPE,
@@ -56,8 +56,8 @@ def start(flags: Sequence[str], place: Path, name: str) -> dict[str, float]:
     with process:
         for line in process.stdout:
             for mark in (_COMPILING, _EPOCH):
-                if line.startswith(mark):
-                    seconds.setdefault(mark, time.perf_counter() - begun)
+                if line.lstrip().startswith(mark):
+                    seconds.setdefault(mark, time.perf_counter() - started)
     if process.returncode or len(seconds) < 2:
         raise RuntimeError(f"train.py ended with {process.returncode}")
     return {"to_compiling": seconds[_COMPILING], "to_first_epoch": seconds[_EPOCH]}
@@ -71,9 +71,9 @@ def run(flags: Sequence[str], rounds: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             for name, seen in arms.items():
                 seen.append(start(flags, Path(folder), name))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         subprocess.run([sys.executable, "-c", FLOOR], check=True)
-        floor.append(time.perf_counter() - begun)
+        floor.append(time.perf_counter() - started)
     return {
         "flags": list(flags),
         "rounds": rounds,
@@ -94,12 +94,14 @@ def table(record: dict[str, Any]) -> Table:
         Column("cache", no_wrap=True),
         "to compiling (s)",
         "to the end of the first epoch (s)",
-        title=f"train.py {' '.join(record['flags'])}: start, {record['rounds']} "
-        f"rounds: median (quartiles)",
-        caption=f"{FLOOR}: {measure.tell(record['floor_seconds'], '.1f')} s",
+        title=f"train.py {' '.join(record['flags'])}: time to first step, "
+        f"{record['rounds']} rounds: median (quartiles)",
+        caption=f"{FLOOR}: {measure.quartiles_text(record['floor_seconds'], '.1f')} s",
     )
     for name, arm in record["arms"].items():
-        result.add_row(name, *(measure.tell(told, ".1f") for told in arm.values()))
+        result.add_row(
+            name, *(measure.quartiles_text(values, ".1f") for values in arm.values())
+        )
     return result
 
 
@@ -109,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, flags = parser.parse_known_args(argv)
     record = run(flags, options.rounds)
     Console(width=110).print(table(record))
-    print("record:", measure.write_record("startup", record, options.out))
+    print("record:", measure.write_record("first_step", record, options.out))
 
 
 if __name__ == "__main__":
