@@ -104,11 +104,13 @@ _build = recipe.build
 _built: dict[str, Program] = {}
 
 
-def build(config, dataset):
+def build(config, dataset, source=None):
     """As `recipe.build`, but compiles equal programs only once in a process.
 
     Tests that run many trainings put it in the place of `recipe.build`.
     """
+    if source is not None:
+        return _build(config, dataset, source)
     fields = config_lib.identity(config) | {"on_nonfinite": config.on_nonfinite}
     for name in ("max_steps", "test_each_epoch"):
         fields.pop(name, None)

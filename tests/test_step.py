@@ -158,9 +158,9 @@ def test_steps_are_counted_in_whole_batches():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"batch_size": 18}, "--batch-size 18 .* over 4 devices: take 16 or 20"),
-        ({"batch_size": 3}, "take 4"),
-        ({"batch_size": 12, "accumulate": 2}, "--accumulate 2: take 8 or 16"),
+        ({"batch_size": 18}, "--batch-size 18 .* over 4 devices: choose 16 or 20"),
+        ({"batch_size": 3}, "choose 4"),
+        ({"batch_size": 12, "accumulate": 2}, "--accumulate 2: choose 8 or 16"),
         ({"batch_size": 128}, "more than the 64 training examples of made"),
         ({"batch_size": 4, "epochs": 2**27}, r"fewer than 2\*\*31"),
     ],
