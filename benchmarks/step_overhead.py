@@ -97,9 +97,11 @@ def make_step(name: str, params: Any, gradient: Any) -> Step:
     return Step(run, _bytes(carry) - params_bytes, memory.temp_size_in_bytes)
 
 
-def make_gradient(width: int, batch_size: int) -> tuple[Any, Callable[[], Any]]:
-    """ResNet-18's parameters, and a function that takes their gradient."""
-    network = models.create("resnet18", width=width)
+def make_gradient(
+    model: str, width: int, batch_size: int
+) -> tuple[Any, Callable[[], Any]]:
+    """A network's parameters, and a function that returns their gradient."""
+    network = models.create(model, width=width)
     images = jnp.asarray(
         np.random.default_rng(0).normal(size=(batch_size, 32, 32, 3)), jnp.float32
     )
@@ -116,9 +118,11 @@ def make_gradient(width: int, batch_size: int) -> tuple[Any, Callable[[], Any]]:
     return variables["params"], lambda: gradient(variables["params"])
 
 
-def run(width: int, batch_size: int, rounds: int) -> dict[str, Any]:
+def run(
+    width: int, batch_size: int, rounds: int, model: str = "resnet18"
+) -> dict[str, Any]:
     """Measures all arms; returns what the record holds."""
-    params, take_gradient = make_gradient(width, batch_size)
+    params, take_gradient = make_gradient(model, width, batch_size)
     gradient = take_gradient()
     steps = {name: make_step(name, params, gradient) for name in make_arms()}
     arms: dict[str, Callable[[], Any]] = {n: s.run for n, s in steps.items()}
@@ -130,7 +134,7 @@ def run(width: int, batch_size: int, rounds: int) -> dict[str, Any]:
     # The time that an arm adds to SGD's, over the time of a training step with SGD.
     training_step = seconds[GRADIENT] + seconds[PEER]
     return {
-        "network": "resnet18",
+        "network": model,
         "width": width,
         "batch_size": batch_size,
         "rounds": rounds,

@@ -44,7 +44,7 @@ def test_benchmark_writes_a_record_of_ratios(tmp_path, monkeypatch):
     arms = step_overhead.make_arms()
     few = ("sgd", "sgd + plp", step_overhead.LOOKAHEAD)  # fewer to compile
     monkeypatch.setattr(step_overhead, "make_arms", lambda: {n: arms[n] for n in few})
-    record = step_overhead.run(width=2, batch_size=2, rounds=2)
+    record = step_overhead.run(width=2, batch_size=2, rounds=2, model="tiny")
     assert set(record["arms"]) == set(step_overhead.make_arms())
     assert record["arms"]["sgd"]["time_ratio"]["median"] == 1
     assert step_overhead.table(record).row_count == len(record["arms"])
