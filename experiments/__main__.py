@@ -35,11 +35,11 @@ def list_studies() -> None:
         study = studies.load(name)
         print(f"{name}: {study.title}")
         for scale in study.scales:
-            arms = len(study.arms if scale.arms is None else scale.arms)
+            tasks = plan.tasks(study, scale)
+            arms = len({task.arm.name for task in tasks})
             _item(
                 f"run {name} --scale {scale.name}: {', '.join(scale.models)}; {arms} "
-                f"arms x {scale.seeds} seeds = "
-                f"{len(scale.models) * arms * scale.seeds} runs"
+                f"arms x {scale.seeds} seeds, {len(tasks)} runs"
             )
         for group in dict.fromkeys(arm.group for arm in study.arms):
             names = [arm.name for arm in study.arms if arm.group == group]

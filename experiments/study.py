@@ -23,6 +23,7 @@ class Arm:
       varies: That field, such as ``plp_period``. Reports draw results over it.
       derived: Fields that follow from the arm's completed configuration in another
         way than ``rate`` says.
+      models: The networks that it trains; None for all of a scale's.
     """
 
     name: str
@@ -35,6 +36,11 @@ class Arm:
     variant_of: str | None = None
     varies: str | None = None
     derived: Callable[[Any], Mapping[str, Any]] | None = None
+    models: tuple[str, ...] | None = None
+
+    def trains(self, model: str) -> bool:
+        """Whether it trains this network."""
+        return self.models is None or model in self.models
 
 
 class Comparison(NamedTuple):

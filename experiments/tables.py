@@ -176,7 +176,7 @@ def _results(
                     for m, of_metric in zip(metrics, values, strict=True)
                 ]
                 rows.append([model, arm.label, runs.count(model, arm.name), *cells])
-        every = [a for a in runs.study.arms if a.group == group]
+        every = [a for a in runs.study.arms if a.group == group and a.trains(model)]
         missing = [arm.label for arm in every if not runs.of(model, arm.name)]
         if missing:
             more = f"; and {len(missing) - _MOST} more"
