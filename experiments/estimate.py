@@ -39,8 +39,8 @@ def describe(
     total = 0.0
     for model in dict.fromkeys(task.model for task in left):
         ours = [task for task in left if task.model == model]
-        trained = [arm for arm in arms.values() if arm.trains(model)]
-        line = f"{model}: {len(trained)} arms x {scale.seeds} seeds, {len(ours)} runs to do"
+        count = sum(arm.trains(model) for arm in arms.values())
+        line = f"{model}: {count} arms x {scale.seeds} seeds, {len(ours)} runs to do"
         if study.execute is None:
             compiling, running = Trainer(study, folder, settings).measure(ours[0])
             programs = len({task.arm.name for task in ours})

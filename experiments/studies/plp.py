@@ -1,5 +1,6 @@
 """Parameter linear prediction, compared with SGD and with its matched rate."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,6 +123,39 @@ def _matched(period: int) -> Arm:
     return Arm(f"matched-{period}", f"SGD, rate x {factor}", {}, rate=float(factor))
 
 
+def _cycled(arm: Arm) -> Arm:
+    """The same arm with a momentum that falls while the rate rises.
+
+    PyTorch's schedule does so by default; the paper does not say whether its own did.
+    """
+
+    def name(arm: str | None) -> str | None:
+        return None if arm is None else f"{arm}-cycled"
+
+    return dataclasses.replace(
+        arm,
+        name=f"{arm.name}-cycled",
+        label=f"{arm.label}, cycled momentum",
+        fields={**arm.fields, "cycle_momentum": True},
+        baseline=name(arm.baseline),
+        matched=name(arm.matched),
+        group="cycled momentum",
+    )
+
+
+_ARMS = (
+    Arm("sgd", "SGD", {}),
+    _plp(4),
+    _plp(3),
+    _matched(4),
+    _matched(3),
+    Arm("lookahead", "Lookahead", {"method": "lookahead"}, baseline="sgd"),
+    Arm("average", "window average", {"method": "average"}, baseline="sgd"),
+)
+_CYCLED = tuple(
+    _cycled(arm) for arm in _ARMS if arm.name in ("sgd", "plp-4", "matched-4")
+)
+
 STUDY = Study(
     name="plp",
     title="Parameter linear prediction (arXiv 2310.10958)",
@@ -131,17 +165,15 @@ STUDY = Study(
     "ways to use the last few parameters.",
     preset="plp-paper",
     fields={"method": "sgd"},
-    arms=(
-        Arm("sgd", "SGD", {}),
-        _plp(4),
-        _plp(3),
-        _matched(4),
-        _matched(3),
-        Arm("lookahead", "Lookahead", {"method": "lookahead"}, baseline="sgd"),
-        Arm("average", "window average", {"method": "average"}, baseline="sgd"),
-    ),
+    arms=(*_ARMS, *_CYCLED),
     scales=(
-        Scale("full", models=("resnet18", "vgg16", "googlenet"), seeds=10, fields={}),
+        Scale(
+            "full",
+            models=("resnet18", "vgg16", "googlenet"),
+            seeds=10,
+            # One split a seed, as ten repetitions of a random split would have.
+            fields={"split_per_seed": True},
+        ),
         Scale(
             "small",
             models=("resnet18",),
@@ -155,6 +187,7 @@ STUDY = Study(
                 "max_learning_rate": 0.02,
                 "cycle_steps": 140,
             },
+            arms=tuple(arm.name for arm in _ARMS),
         ),
         Scale(
             "quick",

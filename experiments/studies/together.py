@@ -10,6 +10,7 @@ STUDY = Study(
     name="together",
     title="Parameter linear prediction and gradient amplification together",
     question="Do the two methods add up? Each alone and both are compared with SGD, "
+    "with amplification by 1 (the same program as amplification, without the method), "
     "and prediction with its matched rate, without and with amplification. All follow "
     "the strategy of learning rates of the amplification paper.",
     preset="amplify-paper",
@@ -18,7 +19,9 @@ STUDY = Study(
         Arm("sgd", "SGD", {}),
         Arm("matched", f"SGD, rate x {_FACTOR}", {}, rate=float(_FACTOR)),
         Arm("plp", "PLP", {"method": "plp"}, baseline="sgd", matched="matched"),
-        Arm("amplify", "amplification", _AMPLIFY, baseline="sgd"),
+        # The same program as amplification, and so the same rounding.
+        Arm("noop", "amplification by 1", {**_AMPLIFY, "amplify_factor": 1.0}),
+        Arm("amplify", "amplification", _AMPLIFY, baseline="noop"),
         Arm(
             "matched-amplify",
             f"amplification, rate x {_FACTOR}",
@@ -29,16 +32,25 @@ STUDY = Study(
             "amplify-plp",
             "amplification and PLP",
             {"method": "amplify+plp"},
-            baseline="sgd",
+            baseline="noop",
             matched="matched-amplify",
         ),
     ),
     extra_comparisons=(
+        Comparison("noop", "sgd"),
+        Comparison("amplify", "sgd"),
+        Comparison("amplify-plp", "sgd"),
         Comparison("amplify-plp", "plp"),
         Comparison("amplify-plp", "amplify"),
     ),
     scales=(
-        Scale("full", models=("resnet18", "vgg19"), seeds=5, fields={}),
+        Scale(
+            "full",
+            models=("resnet18", "vgg19"),
+            seeds=5,
+            # Without a validation split, as in the paper, there are test curves.
+            fields={"test_each_epoch": True},
+        ),
         Scale(
             "small",
             models=("resnet18",),
@@ -48,7 +60,7 @@ STUDY = Study(
         Scale(
             "quick",
             models=("resnet18", "vgg19"),
-            seeds=3,
+            seeds=5,
             fields={
                 "dataset": "digits",
                 "width": 4,
