@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tests import reference
-from tests.problems import W0, noisy_gradient, run
+from tests.problems import W0, jitted, noisy_gradient, run
 from training.config import resolve
 from training.errors import ConfigError
 from training.optimizers import make_optimizer, make_schedule, triangular_schedule
@@ -195,6 +195,7 @@ def test_gradients_are_amplified_before_decay_and_momentum(method):
         period=4,
     )
     with jax.enable_x64(True):
+        tx = jitted(tx)
         params = {"kernel": jnp.asarray(W0)}
         state = tx.init(params)
         for count, value in enumerate(expected):

@@ -1,6 +1,7 @@
 """Using what was trained: in Python, and by ``python -m training``."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import statistics
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,9 +74,8 @@ def test_predictions_are_those_of_the_network(network, dataset):
     """Normalised by hand; more images than a batch."""
     images = dataset.test.images
     pixels = (images / 255.0 - network.mean) / network.std
-    logits = network.module.apply(
-        network.variables, pixels.astype(np.float32), train=False
-    )
+    apply = jax.jit(functools.partial(network.module.apply, train=False))
+    logits = apply(network.variables, pixels.astype(np.float32))
     exponentials = np.exp(np.asarray(logits, np.float64))
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
     found = network.predict(images)
@@ -347,6 +348,7 @@ def test_compare_shows_a_run_that_diverged(make_run, run):
 # -- The program -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_a_sentence(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "training", "predict", tmp_path / "nowhere", "a.png"],
