@@ -40,7 +40,8 @@ def write(
     written by hand: the content of ``conclusions.md`` in the folder, if there is one.
     What is special to a study is in a module of ``experiments.reports`` with its name:
     ``sections(runs, found)`` returns blocks, and ``METRICS`` replaces those of
-    ``experiments.comparisons``. Without it there are curves of the arms.
+    ``experiments.comparisons`` (an empty one: the study makes its own comparisons).
+    Without it there are curves of the arms.
 
     Args:
       study: The study.
@@ -64,12 +65,7 @@ def write(
         f"# {study.title}: {place}",
         study.question,
         *_introduction(runs, folder),
-        figures.differences(runs, found, metrics[0]),
-        "## Comparisons",
-        *tables.comparisons(runs, found),
-        figures.differences(runs, found, metrics[1]),
-        "## Results",
-        *tables.results(runs, metrics),
+        *_shared(runs, found, metrics),
         *([_READ] if study.execute is None else ()),
         *sections(runs, found),
         "## Settings and versions",
@@ -88,6 +84,22 @@ def _own(study: Study) -> ModuleType | None:
     name = f"experiments.reports.{study.name}"
     has_own = importlib.util.find_spec(name) is not None
     return importlib.import_module(name) if has_own else None
+
+
+def _shared(
+    runs: Runs, found: Sequence[Compared], metrics: Sequence[Metric]
+) -> list[Block]:
+    """Comparisons and results; nothing for a study whose module has no METRICS."""
+    if not metrics:
+        return []
+    return [
+        figures.differences(runs, found, metrics[0]),
+        "## Comparisons",
+        *tables.comparisons(runs, found),
+        *(figures.differences(runs, found, metric) for metric in metrics[1:2]),
+        "## Results",
+        *tables.results(runs, metrics),
+    ]
 
 
 def _introduction(runs: Runs, folder: Path) -> list[Block]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import style, tables
-from experiments.comparisons import Compared
+from experiments.comparisons import Compared, Metric
 from experiments.figures import Picture
 from experiments.records import Record
 from experiments.runs import Runs, history
@@ -20,6 +20,7 @@ from experiments.statistics import (
     corrected,
 )
 
+METRICS: tuple[Metric, ...] = ()  # of classifiers; a stream has its own, below
 LMS, EKF = "ran-lms", "ran-ekf"
 _METHOD = (
     "Each sample is seen once, in order. The test error is the mean squared error over "
