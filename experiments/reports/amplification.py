@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments import figures, tables
 from experiments.comparisons import Compared
 from experiments.figures import Picture
+from experiments.rates import stages
+from experiments.records import Record
 from experiments.reports import layers
 from experiments.runs import Runs
+from experiments.studies.amplification import FACTOR
 from experiments.study import Arm
+from training.config import resolve
 
 CONTROL = "original"
+_PLAIN = "noop"  # the plain control that shares the path of arms that amplify
 # The paper's columns and the arms that correspond to them.
 PAPER = {
     "original": "original",
@@ -31,9 +38,15 @@ _SELECTION = (
 _ROUNDING = (
     "Arms that amplify have the same path until the first layers are amplified. The "
     "original model's path can differ from theirs before: it is another compiled "
-    "program, whose rounding differs, and training amplifies rounding. A difference "
-    "that all arms have from the original model may therefore be that of one path. "
-    "Differences from random and from all layers do not have this part."
+    "program, whose rounding differs, and training amplifies rounding. Amplification "
+    "by 1 is the plain control that shares their path; its difference from the "
+    "original model is that of rounding alone. Differences below are from it, where it "
+    "was run."
+)
+_SETTINGS = (
+    layers.Setting("sweep", "threshold (standard deviations)"),
+    layers.Setting("reselection", "epochs between selections\n(0: once a rate)"),
+    layers.Setting("factor", "factor", unset=FACTOR),
 )
 _OVERHEAD = (
     "The paper's percentages here follow from its printed minutes; its deviations are "
@@ -58,12 +71,13 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
     ]
     for model in runs.models:
         best = [
-            CONTROL,
+            *(CONTROL, _PLAIN),
             *(_best_arm(runs, model, arm) for arm in PAPER if arm != CONTROL),
         ]
+        control = _PLAIN if runs.finished(model, _PLAIN) else CONTROL
         blocks += [
-            figures.curves(runs, model, best, CONTROL, "accuracy"),
-            figures.curves(runs, model, main, CONTROL, "loss"),
+            figures.curves(runs, model, best, control, "accuracy"),
+            figures.curves(runs, model, main, control, "loss"),
         ]
     blocks += [
         "The figure of accuracy has the original model and, of each way to select "
@@ -74,19 +88,15 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
         *(layers.timeline(runs, model, main) for model in runs.models),
         *(layers.scores(runs, model, main) for model in runs.models),
     ]
-    responses = [
-        layers.responses(runs, model, group, CONTROL, xlabel)
-        for group, xlabel in (
-            ("sweep", "threshold (standard deviations)"),
-            ("reselection", "epochs between selections (0: once a learning rate)"),
-        )
-        for model in runs.models
-    ]
-    if any(responses):
+    settings = [layers.responses(runs, m, _SETTINGS, CONTROL) for m in runs.models]
+    if any(settings):
         blocks += [
-            "## Thresholds and reselection (the paper's Figures 2 to 10, in kind)",
-            *responses,
+            "## Thresholds, reselection and factors (the paper's Figures 2 to 10, in "
+            "kind; it has none of factors)",
+            *settings,
         ]
+    if table := _rises(runs):
+        blocks += ["## Mean rise of the effective learning rate", table]
     return blocks
 
 
@@ -153,6 +163,70 @@ def _accuracies(runs: Runs) -> str:
         "read once a run.",
         left=2,
     )
+
+
+def _rises(runs: Runs) -> str | None:
+    """The mean rise of the effective learning rate of arms that amplify.
+
+    Arms in the propagated form are left out: it multiplies the layers before a selected
+    one, too.
+    """
+    rows = []
+    names = [arm.name for arm in runs.study.arms]
+    for model in runs.models:
+        for name, records in layers.amplified(runs, model, names).items():
+            arm = runs.study.arm(name)
+            if arm.fields.get("amplify_propagate"):
+                continue
+            found = [rise for record in records if (rise := _rise(record))]
+            if found:
+                shares, rises = np.array(found).T
+                matched = "" if arm.matched is None else runs.label(arm.matched)
+                rows.append(
+                    [
+                        *(model, arm.label, matched, f"{len(found)}"),
+                        tables.spread(100 * shares, 1),
+                        tables.spread(rises, 3),
+                    ]
+                )
+    if not rows:
+        return None
+    return tables.markdown(
+        "Mean rise of the effective learning rate",
+        [
+            *("network", "arm", "plain arm at the matched rate", "runs"),
+            *("layers amplified (%)", "rate x"),
+        ],
+        rows,
+        note="Means over the layers, each counted once, and over the epochs in which "
+        "layers may be amplified: those of an amplified stage but its first. Rate x: "
+        "what gradients are multiplied by, in the mean. Plain arms multiply the rate "
+        "in the same epochs; their factors were declared before the runs, exactly for "
+        "random and all layers, and as the nearest for layers selected by scores.",
+        left=3,
+    )
+
+
+def _rise(record: Record) -> tuple[float, float] | None:
+    """The part of the layers amplified, and what rates are multiplied by: means."""
+    config = resolve(record.config)
+    factors, start = {}, 0
+    for stage in stages(config):
+        if stage.amplify:
+            factor = config.amplify_factor or stage.factor
+            epochs = range(int(start) + 2, int(stage.end_epoch) + 1)
+            factors.update(dict.fromkeys(epochs, factor))
+        start = stage.end_epoch
+    count = len(layers.layer_names([[record]]))
+    found = []
+    for metrics in record.history:
+        if metrics["epoch"] in factors:
+            share = len(metrics["amplified"]) / count
+            found.append((share, 1 + (factors[metrics["epoch"]] - 1) * share))
+    if not found:
+        return None
+    share, rise = np.mean(found, axis=0)
+    return float(share), float(rise)
 
 
 def _ours(runs: Runs) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from experiments import style
 from experiments.figures import Picture
 from experiments.records import Record
 from experiments.runs import Runs
+from experiments.study import Arm
 
 _SHARE = LinearSegmentedColormap.from_list("share", ["white", style.BLUE])
 _MOST_NAMES = 24  # layers' names that are legible on an axis
@@ -30,8 +31,8 @@ def timeline(runs: Runs, model: str, arms: Sequence[str]) -> Picture | None:
     Returns:
       The picture; None if there is no such run.
     """
-    found = _amplified(runs, model, arms)
-    names = _layers(found.values())
+    found = amplified(runs, model, arms)
+    names = layer_names(found.values())
     if not names:
         return None
     columns = min(4, len(found))
@@ -91,13 +92,13 @@ def scores(runs: Runs, model: str, arms: Sequence[str]) -> Picture | None:
     Returns:
       The picture; None if none of them has a finished run with an analysis.
     """
-    measures = {}
-    for arm in reversed(arms):
-        fields = runs.study.arm(arm).fields
-        if "amplify_threshold" in fields:
-            measures[fields["amplify_measure"]] = arm
-    found = _amplified(runs, model, list(reversed(measures.values())))
-    names = _layers(found.values())
+    measures: dict[str, str] = {}
+    for arm, (first, *_) in amplified(runs, model, arms).items():
+        config = runs.config(first)
+        if config["amplify_select"] == "scores":
+            measures.setdefault(config["amplify_measure"], arm)
+    found = amplified(runs, model, list(measures.values()))
+    names = layer_names(found.values())
     if not names:
         return None
     figure = style.figure(
@@ -126,7 +127,7 @@ def scores(runs: Runs, model: str, arms: Sequence[str]) -> Picture | None:
                 lw=0.8,
                 label=f"epoch {stage[0]['epoch']}",
             )
-        threshold = runs.study.arm(arm).fields["amplify_threshold"]
+        threshold = runs.config(records[0])["amplify_threshold"]
         ax.axvline(threshold, color="0.3", ls="--", lw=1, label="threshold")
         ax.legend(fontsize=7.5)
     _name_layers(axes[0], names)
@@ -139,44 +140,103 @@ def scores(runs: Runs, model: str, arms: Sequence[str]) -> Picture | None:
     )
 
 
+class Setting(NamedTuple):
+    """A setting of amplification that a group of arms varies.
+
+    Attributes:
+      group: The group.
+      label: What the setting is called.
+      unset: Its value where a configuration leaves it open.
+    """
+
+    group: str
+    label: str
+    unset: float = 0.0
+
+
 def responses(
-    runs: Runs, model: str, group: str, control: str, xlabel: str
+    runs: Runs, model: str, settings: Sequence[Setting], control: str
 ) -> Picture | None:
-    """Draws test accuracy over a setting of amplification.
+    """Draws test accuracy over settings of amplification, a panel for each.
 
     Args:
       runs: The study's runs.
       model: The network.
-      group: The arms that vary the setting; a line for each arm that they vary.
-      control: The arm without the setting, drawn as a level.
-      xlabel: The setting.
+      settings: The settings; those without a finished run are left out. A panel has a
+        line for each arm that is varied.
+      control: The arm without the method, drawn as a level.
 
     Returns:
-      The picture; None if no arm of the group has a finished run.
+      The picture; None if there is nothing to draw.
     """
-    varied = [arm for arm in runs.study.arms if arm.group == group]
-    lines: dict[str, dict[float, np.ndarray]] = {}
-    for arm in varied:
-        assert arm.variant_of is not None
-        assert arm.varies is not None
-        base = runs.study.arm(arm.variant_of)
-        for point in (arm, base):
-            values = runs.values(model, point.name, "test_accuracy")
-            if values.size and runs.finished(model, arm.name):
-                x = float(point.fields.get(arm.varies, 0))
-                lines.setdefault(base.name, {})[x] = values
-    if not lines:
+    drawn = {
+        setting: lines
+        for setting in settings
+        if (lines := _responses(runs, model, setting))
+    }
+    if not drawn:
         return None
     figure = style.figure(
-        f"Test accuracy over {xlabel.partition(' (')[0]}, {runs.place(model)}"
+        f"Test accuracy over settings of amplification, {runs.place(model)}",
+        1.6 + 3.0 * len(drawn),
+        3.6,
     )
-    ax = figure.subplots()
-    style.dress(ax, xlabel=xlabel, ylabel=style.LABELS["test_accuracy"])
+    axes = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
     level = runs.values(model, control, "test_accuracy")
-    if level.size:
-        color = runs.looks[control].color
-        ax.axhline(level.mean(), color=color, label=runs.label(control))
-        ax.axhspan(level.min(), level.max(), color=color, alpha=0.1, lw=0)
+    for ax, (setting, lines) in zip(axes, drawn.items(), strict=True):
+        style.dress(ax, xlabel=setting.label, ylabel=style.LABELS["test_accuracy"])
+        ax.label_outer()
+        if level.size:
+            color = runs.looks[control].color
+            ax.axhline(level.mean(), color=color, label=runs.label(control))
+            ax.axhspan(level.min(), level.max(), color=color, alpha=0.1, lw=0)
+        _draw_responses(ax, runs, lines)
+    style.legend(figure)
+    counts = (
+        f"{sum(bool(runs.finished(model, arm.name)) for arm in varied)} of "
+        f"{len(varied)} in {setting.group}"
+        for setting in drawn
+        if (varied := _varied(runs, model, setting))
+    )
+    return Picture(
+        f"settings-{model}",
+        figure,
+        f"Means over the finished runs, and their range from the lowest to the highest "
+        f"run; as a level, {runs.label(control)}. Arms that were run: "
+        f"{', '.join(counts)}.",
+    )
+
+
+def _varied(runs: Runs, model: str, setting: Setting) -> list[Arm]:
+    """The arms that vary a setting for a network."""
+    return [
+        arm
+        for arm in runs.study.arms
+        if arm.group == setting.group and arm.varies and arm.trains(model)
+    ]
+
+
+def _responses(
+    runs: Runs, model: str, setting: Setting
+) -> dict[str, dict[float, np.ndarray]]:
+    """Test accuracies by the name of the varied arm, and by the setting's value."""
+    lines: dict[str, dict[float, np.ndarray]] = {}
+    for arm in _varied(runs, model, setting):
+        assert arm.variant_of is not None
+        assert arm.varies is not None
+        for name in (arm.name, arm.variant_of):
+            finished = runs.finished(model, name)
+            if finished and runs.finished(model, arm.name):
+                value = runs.config(finished[0])[arm.varies]
+                x = setting.unset if value is None else float(value)
+                accuracies = runs.values(model, name, "test_accuracy")
+                lines.setdefault(arm.variant_of, {})[x] = accuracies
+    return lines
+
+
+def _draw_responses(
+    ax: Axes, runs: Runs, lines: dict[str, dict[float, np.ndarray]]
+) -> None:
     settings = sorted({x for points in lines.values() for x in points})
     if len(settings) <= _MOST_TICKS:
         ax.set_xticks(settings)
@@ -200,18 +260,9 @@ def responses(
             elinewidth=1,
             label=runs.label(name),
         )
-    style.legend(figure)
-    ran = sum(bool(runs.finished(model, arm.name)) for arm in varied)
-    return Picture(
-        f"{group}-{model}",
-        figure,
-        f"Means over the finished runs, and their range from the lowest to the highest "
-        f"run; as a level, {runs.label(control)}. {ran} of {len(varied)} settings were "
-        f"run.",
-    )
 
 
-def _amplified(runs: Runs, model: str, arms: Sequence[str]) -> dict[str, list[Record]]:
+def amplified(runs: Runs, model: str, arms: Sequence[str]) -> dict[str, list[Record]]:
     """The finished runs of each arm that amplifies."""
     found = {arm: runs.finished(model, arm) for arm in arms}
     return {
@@ -221,7 +272,7 @@ def _amplified(runs: Runs, model: str, arms: Sequence[str]) -> dict[str, list[Re
     }
 
 
-def _layers(runs: Iterable[Sequence[Record]]) -> list[str]:
+def layer_names(runs: Iterable[Sequence[Record]]) -> list[str]:
     """The layers that an analysis looked at, from the input to the head."""
     analyses = (
         m["analysis"]

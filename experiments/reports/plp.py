@@ -32,7 +32,7 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
     """The paper's Tables 1 to 4 and its Figures 1, 3 and 4."""
     del found
     paper = tables.published("plp") if _is_papers(runs) else None
-    arms = [arm.name for arm in runs.study.arms]
+    arms = [arm.name for arm in runs.study.arms if not arm.group]
     return [
         "## The paper's Tables 1 to 3: best epoch and loss of each run",
         *(_best_epochs(runs, model, paper) for model in runs.models),
@@ -52,7 +52,7 @@ def _is_papers(runs: Runs) -> bool:
 
 
 def _best_epochs(runs: Runs, model: str, paper: dict[str, Any] | None) -> str:
-    arms = [arm for arm in runs.study.arms if runs.of(model, arm.name)]
+    arms = [a for a in runs.study.arms if not a.group and runs.of(model, a.name)]
     seeds = sorted({r.seed for arm in arms for r in runs.of(model, arm.name)})
     by_seed = {(a.name, r.seed): r for a in arms for r in runs.of(model, a.name)}
     rows = [
