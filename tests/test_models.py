@@ -107,7 +107,7 @@ def test_parameter_count(name, options, expected):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_width_scales_all_channels(name):
     # One quarter of the papers' width divides all their channel counts.
     small = paths(shapes_of(models.create(name, width=16))["params"])
@@ -155,7 +155,7 @@ def test_names(name, expected):
 
 
 @pytest.mark.parametrize("side", [8, 16, 32])
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", models.NETWORKS)
 def test_finite_in_both_modes(name, side):
     channels = 1 if side == 8 else 3
     network = models.create(name, num_classes=7, width=4)
@@ -184,7 +184,7 @@ def test_finite_in_both_modes(name, side):
         assert not np.array_equal(leaf, paths(old)[path]), path
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", models.NETWORKS)
 @pytest.mark.parametrize("shape", [(2, 1, 1, 3), (2, 7, 5, 2), (3, 96, 64, 4)])
 def test_any_side_will_do(name, shape):
     network = models.create(name, width=4)
@@ -473,7 +473,7 @@ def test_option_errors(name, options, message):
 
 
 def test_default_heads():
-    for name in models.NAMES:
+    for name in models.NETWORKS:
         expected = "mlp" if name.startswith("vgg") else "linear"
         assert models.create(name).head == expected
 
