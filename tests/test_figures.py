@@ -159,23 +159,36 @@ def test_timeline_is_the_fraction_of_seeds():
     assert layers.timeline(runs, "vgg19", ["original"]) is None
 
 
-def test_thresholds_are_at_their_accuracies():
-    gains = {"g2-case1-t0.7": 0.02, "g2-case1-t2.3": -0.01}
+def test_settings_of_amplification_are_at_their_accuracies():
+    gains = {
+        **{"g2-case1-t0.7": 0.02, "g2-case1-t2.3": -0.01},
+        **{"g2-case1-f3": 0.03, "g2-case1-f10": -0.04},
+    }
     study, _, records = make("amplification", models=("vgg19",), gains=gains)
     runs = runs_of(records, study)
-    picture = layers.responses(runs, "vgg19", "sweep", "original", "threshold")
-    (ax,) = picture.figure.axes
-    (line,) = [x for x in ax.get_lines() if len(x.get_xdata()) == 3]
+    settings = (
+        layers.Setting("sweep", "threshold"),
+        layers.Setting("factor", "factor", unset=2.0),
+    )
+    picture = layers.responses(runs, "vgg19", settings, "original")
     base = runs.values("vgg19", "g2-case1", "test_accuracy").mean()
-    np.testing.assert_allclose(line.get_xdata(), [0.7, 1.5, 2.3])
-    np.testing.assert_allclose(line.get_ydata(), [base + 0.02, base, base - 0.01])
-    (ranges,) = ax.collections
+    panels = {
+        "threshold": {0.7: 0.02, 1.5: 0, 2.3: -0.01},
+        "factor": {1.5: 0, 2: 0, 3: 0.03, 5: 0, 10: -0.04},
+    }
+    for ax, (label, expected) in zip(picture.figure.axes, panels.items(), strict=True):
+        assert ax.get_xlabel() == label
+        (line,) = [x for x in ax.get_lines() if len(x.get_xdata()) == len(expected)]
+        np.testing.assert_allclose(line.get_xdata(), list(expected))
+        np.testing.assert_allclose(line.get_ydata() - base, list(expected.values()))
+    (ranges,) = picture.figure.axes[0].collections
     values = runs.values("vgg19", "g2-case1-t0.7", "test_accuracy")
     low, high = ranges.get_segments()[0][:, 1]
     np.testing.assert_allclose((low, high), (values.min(), values.max()))
-    assert "2 of 72 settings" in picture.caption
+    # Two measures, two cases, and 18 thresholds besides the fixed one.
+    assert "2 of 72 in sweep, 4 of 4 in factor" in picture.caption
     few = runs_of([r for r in records if r.arm == "original"], study)
-    assert layers.responses(few, "vgg19", "sweep", "original", "x") is None
+    assert layers.responses(few, "vgg19", settings, "original") is None
 
 
 def test_settings_are_at_their_differences_also_where_a_control_is_missing():

@@ -294,7 +294,7 @@ class TestPapersNumbers:
         paper = tables.published("plp")
         header, *rows = found["resnet18 on cifar100: best epoch / loss"]
         assert [row[0] for row in rows] == ["0", "1", "2", "mean", "paper"]
-        for arm in study.arms:
+        for arm in (arm for arm in study.arms if not arm.group):
             results = [r.result for r in records if r.arm == arm.name]
             pairs = [(r["best_epoch"], r["validation_loss"]) for r in results]
             column = header.index(arm.label)
@@ -365,6 +365,29 @@ class TestPapersNumbers:
         # 32.16 of 31.62 minutes.
         assert paper[column] == "32.16 (+1.7 %)"
         assert paper[header.index("original")] == "31.62"
+
+    def test_the_rise_of_the_rate_is_the_mean_over_layers(self):
+        from experiments.reports import amplification
+
+        study, _, records = make("amplification", models=("vgg19",))
+        runs = runs_of(records, study, ("vgg19",))
+        blocks = amplification.sections(runs, [])
+        text = "\n\n".join(block for block in blocks if isinstance(block, str))
+        header, *rows = tables_of(text)["Mean rise of the effective learning rate"]
+        found = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+        assert "g2 case 1, propagated" not in found
+        assert "original" not in found
+        # One of five layers in the sixth epoch, the only one in an amplified stage.
+        for label, rise in (
+            ("amplification by 1", 1.0),
+            ("random layers", 1.2),
+            ("g2 case 1, factor 1.5", 1.1),
+            ("g2 case 1, factor 10", 2.8),
+        ):
+            assert found[label]["layers amplified (%)"] == "20.0 ± 0.0"
+            assert found[label]["rate x"] == f"{rise:.3f} ± 0.000"
+        plain = found["g2 case 1, factor 10"]["plain arm at the matched rate"]
+        assert plain == study.arm("rate-1.9").label
 
     def test_figure_11_has_the_best_threshold(self, amplification):
         _, blocks = amplification

@@ -119,6 +119,13 @@ def test_comparisons_follow_from_the_arms():
     )
 
 
+def test_an_arm_may_train_some_networks_only():
+    some = dataclasses.replace(PLP, models=("tiny",))
+    scale = Scale("small", models=("vgg16", "tiny"), seeds=2, fields=TINY)
+    planned = {(t.model, t.arm.name) for t in plan.tasks(study_of(SGD, some), scale)}
+    assert planned == {("vgg16", "sgd"), ("tiny", "sgd"), ("tiny", "plp")}
+
+
 # -- Scales ----------------------------------------------------------------------------
 
 
@@ -286,3 +293,67 @@ def test_rate_drops_once_more_where_amplification_ends(model, ends):
     assert [s.learning_rate for s in stages(original)] == pytest.approx(
         [0.1, 0.1, 0.01, 0.01]
     )
+
+
+@pytest.mark.parametrize("size", ["full", "cifar10"])
+@pytest.mark.parametrize(
+    ("models", "thresholds"),
+    [
+        (("vgg19", "resnet18", "resnet34"), np.linspace(0.7, 2.5, 19)),
+        (("resnet50", "resnet101"), np.linspace(1, 3, 9)),
+    ],
+)
+def test_thresholds_are_swept_as_in_the_paper(size, models, thresholds):
+    study = studies.load("amplification")
+    for model in models:
+        arms = [t.arm for t in plan.tasks(study, study.scale(size)) if t.seed == 0]
+        swept: dict[tuple, list] = {}
+        for arm in (a for a in arms if a.group in ("", "sweep") and a.trains(model)):
+            config = configure(study, size, model, arm.name)
+            if config.amplify_threshold is not None and config.amplify_factor is None:
+                case = config.amplify_measure, config.amplify_two_sided
+                swept.setdefault(case, []).append(config.amplify_threshold)
+        assert sorted(swept) == [
+            *(("g1", False), ("g1", True)),
+            *(("g1_per_weight", False), ("g1_per_weight", True)),
+            *(("g2", False), ("g2", True)),
+        ]
+        for (measure, _), found in swept.items():
+            if measure != "g1_per_weight":
+                np.testing.assert_allclose(sorted(set(found)), thresholds)
+
+
+@pytest.mark.parametrize(
+    ("model", "amplified"),
+    [
+        ("resnet18", [range(52, 101), range(102, 131)]),
+        ("resnet101", [range(12, 101), range(102, 146)]),
+    ],
+)
+def test_the_matched_rate_is_raised_where_layers_are_amplified(model, amplified):
+    study = studies.load("amplification")
+
+    def rates(arm):
+        config = configure(study, "full", model, arm)
+        ends = [0, *(stage.end_epoch for stage in stages(config))]
+        listed = [stage.learning_rate for stage in stages(config)]
+        return np.repeat(listed, np.diff(ends))
+
+    raised = {epoch for epochs in amplified for epoch in epochs}
+    for arm in study.arms:
+        if arm.matched is None or arm.variant_of not in (None, "g2-case1"):
+            continue
+        config = configure(study, "full", model, arm.name)
+        share = 1.0 if config.amplify_select == "all" else 0.1
+        rise = 1 + share * ((config.amplify_factor or 2.0) - 1)
+        ratio = rates(arm.matched) / rates("original")
+        assert len(ratio) == 150
+        for epoch, found in enumerate(ratio, start=1):
+            assert found == pytest.approx(rise if epoch in raised else 1.0)
+        assert configure(study, "full", model, arm.matched).method == "sgd"
+
+
+def test_the_plain_control_amplifies_by_one():
+    for name in ("amplification", "together"):
+        noop = configure(studies.load(name), "full", "resnet18", "noop")
+        assert (noop.method, noop.amplify_factor) == ("amplify", 1.0)
