@@ -51,7 +51,7 @@ class _Metric(NamedTuple):
       read: Maps a run and the control's run with the same seed to a value.
       comparisons: Arms and controls; None for all of the study.
       is_ratio: Whether logarithms are compared, and ratios shown.
-      digits: Decimals to print.
+      digits: Decimals of a difference.
       note: What a reader must know.
     """
 
@@ -82,7 +82,7 @@ _METRICS = (
         lambda run, control: float(np.log(run.result["test_error"])),
         None,
         True,
-        2,
+        0,
         "Geometric mean of the ratios over the seeds, and Student's interval of its "
         "logarithm.",
     ),
@@ -213,14 +213,13 @@ def _errors(runs: Runs, model: str) -> Picture | None:
 
 
 def _results(runs: Runs) -> str:
-    columns = {"test_error": 4, "mean_error": 4, "units": 1, "refused": 1, "seconds": 2}
+    columns = ("test_error", "mean_error", "units", "refused", "seconds")
     rows = []
     for model in runs.models:
         for arm in runs.study.arms:
             if runs.of(model, arm.name):
                 cells = [
-                    tables.spread(runs.values(model, arm.name, name), digits)
-                    for name, digits in columns.items()
+                    _spread(runs.values(model, arm.name, name)) for name in columns
                 ]
                 rows.append([model, arm.label, runs.count(model, arm.name), *cells])
     return tables.markdown(
@@ -237,6 +236,14 @@ def _results(runs: Runs) -> str:
         "other work on the machine is in them.",
         left=2,
     )
+
+
+def _spread(values: np.ndarray) -> str:
+    """Mean ± standard deviation, to digits that fit values of all magnitudes."""
+    if not values.size:
+        return tables.NONE
+    spread = f" ± {values.std(ddof=1):.2g}" if values.size > 1 else ""
+    return f"{values.mean():.3g}{spread}"
 
 
 def _compared(runs: Runs, metric: _Metric) -> str:
@@ -284,13 +291,11 @@ def _difference(d: PairedDifference, metric: _Metric) -> tuple[str, str]:
             tables.signed(d.mean, metric.digits),
             tables.interval(d.interval, metric.digits),
         )
-    if d.interval is None:
-        return tables.number(float(np.exp(d.mean)), metric.digits), tables.NONE
-    low, high = np.exp(d.interval)
-    return (
-        tables.number(float(np.exp(d.mean)), metric.digits),
-        f"[{low:.{metric.digits}f}, {high:.{metric.digits}f}]",
-    )
+    ends = tables.NONE
+    if d.interval is not None:
+        low, high = np.exp(d.interval)
+        ends = f"[{low:.3g}, {high:.3g}]"
+    return f"{np.exp(d.mean):.3g}", ends
 
 
 def _tuning(runs: Runs) -> str:
@@ -318,6 +323,7 @@ def _tuning(runs: Runs) -> str:
         ("stream", "arm", "number", "chosen", "candidates and their final errors"),
         rows,
         note=f"Mean final error over seeds {tables.join(map(str, arms.TUNING_SEEDS))}, "
-        f"which are not among the reported ones.",
+        f"which are not among the reported ones. Where the lowest or the highest "
+        f"candidate was chosen, another could do better.",
         left=5,
     )
