@@ -70,12 +70,6 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
-        # Written directly: a signal may arrive in the middle of a print.
-        text = (
-            "\nstopping after this step; Ctrl-C again exits at once, without saving\n"
-        )
-        with contextlib.suppress(OSError):
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
 
     def check(self) -> bool:
         """Returns whether to save now.

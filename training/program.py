@@ -138,7 +138,8 @@ class Program:
           stop: The end of the steps; by default that of the epoch.
 
         Raises:
-          DivergedError: If too many steps in a row were not finite.
+          DivergedError: If too many steps in a row were not finite. The last state that
+            was yielded has been donated by then.
         """
         if start == 0:
             zero = Monitor.zero(state.monitor.last.loss.dtype).epoch
