@@ -3,8 +3,12 @@
 import ast
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 import typing
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +39,8 @@ from tests.bad_inputs import (
 )
 from training import config as config_lib
 from training.config import Config
+
+ROOT = Path(__file__).parent.parent
 
 # -- Flags -----------------------------------------------------------------------------
 
@@ -305,6 +311,17 @@ def test_flags(count):
             assert_refused([*base, *argv], bad.names)
 
     check()
+
+
+def test_the_reader_of_help_may_leave():
+    """As in ``python train.py --help | head``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:  # noqa: PTH123
+        command = [sys.executable, "train.py", "--help"]
+        done = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert not done.stderr
 
 
 # -- Strategies, layers and thresholds -------------------------------------------------

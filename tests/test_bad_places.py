@@ -116,6 +116,31 @@ def test_impossible_work_directories(workdir):
         assert_refused([*BASE, "--workdir", workdir], [workdir, "UTF-8"])
 
 
+@pytest.mark.parametrize("path", ["file", "file/inside", "link", "/proc/x", "x" * 300])
+def test_directories_of_compiled_programs(path):
+    with empty_directory() as directory:
+        make_file(directory / "file")
+        make_loop(directory / "link")
+        assert_refused([*BASE, "--cache-dir", path], ["--cache-dir"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["--dataset", "./absent"], "./absent"),
+        (["--dataset", "cifar10", "--data-dir", "absent"], "absent does not exist"),
+        (["--strategy", "[(3, 0.1, 0, 1), (2, 0.1, 0, 1)]"], "stage 2"),
+        (["--batch-size", "100000"], "--batch-size"),
+        ([], "another configuration"),
+    ],
+)
+def test_a_collision_does_not_hide_another_mistake(argv, name):
+    with empty_directory() as path:
+        (path / "run").mkdir()
+        (path / "run" / "config.json").write_text(GOOD_FILE)
+        assert_refused([*BASE, "--workdir", "run", "--seed", "7", *argv], [name])
+
+
 # -- Data ------------------------------------------------------------------------------
 
 
@@ -165,7 +190,7 @@ def test_archives(prepared, count):
 
 @counts(6, 60)
 def test_prepared_sets(prepared, count):
-    root, whole = prepared
+    root, original = prepared
 
     @trying(count)
     @given(st.lists(DAMAGES, min_size=1, max_size=2))
@@ -185,8 +210,8 @@ def test_prepared_sets(prepared, count):
             # A flipped bit may lie where nobody looks, else it is noticed.
             with within(60), contextlib.suppress(DataError):
                 read = data.load("cifar100", data_dir=copy)
-                assert read.num_classes == whole.num_classes
-                assert_same_tree(parts(read), parts(whole))
+                assert read.num_classes == original.num_classes
+                assert_same_tree(parts(read), parts(original))
 
     check()
 

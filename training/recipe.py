@@ -256,8 +256,14 @@ def _cache_programs(cache_dir: str | None) -> None:
         return
     if cache_dir is None:
         cache_dir = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    elif Path(cache_dir).is_file():
-        raise ConfigError(f"--cache-dir {cache_dir} is a file: choose a directory")
+    else:
+        try:
+            Path(cache_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--cache-dir {cache_dir} cannot be used ({error.strerror}): choose "
+                f"another directory"
+            ) from error
     path = cache_dir or str(Path("~/.cache/plp_optax").expanduser())
     jax.config.update("jax_compilation_cache_dir", path)
 
