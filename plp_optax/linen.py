@@ -4,7 +4,7 @@ Multiplying a layer's gradient (:func:`plp_optax.amplify_layers`) changes that l
 alone. Here the cotangent of the layer's output is multiplied inside back-propagation,
 so that the layers before it are amplified too, and several factors compound.
 
-Imported by itself, ``import plp_optax.linen``: it needs flax, the extra ``[flax]``.
+``plp_optax.linen`` is imported at its first use. It needs flax, the extra ``[flax]``.
 """
 
 import contextlib
@@ -15,10 +15,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from plp_optax._dtypes import widened
+
 
 @jax.custom_vjp
 def amplify_cotangent(x: Any, factor: jax.typing.ArrayLike) -> Any:
     """The identity on ``x``, whose cotangent is multiplied by ``factor``.
+
+    Its derivative is defined in reverse mode only (``jax.grad``, ``jax.vjp``,
+    ``jax.jacrev``); forward mode (``jax.jvp``, ``jax.jacfwd``) raises a ``TypeError``.
 
     Args:
       x: A tree of arrays.
@@ -46,7 +51,7 @@ def _backward(factor: jax.typing.ArrayLike, cotangent: Any) -> tuple[Any, jax.Ar
     def scale(c: jax.Array) -> jax.Array:
         if c.dtype == jax.dtypes.float0:  # of an integer output
             return c
-        wide = jnp.promote_types(c.dtype, factor.dtype)
+        wide = widened(c)
         return (c.astype(wide) * factor.astype(wide)).astype(c.dtype)
 
     return jax.tree.map(scale, cotangent), jnp.zeros_like(factor)
@@ -59,19 +64,29 @@ amplify_cotangent.defvjp(_forward, _backward)
 def propagate_amplification(
     factors: Mapping[str, jax.typing.ArrayLike],
 ) -> Iterator[None]:
-    """Within it, linen modules amplify the cotangents of their outputs.
+    """A context in which linen modules amplify the cotangents of their outputs.
 
     The models are not edited: calls of modules are intercepted while a loss is traced.
-    The factors may be traced values, so that they change without compiling again::
+    So the context belongs **inside** the function that is compiled. Around a compiled
+    function it does nothing if the function was traced before (an error, as no module
+    is called), and stays in effect afterwards if it was first traced inside. Factors
+    may be traced values; they then change without compiling again::
 
         tx = optax.chain(amplify_layers(strategy, apply=False), optax.sgd(0.1))
         names = plp_optax.layer_names(params)
 
-        def loss_fn(params):
-            factors = optax.tree.get(opt_state, "factors")
-            with propagate_amplification(dict(zip(names, factors))):
-                logits = module.apply({"params": params}, images)
-            ...
+        @jax.jit
+        def step(params, opt_state, images, labels):
+            factors = dict(zip(names, optax.tree.get(opt_state, "factors")))
+
+            def loss_fn(params):
+                with propagate_amplification(factors):
+                    logits = module.apply({"params": params}, images)
+                ...
+
+    Modules under ``nn.jit`` are refused: its cache of traces ignores their names.
+    ``nn.remat``, ``nn.scan`` and ``nn.vmap`` are fine, and a factor then serves all
+    slices of a stacked module.
 
     Args:
       factors: A factor for the output of each named module. The names are the
@@ -80,6 +95,24 @@ def propagate_amplification(
 
     Yields:
       Nothing.
+
+    Raises:
+      ValueError: If no module is called under a name, or a module is under
+        ``nn.jit``.
+
+    Examples:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> dense, x = nn.Dense(1, use_bias=False), jnp.ones((1, 2))
+      >>> params = dense.init(jax.random.key(0), x)
+      >>> @jax.jit
+      ... def gradient(params, factor):
+      ...     def loss(params):
+      ...         with propagate_amplification({".": factor}):
+      ...             return dense.apply(params, x).sum()
+      ...
+      ...     return jax.grad(loss)(params)["params"]["kernel"].ravel()
+      >>> gradient(params, 1.0).tolist(), gradient(params, 3.0).tolist()
+      ([1.0, 1.0], [3.0, 3.0])
     """
     seen = set()
 
@@ -89,6 +122,12 @@ def propagate_amplification(
         kwargs: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
+        if _is_under_nn_jit(type(context.module)):
+            raise ValueError(
+                f"propagate_amplification cannot name modules under nn.jit, whose "
+                f"traces are shared between modules of different names: use "
+                f"{type(context.module).__name__} without nn.jit"
+            )
         output = call(*args, **kwargs)
         name = "/".join(context.module.path) or "."
         if context.method_name != "__call__" or name not in factors:
@@ -103,3 +142,18 @@ def propagate_amplification(
             f"no module was called under the names {', '.join(missing)}: factors are "
             f"named by the paths of linen modules"
         )
+
+
+def _is_under_nn_jit(module: type) -> bool:
+    """Whether ``nn.jit`` wraps a module's class or its ``__call__``.
+
+    Flax does not say so. Of its lifted transformations only those that cache their
+    traces, which are ``nn.jit``, keep the transformed function in a closure.
+    """
+    method: Any = module.__call__
+    while method is not None:
+        code = getattr(method, "__code__", None)
+        if code is not None and "trafo_fn" in code.co_freevars:
+            return code.co_filename == nn.transforms.__file__
+        method = getattr(method, "__wrapped__", None)
+    return False

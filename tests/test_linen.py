@@ -300,6 +300,65 @@ def test_a_cached_trace_is_an_error_not_a_silent_nothing():
         apply(PARAMS)
 
 
+def of_class(dense):
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for i in range(3):
+                x = dense(4, name=f"d{i}")(x)
+            return x.sum()
+
+    return Network()
+
+
+class JittedMethod(nn.Module):
+    features: int
+
+    @nn.jit
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.features, name="dense")(x)
+
+
+@pytest.mark.parametrize("dense", [nn.jit(nn.Dense), JittedMethod])
+@pytest.mark.parametrize("traced_before", [False, True])
+def test_nn_jit_is_refused(dense, traced_before):
+    """Its cache ignores names: d1 and d2 would be amplified like d0."""
+    network = of_class(dense)
+    params = of_class(dense).init(jax.random.key(0), X)
+
+    def loss_fn(params):
+        with propagate_amplification({"d0": 2.0}):
+            return network.apply(params, X)
+
+    if traced_before:
+        network.apply(params, X)
+    with pytest.raises(ValueError, match=r"under nn\.jit"):
+        jax.grad(loss_fn)(params)
+
+
+@pytest.mark.parametrize("dense", [nn.Dense, nn.remat(nn.Dense)])
+def test_modules_of_one_class_are_amplified_by_their_names(dense):
+    network = of_class(dense)
+    params = network.init(jax.random.key(0), X)
+
+    def gradient(factors):
+        def loss_fn(params):
+            with propagate_amplification(factors):
+                return network.apply(params, X)
+
+        return jax.grad(loss_fn)(params)["params"]
+
+    raw, amplified = gradient({}), gradient({"d0": 2.0})
+    expected = raw | {"d0": jax.tree.map(lambda g: 2 * g, raw["d0"])}
+    chex.assert_trees_all_close(amplified, expected, rtol=1e-6)
+
+
+def test_forward_mode_raises():
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jacfwd(lambda x: amplify_cotangent(x, 2.0))(jnp.ones(2))
+
+
 def test_nothing_is_amplified_outside_of_the_context():
     chain_gradient(PARAMS, {"one": 2.0})
     gradient = jax.grad(lambda params: CHAIN.apply({"params": params}, X))(PARAMS)
@@ -312,7 +371,7 @@ def test_the_library_does_not_import_flax():
         "loaded = [m for m in sys.modules if m.split('.')[0] == 'flax'"
         " or m == 'plp_optax.linen']\n"
         "assert not loaded, loaded\n"
-        "import plp_optax.linen\n"
+        "assert callable(plp_optax.linen.propagate_amplification)\n"
         "assert 'flax' in sys.modules\n"
     )
     result = subprocess.run(
