@@ -60,6 +60,23 @@ def check_finite(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
+def check_at_least(name: str, value: Any, bound: float, *, strictly: bool) -> None:
+    """Raises unless ``value`` is a finite number from ``bound`` up, or a jax array."""
+    check_finite(name, value)
+    if isinstance(value, jax.Array):
+        return
+    if value < bound or (strictly and value == bound):
+        least = "above" if strictly else "at least"
+        raise ValueError(f"{name} must be {least} {bound}, got {value!r}")
+
+
+def check_below_one(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a number in [0, 1), or a scalar jax array."""
+    check_finite(name, value)
+    if not isinstance(value, jax.Array) and not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
+
+
 def check_predicate(name: str, value: object) -> None:
     """Raises unless ``value`` is None or a function from a step count to a scalar."""
     if isinstance(value, jax.Array):

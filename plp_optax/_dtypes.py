@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 
@@ -20,3 +21,14 @@ def widened(x: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32:
         return dtype
     return jnp.dtype(jnp.float32)
+
+
+def zeros(params: Any, accumulator_dtype: Any = None) -> Any:
+    """Zeros like the parameters; real ones in ``accumulator_dtype``, if it is given."""
+
+    def like(p: Any) -> jax.Array:
+        own = jnp.result_type(p)
+        wanted = jnp.issubdtype(own, jnp.floating) and accumulator_dtype
+        return jnp.zeros_like(p, wanted or own)
+
+    return jax.tree.map(like, params)

@@ -7,8 +7,8 @@ _STATIC = frozenset(
     (
         *("accumulator_dtype", "active", "apply", "axis_name", "fit", "inner"),
         *("layers", "mask", "measure", "mu_dtype", "nesterov", "period"),
-        *("prediction", "reselect_every", "select", "steps_per_epoch", "store"),
-        *("strategy", "window"),
+        *("prediction", "reselect_every", "revert", "select", "start"),
+        *("steps_per_epoch", "store", "strategy", "window"),
     )
 )
 

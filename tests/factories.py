@@ -21,6 +21,7 @@ class Case(NamedTuple):
       optimizes: Whether it is an optimizer by itself, not a link of a chain.
       leads: Whether its place in a chain is the first, not the last.
       buffers: Whether its state has trees like the parameters.
+      couples: Whether the update of a leaf depends on the other leaves.
     """
 
     factory: Callable[..., optax.GradientTransformationExtraArgs]
@@ -30,6 +31,7 @@ class Case(NamedTuple):
     optimizes: bool = False
     leads: bool = False
     buffers: bool = True
+    couples: bool = False
 
     def make(self, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         """The transformation."""
@@ -127,4 +129,32 @@ CASES = {
         inject="learning_rate",
         optimizes=True,
     ),
+    # Regularised, so that rounding is not amplified.
+    "adaptive_window": Case(
+        plp_optax.adaptive_window,
+        {"window": 3, "regularization": 0.1},
+        inject="regularization",
+        couples=True,
+    ),
+    "adaptive_window-limits": Case(
+        plp_optax.adaptive_window,
+        {
+            **{"window": 3, "period": 4, "regularization": 0.1},
+            **{"max_norm": 1.5, "max_jump": 0.2, "min_signal": -0.9},
+        },
+        needs_params=True,
+        inject="max_jump",
+        couples=True,
+    ),
+    "ema_nesterov": Case(
+        plp_optax.ema_nesterov,
+        {"extrapolation": lambda n: 0.5 / (1 + n), "decay": 0.8},
+        inject="decay",
+    ),
+    "outer_nesterov": Case(
+        plp_optax.outer_nesterov,
+        {"outer_rate": 0.7, "momentum": 0.5, "period": 3},
+        inject="outer_rate",
+    ),
+    "tail_average": Case(plp_optax.tail_average, {"decay": 0.5}, inject="decay"),
 }

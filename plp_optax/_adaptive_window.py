@@ -1,0 +1,405 @@
+"""Affine combinations of the last parameters that the updates themselves set."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from plp_optax import _checks
+from plp_optax._dtypes import widened, zeros
+
+AxisName = str | tuple[str, ...]
+
+# By the bits of the shortest dtype among the updates; anything shorter has 1e-2.
+_REGULARIZATION = {64: 1e-10, 32: 1e-7}
+
+
+class AdaptiveWindowState(NamedTuple):
+    """State of :func:`adaptive_window`.
+
+    It holds n updates: ``window`` when sliding, ``window - 1`` when restarted.
+
+    Attributes:
+      position: Updates since the window started. Restarted: 0 to period - 1.
+        Sliding: 0 to 2 n - 1, where n and more mean that all places are filled. int32
+        scalar.
+      gram: Inner products of the stored updates; shape ``(n, n)``.
+      stored_updates: n trees like the parameters: the last updates that came in.
+      stored_moves: Sliding: n trees like the parameters, the updates that were
+        emitted in their place. Restarted: empty.
+      jumped: Whether the last step ended in a jump; bool scalar. False without
+        ``revert``.
+      value_before: The value at the parameters from which that step was taken; float
+        scalar. Zero without ``revert``.
+    """
+
+    position: jax.Array
+    gram: jax.Array
+    stored_updates: tuple[optax.Updates, ...]
+    stored_moves: tuple[optax.Updates, ...]
+    jumped: jax.Array
+    value_before: jax.Array
+
+
+def adaptive_window(
+    window: int = 10,
+    *,
+    period: int | None = None,
+    regularization: jax.typing.ArrayLike | None = None,
+    max_norm: jax.typing.ArrayLike | None = None,
+    max_jump: jax.typing.ArrayLike | None = None,
+    min_signal: jax.typing.ArrayLike | None = None,
+    revert: bool = False,
+    axis_name: AxisName | None = None,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Jumps to the combination of the last parameters with the smallest update.
+
+    Anderson acceleration, or regularised nonlinear acceleration. With the last
+    ``window`` updates :math:`u_0, \dots, u_k` and the parameters :math:`w_i` that each
+    of them led to, a jump ends at
+
+    .. math::
+        \sum_i c_i w_i, \qquad
+        c = \arg\min_{\sum_i c_i = 1} \Big\lVert \sum_i c_i u_i \Big\rVert^2
+        + \lambda \lVert G \rVert_2 \lVert c \rVert^2,
+        \qquad G_{ij} = \langle u_i, u_j \rangle,
+
+    so that :math:`c = z / \sum_i z_i` with
+    :math:`z = (G / \lVert G \rVert_2 + \lambda I)^{-1} \mathbf 1`. A large
+    :math:`\lambda` gives the average of the window; a small one extrapolates. On a
+    quadratic in n dimensions, ``n + 1`` steps of gradient descent and one jump reach
+    the minimum.
+
+    **Sliding** (``period=None``) jumps at each step: the strongest form, for plain
+    gradient descent, ``optax.chain(optax.sgd(rate), adaptive_window(10))``, on a full
+    batch. **Restarted** (``period=window`` or more) takes ``window`` plain steps, the
+    last of which ends in a jump, and the optimizer's own until the period is over: half
+    the memory, and it also works after Nesterov momentum. With small batches use
+    neither: noise turns the combination into the average, and the average lags; use
+    :func:`~plp_optax.tail_average` there.
+
+    Warnings:
+      Do not use it after heavy-ball momentum. Its next point depends on a velocity that
+      no combination of points holds, and a jump leaves that velocity as it was: on
+      quadratics this is slower than heavy ball alone. On losses with saddles, the
+      smallest update may be one at a saddle: on a small physics-informed network it
+      stays where ``optax.lbfgs`` gets on.
+
+    Place it **last** in a chain, so that it sees the final update. It holds
+    ``window - 1`` parameter-sized buffers, or ``2 * window`` when sliding, and needs no
+    parameters.
+
+    Args:
+      window: Updates that are combined; at least 2. Anderson's depth is one less.
+      period: Steps in a cycle of the restarted form, at least ``window``; None for
+        the sliding form.
+      regularization: :math:`\lambda`; positive. By default 1e-10 if all updates are
+        float64, 1e-7 for float32 and 1e-2 for anything shorter.
+      max_norm: Where the 2-norm of c is larger, the jump is shortened so that it is
+        not; at least 1. None for no limit.
+      max_jump: Where the jump is longer than this multiple of the norm of the
+        parameters, it is shortened to that; positive. None for no limit.
+      min_signal: Where the mean product of different updates is less than this part of
+        the mean square of updates, there is no jump. The quotient is about 1 for steady
+        updates and 0 for noise, but also small where updates oscillate. None for no
+        limit.
+      revert: Whether to undo a jump after which the value is higher than it was before
+        the step that ended in it. ``update`` then needs the ``value`` at the
+        parameters, as ``optax.value_and_grad_from_state`` and line searches do. The
+        step that finds it takes the parameters back to where the optimizer alone would
+        have been, its own update is dropped, and the window starts again. For full
+        batches: values of different batches differ by noise.
+      axis_name: Mapped axis, or axes, of ``pmap`` or ``shard_map`` over which every
+        parameter is split, for products of all parts. Leave it out where each device
+        has all parameters, and under ``jit``, which needs no name for the same.
+      accumulator_dtype: The stored updates' dtype for real parameters; by default the
+        parameters' own. Products are taken in float32 at least.
+
+    Returns:
+      An :class:`optax.GradientTransformationExtraArgs` with state
+      :class:`AdaptiveWindowState`. With ``max_jump`` its ``update`` needs ``params``,
+      with ``revert`` it needs ``value``. An update that is not finite passes through,
+      and the window starts again after it.
+
+    Raises:
+      ValueError: If an argument is not as above. Under
+        ``optax.inject_hyperparams`` name ``window``, ``period``, ``revert``,
+        ``axis_name`` and ``accumulator_dtype`` in ``static_args``.
+
+    Examples:
+      Two dimensions, three steps, and there:
+
+      >>> import jax, optax, plp_optax
+      >>> loss = lambda w: w[0] ** 2 + 10 * w[1] ** 2
+      >>> tx = optax.chain(
+      ...     optax.sgd(0.08), plp_optax.adaptive_window(3, period=3)
+      ... )
+      >>> w = jax.numpy.array([3.0, -4.0])
+      >>> state = tx.init(w)
+      >>> for _ in range(4):
+      ...     print(f"{loss(w):.3f}")
+      ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+      ...     w = optax.apply_updates(w, updates)
+      169.000
+      63.950
+      25.217
+      0.000
+
+    References:
+      Anderson, `Iterative Procedures for Nonlinear Integral Equations
+      <https://doi.org/10.1145/321296.321305>`_, 1965
+
+      Scieur, d'Aspremont and Bach, `Regularized Nonlinear Acceleration
+      <https://arxiv.org/abs/1606.04133>`_, 2016
+
+      Pasini et al., `Anderson Acceleration for Distributed Training of Deep Learning
+      Models <https://arxiv.org/abs/2110.14813>`_, 2021
+    """
+    _checks.check_int("window", window, at_least=2)
+    if period is not None:
+        _checks.check_period(period, window)
+    if regularization is not None:
+        _checks.check_at_least("regularization", regularization, 0, strictly=True)
+    if max_norm is not None:
+        _checks.check_at_least("max_norm", max_norm, 1, strictly=False)
+    if max_jump is not None:
+        _checks.check_at_least("max_jump", max_jump, 0, strictly=True)
+    if min_signal is not None:
+        _checks.check_finite("min_signal", min_signal)
+    _checks.check_bool("revert", revert)
+    _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
+    slides = period is None
+    # The newest update of a cycle is used when it comes, and not stored.
+    n = window if slides else window - 1
+    slots = np.arange(n)
+
+    def init_fn(params: optax.Params) -> AdaptiveWindowState:
+        def trees() -> tuple[optax.Updates, ...]:
+            return tuple(zeros(params, accumulator_dtype) for _ in range(n))
+
+        return AdaptiveWindowState(
+            position=jnp.zeros((), jnp.int32),
+            gram=jnp.zeros((n, n), float),
+            stored_updates=trees(),
+            stored_moves=trees() if slides else (),
+            jumped=jnp.zeros((), bool),
+            value_before=jnp.zeros((), float),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: AdaptiveWindowState,
+        params: optax.Params | None = None,
+        *,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, AdaptiveWindowState]:
+        del extra_args
+        if max_jump is not None and params is None:
+            raise ValueError(
+                "adaptive_window with max_jump compares with the parameters: pass "
+                "them, as in tx.update(grads, state, params)"
+            )
+        if revert and value is None:
+            raise ValueError(
+                "adaptive_window with revert compares values: pass the loss at the "
+                "parameters, as in tx.update(grads, state, params, value=loss)"
+            )
+        updates = jax.tree.map(jnp.asarray, updates)
+        position = state.position
+        own = _product(updates, updates, axis_name)
+        finite = jnp.isfinite(own)
+        if revert:
+            now = jnp.asarray(value, state.value_before.dtype)
+            fails = state.jumped & ~(now <= state.value_before)
+        else:
+            fails = jnp.zeros((), bool)
+        # Written before anything is read: otherwise XLA would have to copy the window.
+        here = (slots == (position % n if slides else position)) & finite & ~fails
+        stored = _stored(state.stored_updates, here, updates)
+        is_used = (slots < position) & ~here
+
+        products = jnp.stack([_product(u, updates, axis_name) for u in stored])
+        gram = _bordered(state.gram, products, own, is_used)
+        c = _coefficients(gram, is_used, _strength(regularization, updates))
+        if min_signal is not None:
+            c = jnp.where(_signal(gram, is_used) >= min_signal, c, _no_jump(c))
+        if max_norm is not None:
+            # |e + t (c - e)| <= 1 + t (|c| - 1) for the unit vector e of no jump.
+            excess = jnp.linalg.norm(c) - 1
+            part = jnp.minimum(1, (max_norm - 1) / jnp.maximum(excess, 1e-6))
+            c = _no_jump(c) + part * (c - _no_jump(c))
+
+        # sum_i c_i w_i - w_k, where w_i - w_k is u_i minus all moves from the i-th on.
+        full = position >= n
+        age = jnp.where(full, (slots - position) % n, slots) if slides else slots
+        is_earlier = is_used[:, None] & (age[:, None] <= age[None])
+        of_moves = -jnp.where(is_earlier, c[:-1, None], 0).sum(axis=0)
+        if slides:
+            parts = [(c[:-1], stored), (of_moves, state.stored_moves)]
+        else:
+            parts = [(c[:-1] + of_moves, stored)]
+        jump = _combination(updates, c[-1] - 1, is_used, parts)
+        if max_jump is not None:
+            longest = max_jump * _norm(params, axis_name)
+            length = _norm(jump, axis_name)
+            part = jnp.where(length > longest, longest / length, 1)
+            jump = jax.tree.map(lambda x: part.astype(x.dtype) * x, jump)
+        jumps = is_used.any() if slides else position == n
+        jumps &= finite & ~fails
+        emitted = jax.tree.map(
+            lambda u, x: jnp.where(jumps, (u.astype(x.dtype) + x).astype(u.dtype), u),
+            updates,
+            jump,
+        )
+        if revert:
+            back = _undo(stored, state.stored_moves, slots == (position - 1) % n)
+            emitted = _select(fails, back, emitted)
+            if not slides:  # where the cycle's first update is no longer needed
+                stored = (_select(jumps, jump, stored[0]), *stored[1:])
+
+        following = position + 1
+        if period is None:
+            following = jnp.where(following == 2 * n, n, following)
+        else:
+            following %= period
+        gram = jnp.where(here[:, None], products[None], state.gram)
+        return emitted, AdaptiveWindowState(
+            position=jnp.where(finite & ~fails, following, 0),
+            gram=jnp.where(here[None], products[:, None], gram),
+            stored_updates=stored,
+            stored_moves=_stored(state.stored_moves, here, emitted),
+            jumped=jumps if revert else state.jumped,
+            value_before=(
+                jnp.where(fails, state.value_before, now)
+                if revert
+                else state.value_before
+            ),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _product(a: optax.Updates, b: optax.Updates, axis_name: AxisName | None) -> Any:
+    """The inner product of two trees, a float scalar."""
+
+    def of_leaves(x: jax.Array, y: jax.Array) -> jax.Array:
+        dtype = widened(y)
+        axes = tuple(range(y.ndim))
+        # A product of sums, and not a sum of products, which XLA would store.
+        product = jax.lax.dot_general(
+            jnp.conj(x).astype(dtype),
+            y.astype(dtype),
+            ((axes, axes), ((), ())),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        return jnp.real(product).astype(float)
+
+    total = sum(jax.tree.leaves(jax.tree.map(of_leaves, a, b)), jnp.zeros((), float))
+    return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+
+def _norm(tree: optax.Updates, axis_name: AxisName | None) -> jax.Array:
+    tree = jax.tree.map(jnp.asarray, tree)
+    return jnp.sqrt(_product(tree, tree, axis_name))
+
+
+def _bordered(
+    gram: jax.Array, products: jax.Array, own: jax.Array, is_stored: jax.Array
+) -> jax.Array:
+    """The products of all updates, the newest last; 0 where nothing is stored."""
+    is_pair = is_stored[:, None] & is_stored[None]
+    products = jnp.where(is_stored, products, 0)
+    return jnp.block(
+        [
+            [jnp.where(is_pair, gram, 0), products[:, None]],
+            [products[None], own[None, None]],
+        ]
+    )
+
+
+def _coefficients(
+    gram: jax.Array, is_stored: jax.Array, strength: jax.typing.ArrayLike
+) -> jax.Array:
+    """Coefficients of the stored updates and the newest; 0 where nothing is stored."""
+    # Rounding may leave eigenvalues below 0, and G + lambda singular.
+    eigenvalues, vectors = jnp.linalg.eigh(gram)
+    largest = eigenvalues[-1]
+    inverse = 1 / (jnp.maximum(eigenvalues / largest, 0) + strength)
+    ones = jnp.append(is_stored, True).astype(gram.dtype)
+    z = ones * (vectors @ (inverse * (ones @ vectors)))
+    c = z / z.sum()
+    return jnp.where(jnp.isfinite(c).all(), c, _no_jump(c))
+
+
+def _no_jump(c: jax.Array) -> jax.Array:
+    return jnp.zeros_like(c).at[-1].set(1)
+
+
+def _strength(
+    regularization: jax.typing.ArrayLike | None, updates: optax.Updates
+) -> jax.typing.ArrayLike:
+    if regularization is not None:
+        return regularization
+    bits = [jnp.finfo(u.dtype).bits for u in jax.tree.leaves(updates)]
+    return _REGULARIZATION.get(min(bits, default=32), 1e-2)
+
+
+def _signal(gram: jax.Array, is_stored: jax.Array) -> jax.Array:
+    """The mean product of different updates, relative to their mean square."""
+    others, squares = is_stored.sum(), jnp.trace(gram)
+    return (gram.sum() - squares) / (jnp.maximum(others, 1) * squares)
+
+
+def _combination(
+    updates: optax.Updates,
+    weight: jax.Array,
+    is_used: jax.Array,
+    parts: list[tuple[jax.Array, tuple[optax.Updates, ...]]],
+) -> optax.Updates:
+    """``weight * updates`` and the used trees by weight, in float32 at least."""
+    weights = [jnp.where(is_used, of_part, 0) for of_part, _ in parts]
+    trees = [tree for _, of_part in parts for tree in of_part]
+
+    def combine(u: jax.Array, *stored: jax.Array) -> jax.Array:
+        dtype = widened(stored[0])
+        total = weight.astype(dtype) * u.astype(dtype)
+        for factor, x in zip(jnp.concatenate(weights), stored, strict=True):
+            total += factor.astype(dtype) * x.astype(dtype)
+        return total
+
+    return jax.tree.map(combine, updates, *trees)
+
+
+def _select(here: jax.Array, new: optax.Updates, old: optax.Updates) -> optax.Updates:
+    return jax.tree.map(lambda x, y: jnp.where(here, x.astype(y.dtype), y), new, old)
+
+
+def _stored(
+    trees: tuple[optax.Updates, ...], here: jax.Array, new: optax.Updates
+) -> tuple[optax.Updates, ...]:
+    """The trees, with ``new`` in the place that ``here`` marks, if any."""
+    return tuple(_select(h, new, tree) for h, tree in zip(here, trees, strict=False))
+
+
+def _undo(
+    stored: tuple[optax.Updates, ...],
+    moves: tuple[optax.Updates, ...],
+    is_newest: jax.Array,
+) -> optax.Updates:
+    """Minus the last jump: the newest update minus the move in its place."""
+    if not moves:
+        return jax.tree.map(jnp.negative, stored[0])
+
+    def back(*leaves: jax.Array) -> jax.Array:
+        difference = jnp.zeros_like(leaves[0])
+        pairs = zip(leaves[:n], leaves[n:], strict=True)
+        for is_here, (u, e) in zip(is_newest, pairs, strict=True):
+            difference = jnp.where(is_here, u - e, difference)
+        return difference
+
+    n = len(stored)
+    return jax.tree.map(back, *stored, *moves)

@@ -1,0 +1,285 @@
+"""Momentum over the slow trajectory: of an average of updates, or of cycles."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from plp_optax import _checks
+from plp_optax._dtypes import widened, zeros
+
+
+class EmaNesterovState(NamedTuple):
+    """State of :func:`ema_nesterov`.
+
+    Attributes:
+      extrapolations: Updates since initialisation, what the schedule reads; int32
+        scalar.
+      extrapolation: The beta of the last update; float scalar.
+      slow_update: The average update m; a tree like the parameters.
+    """
+
+    extrapolations: jax.Array
+    extrapolation: jax.Array
+    slow_update: optax.Updates
+
+
+class OuterNesterovState(NamedTuple):
+    """State of :func:`outer_nesterov`.
+
+    Attributes:
+      outer_step: Updates since the cycle's start, 0 to period - 1; int32 scalar.
+      displacement: The sum of the cycle's updates; a tree like the parameters.
+      outer_velocity: The momentum b over cycles; a tree like the parameters.
+    """
+
+    outer_step: jax.Array
+    displacement: optax.Updates
+    outer_velocity: optax.Updates
+
+
+def ema_nesterov(
+    extrapolation: optax.ScalarOrSchedule = 0.5,
+    *,
+    decay: jax.typing.ArrayLike = 0.95,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Extrapolates along the average of the last updates, at each step.
+
+    Let A be a step of the optimizer before it in the chain, x the slow parameters and m
+    the average of their updates. The gradient is taken ahead of them,
+
+    .. math::
+        x_{t+1} = A(x_t + \beta_t m_t), \qquad
+        m_{t+1} = \gamma m_t + (1 - \gamma) (x_{t+1} - x_t).
+
+    The parameters that training holds are :math:`w_t = x_t + \beta_t m_t`. With the
+    optimizer's update :math:`u_t = A(w_t) - w_t`, the slow ones move by
+    :math:`x_{t+1} - x_t = \beta_t m_t + u_t`, and so
+
+    .. math::
+        m_{t+1} &= (\gamma + (1 - \gamma) \beta_t) m_t + (1 - \gamma) u_t, \\
+        w_{t+1} - w_t &= u_t + \beta_{t+1} m_{t+1}.
+
+    That is one buffer, and no parameters are needed.
+
+    **Drift.** On steady updates it moves :math:`1 / (1 - \beta)` times as far as the
+    optimizer alone: compare it with a learning rate that much higher. An update that
+    lasts for one step only is at once amplified by :math:`1 + \beta (1 - \gamma)`,
+    1.025 by default, so that noise and oscillation grow less than the slow component.
+    (:func:`~plp_optax.plp` amplifies everything alike, by 9/8.)
+
+    Use it with small batches where a higher learning rate is limited by noise or by
+    sharp directions, as a cheap alternative to more momentum. Let ``extrapolation``
+    fall to 0 before training ends, so that it ends at the slow parameters. If the
+    matched learning rate does as well, use that.
+
+    Place it **last** in a chain. Heavy-ball momentum before it is a second pole near 1:
+    where the two together overshoot, lower ``decay`` or the momentum.
+
+    Args:
+      extrapolation: :math:`\beta`, at least 0 and below 1, or a schedule that maps the
+        number of updates so far to it.
+      decay: :math:`\gamma`, at least 0 and below 1. An average over about ``1 / ((1 -
+        decay) (1 - extrapolation))`` steps.
+      accumulator_dtype: The average's dtype for real parameters; by default the
+        parameters' own. Sums are taken in float32 at least.
+
+    Returns:
+      An :class:`optax.GradientTransformationExtraArgs` with state
+      :class:`EmaNesterovState`.
+
+    Raises:
+      ValueError: If an argument is not as above. Under ``optax.inject_hyperparams``
+        name ``accumulator_dtype`` in ``static_args``.
+
+    Examples:
+      >>> import jax, optax, plp_optax
+      >>> loss = lambda w: (w**2).sum()
+      >>> tx = optax.chain(
+      ...     optax.sgd(0.05),
+      ...     plp_optax.ema_nesterov(optax.linear_schedule(0.8, 0.0, 20), decay=0.9),
+      ... )
+      >>> w = jax.numpy.array([3.0, -4.0])
+      >>> state = tx.init(w)
+      >>> for _ in range(4):
+      ...     print(f"{loss(w):.2f}")
+      ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+      ...     w = optax.apply_updates(w, updates)
+      25.00
+      19.89
+      15.55
+      11.93
+
+    References:
+      Defazio et al., `Smoothing DiLoCo with Primal Averaging for Faster Training of
+      LLMs <https://arxiv.org/abs/2512.17131>`_, 2025
+    """
+    if not callable(extrapolation):
+        _checks.check_below_one("extrapolation", extrapolation)
+    _checks.check_below_one("decay", decay)
+    _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
+
+    def init_fn(params: optax.Params) -> EmaNesterovState:
+        return EmaNesterovState(
+            extrapolations=jnp.zeros((), jnp.int32),
+            extrapolation=jnp.zeros((), float),
+            slow_update=zeros(params, accumulator_dtype),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: EmaNesterovState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, EmaNesterovState]:
+        del params, extra_args
+        count = state.extrapolations
+        given = extrapolation(count) if callable(extrapolation) else extrapolation
+        # The last one is in the state, as a schedule or a caller may have changed it.
+        beta, last_beta = jnp.asarray(given, float), state.extrapolation
+        gamma = jnp.asarray(decay, float)
+        kept = gamma + (1 - gamma) * last_beta
+
+        def average(u: jax.Array, m: jax.Array) -> jax.Array:
+            dtype = widened(m)
+            old = kept.astype(dtype) * m.astype(dtype)
+            new = (1 - gamma).astype(dtype) * u.astype(dtype)
+            return (old + new).astype(m.dtype)
+
+        def emit(u: jax.Array, m: jax.Array) -> jax.Array:
+            dtype = widened(m)
+            ahead = beta.astype(dtype) * m.astype(dtype)
+            return (u.astype(dtype) + ahead).astype(u.dtype)
+
+        updates = jax.tree.map(jnp.asarray, updates)
+        slow_update = jax.tree.map(average, updates, state.slow_update)
+        return jax.tree.map(emit, updates, slow_update), EmaNesterovState(
+            extrapolations=optax.safe_increment(count),
+            extrapolation=beta,
+            slow_update=slow_update,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def outer_nesterov(
+    outer_rate: jax.typing.ArrayLike = 0.7,
+    *,
+    momentum: jax.typing.ArrayLike = 0.9,
+    period: int = 20,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Nesterov momentum over cycles of optimizer steps: DiLoCo with one worker.
+
+    A cycle of K = ``period`` steps leads from :math:`w_0` to :math:`w_K`. Its
+    displacement serves as the gradient of an outer optimizer,
+
+    .. math::
+        s = w_0 - w_K, \qquad b \leftarrow \mu b + s, \qquad
+        w \leftarrow w_0 - \eta (\mu b + s).
+
+    The sum of the cycle's updates is :math:`-s`, so that no copy of :math:`w_0` is
+    kept: two buffers, and no parameters are needed. The last update of a cycle,
+    :math:`u_K`, becomes :math:`u_K + s - \eta (\mu b + s)`; all others pass. The inner
+    optimizer's state is left alone.
+
+    **Drift.** On steady updates :math:`b = s / (1 - \mu)`, and a cycle moves
+    :math:`\eta / (1 - \mu)` times as far as the optimizer alone, 7 times by default:
+    compare it with a learning rate that much higher. With :math:`\mu = 0` it is
+    Lookahead (:func:`~plp_optax.lookahead_coefficients`).
+
+    Use it in long runs with small batches, at an inner learning rate that is chosen
+    with it. It reacts once a cycle only: in short runs, or on few cycles, use
+    :func:`~plp_optax.ema_nesterov`. If the matched learning rate does as well, use
+    that.
+
+    Args:
+      outer_rate: :math:`\eta`; positive.
+      momentum: :math:`\mu`, at least 0 and below 1.
+      period: K, at least 1.
+      accumulator_dtype: The buffers' dtype for real parameters; by default the
+        parameters' own. Sums are taken in float32 at least.
+
+    Returns:
+      An :class:`optax.GradientTransformationExtraArgs` with state
+      :class:`OuterNesterovState`. Place it last in a chain.
+
+    Raises:
+      ValueError: If an argument is not as above. Under ``optax.inject_hyperparams``
+        name ``period`` and ``accumulator_dtype`` in ``static_args``.
+
+    Examples:
+      >>> import jax, optax, plp_optax
+      >>> loss = lambda w: (w**2).sum()
+      >>> tx = optax.chain(
+      ...     optax.sgd(0.02), plp_optax.outer_nesterov(momentum=0.5, period=2)
+      ... )
+      >>> w = jax.numpy.array([3.0, -4.0])
+      >>> state = tx.init(w)
+      >>> for _ in range(4):
+      ...     print(f"{loss(w):.2f}")
+      ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+      ...     w = optax.apply_updates(w, updates)
+      25.00
+      23.04
+      21.05
+      19.40
+
+    References:
+      Douillard et al., `DiLoCo: Distributed Low-Communication Training of Language
+      Models <https://arxiv.org/abs/2311.08105>`_, 2023
+
+      Kallusky et al., `SNOO: Step-K Nesterov Outer Optimizer
+      <https://arxiv.org/abs/2510.15830>`_, 2025
+    """
+    _checks.check_at_least("outer_rate", outer_rate, 0, strictly=True)
+    _checks.check_below_one("momentum", momentum)
+    _checks.check_int("period", period, at_least=1)
+    _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
+
+    def init_fn(params: optax.Params) -> OuterNesterovState:
+        return OuterNesterovState(
+            outer_step=jnp.zeros((), jnp.int32),
+            displacement=zeros(params, accumulator_dtype),
+            outer_velocity=zeros(params, accumulator_dtype),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: OuterNesterovState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, OuterNesterovState]:
+        del params, extra_args
+        starts, ends = state.outer_step == 0, state.outer_step == period - 1
+        eta, mu = jnp.asarray(outer_rate, float), jnp.asarray(momentum, float)
+
+        def add(u: jax.Array, d: jax.Array) -> jax.Array:
+            dtype = widened(d)
+            total = d.astype(dtype) + u.astype(dtype)
+            return jnp.where(starts, u.astype(d.dtype), total.astype(d.dtype))
+
+        def accelerate(d: jax.Array, b: jax.Array) -> jax.Array:
+            dtype = widened(b)
+            moved = mu.astype(dtype) * b.astype(dtype) - d.astype(dtype)
+            return jnp.where(ends, moved.astype(b.dtype), b)
+
+        def emit(u: jax.Array, d: jax.Array, b: jax.Array) -> jax.Array:
+            dtype = widened(b)
+            s = -d.astype(dtype)
+            outer = eta.astype(dtype) * (mu.astype(dtype) * b.astype(dtype) + s)
+            last = u.astype(dtype) + s - outer
+            return jnp.where(ends, last.astype(u.dtype), u)
+
+        updates = jax.tree.map(jnp.asarray, updates)
+        displacement = jax.tree.map(add, updates, state.displacement)
+        velocity = jax.tree.map(accelerate, displacement, state.outer_velocity)
+        return jax.tree.map(emit, updates, displacement, velocity), OuterNesterovState(
+            outer_step=(state.outer_step + 1) % period,
+            displacement=displacement,
+            outer_velocity=velocity,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
