@@ -3,7 +3,8 @@
 import importlib
 import importlib.util
 import io
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -73,7 +74,7 @@ def write(
         tables.versions(runs),
     ]
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    parts = [_part(block, folder) for block in blocks if block is not None]
+    parts = [_part(list(group), folder) for group in _groups(blocks)]
     path = folder / "report.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
@@ -96,7 +97,6 @@ def _shared(
         figures.differences(runs, found, metrics[0]),
         "## Comparisons",
         *tables.comparisons(runs, found),
-        *(figures.differences(runs, found, metric) for metric in metrics[1:2]),
         "## Results",
         *tables.results(runs, metrics),
     ]
@@ -125,17 +125,40 @@ def _curves(runs: Runs, found: Sequence[Compared]) -> list[Block]:
     return ["## Curves", *drawn] if any(drawn) else []
 
 
-def _part(block: str | Picture, folder: Path) -> str:
-    if isinstance(block, str):
-        return block
-    path = Path("figures", f"{block.name}.png")
-    _save(block.figure, folder / path)
-    return f"![{block.title}]({path.as_posix()})\n\n*{block.caption}*"
+def _groups(blocks: Sequence[Block]) -> Iterator[list[str | Picture]]:
+    """Blocks one by one, except pictures of one kind that follow each other."""
+
+    def kind(block: str | Picture) -> object:
+        return id(block) if isinstance(block, str) else block.name.partition("-")[0]
+
+    present = [block for block in blocks if block is not None]
+    for _, group in itertools.groupby(present, key=kind):
+        yield list(group)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with io.BytesIO() as content:
+def _part(group: Sequence[str | Picture], folder: Path) -> str:
+    """Markdown, or pictures of one kind, which become one file."""
+    pictures = [block for block in group if isinstance(block, Picture)]
+    if not pictures:
+        return "\n\n".join(map(str, group))
+    path = Path("figures", f"{pictures[0].name}.png")
+    _save([picture.figure for picture in pictures], folder / path)
+    titles = "; ".join(picture.title for picture in pictures)
+    captions = " ".join(dict.fromkeys(picture.caption for picture in pictures))
+    return f"![{titles}]({path.as_posix()})\n\n*{captions}*"
+
+
+def _save(figures_: Sequence[Figure], path: Path) -> None:
+    images = []
+    for figure in figures_:
+        content = io.BytesIO()
         figure.savefig(content, format="png")
-        # A palette makes the file a third as large.
-        picture = Image.open(content).convert("RGB").quantize(_COLORS)
-        picture.save(path, optimize=True)
+        images.append(Image.open(content).convert("RGB"))
+    size = max(i.width for i in images), sum(i.height for i in images)
+    sheet = Image.new("RGB", size, "white")
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height
+    # A palette makes the file a third as large.
+    sheet.quantize(_COLORS).save(path, optimize=True)
