@@ -17,7 +17,7 @@ def describe(
     """Yields the lines of a plan: arms, runs, and expected hours.
 
     The time is measured on a few steps of each network's first arm, on this machine.
-    It leaves out what the study observes.
+    It leaves out what the study observes, and evaluations on the test set.
 
     Args:
       study: The study.
@@ -54,5 +54,6 @@ def describe(
     if total:
         yield (
             f"about {total / 3600:.2g} hours in all on this machine, by a few measured "
-            f"steps of each network's first arm, without what the study observes"
+            f"steps of each network's first arm, without what the study observes and "
+            f"evaluations on the test set"
         )
