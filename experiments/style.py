@@ -64,7 +64,8 @@ def looks(study: Study) -> dict[str, Look]:
         found[name] = Look(_COLORS[number % len(_COLORS)], line, "sDvPXo^"[number % 7])
     for name in others:
         if name in matched:
-            shade = [0.5 * part for part in to_rgb(found[matched[name]].color)]
+            red, green, blue = to_rgb(found[matched[name]].color)
+            shade = (red / 2, green / 2, blue / 2)
             found[name] = Look(to_hex(shade), ":", "x")
     return found
 
