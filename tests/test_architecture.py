@@ -17,7 +17,7 @@ PACKAGES = ("plp_optax", "models", "training", "experiments", "benchmarks")
 # import. None stands for any outside package. The longest matching entry counts.
 PARTS = {
     "plp_optax": (set(), {"jax", "numpy", "optax"}),
-    "plp_optax.linen": (set(), {"flax", "jax"}),
+    "plp_optax.linen": ({"plp_optax"}, {"flax", "jax"}),
     "models": (set(), {"flax", "jax", "numpy"}),
     "training.data": ({"training.errors", "training.registry"}, None),
     "training": ({"plp_optax", "models", "training.data"}, None),
