@@ -13,6 +13,7 @@ import pytest
 from flax import traverse_util
 
 import models
+from models import googlenet
 
 VECTORS = np.load(pathlib.Path(__file__).with_name("torch_reference") / "vectors.npz")
 OPTIONS = {
@@ -20,6 +21,15 @@ OPTIONS = {
     "resnet50": {"width": 4, "stem": "imagenet"},
     "vgg16": {"width": 8},
     "googlenet": {"width": 16},
+    "resnet18-shallow": {"width": 4},
+    "resnet50-shallow": {"width": 4, "stem": "imagenet"},
+    "vgg16-shallow": {"width": 4},
+    "googlenet-shallow": {"width": 8},
+}
+DEPTHS = {
+    "resnet18-shallow": (2, 1, 1, 1),
+    "resnet50-shallow": (2, 1, 1, 1),
+    "vgg16-shallow": (1, 1, 2, 1, 1),
 }
 # From our paths to the reference's names; the rules apply in turn.
 RULES = {
@@ -64,7 +74,8 @@ LEAVES = {
 
 def torch_name(network, path):
     module, leaf = path.rsplit("/", 1)
-    for pattern, replacement in RULES[network.rstrip("0123456789")]:
+    family = network.removesuffix("-shallow").rstrip("0123456789")
+    for pattern, replacement in RULES[family]:
         module = re.sub(pattern, replacement, module)
     return f"{module}/{LEAVES[leaf]}".replace("/", ".")
 
@@ -90,14 +101,30 @@ def from_torch(array):
     return np.transpose(array, order) if order else array
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_agrees_with_pytorch(name):
+def is_shallow(name):
+    return name.endswith("-shallow")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if is_shallow(n) else pytest.param(n, marks=pytest.mark.slow) for n in OPTIONS],
+)
+def test_agrees_with_pytorch(name, monkeypatch):
+    """Shallow networks have a block of each kind, and compile in a fraction."""
+    if name == "googlenet-shallow":
+        stages = {stage: blocks[:1] for stage, blocks in googlenet.STAGES.items()}
+        monkeypatch.setattr(googlenet, "STAGES", stages)
     with jax.enable_x64(True):
         network = models.create(
-            name, num_classes=10, dtype=jnp.float64, **OPTIONS[name]
+            name.removesuffix("-shallow"),
+            num_classes=10,
+            dtype=jnp.float64,
+            **OPTIONS[name],
         )
         if hasattr(network, "dropout_rate"):
             network = network.clone(dropout_rate=0.0)
+        if name in DEPTHS:
+            network = network.clone(depths=DEPTHS[name])
         images = jnp.asarray(VECTORS["images"].transpose(0, 2, 3, 1))
         labels = jnp.asarray(VECTORS["labels"])
         shapes = jax.eval_shape(

@@ -16,6 +16,7 @@ Weights are not stored: `draw` makes each array from its name. A stored network 
     <network>/count          the values that its statistics were taken over
 
 for the `images` (batch, channels, height, width) and `labels` that are stored too.
+Shallow networks have one block of each kind.
 """
 
 import pathlib
@@ -170,20 +171,21 @@ class GoogLeNet(nn.Module):
         "5b": (384, 192, 384, 48, 128, 128),
     }
 
-    def __init__(self, divisor):
+    def __init__(self, divisor, names=tuple(TABLE)):
         super().__init__()
+        self.names = names
         a, b = 64 // divisor, 192 // divisor
         self.stem = nn.Sequential(Unit(3, a, 3), Unit(a, a, 3), Unit(a, b, 3))
         inputs = b
-        for name, row in self.TABLE.items():
-            row = [n // divisor for n in row]
+        for name in names:
+            row = [n // divisor for n in self.TABLE[name]]
             self.add_module(f"inception{name}", Inception(inputs, *row))
             inputs = row[0] + row[2] + row[4] + row[5]
         self.fc = nn.Linear(inputs, CLASSES)
 
     def forward(self, x):
         x = self.stem(x)
-        for name in self.TABLE:
+        for name in self.names:
             if name in ("3a", "4a", "5a"):
                 x = F.max_pool2d(x, 3, stride=2, padding=1)
             x = getattr(self, f"inception{name}")(x)
@@ -206,6 +208,22 @@ NETWORKS = {  # the network, its first and its last layer, its last normalisatio
     "googlenet": (
         GoogLeNet(divisor=4),
         ("stem.0.conv.weight", "fc.weight", "inception5b.proj.bn"),
+    ),
+    "resnet18-shallow": (
+        ResNet(BasicBlock, (2, 1, 1, 1), width=4, imagenet=False),
+        ("conv1.weight", "fc.weight", "layer4.0.bn2"),
+    ),
+    "resnet50-shallow": (
+        ResNet(Bottleneck, (2, 1, 1, 1), width=4, imagenet=True),
+        ("conv1.weight", "fc.weight", "layer4.0.bn3"),
+    ),
+    "vgg16-shallow": (
+        VGG((1, 1, 2, 1, 1), width=4),
+        ("conv1_1.weight", "fc8.weight", "bn5_1"),
+    ),
+    "googlenet-shallow": (
+        GoogLeNet(divisor=8, names=("3a", "4a", "5a")),
+        ("stem.0.conv.weight", "fc.weight", "inception5a.proj.bn"),
     ),
 }
 
