@@ -231,6 +231,7 @@ def test_what_follows_a_choice_is_chosen_again(tmp_path, first, second, expected
         (["--head", "mlp"], "--head mlp is for VGG"),
         (["--model", "vgg16", "--stem", "imagenet"], "no --stem imagenet"),
         (["--optimizer", "nesterov", "--momentum", "0"], "--momentum above 0"),
+        (["--split-per-seed", "--split-seed=3"], "--split-seed 3 contradicts"),
         (["--cycle-momentum"], "--cycle-momentum True .* --schedule cosine"),
         (
             ["--cycle-momentum", "--schedule=cyclic", "--optimizer=adam"],
