@@ -33,7 +33,8 @@ def describe(
     left = plan.missing(tasks, file.read() if file.path.exists() else [])
     arms = {task.arm.name: task.arm for task in tasks}
     yield f"{study.title}, scale {scale.name}"
-    yield ", ".join(f"{name} {value}" for name, value in scale.fields.items())
+    if scale.fields:
+        yield ", ".join(f"{name} {value}" for name, value in scale.fields.items())
     yield from (f"  {name}: {arm.label}" for name, arm in arms.items())
     yield f"{len(tasks) - len(left)} of {len(tasks)} runs recorded already in {folder}"
     total = 0.0
@@ -48,12 +49,17 @@ def describe(
             total += expected
             line += (
                 f", {describe_seconds(running)} each and {describe_seconds(compiling)} "
-                f"to compile an arm: {expected / 3600:.2g} hours"
+                f"to compile an arm: {_hours(expected)}"
             )
         yield line
     if total:
         yield (
-            f"about {total / 3600:.2g} hours in all on this machine, by a few measured "
+            f"about {_hours(total)} in all on this machine, by a few measured "
             f"steps of each network's first arm, without what the study observes and "
             f"evaluations on the test set"
         )
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:.2g} hours"

@@ -149,16 +149,20 @@ class RecordFile:
         """
         with explained(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            first = _header_line(header)
             with self.path.open("ab+") as file:
                 file.seek(0)
                 content = file.read()
                 end = content.rfind(b"\n") + 1
-                file.truncate(end)  # what follows is a torn line
-                lines = [] if record is None else [record.to_line()]
-                if end == 0:
-                    lines.insert(0, _header_line(header))
-                elif content[: content.index(b"\n")].decode() != _header_line(header):
+                if end and content[: content.index(b"\n")].decode() != first:
                     self._refuse(header)
+                # A torn line goes. A file without one keeps what another process may
+                # have added by now.
+                if end < len(content):
+                    file.truncate(end)
+                lines = [] if end else [first]
+                if record is not None:
+                    lines.append(record.to_line())
                 file.write("".join(f"{line}\n" for line in lines).encode())
                 file.flush()
                 os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -130,6 +131,18 @@ def test_bytes_that_are_not_text_are_named(file):
         stream.write(b"\xff\xfe\n")
     with pytest.raises(RunError, match=re.escape(str(file.path))):
         file.read()
+
+
+def test_two_processes_can_append(file):
+    """Threads here: nothing that one writes is lost to the other."""
+
+    def append(seeds):
+        for seed in seeds:
+            RecordFile(file.path.parent).append(HEADER, record(seed))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(append, (range(2, 40), range(40, 80))))
+    assert sorted(r.seed for r in file.read()) == list(range(80))
 
 
 def test_scales_do_not_mix(file):
