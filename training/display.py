@@ -133,7 +133,7 @@ class Display:
 
 def epoch_header(epochs: int) -> str:
     """The header of the lines of the epochs: two rows, 71 columns wide."""
-    width = 2 * len(str(epochs)) + 1
+    width = max(5, 2 * len(str(epochs)) + 1)
     return (
         f"{'':>{width}}  {'training':^16}  {'validation':^16}\n"
         f"{'epoch':>{width}}  {'loss':>8} {'accuracy':>8}"
@@ -146,16 +146,19 @@ def epoch_line(metrics: Mapping[str, Any], epochs: int, best: bool) -> str:
     number = f"{metrics['epoch']:>{len(str(epochs))}}/{epochs}"
     columns = [
         f"{number:>5}",
-        f"{metrics['train_loss']:8.4f} {metrics['train_accuracy']:8.1%}",
+        f"{_loss(metrics['train_loss'])} {metrics['train_accuracy']:8.1%}",
     ]
     if math.isnan(metrics["validation_loss"]):
         columns.append(f"{'-':>8} {'-':>8}")
     else:
-        columns.append(
-            f"{metrics['validation_loss']:8.4f} {metrics['validation_accuracy']:8.1%}"
-        )
+        loss = _loss(metrics["validation_loss"])
+        columns.append(f"{loss} {metrics['validation_accuracy']:8.1%}")
     columns.append(f"{metrics['images_per_second']:8,.0f} {'*' if best else ''}")
     return "  ".join(columns).rstrip()
+
+
+def _loss(value: float) -> str:
+    return f"{value:8.4f}" if value < 999 else f"{value:8.2e}"
 
 
 LAG_LINE = (

@@ -1,0 +1,274 @@
+"""What a run shows: its lines, its progress bar, and its pictures."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from training import display, plots
+from training.display import (
+    Display,
+    epoch_header,
+    epoch_line,
+    result_lines,
+    say,
+    selection_line,
+    summary_line,
+    waiting,
+)
+
+METRICS = {
+    "epoch": 7,
+    "train_loss": 1.23456,
+    "train_accuracy": 0.5,
+    "validation_loss": 2.5,
+    "validation_accuracy": 0.987,
+    "images_per_second": 12345.6,
+}
+LARGE = {"train_loss": 1e30, "validation_loss": 999_999.0, "images_per_second": 9e6}
+UNVALIDATED = {"validation_loss": float("nan"), "validation_accuracy": float("nan")}
+
+
+# -- Lines -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [7, 30, 200, 99_999])
+@pytest.mark.parametrize("changes", [{}, LARGE, UNVALIDATED], ids=str)
+def test_lines_of_epochs_stand_under_their_header(epochs, changes):
+    """In under 80 columns, each number ends where its heading ends."""
+    groups, heads = epoch_header(epochs).split("\n")
+    ends = [
+        match.end() for match in re.finditer(r"epoch|loss|accuracy|images/s", heads)
+    ]
+    assert len(ends) == 6
+    for best in (False, True):
+        line = epoch_line(METRICS | changes, epochs, best)
+        assert max(map(len, (groups, heads, line))) < 80
+        words = [match.end() for match in re.finditer(r"\S+", line)]
+        assert words[:5] == ends[:5]
+        assert abs(words[5] - ends[5]) <= 1  # a pace of seven digits
+        assert line.endswith("*") == best
+    for group, start, end in (("training", 0, 2), ("validation", 2, 4)):
+        middle = groups.index(group) + len(group) / 2
+        assert ends[start] < middle < ends[end]
+    assert "*: best so far" in heads
+
+
+def test_numbers_of_an_epoch():
+    assert epoch_line(METRICS, 30, best=True).split() == [
+        *("7/30", "1.2346", "50.0%", "2.5000", "98.7%", "12,346", "*"),
+    ]
+    assert epoch_line(METRICS | UNVALIDATED, 30, best=False).split()[3:5] == ["-", "-"]
+    large = epoch_line(METRICS | LARGE, 30, best=False).split()
+    assert (large[1], large[3]) == ("1.00e+30", "1.00e+06")
+
+
+def test_results_of_a_run_and_of_several_seeds():
+    rng = np.random.default_rng(0)
+    accuracies, losses = rng.uniform(size=3), rng.uniform(size=3)
+    results = [
+        {
+            "best_epoch": 3,
+            "epochs": 5,
+            "validation_loss": None,
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+            "test_top1_error": 1 - accuracy,
+            "test_top5_error": 0.0123,
+            "train_seconds": 61.04,
+            "device": "4 x cpu",
+        }
+        for accuracy, loss in zip(accuracies, losses, strict=True)
+    ]
+    lines = result_lines(results[0])
+    assert "best epoch 3 of 5 (validation loss -)" in lines
+    assert f"accuracy {100 * accuracies[0]:.2f}%" in lines
+    assert f"top-1 error {100 * (1 - accuracies[0]):.2f}%" in lines
+    assert "top-5 error 1.23%" in lines
+    assert "61.0 s on 4 x cpu" in lines
+    assert max(map(len, lines.split("\n"))) < 80
+    summary = summary_line(results)
+    mean, deviation = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
+    assert f"3 seeds, mean ± standard deviation: test accuracy {mean:.2f} " in summary
+    assert f"± {deviation:.2f} %" in summary
+    assert f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}" in summary
+
+
+def test_selected_layers_are_named():
+    rows = [{"layer": name, "amplified": name != "b"} for name in ("a", "b", "c")]
+    assert selection_line(rows) == "analysis: 2 of 3 layers selected: a, c"
+    assert selection_line(rows[1:2]) == "analysis: 0 of 1 layers selected"
+
+
+# -- Terminals -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Makes displays write to a terminal of a width; returns what it shows."""
+
+    def make(width):
+        file = io.StringIO()
+        console = display.Terminal(
+            file=file, force_terminal=True, width=width, highlight=False, soft_wrap=True
+        )
+        monkeypatch.setattr(display, "_console", lambda: console)
+        return lambda: [
+            re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame).rstrip()
+            for frame in re.split(r"[\r\n]", file.getvalue())
+        ]
+
+    return make
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_bar_fits_the_terminal(terminal, width):
+    shown = terminal(width)
+    with Display(total_steps=1000, done=200) as bar:
+        bar.line(epoch_line(METRICS, 30, best=False))
+        bar.advance(3, 4, {"loss": 1.234, "accuracy": 0.5}, steps_per_second=8.0)
+        bar._progress.refresh()
+    frames = [frame for frame in shown() if frame.startswith("epoch 3")]
+    assert frames
+    for frame in frames:
+        assert len(frame) <= width
+        assert "loss 1.234  accuracy 50.0%" in frame
+        assert frame.endswith("0:01:40 left")  # (1000 - 204) / 8 seconds
+        if width >= 80:
+            assert "204/1000" in frame
+    assert epoch_line(METRICS, 30, best=False) in shown()
+
+
+def test_lines_are_shown_as_they_are(terminal):
+    """Brackets are no markup; a path is not wrapped."""
+    shown = terminal(50)
+    text = "[red]layer[/red] " + "x" * 60
+    with Display(10, 0) as bar:
+        bar.line(text)
+    assert text in shown()
+
+
+def test_waiting_shows_the_time_in_a_terminal(terminal):
+    shown = terminal(80)
+    with waiting("compiling"):
+        pass
+    assert any("compiling 0:00:00" in frame for frame in shown())
+
+
+def test_without_a_terminal_there_are_only_lines(capsys):
+    with waiting("compiling"), Display(10, 0) as bar:
+        bar.advance(1, 4, None, 1.0)
+        bar.line("a line")
+    assert capsys.readouterr().out == "compiling\na line\n"
+
+
+@pytest.mark.parametrize("how", ["say", "line"])
+def test_the_reader_of_a_pipe_may_leave(monkeypatch, how):
+    """As `train.py | head` does; the run continues."""
+    kept = os.dup(1)
+    reader, writer = os.pipe()
+    try:
+        sys.stdout.flush()
+        os.dup2(writer, 1)
+        os.close(writer)
+        os.close(reader)
+        with open(1, "w", closefd=False) as stdout:
+            monkeypatch.setattr(sys, "stdout", stdout)
+            bar = Display(10, 0)
+            for text in ("one", "two"):
+                say(text) if how == "say" else bar.line(text)
+                with contextlib.suppress(BrokenPipeError):
+                    stdout.flush()
+            # Standard output is now nowhere, where everything can be written.
+            assert os.write(1, b"three") == 5
+    finally:
+        monkeypatch.undo()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+# -- Pictures --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Draws, checks the file, and returns the figure."""
+    figures = []
+    make = plots.Figure
+
+    def figure(*arguments, **options):
+        figures.append(make(*arguments, **options))
+        return figures[-1]
+
+    monkeypatch.setattr(plots, "Figure", figure)
+
+    def draw(function, history):
+        path = tmp_path / "picture.png"
+        function(path, history, "a title")
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert figures[-1].get_suptitle() == "a title"
+        return figures[-1].axes
+
+    return draw
+
+
+def history(losses, validated=True):
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": loss,
+            "train_accuracy": 0.5,
+            "validation_loss": loss + 0.1 if validated else None,
+            "validation_accuracy": 0.4 if validated else None,
+        }
+        for epoch, loss in enumerate(losses, start=1)
+    ]
+
+
+def test_curves_show_both_parts_and_the_best_epoch(drawn):
+    loss, accuracy = drawn(plots.draw_curves, history([2.0, 1.0, 1.5]))
+    lines = {line.get_label(): line for line in loss.get_lines()}
+    assert set(lines) == {"train", "validation", "best epoch"}
+    assert list(lines["train"].get_ydata()) == [2.0, 1.0, 1.5]
+    assert list(lines["validation"].get_ydata()) == [2.1, 1.1, 1.6]
+    assert list(lines["best epoch"].get_xdata()) == [2, 2]
+    assert loss.get_yscale() == "linear"
+    assert list(accuracy.get_lines()[0].get_ydata()) == [0.5] * 3
+
+
+def test_curves_without_validation(drawn):
+    loss, _ = drawn(plots.draw_curves, history([2.0, 1.0], validated=False))
+    assert [line.get_label() for line in loss.get_lines()] == ["train"]
+
+
+def test_losses_that_span_decades_have_a_logarithmic_axis(drawn):
+    loss, accuracy = drawn(plots.draw_curves, history([200.0, 2.0, 0.02]))
+    assert loss.get_yscale() == "log"
+    assert accuracy.get_yscale() == "linear"
+
+
+def test_amplified_layers_are_drawn_from_stem_to_head(drawn):
+    names = ["head", "stage10/conv", "stage2/conv", "stem"]
+    rows = [
+        {"layer": name, "score": score, "noise_floor": 0.1, "z_score": 0.0}
+        for name, score in zip(names, (0.1, 0.2, 0.3, 0.4), strict=True)
+    ]
+    epochs = [
+        {"epoch": 1, "amplified": [], "analysis": rows},
+        {"epoch": 2, "amplified": ["stem", "head"], "analysis": None},
+    ]
+    when, scores = drawn(plots.draw_amplification, epochs)
+    labels = [label.get_text() for label in when.get_yticklabels()]
+    assert labels == ["stem", "stage2/conv", "stage10/conv", "head"]
+    assert when.images[0].get_array().tolist() == [[0, 1], [0, 0], [0, 0], [0, 1]]
+    assert list(scores.get_lines()[0].get_xdata()) == [0.4, 0.3, 0.2, 0.1]
+    assert when.get_ylim()[0] > when.get_ylim()[1]  # the stem is at the top
+
+
+def test_without_an_analysis_nothing_is_drawn(tmp_path):
+    plots.draw_amplification(tmp_path / "picture.png", history([1.0]), "a title")
+    assert not list(tmp_path.iterdir())
