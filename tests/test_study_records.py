@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -133,16 +133,34 @@ def test_bytes_that_are_not_text_are_named(file):
         file.read()
 
 
-def test_two_processes_can_append(file):
-    """Threads here: nothing that one writes is lost to the other."""
+def test_what_another_process_adds_meanwhile_is_kept(file, monkeypatch):
+    opened = Path.open
 
-    def append(seeds):
-        for seed in seeds:
-            RecordFile(file.path.parent).append(HEADER, record(seed))
+    class Stream:
+        """The file, to which another process appends once it has been read."""
 
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(append, (range(2, 40), range(40, 80))))
-    assert sorted(r.seed for r in file.read()) == list(range(80))
+        def __init__(self, stream):
+            self._stream = stream
+
+        def __getattr__(self, name):
+            return getattr(self._stream, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            self._stream.close()
+
+        def read(self):
+            content = self._stream.read()
+            with opened(file.path, "ab") as other:
+                other.write(f"{record(2).to_line()}\n".encode())
+            return content
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *arguments: Stream(opened(*arguments)))
+        file.append(HEADER, record(3))
+    assert [r.seed for r in file.read()] == [0, 1, 2, 3]
 
 
 def test_scales_do_not_mix(file):
