@@ -9,10 +9,11 @@ import numpy as np
 import optax
 
 from plp_optax import _checks
-from plp_optax._dtypes import widened
+from plp_optax._dtypes import widened, zeros
 
 Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
-Store = Literal["folded", "snapshots"]
+Store = Literal["folded", "parameters", "snapshots"]
+Coefficients = Sequence[float] | np.ndarray | jax.Array | Schedule
 
 
 class AffineWindowState(NamedTuple):
@@ -24,9 +25,9 @@ class AffineWindowState(NamedTuple):
       cycle_coefficients: The current cycle's ``c_0, ..., c_k``; shape ``(k + 1,)``.
       cycle_active: Whether the current cycle ends in a jump; bool scalar.
       window: Trees like the parameters. ``store="folded"``: one, the running
-        combination of the cycle's updates. ``store="snapshots"``: the k + 1
-        parameters ``w_0, ..., w_k`` themselves (those of the last cycle until they
-        are overwritten).
+        combination of the cycle's updates. ``store="parameters"``: one, that of its
+        parameters. ``store="snapshots"``: the k + 1 parameters ``w_0, ..., w_k``
+        themselves (those of the last cycle until they are overwritten).
     """
 
     steps_taken: jax.Array
@@ -37,7 +38,7 @@ class AffineWindowState(NamedTuple):
 
 
 def affine_window(
-    coefficients: Sequence[float] | np.ndarray | jax.Array | Schedule,
+    coefficients: Coefficients,
     *,
     period: int,
     active: Schedule | None = None,
@@ -64,17 +65,33 @@ def affine_window(
     .. math::
         \sum_{i=0}^k c_i w_i - w_k = -\sum_{j=1}^k (c_0 + \dots + c_{j-1})\, u_j,
 
-    so that ``store="folded"`` holds one parameter-sized buffer, whatever k, and
-    needs no parameters. ``store="snapshots"`` keeps :math:`w_0, \dots, w_k` and
-    combines them as written: k + 1 buffers, for looking at them. The two agree up to
-    rounding as long as the emitted updates are applied unmodified; with low-precision
-    *parameters* they differ by the rounding of the parameters, which only the
-    snapshots see.
+    so that one parameter-sized buffer is enough, whatever k. There are three ways to
+    store the window:
 
-    Place it **last** in a chain: whatever rescales updates behind it rescales the
-    jump too, and the window is then not that of the parameters. Inside
-    ``optax.MultiSteps`` a step is one update of the inner chain; in a chain behind
+    - ``"folded"`` holds the running sum of :math:`u_j` and needs no parameters.
+    - ``"parameters"`` holds the running sum :math:`\sum_{i<j} c_i w_i`. The compiler
+      then reads each update once. After an optimizer with expensive updates, such as
+      Adam, that saves a temporary copy of the parameters and some time. The sum has
+      the size of the parameters and not of the updates, so use it with parameters, or
+      an ``accumulator_dtype``, of float32 or wider.
+    - ``"snapshots"`` keeps :math:`w_0, \dots, w_k`, k + 1 buffers, for people who
+      look at them.
+
+    They agree up to rounding as long as the emitted updates are applied unmodified.
+    With low-precision *parameters* they differ by the rounding of the parameters,
+    which ``"folded"`` does not see.
+
+    Place it **last** in a chain: a transformation after it that rescales updates
+    rescales the jump too, and the window is then not that of the parameters. Inside
+    ``optax.MultiSteps`` a step is one update of the inner chain; in a chain after
     ``MultiSteps`` the mini-steps would be counted instead.
+
+    A line search that reuses the last value of the loss, as ``optax.lbfgs`` does
+    through ``optax.value_and_grad_from_state``, reuses that of the point before the
+    jump. Discard the stored value, so that it is computed again::
+
+        updates, state = tx.update(grad, state, params, value=value, ...)
+        state = optax.tree.set(state, value=jnp.asarray(jnp.inf))
 
     Args:
       coefficients: ``c_0, ..., c_k``, at least two numbers with sum 1, or a schedule
@@ -85,22 +102,21 @@ def affine_window(
         first step finds it false passes all its updates through. It and the
         coefficients are read at the first step of a cycle only and kept in the
         state, so that nothing can change half-way through a cycle.
-      store: ``"folded"`` or ``"snapshots"``.
+      store: ``"folded"``, ``"parameters"`` or ``"snapshots"``.
       accumulator_dtype: The window's dtype for real parameters; by default the
         parameters' own. Sums are taken in float32 at least.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
-      :class:`AffineWindowState`. With ``store="snapshots"`` its ``update`` needs
+      :class:`AffineWindowState`. Unless ``store="folded"``, its ``update`` needs
       ``params``.
 
     Raises:
       ValueError: If an argument is not as above. Under
-        ``optax.inject_hyperparams`` name ``period``, ``active`` and
-        ``accumulator_dtype`` in ``static_args``.
+        ``optax.inject_hyperparams`` pass :func:`plp_optax.static_args`.
 
     Examples:
-      The average of each three steps' parameters, starting anew from there:
+      The average of each three steps' parameters, from which the next cycle starts:
 
       >>> import jax, optax, plp_optax
       >>> loss = lambda w: (w**2).sum()
@@ -129,22 +145,17 @@ def affine_window(
     schedule, k = _as_schedule(coefficients)
     _checks.check_period(period, k)
     _checks.check_predicate("active", active)
-    _checks.check_choice("store", store, ("folded", "snapshots"))
+    _checks.check_choice("store", store, ("folded", "parameters", "snapshots"))
     _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params: optax.Params) -> AffineWindowState:
-        def zeros(p: jax.typing.ArrayLike) -> jax.Array:
-            own = jnp.result_type(p)
-            wanted = jnp.issubdtype(own, jnp.floating) and accumulator_dtype
-            return jnp.zeros_like(p, wanted or own)
-
-        trees = 1 if store == "folded" else k + 1
+        trees = k + 1 if store == "snapshots" else 1
         return AffineWindowState(
             steps_taken=jnp.zeros((), jnp.int32),
             cycle_step=jnp.zeros((), jnp.int32),
             cycle_coefficients=jnp.zeros((k + 1,), float),
             cycle_active=jnp.zeros((), bool),
-            window=tuple(jax.tree.map(zeros, params) for _ in range(trees)),
+            window=tuple(zeros(params, accumulator_dtype) for _ in range(trees)),
         )
 
     def update_fn(
@@ -154,6 +165,8 @@ def affine_window(
         **extra_args: Any,
     ) -> tuple[optax.Updates, AffineWindowState]:
         del extra_args
+        state = jax.tree.map(jnp.asarray, state)  # NumPy arrays, once restored
+        updates = jax.tree.map(jnp.asarray, updates)
         starts = state.cycle_step == 0
         c = jnp.where(starts, schedule(state.steps_taken), state.cycle_coefficients)
         c = c.astype(state.cycle_coefficients.dtype)
@@ -161,16 +174,20 @@ def affine_window(
         is_active = jnp.where(starts, jnp.asarray(active_now, bool), state.cycle_active)
         jumps = is_active & (state.cycle_step == k - 1)
 
+        if store != "folded" and params is None:
+            raise ValueError(
+                f"affine_window (and plp) with store={store!r} needs the parameters: "
+                f"pass them, as in tx.update(grads, state, params)"
+            )
         if store == "folded":
             updates, window = _folded(
                 updates, state.window, c, state.cycle_step, is_active, jumps
             )
+        elif store == "parameters":
+            updates, window = _parameters(
+                updates, state.window, params, c, state.cycle_step, is_active, jumps
+            )
         else:
-            if params is None:
-                raise ValueError(
-                    "affine_window (and plp) with store='snapshots' keeps copies of "
-                    "the parameters: pass them, as in tx.update(grads, state, params)"
-                )
             updates, window = _snapshots(
                 updates, state.window, params, c, state.cycle_step, jumps
             )
@@ -212,9 +229,42 @@ def _folded(
         jumped = u.astype(dtype) + v.astype(dtype)
         return jnp.where(jumps, jumped.astype(u.dtype), u)
 
-    updates = jax.tree.map(jnp.asarray, updates)
     window = (jax.tree.map(accumulate, updates, window[0]),)
     return jax.tree.map(emit, updates, window[0]), window
+
+
+def _parameters(
+    updates: optax.Updates,
+    window: tuple[optax.Params, ...],
+    params: optax.Params,
+    c: jax.Array,
+    cycle_step: jax.Array,
+    is_active: jax.Array,
+    jumps: jax.Array,
+) -> tuple[optax.Updates, tuple[optax.Params, ...]]:
+    """One step that keeps only ``sum_{i<=j} c_i w_i`` of the parameters so far."""
+    k = c.size - 1
+    c_j, c_k = c[jnp.minimum(cycle_step, k - 1)], c[k]
+    starts, collects = cycle_step == 0, is_active & (cycle_step < k)
+
+    def accumulate(p: jax.typing.ArrayLike, v: jax.Array) -> jax.Array:
+        dtype = widened(v)
+        term = c_j.astype(dtype) * jnp.asarray(p).astype(dtype)
+        total = jnp.where(starts, term, v.astype(dtype) + term)
+        return jnp.where(collects, total.astype(v.dtype), v)
+
+    # sum_{i<k} c_i w_i + c_k (w_{k-1} + u) - w_{k-1}. Each update occurs once, so that
+    # what computes it is fused into this loop.
+    scale = jnp.where(jumps, c_k, jnp.ones_like(c_k))
+
+    def emit(u: jax.Array, p: jax.typing.ArrayLike, v: jax.Array) -> jax.Array:
+        dtype = widened(v)
+        rest = v.astype(dtype) + (c_k - 1).astype(dtype) * jnp.asarray(p).astype(dtype)
+        rest = jnp.where(jumps, rest, jnp.zeros_like(rest))
+        return (scale.astype(dtype) * u.astype(dtype) + rest).astype(u.dtype)
+
+    window = (jax.tree.map(accumulate, params, window[0]),)
+    return jax.tree.map(emit, updates, params, window[0]), window
 
 
 def _snapshots(
@@ -226,7 +276,6 @@ def _snapshots(
     jumps: jax.Array,
 ) -> tuple[optax.Updates, tuple[optax.Params, ...]]:
     """One step that keeps ``w_0, ..., w_k`` and combines them as the paper does."""
-    updates = jax.tree.map(jnp.asarray, updates)
     next_params = optax.apply_updates(params, updates)
 
     def keep(here: jax.Array, snapshots: optax.Params, p: optax.Params) -> optax.Params:
@@ -246,13 +295,14 @@ def _snapshots(
         combination = sum(
             c_i.astype(dtype) * w_i.astype(dtype) for c_i, w_i in zip(c, w, strict=True)
         )
-        return jnp.where(jumps, (combination - p).astype(u.dtype), u)
+        jump = combination - jnp.asarray(p).astype(dtype)
+        return jnp.where(jumps, jump.astype(u.dtype), u)
 
     return jax.tree.map(emit, updates, params, *window), window
 
 
 def _as_schedule(
-    coefficients: Sequence[float] | np.ndarray | jax.Array | Schedule,
+    coefficients: Coefficients,
 ) -> tuple[Callable[[jax.Array], jax.Array], int]:
     """Returns coefficients as a schedule of jax arrays, and k."""
     given: Any = coefficients

@@ -88,20 +88,22 @@ def amplify_layers(
           \frac{|\sum_i g_{ij}|}{\sum_i |g_{ij}|}
 
     with 0/0 as 0. The scores are standardised over the layers,
-    :math:`z = (G - \text{mean}) / \text{std}`, and the layers with
-    :math:`z > \text{threshold}` (case 1; ``two_sided``, case 2:
-    :math:`|z| > \text{threshold}`) have their gradients multiplied by the factor in
-    the epochs that follow.
+    :math:`z = (G - \text{mean}) / \text{std}`, and in the epochs that follow the
+    gradients of the selected layers are multiplied by the factor. :func:`by_score`
+    selects as the paper does; :func:`at_random` and :func:`all_layers` are controls.
 
     The paper's equation 4 is read as ``"g1"``, since its text says that the value is
     0 when half of the weights move against the other half. ``"g1_per_weight"`` is the
     other reading. Gradients that are pure noise score about
     :math:`1/\sqrt{\text{iterations}}` (``"g1"``:
     :math:`1/\sqrt{\text{iterations} \cdot \text{weights}}`, which favours small
-    layers); :func:`amplification_table` shows scores beside that floor.
+    layers); :func:`amplification_table` shows scores next to that floor. Entries that
+    are not finite are left out of the sums, so that an infinity, as loss scaling gives
+    now and then, does not spoil an epoch. Of complex gradients the absolute sums take
+    magnitudes.
 
-    Put it **first** in the chain, where it sees raw gradients, with weight decay
-    behind it, as where decay joins the gradient inside PyTorch's optimizers::
+    Put it **first** in the chain, where it receives raw gradients, with weight decay
+    after it, as where decay joins the gradient inside PyTorch's optimizers::
 
         optax.chain(
             amplify_layers(strategy),
@@ -109,14 +111,30 @@ def amplify_layers(
             optax.sgd(strategy.learning_rate, momentum=0.9),
         )
 
+    **Scale-invariant optimizers undo it.** Adam, RMSProp, Lion, LARS and clipping by
+    the global norm divide by the size of the gradient: a factor of 5 on all layers
+    lengthens the path of Adam by a fifth, of Lion not at all. Pass such an optimizer
+    as ``inner``: gradients are measured, go to it unchanged, and the factor multiplies
+    the updates that it returns::
+
+        optax.chain(
+            amplify_layers(strategy, inner=optax.scale_by_adam()),
+            optax.add_decayed_weights(1e-4),
+            optax.scale_by_learning_rate(strategy.learning_rate),
+        )
+
     For a weight followed by batch normalisation, amplifying by f under SGD with weight
     decay equals unamplified training with weight and momentum buffer divided by
     :math:`\sqrt f`. So part of any gain is a temporary rise of the effective learning
-    rate, and a drop when amplification ends; ``all_layers()`` and ``at_random()`` are
-    the controls for that.
+    rate, and a drop when amplification ends.
 
     Everything happens inside ``update``, from the number of updates so far: one
     compilation, and no work on the host.
+
+    Every device has to see the same gradients, so take their mean over the devices
+    before ``update`` (``jax.lax.pmean``); otherwise replicas select different layers.
+    Parameters that ``jit`` shards need nothing. Parameters that ``shard_map`` splits
+    need ``axis_name``: without it each shard selects by its own part.
 
     Args:
       strategy: A :class:`TrainingStrategy`, its stages with ``steps_per_epoch``, or
@@ -130,28 +148,29 @@ def amplify_layers(
         number of updates so far. By default the strategy's. (One that is injected by
         ``optax.inject_hyperparams`` acts one update later.)
       reselect_every: With k, the last of every k amplified epochs is analysed too, on
-        raw gradients while amplification goes on; its selection holds from the next.
+        raw gradients while amplification continues; its selection holds from the next.
       layers: How parameters group into layers; see :func:`layer_names`.
       inner: A transformation whose updates are amplified instead of the gradients; see
-        above. Its ``update`` gets all arguments.
+        above. It receives the gradients and all other arguments of ``update``.
       apply: With False gradients are measured and never changed. ``factors`` in the
         state still say what would multiply them, for
         :func:`plp_optax.linen.propagate_amplification`; since that form hides the raw
         gradients, ``factors`` are then 1 in epochs that are analysed again.
-      axis_name: Under ``shard_map`` with parameters split over mesh axes, the names of
-        these axes: sums are then taken over all shards.
+      axis_name: Under ``shard_map``, the names of the mesh axes over which parameters
+        are split; sums are then taken over these axes too. (A parameter of a layer
+        that every shard holds entirely counts once for each shard.)
       accumulator_dtype: Of the buffers, float32 or wider; by default the parameters'
-        own, and float32 at least.
+        own, and float32 at least. Narrower sums are wrong after some hundred steps.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
-      :class:`AmplifyLayersState`. It does not need ``params``.
+      :class:`AmplifyLayersState`. It needs ``params`` only if some gradients are None,
+      or for ``inner``.
 
     Raises:
-      ValueError: If an argument is not as above; from ``init``, if a layer named in
-        ``select`` does not exist, or the threshold cannot be exceeded. Under
-        ``optax.inject_hyperparams`` name all arguments but ``threshold`` and
-        ``factor`` in ``static_args``.
+      ValueError: If an argument is not as above; from ``init``, if the selector does
+        not fit the layers. Under ``optax.inject_hyperparams`` pass
+        :func:`plp_optax.static_args`; ``factor`` can be injected.
 
     Examples:
       Two layers, of which one's gradients agree and the other's alternate:
@@ -174,6 +193,16 @@ def amplify_layers(
       steady 1.0000       0.5000   1.00  yes
       >>> updates["steady"]["kernel"].tolist(), updates["noisy"]["kernel"].tolist()
       ([3.0, 3.0], [1.0, 1.0])
+
+      The threshold is injected by a function around both:
+
+      >>> import optax
+      >>> def amplified(threshold, factor):
+      ...     select = plp_optax.by_score(threshold)
+      ...     return plp_optax.amplify_layers(windows, select=select, factor=factor)
+      >>> tx = optax.inject_hyperparams(amplified)(threshold=0.5, factor=3.0)
+      >>> sorted(tx.init(params).hyperparams)
+      ['factor', 'threshold']
 
     References:
       Basodi et al., `Intelligent Gradient Amplification for Deep Neural Networks

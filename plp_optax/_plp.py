@@ -31,7 +31,7 @@ def plp(
         w = m_{23} + \text{step} \cdot \text{slope}
 
     and the next step starts from there. No gradient step is left out, and the state
-    of the optimizer in front (momentum, moments) is not touched. With
+    of the optimizer before it (momentum, moments) is not changed. With
     :math:`u_j = w_j - w_{j-1}` the jump is
 
     .. math::
@@ -40,23 +40,24 @@ def plp(
     at ``step=1`` half of the second update; hence one parameter-sized buffer is all
     the state (see :func:`plp_optax.affine_window`, which this is a member of).
 
-    Put it **last** in the chain, behind the learning rate::
+    Put it **last** in the chain, after the learning rate::
 
         optax.chain(optax.sgd(learning_rate, momentum=0.9), plp_optax.plp())
 
-    Ahead of the learning rate it would see gradients, not steps, and a change of
-    rate inside a cycle would rescale the jump. With gradient accumulation wrap the
-    whole chain, ``optax.MultiSteps(optax.chain(..., plp()), k)``: behind
-    ``MultiSteps``, it would count mini-steps, and at k = period do nothing at all.
+    Before the learning rate it would see gradients, not steps, and a change of rate
+    inside a cycle would rescale the jump. With gradient accumulation wrap the entire
+    chain, ``optax.MultiSteps(optax.chain(..., plp()), k)``: after ``MultiSteps`` it
+    would count mini-steps, and at k = period do nothing at all. With L-BFGS see the
+    remark on line searches at :func:`plp_optax.affine_window`.
 
     On steady updates a cycle moves as far as the plain optimizer would at
     ``1 + (step - 1/2) / period`` times the learning rate
     (:func:`plp_optax.effective_rate_multiplier`): ``step=1/2`` is neutral, and
     ``step=0`` slows down rather than switches off. Compare with the optimizer at that
-    matched rate. With heavy-ball momentum the
-    jumps excite momentum's own oscillation where learning rate times curvature is
-    large (at momentum 0.9 and the defaults, from 0.47 on), and training may blow up
-    where the plain optimizer would not.
+    matched rate. With heavy-ball momentum the jumps excite the oscillation of the
+    momentum where learning rate times curvature is large (at momentum 0.9 and the
+    defaults, from 0.47 on), and training may diverge where the plain optimizer would
+    not.
 
     Args:
       step: How far to go along the line, in optimizer steps from the last midpoint.
@@ -68,10 +69,13 @@ def plp(
         back.
       fit: ``"midpoint"`` goes from the first midpoint to the last, divided by
         the steps between them; ``"least_squares"`` is the regression line,
-        evaluated at time ``window - 1/2 + step`` so that both fits drift alike.
+        evaluated at time ``window - 1/2 + step``, so that both fits have the same rate
+        multiplier.
       active: An optional predicate on the number of updates so far, read at the
         first step of each cycle. Cycles that start inactive change nothing.
-      store: ``"folded"``, or ``"snapshots"`` to keep ``w_0, ..., w_window``.
+      store: ``"folded"``; ``"parameters"``, which saves a temporary copy of the
+        parameters after Adam; or ``"snapshots"``, which keeps ``w_0, ..., w_window``.
+        See :func:`plp_optax.affine_window`.
       accumulator_dtype: The window's dtype; by default the parameters' own.
 
     Returns:
@@ -80,8 +84,8 @@ def plp(
 
     Raises:
       ValueError: If an argument is not as above. Under
-        ``optax.inject_hyperparams`` pass ``static_args=("window", "period",
-        "active", "accumulator_dtype")``; ``step`` can be injected.
+        ``optax.inject_hyperparams`` pass :func:`plp_optax.static_args`; ``step`` can
+        be injected.
 
     Examples:
       >>> import jax, optax, plp_optax

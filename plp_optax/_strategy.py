@@ -1,6 +1,7 @@
 """Training strategies: learning rate and amplification by epoch, in one list."""
 
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
@@ -13,10 +14,10 @@ from plp_optax import _checks
 
 
 class Stage(NamedTuple):
-    """A stretch of training.
+    """A stage of training.
 
     Attributes:
-      end_epoch: The epoch that it ends with; it begins after the previous stage.
+      end_epoch: Its last epoch, counted from 1; it begins after the previous stage.
       learning_rate: Its learning rate.
       amplify: Whether layers are amplified in it. Its first epoch is then the
         analysis epoch, which is trained without amplification.
@@ -46,21 +47,28 @@ class AmplificationWindow(NamedTuple):
     factor: float
 
 
-@dataclasses.dataclass(frozen=True)
+StageLike = Stage | tuple[int, float, int, float]
+
+
+@dataclasses.dataclass(frozen=True, init=False)
 class TrainingStrategy:
     """Learning rate and amplification by epoch, in the paper's notation.
 
-    Gives both the learning-rate schedule and the amplification windows, so that they
+    It gives both the learning-rate schedule and the amplification windows, so that they
     cannot disagree.
 
-    Args:
-      stages: A :class:`Stage` or a tuple ``(end epoch, learning rate, amplify?,
-        factor)`` each.
+    The first epoch of an amplified stage is its analysis epoch. After a stage that ends
+    with epoch 50, that is epoch 51 (the paper's text allows 50 as well), and epochs 52
+    on are amplified.
+
+    Attributes:
+      stages: Each a :class:`Stage` or a tuple ``(end epoch, learning rate, amplify?,
+        factor)``; stored as :class:`Stage`.
       steps_per_epoch: Optimizer steps in an epoch.
 
     Raises:
       ValueError: If the list makes no sense, naming the entry: epochs that do not
-        rise, a rate or factor that is not positive, an amplified stage of one epoch
+        increase, a rate or factor that is not positive, an amplified stage of one epoch
         (which would be all analysis).
 
     Examples:
@@ -78,51 +86,48 @@ class TrainingStrategy:
       <https://arxiv.org/abs/2305.18445>`_, 2023
     """
 
-    stages: Sequence[Stage | tuple[Any, ...]]
+    stages: tuple[Stage, ...]
     steps_per_epoch: int
 
-    def __post_init__(self) -> None:
+    def __init__(self, stages: Sequence[StageLike], steps_per_epoch: int) -> None:
         """Checks the list and keeps it as stages."""
-        _checks.check_int("steps_per_epoch", self.steps_per_epoch, at_least=1)
-        if not isinstance(self.stages, Sequence):
-            raise ValueError(f"a strategy needs a list of stages, got {self.stages!r}")
-        stages: list[Stage] = []
-        for number, entry in enumerate(self.stages, start=1):
-            stages.append(_check_stage(number, entry, stages))
-        if not stages:
+        _checks.check_int("steps_per_epoch", steps_per_epoch, at_least=1)
+        if not isinstance(stages, Sequence):
+            raise ValueError(f"a strategy needs a list of stages, got {stages!r}")
+        checked: list[Stage] = []
+        for number, entry in enumerate(stages, start=1):
+            checked.append(_check_stage(number, entry, checked))
+        if not checked:
             raise ValueError("a strategy needs at least one stage, got none")
-        object.__setattr__(self, "stages", tuple(stages))
+        object.__setattr__(self, "stages", tuple(checked))
+        object.__setattr__(self, "steps_per_epoch", steps_per_epoch)
 
     @property
     def epochs(self) -> int:
         """The epoch that the last stage ends with."""
-        return self._stages[-1].end_epoch
+        return self.stages[-1].end_epoch
 
     @property
     def windows(self) -> tuple[AmplificationWindow, ...]:
         """The amplified stages, in steps."""
         n = self.steps_per_epoch
-        starts = (0, *(stage.end_epoch for stage in self._stages))
+        starts = (0, *(stage.end_epoch for stage in self.stages))
         return tuple(
             AmplificationWindow(start * n, stage.end_epoch * n, n, stage.factor)
-            for start, stage in zip(starts, self._stages, strict=False)
+            for start, stage in zip(starts, self.stages, strict=False)
             if stage.amplify
         )
 
     def learning_rate(self, count: jax.typing.ArrayLike) -> jax.Array:
         """The learning rate of step ``count``: an optax schedule.
 
-        After the last stage its rate goes on.
+        After the last stage its rate continues.
         """
-        rate = jnp.asarray(self._stages[-1].learning_rate, float)
-        for stage in reversed(self._stages[:-1]):
+        rate = jnp.asarray(self.stages[-1].learning_rate, float)
+        for stage in reversed(self.stages[:-1]):
             inside = jnp.asarray(count) < stage.end_epoch * self.steps_per_epoch
             rate = jnp.where(inside, stage.learning_rate, rate)
         return rate
-
-    @property
-    def _stages(self) -> tuple[Stage, ...]:
-        return tuple(Stage(*stage) for stage in self.stages)
 
 
 def paper_strategy(
@@ -139,16 +144,17 @@ def paper_strategy(
         is an assumption.
       steps_per_epoch: Optimizer steps in an epoch.
       epochs: Length of the training. Stages keep their share of it, rounded.
-      deep: Whether to take the strategy of ResNet-50 and 101, which amplifies from
-        epoch 11 to 145, instead of that of VGG-19 and ResNet-18 and 34, from 51 to
-        130.
+      deep: Whether to take the strategy of ResNet-50 and 101, which amplifies epochs
+        12 to 100 and 102 to 145, instead of that of VGG-19 and ResNet-18 and 34, which
+        amplifies epochs 52 to 100 and 102 to 130.
 
     Returns:
       A strategy of four stages with learning rate 0.1 for two thirds of the training
       and 0.01 after.
 
     Raises:
-      ValueError: If so few epochs leave no room for a stage.
+      ValueError: If there are too few epochs for the four stages, or an argument is
+        not as above.
 
     Examples:
       >>> strategy = paper_strategy(factor=3.0, steps_per_epoch=1, epochs=30)
@@ -161,7 +167,12 @@ def paper_strategy(
     """
     _checks.check_int("epochs", epochs, at_least=1)
     ends = (10, 100, 145, 150) if deep else (50, 100, 130, 150)
-    scaled = [round(end * epochs / 150) for end in ends]
+    if epochs < (least := _least_epochs(ends)):
+        raise ValueError(
+            f"epochs must be at least {least}, so that no stage is empty and each "
+            f"amplified stage has an epoch after its analysis, got {epochs}"
+        )
+    scaled = _scale(ends, epochs)
     rates, amplified = (0.1, 0.1, 0.01, 0.01), (False, True, True, False)
     return TrainingStrategy(
         [
@@ -170,6 +181,21 @@ def paper_strategy(
         ],
         steps_per_epoch=steps_per_epoch,
     )
+
+
+def _scale(ends: Sequence[int], epochs: int) -> list[int]:
+    return [round(end * epochs / ends[-1]) for end in ends]
+
+
+def _least_epochs(ends: Sequence[int]) -> int:
+    """The fewest epochs from which on all four stages have their epochs."""
+
+    def is_enough(epochs: int) -> bool:
+        scaled = _scale(ends, epochs)
+        lengths = [b - a for a, b in itertools.pairwise((0, *scaled))]
+        return all(n >= m for n, m in zip(lengths, (1, 2, 2, 1), strict=True))
+
+    return 1 + max(n for n in range(ends[-1]) if not is_enough(n))
 
 
 def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
@@ -181,8 +207,8 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
             f"{where} must be (end epoch, learning rate, amplify?, factor)"
         ) from error
     start = before[-1].end_epoch if before else 0
-    whole = isinstance(end, numbers.Integral) and not isinstance(end, bool)
-    if not whole or end <= start:
+    is_int = isinstance(end, numbers.Integral) and not isinstance(end, bool)
+    if not is_int or end <= start:
         raise ValueError(f"{where} must end with an epoch after {start}")
     for name, value in (("learning rate", rate), ("factor", factor)):
         number_like = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -192,7 +218,7 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
         raise ValueError(f"{where} must say 0 or 1 for amplify?, got {amplify!r}")
     if amplify and end - start < 2:
         raise ValueError(
-            f"{where} is amplified but lasts only one epoch, which the analysis takes: "
-            f"make it two or more"
+            f"{where} is amplified but lasts only one epoch, which is its analysis "
+            f"epoch: end it with epoch {start + 2} or later"
         )
     return Stage(int(end), float(rate), bool(amplify), float(factor))

@@ -159,6 +159,11 @@ def test_other_refusals():
             TrainingStrategy(PAPER, steps_per_epoch=steps)
 
 
+def test_the_least_number_of_epochs_is_enough():
+    assert paper_strategy(steps_per_epoch=1, epochs=8).epochs == 8
+    assert paper_strategy(steps_per_epoch=1, epochs=15, deep=True).epochs == 15
+
+
 def test_paper_strategy():
     assert paper_strategy(steps_per_epoch=7) == TrainingStrategy(PAPER, 7)
     assert paper_strategy(2, steps_per_epoch=7, deep=True) == TrainingStrategy(DEEP, 7)
@@ -166,7 +171,7 @@ def test_paper_strategy():
 
 
 @pytest.mark.parametrize("deep", [False, True])
-@pytest.mark.parametrize("epochs", [15, 30, 40, 60, 100, 150, 200, 300])
+@pytest.mark.parametrize("epochs", [15, 16, 30, 40, 60, 100, 150, 200, 300])
 def test_paper_strategy_scaled(epochs, deep):
     strategy = paper_strategy(steps_per_epoch=1, epochs=epochs, deep=deep)
     full = DEEP if deep else PAPER
@@ -185,8 +190,8 @@ def test_paper_strategy_scaled(epochs, deep):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"epochs": 3}, "stage 2 .* amplified but lasts only one epoch"),
-        ({"epochs": 4, "deep": True}, "stage 1 .* after 0"),
+        ({"epochs": 7}, "epochs must be at least 8, .* got 7"),
+        ({"epochs": 14, "deep": True}, "epochs must be at least 15, .* got 14"),
         ({"epochs": 0}, "epochs .* got 0"),
         ({"epochs": 150.0}, r"epochs .* got 150\.0"),
         ({"factor": -1.0}, r"stage 2 .* positive factor, got -1\.0"),
