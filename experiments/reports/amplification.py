@@ -60,6 +60,7 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
     """The paper's Tables 1 to 4, and its Figures 2 to 11."""
     del found
     main = [arm.name for arm in runs.study.arms if not arm.group]
+    selecting = [name for name in main if name != _PLAIN]
     blocks: list[str | Picture | None] = [
         "## Training time (the paper's Tables 1 and 2)",
         _minutes(runs),
@@ -74,7 +75,7 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
             *(CONTROL, _PLAIN),
             *(_best_arm(runs, model, arm) for arm in PAPER if arm != CONTROL),
         ]
-        control = _PLAIN if runs.finished(model, _PLAIN) else CONTROL
+        control = _control(runs, model)
         blocks += [
             figures.curves(runs, model, best, control, "accuracy"),
             figures.curves(runs, model, main, control, "loss"),
@@ -85,10 +86,13 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
         "Figure 11 has it. Test curves are drawn where they were recorded "
         "(`test_each_epoch`); nothing is chosen by them.",
         "## Selected layers",
-        *(layers.timeline(runs, model, main) for model in runs.models),
-        *(layers.scores(runs, model, main) for model in runs.models),
+        *(layers.timeline(runs, model, selecting) for model in runs.models),
+        *(layers.scores(runs, model, selecting) for model in runs.models),
     ]
-    settings = [layers.responses(runs, m, _SETTINGS, CONTROL) for m in runs.models]
+    settings = [
+        layers.responses(runs, model, _SETTINGS, _control(runs, model))
+        for model in runs.models
+    ]
     if any(settings):
         blocks += [
             "## Thresholds, reselection and factors (the paper's Figures 2 to 10, in "
@@ -98,6 +102,11 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
     if table := _rises(runs):
         blocks += ["## Mean rise of the effective learning rate", table]
     return blocks
+
+
+def _control(runs: Runs, model: str) -> str:
+    """What arms that amplify are compared with in pictures."""
+    return _PLAIN if runs.finished(model, _PLAIN) else CONTROL
 
 
 def _minutes(runs: Runs) -> str:

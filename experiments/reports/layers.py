@@ -239,7 +239,7 @@ def _draw_responses(
 ) -> None:
     settings = sorted({x for points in lines.values() for x in points})
     if len(settings) <= _MOST_TICKS:
-        ax.set_xticks(settings)
+        ax.set_xticks(settings, [f"{x:g}" for x in settings], fontsize=8)
     # Next to each other, so that no range hides another.
     width = 0.1 * float(np.diff(settings).min(initial=1))
     for number, (name, points) in enumerate(lines.items()):
