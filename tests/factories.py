@@ -22,6 +22,8 @@ class Case(NamedTuple):
       leads: Whether its place in a chain is the first, not the last.
       buffers: Whether its state has trees like the parameters.
       couples: Whether the update of a leaf depends on the other leaves.
+      core: Whether it runs code that no other case runs. The others are left out where
+        a test compiles much.
     """
 
     factory: Callable[..., optax.GradientTransformationExtraArgs]
@@ -32,6 +34,7 @@ class Case(NamedTuple):
     leads: bool = False
     buffers: bool = True
     couples: bool = False
+    core: bool = False
 
     def make(self, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         """The transformation."""
@@ -49,7 +52,13 @@ class Case(NamedTuple):
 _COEFFICIENTS = (0.25, 0.25, -0.5, 1.0)
 
 
-def _amplify(inject: str | None = None, *, buffers: bool = True, **kwargs: Any) -> Case:
+def _amplify(
+    inject: str | None = None,
+    *,
+    buffers: bool = True,
+    core: bool = False,
+    **kwargs: Any,
+) -> Case:
     """Two layers; three epochs of three steps, the first of them the analysis epoch."""
     windows = (plp_optax.AmplificationWindow(0, 9, epoch_steps=3, factor=2.0),)
     layers = (("kernel", "a"), (".*", "b"))
@@ -59,6 +68,7 @@ def _amplify(inject: str | None = None, *, buffers: bool = True, **kwargs: Any) 
         inject=inject,
         leads=True,
         buffers=buffers,
+        core=core,
     )
 
 
@@ -74,19 +84,34 @@ CASES = {
             "coefficients": lambda n: jnp.stack([0.1 * (n % 5), 1 - 0.1 * (n % 5)]),
             "period": 2,
         },
+        core=True,
+    ),
+    "affine_window-parameters": Case(
+        plp_optax.affine_window,
+        {"coefficients": _COEFFICIENTS, "period": 3, "store": "parameters"},
+        needs_params=True,
+        core=True,
     ),
     "affine_window-snapshots": Case(
         plp_optax.affine_window,
         {"coefficients": _COEFFICIENTS, "period": 3, "store": "snapshots"},
         needs_params=True,
+        core=True,
     ),
     # An array, so that trees of one layer, where nothing stands out, are not refused.
-    "amplify_layers": _amplify("factor", select=by_score(jnp.asarray(0.5)), factor=2.0),
+    "amplify_layers": _amplify(
+        "factor", select=by_score(jnp.asarray(0.5)), factor=2.0, core=True
+    ),
     "amplify_layers-g1": _amplify(
-        "factor", measure="g1", select=all_layers(), factor=3.0, buffers=False
+        "factor",
+        measure="g1",
+        select=all_layers(),
+        factor=3.0,
+        buffers=False,
+        core=True,
     ),
     "amplify_layers-per_weight": _amplify(
-        measure="g1_per_weight", select=at_random(0.5), reselect_every=1
+        measure="g1_per_weight", select=at_random(0.5), reselect_every=1, core=True
     ),
     "amplify_layers-schedule": _amplify(
         select=named("b"), factor=lambda n: 1 + n / 4, accumulator_dtype=jnp.float32
@@ -96,6 +121,9 @@ CASES = {
         factor=2.0,
         select=by_score(jnp.asarray(0.5), two_sided=True),
         apply=False,
+    ),
+    "amplify_layers-inner": _amplify(
+        select=all_layers(), inner=optax.scale_by_adam(), core=True
     ),
     "plp": Case(plp_optax.plp, {}, inject="step"),
     "plp-active": Case(
@@ -135,6 +163,7 @@ CASES = {
         {"window": 3, "regularization": 0.1},
         inject="regularization",
         couples=True,
+        core=True,
     ),
     "adaptive_window-limits": Case(
         plp_optax.adaptive_window,
@@ -145,16 +174,21 @@ CASES = {
         needs_params=True,
         inject="max_jump",
         couples=True,
+        core=True,
     ),
     "ema_nesterov": Case(
         plp_optax.ema_nesterov,
         {"extrapolation": lambda n: 0.5 / (1 + n), "decay": 0.8},
         inject="decay",
+        core=True,
     ),
     "outer_nesterov": Case(
         plp_optax.outer_nesterov,
         {"outer_rate": 0.7, "momentum": 0.5, "period": 3},
         inject="outer_rate",
+        core=True,
     ),
-    "tail_average": Case(plp_optax.tail_average, {"decay": 0.5}, inject="decay"),
+    "tail_average": Case(
+        plp_optax.tail_average, {"decay": 0.5}, inject="decay", core=True
+    ),
 }
