@@ -26,10 +26,12 @@ class Sums(NamedTuple):
       signed: Of gradients: ``[L]`` for ``"g1"``, else leaves like the parameters.
       absolute: Of absolute gradients: leaves like the parameters for ``"g2"``, else
         ``[L]``.
+      count: How many gradients of each layer they hold; int32 ``[L]``.
     """
 
     signed: Any
     absolute: Any
+    count: jax.Array
 
 
 def init_sums(
@@ -56,6 +58,7 @@ def init_sums(
         if measure == "g1"
         else jax.tree.map(signed, params),
         jax.tree.map(absolute, params) if measure == "g2" else per_layer(float),
+        jnp.zeros(layers, jnp.int32),
     )
 
 
@@ -64,64 +67,68 @@ def add_to_sums(
     gradients: Leaves,
     places: Sequence[Place | None],
     sums: Sums,
-    layers: int,
     *,
     begins: jax.Array,
     collects: jax.Array,
     axis_name: Any = None,
 ) -> Sums:
-    """Adds a step's gradients, except for entries that are not finite.
+    """Adds a step's gradients.
+
+    A layer leaves the step out if its gradient has an entry that is not finite, or does
+    not exist.
 
     Args:
       measure: Which sums are kept per weight.
       gradients: The step's gradients.
       places: Where each of them counts.
       sums: The sums so far.
-      layers: L.
       begins: Whether the sums start from zero with this step.
       collects: Whether this step counts; else the sums stay.
       axis_name: Mapped axes over which each layer's parameters are split.
     """
-    gates = unstack(jnp.stack([begins, collects]).astype(jnp.int32))
-    begins, collects = gates[0] > 0, gates[1] > 0
+    layers = sums.count.size
+    magnitudes = _each(jnp.abs, gradients)
+    total = sum_by_layer(magnitudes, places, layers, axis_name)
+    exists = weights_by_layer(gradients, places, layers) > 0
+    counts = collects & jnp.isfinite(total) & jnp.asarray(exists)
+    starts = unstack(begins.reshape(1).astype(jnp.int32))[0] > 0
+    integers = counts.astype(jnp.int32)
+    by_layer = unstack(integers)
 
-    # One infinity, as loss scaling gives now and then, must not spoil an epoch. Gates
-    # are selections, not products with 0 or 1, which a NaN would pass.
-    def contribution(gradient: jax.Array) -> jax.Array:
-        counts = jnp.isfinite(gradient) & collects
-        return jnp.where(counts, gradient, jnp.zeros_like(gradient))
-
-    def add(old: jax.Array, value: jax.Array) -> jax.Array:
-        base = jnp.where(begins, jnp.zeros_like(old), old)
-        return base + value.astype(old.dtype)
+    # Gates are selections, not products with 0 or 1: a NaN must not pass them.
+    def add(old: jax.Array, value: jax.Array, counts: jax.Array) -> jax.Array:
+        base = jnp.where(starts, jnp.zeros_like(old), old)
+        value = value.astype(old.dtype)
+        return base + jnp.where(counts, value, jnp.zeros_like(value))
 
     def add_per_weight(old: Leaves, values: Leaves) -> Leaves:
         return [
-            o if p is None or v is None else add(o, v)
+            o
+            if p is None or v is None
+            else add(o, v, entries(integers, by_layer, p, v.ndim) > 0)
             for o, v, p in zip(old, values, places, strict=True)
         ]
 
-    def add_per_layer(old: jax.Array, values: Leaves) -> jax.Array:
-        return add(old, sum_by_layer(values, places, layers, axis_name))
-
-    values = _each(contribution, gradients)
-    magnitudes = _each(jnp.abs, values)
-    return Sums(
-        (add_per_layer if measure == "g1" else add_per_weight)(sums.signed, values),
-        (add_per_weight if measure == "g2" else add_per_layer)(
-            sums.absolute, magnitudes
-        ),
-    )
+    if measure == "g1":
+        signed_total = sum_by_layer(gradients, places, layers, axis_name)
+        signed = add(sums.signed, signed_total, counts)
+    else:
+        signed = add_per_weight(sums.signed, gradients)
+    if measure == "g2":
+        absolute = add_per_weight(sums.absolute, magnitudes)
+    else:
+        absolute = add(sums.absolute, total, counts)
+    return Sums(signed, absolute, add(sums.count, jnp.ones_like(sums.count), counts))
 
 
 def layer_scores(
     measure: Measure,
     sums: Sums,
     places: Sequence[Place | None],
-    layers: int,
     axis_name: Any = None,
 ) -> jax.Array:
     """The measure of each layer, from its sums; ``[L]``, in [0, 1]."""
+    layers = sums.count.size
     if measure == "g1":
         scores = _ratio(jnp.abs(sums.signed), sums.absolute)
     elif measure == "g1_per_weight":
@@ -139,18 +146,18 @@ def layer_scores(
     return jnp.minimum(scores, 1)  # sums may round past each other
 
 
-def standardize(scores: jax.Array, present: np.ndarray) -> jax.Array:
+def standardize(scores: jax.Array, counts: jax.Array) -> jax.Array:
     """Scores ``[L]`` less their mean, over their population standard deviation.
 
-    Layers that are not present (bool ``[L]``) take no part and get 0.
+    Layers that do not count (bool ``[L]``) take no part and get 0.
 
     Equal scores get 0: rounding leaves them a deviation of about 1e-8, also where
     sums cancel to a score of 0, which would make every z-score about 1. Scores are in
     [0, 1], so the tolerance is absolute.
     """
-    number = jnp.asarray(max(int(present.sum()), 1), scores.dtype)
-    mean = jnp.where(present, scores, 0).sum() / number
-    centered = jnp.where(present, scores - mean, 0)
+    number = jnp.maximum(counts.sum(dtype=scores.dtype), 1)
+    mean = jnp.where(counts, scores, 0).sum() / number
+    centered = jnp.where(counts, scores - mean, 0)
     std = jnp.sqrt((centered * centered).sum() / number)
     equal = std <= 1e-6
     return jnp.where(equal, 0, centered / jnp.where(equal, 1, std))
@@ -165,16 +172,34 @@ def unstack(values: jax.Array) -> list[jax.Array]:
     over a second axis of an entry and a zero.
     """
     pairs = jnp.stack([values, jnp.zeros_like(values)])
-    entries = []
+    scalars = []
     for i in range(0, values.size, 64):
         columns = tuple(pairs[:, j] for j in range(i, min(i + 64, values.size)))
-        entries += jax.lax.reduce(
+        scalars += jax.lax.reduce(
             columns,
             tuple(jnp.zeros((), values.dtype) for _ in columns),
             _add,
             (0,),
         )
-    return entries
+    return scalars
+
+
+def entries(
+    values: jax.Array, by_layer: list[jax.Array], place: Place, ndim: int
+) -> jax.Array:
+    """A leaf's entries of ``[L]``, to be broadcast against the leaf.
+
+    Args:
+      values: All entries.
+      by_layer: The same from :func:`unstack`.
+      place: Where the leaf counts.
+      ndim: The leaf's number of dimensions.
+    """
+    if place.axis is None:
+        return by_layer[place.start]
+    shape = [1] * ndim
+    shape[place.axis] = place.size
+    return values[place.start : place.start + place.size].reshape(shape)
 
 
 def weights_by_layer(
@@ -206,12 +231,12 @@ def sum_by_layer(
     if not totals:
         return jnp.zeros(layers, dtype)
     # Layers without gradients have no entry: their places stay 0.
-    end, entries = 0, []
+    end, parts = 0, []
     for start in sorted(totals):
-        entries += [jnp.zeros(start - end, dtype), totals[start]]
+        parts += [jnp.zeros(start - end, dtype), totals[start]]
         end = start + totals[start].size
-    entries.append(jnp.zeros(layers - end, dtype))
-    sums = jnp.concatenate(entries)
+    parts.append(jnp.zeros(layers - end, dtype))
+    sums = jnp.concatenate(parts)
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
 
