@@ -1,6 +1,6 @@
 """The training program.
 
-``config`` declares the flags, ``recipe`` runs a training from top to bottom, and
+``options`` declares the flags, ``recipe`` runs a training from top to bottom, and
 ``program``, ``step``, ``feed`` and ``parallel`` are what is compiled. ``workdir``,
 ``checkpoints``, ``plots`` and ``display`` record and show it.
 
