@@ -155,6 +155,11 @@ def prepare(config: Config) -> Prepared:
             f"{len(dataset.test.labels):,} test images; "
             f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
         )
+        if config.amplify_select and config.optimizer not in ("sgd", "nesterov"):
+            say(
+                f"note: {config.optimizer} is nearly invariant to the scale of "
+                f"gradients, so amplification has little effect"
+            )
         with waiting("compiling (the first time only, unless settings change)"):
             program = build(config, dataset)
     return Prepared(dataset, program, schedule, total_steps)
