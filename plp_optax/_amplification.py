@@ -16,11 +16,11 @@ from plp_optax._measures import (
     Measure,
     Sums,
     add_to_sums,
+    entries,
     init_sums,
     layer_scores,
     standardize,
     unstack,
-    weights_by_layer,
 )
 from plp_optax._selectors import Selector, by_score
 from plp_optax._strategy import TrainingStrategy
@@ -37,9 +37,11 @@ class AmplifyLayersState(NamedTuple):
         ``"g1"``, else a tree like the parameters.
       absolute_sums: Its sums of absolute gradients: a tree like the parameters for
         ``"g2"``, else ``[L]``.
+      gradients_counted: How many gradients of each layer they hold; int32 ``[L]``.
       scores: The last finished analysis epoch's measure of each layer, ``[L]``.
       z_scores: The same, standardised over the layers, ``[L]``.
-      gradients_analyzed: How many gradients that epoch had; int32 scalar.
+      gradients_analyzed: How many gradients of each layer counted in that epoch; int32
+        ``[L]``.
       amplified: Which layers it selected; bool ``[L]``.
       selections: How many selections there have been; int32 scalar.
       factors: What each layer is multiplied by in the next update; 1 outside of
@@ -50,6 +52,7 @@ class AmplifyLayersState(NamedTuple):
     gradients_seen: jax.Array
     signed_sums: Any
     absolute_sums: Any
+    gradients_counted: jax.Array
     scores: jax.Array
     z_scores: jax.Array
     gradients_analyzed: jax.Array
@@ -97,10 +100,11 @@ def amplify_layers(
     other reading. Gradients that are pure noise score about
     :math:`1/\sqrt{\text{iterations}}` (``"g1"``:
     :math:`1/\sqrt{\text{iterations} \cdot \text{weights}}`, which favours small
-    layers); :func:`amplification_table` shows scores next to that floor. Entries that
-    are not finite are left out of the sums, so that an infinity, as loss scaling gives
-    now and then, does not spoil an epoch. Of complex gradients the absolute sums take
-    magnitudes.
+    layers); :func:`amplification_table` shows scores next to that floor. A layer leaves
+    out the steps in which its gradient is not finite, so that an infinity, as loss
+    scaling gives now and then, does not spoil an epoch. A layer without any finite
+    gradient takes no part in the standardisation. Of complex gradients the absolute
+    sums take magnitudes.
 
     Put it **first** in the chain, where it receives raw gradients, with weight decay
     after it, as where decay joins the gradient inside PyTorch's optimizers::
@@ -244,9 +248,10 @@ def amplify_layers(
             gradients_seen=jnp.zeros((), jnp.int32),
             signed_sums=sums.signed,
             absolute_sums=sums.absolute,
+            gradients_counted=sums.count,
             scores=jnp.zeros(len(names)),
             z_scores=jnp.zeros(len(names)),
-            gradients_analyzed=jnp.zeros((), jnp.int32),
+            gradients_analyzed=jnp.zeros(len(names), jnp.int32),
             amplified=jnp.zeros(len(names), bool),
             selections=jnp.zeros((), jnp.int32),
             factors=jnp.ones(len(names)),
@@ -273,16 +278,16 @@ def amplify_layers(
             Sums(
                 _leaves_if_tree(measure != "g1", state.signed_sums),
                 _leaves_if_tree(measure == "g2", state.absolute_sums),
+                state.gradients_counted,
             ),
-            len(names),
             begins=now.begins,
             collects=now.analyzes,
             axis_name=axis_name,
         )
-        fresh = layer_scores(measure, sums, places, len(names), axis_name)
+        fresh = layer_scores(measure, sums, places, axis_name)
         scores = jnp.where(now.decides, fresh.astype(state.scores.dtype), state.scores)
-        present = weights_by_layer(_leaves(gradients), places, len(names)) > 0
-        z_scores = standardize(scores, present)
+        analyzed = jnp.where(now.decides, sums.count, state.gradients_analyzed)
+        z_scores = standardize(scores, analyzed > 0)
         chosen = selector.choose(names, z_scores, state.selections)
         amplified = jnp.where(now.decides, chosen, state.amplified)
 
@@ -305,11 +310,10 @@ def amplify_layers(
             gradients_seen=step_after,
             signed_sums=_like(state.signed_sums, sums.signed),
             absolute_sums=_like(state.absolute_sums, sums.absolute),
+            gradients_counted=sums.count,
             scores=scores,
             z_scores=z_scores,
-            gradients_analyzed=jnp.where(
-                now.decides, now.epoch_steps, state.gradients_analyzed
-            ),
+            gradients_analyzed=analyzed,
             amplified=amplified,
             selections=state.selections + now.decides.astype(jnp.int32),
             factors=factors,
@@ -335,12 +339,7 @@ def _multiply(
     by_layer = unstack(factors)
 
     def scale(u: jax.Array, place: Place) -> jax.Array:
-        if place.axis is None:
-            factor = by_layer[place.start]
-        else:
-            shape = [1] * u.ndim
-            shape[place.axis] = place.size
-            factor = factors[place.start : place.start + place.size].reshape(shape)
+        factor = entries(factors, by_layer, place, u.ndim)
         dtype = widened(u)
         return (u.astype(dtype) * factor.astype(dtype)).astype(u.dtype)
 

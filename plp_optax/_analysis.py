@@ -44,7 +44,8 @@ def layer_analyses(
       layers: The rule that the transformation was given.
 
     Returns:
-      One analysis per layer. Scores and floors are NaN before the first selection.
+      One analysis per layer. Scores and floors are NaN before the first selection, and
+      for a layer none of whose gradients was finite.
 
     Raises:
       ValueError: If ``state`` contains no amplification state or several, if it is
@@ -63,17 +64,17 @@ def layer_analyses(
             f"the state is of {state.scores.size} layers, the rule layers={layers!r} "
             f"finds {len(names)} in params: give both the same"
         )
-    decided = int(state.selections) > 0
-    samples = np.full(len(names), int(state.gradients_analyzed) or np.nan, float)
+    count = np.asarray(state.gradients_analyzed, float)
+    samples = np.where(count > 0, count, np.nan)
     if isinstance(state.signed_sums, jax.Array | np.ndarray) and (
         state.signed_sums.shape == (len(names),)
     ):  # "g1", which sums over the layer's weights as well
         leaves = jax.tree.leaves(params, is_leaf=lambda x: x is None)
         samples = samples * weights_by_layer(leaves, places, len(names))
     columns = (
-        np.where(decided, state.scores, np.nan),
+        np.where(count > 0, state.scores, np.nan),
         1 / np.sqrt(samples),
-        np.where(decided, state.z_scores, np.nan),
+        np.where(count > 0, state.z_scores, np.nan),
         np.asarray(state.amplified),
     )
     return [

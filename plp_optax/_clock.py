@@ -22,7 +22,6 @@ class Moment(NamedTuple):
       analyzes: Whether it is in such an epoch.
       decides: Whether that epoch ends with it.
       amplifies: Whether it is in an epoch after a window's first.
-      epoch_steps: Steps in an epoch of its window; int32.
       factor: Its window's factor.
     """
 
@@ -30,7 +29,6 @@ class Moment(NamedTuple):
     analyzes: jax.Array
     decides: jax.Array
     amplifies: jax.Array
-    epoch_steps: jax.Array
     factor: jax.Array
 
 
@@ -64,7 +62,6 @@ def moment(
         analyzes=analyzes,
         decides=analyzes & (position == epoch_steps - 1),
         amplifies=inside & (epoch > 0),
-        epoch_steps=epoch_steps,
         factor=jnp.where(inside, factor, jnp.ones_like(factor)),
     )
 

@@ -88,7 +88,10 @@ def add_to_sums(
     """
     layers = sums.count.size
     magnitudes = _each(jnp.abs, gradients)
-    total = sum_by_layer(magnitudes, places, layers, axis_name)
+    # Of "g2" the plain sum, since magnitudes that are used twice would be stored.
+    total = sum_by_layer(
+        gradients if measure == "g2" else magnitudes, places, layers, axis_name
+    )
     exists = weights_by_layer(gradients, places, layers) > 0
     counts = collects & jnp.isfinite(total) & jnp.asarray(exists)
     starts = unstack(begins.reshape(1).astype(jnp.int32))[0] > 0
@@ -115,7 +118,12 @@ def add_to_sums(
     else:
         signed = add_per_weight(sums.signed, gradients)
     if measure == "g2":
-        absolute = add_per_weight(sums.absolute, magnitudes)
+        # Never quite 0, so that the ratio needs no guard, for which the CPU compiler
+        # would store it.
+        absolute = _each(
+            lambda a: jnp.maximum(a, jnp.finfo(a.dtype).tiny),
+            add_per_weight(sums.absolute, magnitudes),
+        )
     else:
         absolute = add(sums.absolute, total, counts)
     return Sums(signed, absolute, add(sums.count, jnp.ones_like(sums.count), counts))
@@ -136,7 +144,7 @@ def layer_scores(
         scores = _ratio(totals, sums.absolute)
     else:
         ratios = [
-            None if s is None else _ratio(jnp.abs(s), a)
+            None if s is None else jnp.abs(s) / a
             for s, a in zip(sums.signed, sums.absolute, strict=True)
         ]
         weights = jnp.asarray(weights_by_layer(ratios, places, layers), float)
@@ -249,9 +257,8 @@ def _each(function: Callable[[jax.Array], jax.Array], leaves: Leaves) -> Leaves:
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    # 0/0 counts as 0, since numerators never exceed their denominators. An addition,
-    # not a maximum, for which the CPU compiler would make parameter-sized temporaries.
-    return numerator / (denominator + jnp.finfo(denominator.dtype).tiny)
+    # 0/0 counts as 0, since numerators never exceed their denominators.
+    return numerator / jnp.maximum(denominator, jnp.finfo(denominator.dtype).tiny)
 
 
 def _layer_dtype(leaves: Leaves) -> Any:

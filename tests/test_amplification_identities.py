@@ -217,8 +217,9 @@ def test_memory_by_measure(measure, buffers):
     large = [x for x in jax.tree.leaves(state) if x.size >= 1000]
     assert len(large) == 3 * buffers
     rest = sum(x.size for x in jax.tree.leaves(state)) - 3000 * buffers
-    # Three counters; scores, z, amplified, factors; a sum a layer in place of a buffer.
-    assert rest == 3 + 4 * 3 + 3 * (2 - buffers)
+    # Two counters; scores, z, amplified, factors and two counts of each layer; a sum a
+    # layer in place of a buffer.
+    assert rest == 2 + 6 * 3 + 3 * (2 - buffers)
     _, after = jit(tx.update)(params, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
 

@@ -176,7 +176,7 @@ def test_standardising_and_both_cases(scores, threshold, two_sided):
     if np.ptp(scores) and scores.std() <= 1e-5:
         return  # neither equal nor told apart
     with jax.enable_x64(True):
-        z = standardize(jnp.asarray(scores), np.ones(len(scores), bool))
+        z = standardize(jnp.asarray(scores), jnp.ones(len(scores), bool))
     np.testing.assert_allclose(z, expected, atol=1e-6)
     assert np.all(np.abs(z) <= np.sqrt(len(scores) - 1) + 1e-9)
 
@@ -231,20 +231,38 @@ def test_the_bound_on_z_is_attained(layers):
 
 
 @every_measure
-def test_entries_that_are_not_finite_are_left_out(measure):
-    """Of an infinity, as loss scaling gives, and a layer that is NaN for a step."""
+def test_a_layer_leaves_out_the_steps_that_are_not_finite(measure):
+    """Also of an infinity, as loss scaling gives."""
     rows = np.random.default_rng(3).normal(size=(4, 15)) + 0.5
     spoilt = rows.copy()
-    spoilt[1, 4] = -np.inf
-    spoilt[2, 9:13] = np.nan  # all of layer b
-    layers = np.split(np.nan_to_num(spoilt, posinf=0, neginf=0), [9, 13], axis=1)
-    expected = [reference.MEASURE[measure](layer) for layer in layers]
-    np.testing.assert_allclose(scores_of(measure, spoilt), expected, rtol=1e-13)
+    spoilt[0, 4] = -np.inf  # layer a, the first step, where sums begin
+    spoilt[2, 9:13] = np.nan  # layer b
+    parts = np.split(rows, [9, 13], axis=1)
+    kept = [parts[0][1:], parts[1][[0, 1, 3]], parts[2]]
+    expected = [reference.MEASURE[measure](layer) for layer in kept]
     with jax.enable_x64(True):
         state = analysis(measure, 4)(spoilt)
+        np.testing.assert_allclose(state.scores, expected, rtol=1e-13)
         z_scores = reference.standardize(expected)
         np.testing.assert_allclose(state.z_scores, z_scores, rtol=1e-9)
+        assert state.gradients_analyzed.tolist() == [3, 3, 4]
         assert np.any(state.amplified)
+
+
+@every_measure
+def test_a_layer_that_is_never_finite_takes_no_part(measure):
+    rows = np.random.default_rng(4).normal(size=(4, 15)) + 0.5
+    rows[:, 10] = np.nan  # layer b
+    parts = np.split(rows, [9, 13], axis=1)
+    expected = [reference.MEASURE[measure](parts[i]) for i in (0, 2)]
+    with jax.enable_x64(True):
+        state = analysis(measure, 4)(rows)
+        z_scores = reference.standardize(expected)
+        np.testing.assert_allclose(state.z_scores[jnp.array([0, 2])], z_scores)
+        assert state.z_scores[1] == 0
+        table = plp_optax.layer_analyses(state, measured_tree(rows[0]))
+        assert np.isnan(table[1].score)
+        assert not table[1].amplified
 
 
 @every_measure
