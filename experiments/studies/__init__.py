@@ -8,7 +8,15 @@ import importlib
 from experiments.study import Study
 from training.errors import ConfigError
 
-NAMES = ("plp", "amplification", "together", "mechanism", "ablation", "sequential")
+NAMES = (
+    "plp",
+    "amplification",
+    "together",
+    "mechanism",
+    "ablation",
+    "sequential",
+    "predictors",
+)
 
 
 def load(name: str) -> Study:

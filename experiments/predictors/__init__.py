@@ -1,0 +1,1 @@
+"""Problems and optimizers of the study of predictors on full batches."""

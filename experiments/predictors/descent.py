@@ -1,0 +1,181 @@
+"""Runs an optimizer on a full batch, and chooses its rate and momentum."""
+
+import functools
+import itertools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.predictors.methods import ADAM_RATES, METHODS, MULTIPLES
+from experiments.predictors.problems import PROBLEMS, Problem
+
+TUNING_SEED = 1000  # not among the reported ones
+_REFERENCE_STEPS = 1500
+_PROGRAMS: dict[Any, Any] = {}  # compiled ahead, so that runs can be timed
+
+
+class Descent(NamedTuple):
+    """A run.
+
+    Attributes:
+      gradients: How many gradients had been taken when each value was found; (steps,).
+      gap: Value minus minimum; not finite once it diverged; (steps,).
+      drift: Mean length of the emitted updates over that of the base's.
+      seconds: For all steps, without compilation.
+    """
+
+    gradients: np.ndarray
+    gap: np.ndarray
+    drift: float
+    seconds: float
+
+    def to(self, gap: float) -> int | None:
+        """Gradients until the gap is reached; None if it never is."""
+        reached = self.gap <= gap
+        return int(self.gradients[reached.argmax()]) if reached.any() else None
+
+
+class Tuned(NamedTuple):
+    """What was chosen on the tuning seed.
+
+    Attributes:
+      rate: The learning rate.
+      momentum: The momentum; 0 for methods without.
+      rates: All that were tried.
+      gaps: The last gap at each of them, with the best momentum; (rates,).
+      drift: That of the chosen run.
+    """
+
+    rate: float
+    momentum: float
+    rates: list[float]
+    gaps: list[float]
+    drift: float
+
+
+@functools.cache
+def _compiled(model: str, method: str, steps: int) -> Any:
+    """Maps rates, momenta (both (n,)), a start and data to the course of n runs."""
+    loss = PROBLEMS[model](0).loss
+
+    def course(rate: jax.Array, momentum: jax.Array, start: Any, data: Any) -> Any:
+        tx = optax.with_extra_args_support(METHODS[method].make(rate, momentum))
+        base = METHODS[METHODS[method].base].make(rate, momentum)
+        base = optax.with_extra_args_support(base)
+
+        def objective(w: Any) -> jax.Array:
+            return loss(w, data)
+
+        def step(carry: Any, _: None) -> Any:
+            w, state, base_state = carry
+            value, gradient = jax.value_and_grad(objective)(w)
+            extra: Any = {}
+            if method == "lbfgs":
+                extra = {"grad": gradient, "value_fn": objective}
+            updates, state = tx.update(gradient, state, w, value=value, **extra)
+            if method == "lbfgs":
+                evaluations = optax.tree.get(state, "info").num_linesearch_steps
+                plain = updates
+            else:
+                evaluations = 1
+                plain, base_state = base.update(gradient, base_state, w)
+            lengths = jnp.stack([optax.tree.norm(updates), optax.tree.norm(plain)])
+            out = (value, jnp.asarray(evaluations, int), lengths)
+            return (optax.apply_updates(w, updates), state, base_state), out
+
+        carry = (start, tx.init(start), base.init(start))
+        return jax.lax.scan(step, carry, length=steps)[1]
+
+    return jax.jit(jax.vmap(course, in_axes=(0, 0, None, None)))
+
+
+@functools.cache
+def problem_of(model: str, seed: int) -> tuple[Problem, float]:
+    """A problem and its minimum: given, or the lowest value L-BFGS finds."""
+    problem = PROBLEMS[model](seed)
+    if problem.minimum is not None:
+        return problem, problem.minimum
+    run = _compiled(model, "lbfgs", _REFERENCE_STEPS)
+    values = run(np.ones(1), np.zeros(1), problem.start, problem.data)[0]
+    return problem, float(np.nanmin(values))
+
+
+@functools.cache
+def _curvature(model: str) -> float:
+    """The largest curvature at the start of the tuning seed, by power iteration."""
+    problem, _ = problem_of(model, TUNING_SEED)
+    gradient = jax.grad(problem.loss)
+
+    def times(v: Any) -> Any:
+        at = (problem.start,)
+        return jax.jvp(lambda w: gradient(w, problem.data), at, (v,))[1]
+
+    v = jax.tree.map(
+        lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), problem.start
+    )
+    for _ in range(50):
+        v = times(v)
+        norm = optax.tree.norm(v)
+        v = jax.tree.map(lambda x, norm=norm: x / norm, v)
+    return float(norm)
+
+
+def descend(
+    model: str,
+    method: str,
+    seed: int,
+    rates: Any,
+    momenta: Any,
+    steps: int,
+) -> list[Descent]:
+    """Runs a method on a problem at several rates and momenta."""
+    with jax.enable_x64(True):
+        problem, minimum = problem_of(model, seed)
+        run = _compiled(model, method, steps)
+        settings = np.asarray(rates, float), np.asarray(momenta, float)
+        arguments = (*settings, problem.start, problem.data)
+        key = (model, method, steps, len(settings[0]))
+        if key not in _PROGRAMS:
+            _PROGRAMS[key] = run.lower(*arguments).compile()
+        begin = time.perf_counter()
+        values, evaluations, lengths = map(np.asarray, _PROGRAMS[key](*arguments))
+        seconds = (time.perf_counter() - begin) / len(values)
+    found = []
+    for v, n, length in zip(values, evaluations, lengths, strict=True):
+        # The first value costs no gradient that another method would not take too.
+        gradients = np.append(0, np.cumsum(n)[:-1])
+        kept = np.isfinite(length).all(axis=1)
+        ratio = length[kept, 0].sum() / max(length[kept, 1].sum(), 1e-300)
+        found.append(Descent(gradients, v - minimum, float(ratio), seconds))
+    return found
+
+
+@functools.cache
+def tune(model: str, method: str, steps: int) -> Tuned:
+    """Chooses the rate and the momentum that reach the fine gap first."""
+    with jax.enable_x64(True):
+        curvature = _curvature(model)
+    rates = [m / curvature for m in MULTIPLES]
+    if method == "adam":
+        rates = list(ADAM_RATES)
+    elif method == "lbfgs":
+        rates = [1.0]  # it has a line search
+    momenta = METHODS[method].momenta
+    grid = list(itertools.product(rates, momenta))
+    tried = [list(values) for values in zip(*grid, strict=True)]
+    runs = descend(model, method, TUNING_SEED, tried[0], tried[1], steps)
+    gaps = PROBLEMS[model](TUNING_SEED).gaps
+
+    def cost(run: Descent) -> tuple[float, ...]:
+        last = run.gap[-1] if np.isfinite(run.gap[-1]) else np.inf
+        counts = (run.to(gap) for gap in reversed(gaps))
+        return (*(np.inf if n is None else n for n in counts), last)
+
+    best = min(range(len(grid)), key=lambda i: cost(runs[i]))
+    last = np.array([run.gap[-1] for run in runs]).reshape(len(rates), -1)
+    last = np.where(np.isfinite(last), last, np.inf).min(axis=1)
+    return Tuned(*grid[best], rates, last.tolist(), runs[best].drift)
