@@ -74,16 +74,27 @@ def _methods(runs: Runs) -> list[str]:
     return [arm.name for arm in runs.study.arms if not arm.name.endswith("-matched")]
 
 
+def _models(runs: Runs) -> list[str]:
+    """The problems on which every method ran a seed."""
+    return [model for model in runs.models if _seeds(runs, model)]
+
+
+def _seeds(runs: Runs, model: str) -> set[int]:
+    """The seeds on which every method ran."""
+    seeds = [{r.seed for r in runs.of(model, arm)} for arm in _methods(runs)]
+    return set.intersection(*seeds)
+
+
 def _counts(runs: Runs, model: str, arm: str, gap: str) -> np.ndarray:
     """Gradients to a gap by seed; infinite where a run does not get there."""
-    return np.array(
-        [r.result.get(f"gradients_{gap}", np.inf) for r in runs.of(model, arm)]
-    )
+    seeds = _seeds(runs, model)
+    records = [r for r in runs.of(model, arm) if r.seed in seeds]
+    return np.array([r.result.get(f"gradients_{gap}", np.inf) for r in records])
 
 
 def _medians(runs: Runs) -> Picture:
     arms = _methods(runs)
-    columns = [(model, gap) for model in runs.models for gap in _GAPS]
+    columns = [(model, gap) for model in _models(runs) for gap in _GAPS]
     medians = np.array(
         [
             [float(np.median(_counts(runs, m, arm, gap))) for m, gap in columns]
@@ -124,7 +135,7 @@ def _profile(runs: Runs) -> Picture:
     counts = np.array(
         [
             np.concatenate(
-                [_counts(runs, m, arm, gap) for m in runs.models for gap in _GAPS]
+                [_counts(runs, m, arm, gap) for m in _models(runs) for gap in _GAPS]
             )
             for arm in arms
         ]
@@ -157,16 +168,19 @@ def _ratios(runs: Runs, control: str) -> str:
     rows = []
     for arm in ("sliding", "revert", "restarted", "restarted-nesterov"):
         cells = []
-        for model in runs.models:
+        for model in _models(runs):
             for gap in _GAPS:
                 ours = _counts(runs, model, arm, gap)
                 theirs = _counts(runs, model, control, gap)
                 solved = np.isfinite(ours) & np.isfinite(theirs)
+                if not solved.any():
+                    cells.append(tables.NONE)
+                    continue
                 ratio = np.exp(np.log(ours[solved] / theirs[solved]).mean())
                 missing = f" ({solved.sum()} of {solved.size})" * (not solved.all())
-                cells.append(f"{ratio:.2f}{missing}" if solved.any() else tables.NONE)
+                cells.append(f"{ratio:.2f}{missing}")
         rows.append([runs.label(arm), *cells])
-    names = [f"{model}, {gap}" for model in runs.models for gap in _GAPS]
+    names = [f"{model}, {gap}" for model in _models(runs) for gap in _GAPS]
     return tables.markdown(
         f"Gradients, relative to {runs.label(control)}",
         ("method", *names),
