@@ -101,20 +101,21 @@ def _medians(runs: Runs) -> Picture:
             for arm in arms
         ]
     )
-    ratios = medians / np.where(np.isfinite(medians), medians, np.inf).min(axis=0)
+    best = medians.min(axis=0)
+    ratios = medians / np.where(np.isfinite(best), best, 1)
     figure = style.figure("Gradients to the gap, median of the seeds", 9, 4.6)
     ax = figure.subplots()
     shown = np.log2(np.clip(np.where(np.isfinite(ratios), ratios, 16), 1, 16))
     ax.imshow(shown, cmap="YlGnBu_r", aspect="auto", vmin=0, vmax=5)
     for (row, column), count in np.ndenumerate(medians):
-        best = ratios[row, column] == 1
+        is_best = ratios[row, column] == 1
         text = f"{count:.0f}" if np.isfinite(count) else "not reached"
         ax.text(
             *(column, row, text),
             ha="center",
             va="center",
             fontsize=8.5,
-            fontweight="bold" if best else "normal",
+            fontweight="bold" if is_best else "normal",
             color="white" if shown[row, column] < 2 else "black",
         )
     ax.set_xticks(range(len(columns)), [f"{m}\n{gap}" for m, gap in columns])
@@ -142,7 +143,9 @@ def _profile(runs: Runs) -> Picture:
     )
     best = counts.min(axis=0)
     for arm, of_arm in zip(arms, counts, strict=True):
-        solved = [float(np.mean(of_arm <= tau * best)) for tau in _TAUS]
+        solved = [
+            float(np.mean((of_arm <= tau * best) & (of_arm < np.inf))) for tau in _TAUS
+        ]
         look = runs.looks[arm]
         ax.plot(
             *(_TAUS, solved),
