@@ -112,6 +112,8 @@ def add_to_sums(
             for o, v, p in zip(old, values, places, strict=True)
         ]
 
+    signed: Any
+    absolute: Any
     if measure == "g1":
         signed_total = sum_by_layer(gradients, places, layers, axis_name)
         signed = add(sums.signed, signed_total, counts)
