@@ -350,7 +350,7 @@ def _strength(
 
 def _signal(gram: jax.Array, is_stored: jax.Array) -> jax.Array:
     """The mean product of different updates, relative to their mean square."""
-    others, squares = is_stored.sum(), jnp.trace(gram)
+    others, squares = is_stored.sum(dtype=gram.dtype), jnp.trace(gram)
     return (gram.sum() - squares) / (jnp.maximum(others, 1) * squares)
 
 

@@ -1,13 +1,11 @@
 """Trees of layers, and amplification fed with gradients of them."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import pytest
 
 import plp_optax
 from plp_optax import AmplificationWindow, by_score
+from tests.problems import jit as jit
 
 MEASURES = ("g1", "g1_per_weight", "g2")
 every_measure = pytest.mark.parametrize("measure", MEASURES)
@@ -17,9 +15,6 @@ PARTS = ["kernel", "bias"]
 HALF = by_score(0.5)
 EPOCH = 4
 IDENTITY_WINDOWS = [AmplificationWindow(0, 5 * EPOCH, EPOCH, factor=3.0)]
-
-# Compiling is most of the cost here, and LLVM's optimisation half of that.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def kernels(values):

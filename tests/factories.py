@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -72,6 +73,10 @@ def _amplify(
     )
 
 
+def _phase(count: jax.Array) -> jax.Array:
+    return (count % 5).astype(float)
+
+
 CASES = {
     "affine_window": Case(
         plp_optax.affine_window,
@@ -81,7 +86,7 @@ CASES = {
     "affine_window-schedule": Case(
         plp_optax.affine_window,
         {
-            "coefficients": lambda n: jnp.stack([0.1 * (n % 5), 1 - 0.1 * (n % 5)]),
+            "coefficients": lambda n: jnp.stack([0.1 * _phase(n), 1 - 0.1 * _phase(n)]),
             "period": 2,
         },
         core=True,
@@ -178,7 +183,7 @@ CASES = {
     ),
     "ema_nesterov": Case(
         plp_optax.ema_nesterov,
-        {"extrapolation": lambda n: 0.5 / (1 + n), "decay": 0.8},
+        {"extrapolation": lambda n: 0.5 / (1 + n.astype(float)), "decay": 0.8},
         inject="decay",
         core=True,
     ),

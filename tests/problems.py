@@ -1,11 +1,16 @@
 """Small problems, and loops that run a transformation on them."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+# Compiling is most of the cost here, and LLVM's optimisation half of that.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 _rng = np.random.default_rng(7)
 _matrix = _rng.normal(size=(5, 5))
@@ -20,7 +25,7 @@ def noisy_gradient(w, count):
 
 
 def run(tx: optax.GradientTransformation, steps: int, dtype=np.float64) -> np.ndarray:
-    """Parameters after each step on the noisy problem, in float64 unless told."""
+    """Parameters after each step on the noisy problem, by default in float64."""
     with jax.enable_x64(dtype == np.float64):
         w = jnp.asarray(W0, dtype)
         state, history = tx.init(w), []
@@ -50,4 +55,9 @@ def run_tree(
 def jitted(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same transformation with compiled functions."""
     tx = optax.with_extra_args_support(tx)
-    return optax.GradientTransformationExtraArgs(jax.jit(tx.init), jax.jit(tx.update))
+    return optax.GradientTransformationExtraArgs(jit(tx.init), jit(tx.update))
+
+
+def avals(tree: Any) -> Any:
+    """Structure, shapes, dtypes and weak types."""
+    return jax.tree.map(jax.typeof, tree)
