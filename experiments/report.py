@@ -20,7 +20,7 @@ from experiments.study import Study
 
 CONCLUSIONS = "conclusions.md"  # written by hand, next to the records
 _MOST_CURVES = 10  # arms that one picture holds
-_COLORS = 256  # of a picture
+_COLORS = 64  # of a picture
 _READ = (
     "The test set was read once a run, with the parameters of the best epoch: the one "
     "with the lowest validation loss, or the last one without a validation part."
