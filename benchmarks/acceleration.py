@@ -3,10 +3,10 @@
     python -m benchmarks.acceleration
     python -m benchmarks.acceleration --model tiny --width 8 --rounds 10
 
-What "Accelerating Neural Network Training: A Brief Review" (arXiv 2312.10024)
-combines, each compared with training without them, alternating in one run: time per
-image, memory, and the loss after the same number of images of a synthetic task, in the
-same order from the same initial parameters.
+The techniques that "Accelerating Neural Network Training: A Brief Review" (arXiv
+2312.10024) combines, each compared with training without them, alternating in one run:
+time per image, memory, and the loss after the same number of images of a synthetic
+task, in the same order from the same initial parameters.
 
 Memory is that of the compiled step's arguments and results (the state, and the data
 set or a batch), and of its temporaries. Where a device reports its memory, the record
@@ -17,10 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.table import Column, Table
 
-import models
 from benchmarks import measure
 
 NONE = "none"
@@ -38,47 +36,30 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def run(
-    model: str, *, width: int, batch_size: int, images: int, rounds: int
+    model: str, width: int, batch_size: int, steps: int, rounds: int
 ) -> dict[str, Any]:
-    """Measures all arms; returns what the record holds.
-
-    Args:
-      model: The network.
-      width: Channels of its first stage.
-      batch_size: Images in a step.
-      images: Images that an arm trains on in a round.
-      rounds: Timed rounds; an untimed one comes before.
-    """
+    """Measures all arms; takes the flags, returns the figures."""
+    images = steps * batch_size
     dataset = measure.synthetic(images)
+    network = {"model": model, "width": width, "batch_size": batch_size}
     trainings = {
-        name: measure.Training(
-            measure.training_config(
-                model=model, width=width, batch_size=batch_size, **fields
-            ),
-            dataset,
-        )
+        name: measure.Training(measure.training_config(**network, **fields), dataset)
         for name, fields in ARMS.items()
     }
     arms: dict[str, Callable[[], Any]] = {n: t.run for n, t in trainings.items()}
     seconds = measure.alternate(arms, rounds=rounds)
-    in_round = images // batch_size * batch_size
+    statistics = jax.local_devices()[0].memory_stats() or {}
     return {
-        "model": model,
         "parameters": trainings[NONE].parameters,
-        "width": width,
-        "batch_size": batch_size,
         "accumulate": ACCUMULATE,
-        "images": in_round * (rounds + 1),
-        "rounds": rounds,
-        "device_peak_bytes": _device_peak_bytes(),
+        "device_peak_bytes": statistics.get("peak_bytes_in_use"),
         "arms": {
             name: {
                 "microseconds_per_image": measure.quartiles(
-                    1e6 * seconds[name] / in_round
+                    1e6 * seconds[name] / images
                 ),
-                "time_ratio": measure.ratio(seconds, name, NONE),
-                "held_bytes": training.held_bytes,
-                "temporary_bytes": training.temporary_bytes,
+                "time_ratio": measure.quartiles(seconds[name] / seconds[NONE]),
+                **_memory(training),
                 "first_loss": training.losses[0],
                 "last_loss": training.losses[-1],
                 "compile_seconds": training.program.compile_seconds,
@@ -88,13 +69,18 @@ def run(
     }
 
 
-def _device_peak_bytes() -> int | None:
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    return statistics.get("peak_bytes_in_use")
+def _memory(training: measure.Training) -> dict[str, int]:
+    memory = training.program.train_call.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return {
+        "held_bytes": held - memory.alias_size_in_bytes,  # the state counts once
+        "temporary_bytes": memory.temp_size_in_bytes,
+    }
 
 
 def table(record: dict[str, Any]) -> Table:
     """The record as a table."""
+    images = record["steps"] * record["batch_size"] * (record["rounds"] + 1)
     result = Table(
         Column("with", no_wrap=True),
         "time per image (us)",
@@ -105,7 +91,7 @@ def table(record: dict[str, Any]) -> Table:
         "last loss",
         title=f"{record['model']}, {record['parameters']:,} parameters, batch "
         f"{record['batch_size']} ({record['accumulate']} parts if accumulated), "
-        f"{record['images']:,} images, {record['rounds']} rounds: median (quartiles)",
+        f"{images:,} images, {record['rounds']} rounds: median (quartiles)",
     )
     for name, arm in record["arms"].items():
         result.add_row(
@@ -120,26 +106,16 @@ def table(record: dict[str, Any]) -> Table:
     return result
 
 
-def main() -> None:
-    """Runs the benchmark, prints its table and writes its record."""
-    fast = measure.on_accelerator()
-    parser = measure.parser(__doc__, rounds=10 if fast else 7)
-    add = parser.add_argument
-    add("--model", choices=models.NETWORKS, default="resnet18")
-    add("--width", type=int, default=64 if fast else 16)
-    add("--batch-size", type=int, default=512 if fast else 128)
-    add("--images", type=int, default=51_200 if fast else 512, help="in a round")
-    options = parser.parse_args()
-    record = run(
-        options.model,
-        width=options.width,
-        batch_size=options.batch_size,
-        images=options.images,
-        rounds=options.rounds,
-    )
-    Console(width=130).print(table(record))
-    print("record:", measure.write_record("acceleration", record, options.out))
-
-
 if __name__ == "__main__":
-    main()
+    FAST = measure.on_accelerator()
+    measure.main(
+        "acceleration",
+        __doc__,
+        run,
+        table,
+        model="resnet18",
+        width=64 if FAST else 16,
+        batch_size=512 if FAST else 128,
+        steps=100 if FAST else 4,
+        rounds=10 if FAST else 7,
+    )

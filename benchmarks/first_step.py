@@ -1,12 +1,13 @@
-"""Time to first step of ``python train.py``, without and with a cache of programs.
+"""Time to first step of ``train.py``, without and with a cache of compiled programs.
 
     python -m benchmarks.first_step
     python -m benchmarks.first_step --model googlenet --method amplify
 
-Runs processes, alternating: with an empty cache of compiled programs, and again with
-the cache that the first left. Time is counted from the command to the line of the first
-epoch, which is one step and one evaluation here. The peer is a process that only
-imports JAX and compiles a sum.
+Further flags are those of ``train.py``. It runs as a process, alternating: with an
+empty cache of compiled programs, and again with the cache that the first process left.
+Time is counted from the command to the line of the first epoch, which here is one step
+and one evaluation. A process that only imports JAX and compiles a sum shows the least
+time that is possible.
 """
 
 import subprocess
@@ -18,24 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks import measure
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 FLOOR = "import jax; jax.block_until_ready(jax.jit(lambda x: x + 1)(1))"
-# How the lines of its output begin.
+# How the lines of its output begin that are waited for.
 _COMPILING, _EPOCH = "compiling", "1/1 "
 
 
-def start(flags: Sequence[str], place: Path, name: str) -> dict[str, float]:
-    """Trains one step in a new process, with its cache in a place.
+def start(flags: Sequence[str], folder: Path, name: str) -> dict[str, float]:
+    """Trains one step in a new process.
 
     Args:
       flags: Further flags of ``train.py``.
-      place: A folder for its cache and its work directory.
-      name: Name of the work directory.
+      folder: Holds its cache and its work directory.
+      name: The work directory's name.
 
     Returns:
       Seconds until it starts to compile, and until its first epoch ends.
@@ -43,11 +43,11 @@ def start(flags: Sequence[str], place: Path, name: str) -> dict[str, float]:
     Raises:
       RuntimeError: If the program fails.
     """
-    own = ["--epochs", "1", "--max-steps", "1", "--checkpoint-epochs", "0"]
-    where = ["--cache-dir", str(place / "cache"), "--workdir", str(place / name)]
+    one_step = ["--epochs", "1", "--max-steps", "1", "--checkpoint-epochs", "0"]
+    paths = ["--cache-dir", str(folder / "cache"), "--workdir", str(folder / name)]
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-u", TRAIN, *flags, *own, *where],
+        [sys.executable, "-u", TRAIN, *flags, *one_step, *paths],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -64,7 +64,7 @@ def start(flags: Sequence[str], place: Path, name: str) -> dict[str, float]:
 
 
 def run(flags: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Measures all arms; returns what the record holds."""
+    """Measures both arms; takes flags of ``train.py``, returns the figures."""
     arms: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
     floor = []
     for _ in range(rounds):
@@ -76,7 +76,6 @@ def run(flags: Sequence[str], rounds: int) -> dict[str, Any]:
         floor.append(time.perf_counter() - started)
     return {
         "flags": list(flags),
-        "rounds": rounds,
         "floor_seconds": measure.quartiles(np.array(floor)),
         "arms": {
             name: {
@@ -107,11 +106,9 @@ def table(record: dict[str, Any]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark, prints its table and writes its record."""
-    parser = measure.parser(__doc__, rounds=3)
-    options, flags = parser.parse_known_args(argv)
-    record = run(flags, options.rounds)
-    Console(width=110).print(table(record))
-    print("record:", measure.write_record("first_step", record, options.out))
+    options, flags = measure.parser(__doc__, rounds=3).parse_known_args(argv)
+    record = {"rounds": options.rounds, **run(flags, options.rounds)}
+    measure.report("first_step", record, table, options.out)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Feeding a training step from the host: a NumPy thread, Grain, or not at all.
+"""Batches from the host: a NumPy thread, Grain, and images resident on the device.
 
     python -m benchmarks.host_input
 
-For sets that do not fit on the device, ``train.py --input host`` gathers batches with
-NumPy in a thread, before the step. Here that feed is compared with Grain
-(``pip install grain``; left out where it is absent), with Grain's default threads and
-either its usual pipeline of single examples or one of batches, and with images that are
+For data sets that do not fit on the device, ``train.py --input host`` gathers batches
+with NumPy in a thread, before the step. This feed is compared with Grain (``pip install
+grain``; left out where it is not installed), which uses its default threads and either
+its usual pipeline of single examples or one of batches, and with images that are
 resident on the device. Alternating in one run: batches per second of the feed alone,
-until they are on the device, and images per second of training a small network with
-it.
+until they are on the device, and images per second of training a small network.
 """
 
 import importlib
@@ -19,10 +18,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.table import Column, Table
 
-import models
 from benchmarks import measure
 from training import data, feed, parallel
 
@@ -36,10 +33,10 @@ class Grain(feed.Host):
     """Host input through Grain's threads; sent in advance as by the NumPy thread."""
 
     def __init__(
-        self, examples: data.Examples, batch_size: int, *, whole_batches: bool
+        self, examples: data.Examples, batch_size: int, *, by_batch: bool
     ) -> None:
         super().__init__(examples, batch_size)
-        self._whole_batches = whole_batches
+        self._by_batch = by_batch
 
     def calls(self, seed: int, epoch: int, steps: range) -> Iterator[feed.Call]:
         """See :class:`training.feed.Feed`; the order is Grain's own."""
@@ -50,7 +47,7 @@ class Grain(feed.Host):
 
         count = len(self._examples.labels)
         order = grain.MapDataset.range(count).shuffle(seed=seed + epoch)
-        if self._whole_batches:
+        if self._by_batch:
             batches = order.batch(self._batch_size).map(take)
         else:
             batches = order.map(take).batch(self._batch_size)
@@ -64,62 +61,39 @@ class Grain(feed.Host):
 
 def run(
     model: str,
-    *,
     width: int,
     batch_size: int,
-    images: int,
-    train_images: int,
+    steps: int,
+    feed_steps: int,
     rounds: int,
 ) -> dict[str, Any]:
-    """Measures all feeds; returns what the record holds.
-
-    Args:
-      model: The network that is trained.
-      width: Channels of its first stage.
-      batch_size: Images in a batch.
-      images: Images that a feed alone delivers in a round.
-      train_images: Images that the network is trained on in a round.
-      rounds: Timed rounds; an untimed one comes before.
-    """
-    full = measure.synthetic(images)
-    part = measure.synthetic(train_images)
+    """Measures all feeds; takes the flags, returns the figures."""
     config = measure.training_config(model=model, width=width, batch_size=batch_size)
-    alone = {
-        name: _drain(feed_, images // batch_size)
-        for name, feed_ in make_feeds(full.train, batch_size).items()
-    }
+    dataset = measure.synthetic(steps * batch_size)
+    feeds = make_feeds(dataset.train, batch_size)
     trained: dict[str, Callable[[], Any]] = {
-        RESIDENT: measure.Training(config, part).run,
-        **{
-            name: measure.Training(config, part, feed_).run
-            for name, feed_ in make_feeds(part.train, batch_size).items()
-        },
+        name: measure.Training(config, dataset, feed_).run
+        for name, feed_ in {RESIDENT: None, **feeds}.items()
+    }
+    examples = measure.synthetic(feed_steps * batch_size).train
+    alone = {
+        name: _drain(feed_, feed_steps)
+        for name, feed_ in make_feeds(examples, batch_size).items()
     }
     feeding = measure.alternate(alone, rounds=rounds)
     training = measure.alternate(trained, rounds=rounds)
-    batches, images_trained = (
-        images // batch_size,
-        train_images // batch_size * batch_size,
-    )
-    medians = {name: float(np.median(values)) for name, values in feeding.items()}
     return {
-        "model": model,
-        "width": width,
-        "batch_size": batch_size,
-        "images": images,
-        "train_images": train_images,
-        "rounds": rounds,
         "grain": importlib.metadata.version("grain") if has_grain() else None,
-        "fastest_feed": min(medians, key=medians.__getitem__),
+        "fastest_feed": min(feeding, key=lambda name: np.median(feeding[name])),
         "feeds": {
             name: {
-                "batches_per_second": measure.quartiles(batches / feeding[name])
+                "batches_per_second": measure.quartiles(feed_steps / feeding[name])
                 if name in feeding
                 else None,
-                "images_per_second": measure.quartiles(images_trained / training[name]),
-                "time_ratio": measure.ratio(training, name, RESIDENT),
+                "images_per_second": measure.quartiles(steps * batch_size / seconds),
+                "time_ratio": measure.quartiles(seconds / training[RESIDENT]),
             }
-            for name in trained
+            for name, seconds in training.items()
         },
     }
 
@@ -128,8 +102,8 @@ def make_feeds(examples: data.Examples, batch_size: int) -> dict[str, feed.Feed]
     """The feeds from the host."""
     feeds: dict[str, feed.Feed] = {NUMPY: feed.Host(examples, batch_size)}
     if has_grain():
-        feeds[GRAIN] = Grain(examples, batch_size, whole_batches=False)
-        feeds[GRAIN_BATCHES] = Grain(examples, batch_size, whole_batches=True)
+        feeds[GRAIN] = Grain(examples, batch_size, by_batch=False)
+        feeds[GRAIN_BATCHES] = Grain(examples, batch_size, by_batch=True)
     return feeds
 
 
@@ -171,33 +145,17 @@ def table(record: dict[str, Any]) -> Table:
     return result
 
 
-def main() -> None:
-    """Runs the benchmark, prints its table and writes its record."""
-    fast = measure.on_accelerator()
-    parser = measure.parser(__doc__, rounds=10)
-    add = parser.add_argument
-    add("--model", choices=models.NETWORKS, default="tiny")
-    add("--width", type=int, default=64 if fast else 8)
-    add("--batch-size", type=int, default=512 if fast else 128)
-    add("--images", type=int, default=51_200, help="in a round")
-    add(
-        "--train-images",
-        type=int,
-        default=51_200 if fast else 2_560,
-        help="trained on",
-    )
-    options = parser.parse_args()
-    record = run(
-        options.model,
-        width=options.width,
-        batch_size=options.batch_size,
-        images=options.images,
-        train_images=options.train_images,
-        rounds=options.rounds,
-    )
-    Console(width=110).print(table(record))
-    print("record:", measure.write_record("host_input", record, options.out))
-
-
 if __name__ == "__main__":
-    main()
+    FAST = measure.on_accelerator()
+    measure.main(
+        "host_input",
+        __doc__,
+        run,
+        table,
+        model="tiny",
+        width=64 if FAST else 8,
+        batch_size=512 if FAST else 128,
+        steps=100 if FAST else 20,
+        feed_steps=100 if FAST else 400,
+        rounds=10,
+    )

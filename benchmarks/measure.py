@@ -1,4 +1,4 @@
-"""Training on synthetic images, timing alternating arms, and writing records."""
+"""What the benchmarks share: flags, data, a training step, timing, and records."""
 
 import argparse
 import json
@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from rich.console import Console
+from rich.table import Table
 
+import models
 from training import config as config_lib
 from training import data, networks, recipe
 from training.config import Config
@@ -24,17 +26,65 @@ from training.program import means
 from training.provenance import provenance
 
 RECORDS = Path(__file__).parent / "records"
-CLASSES = 100
 # The optimizer of every training step here, in JAX and in PyTorch.
-OPTIMIZER = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+_OPTIMIZER = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+_CLASSES = 100
+_FLAGS: dict[str, dict[str, Any]] = {
+    "model": {"choices": list(models.NETWORKS), "help": "the network"},
+    "width": {"help": "channels of the network's first stage"},
+    # In float16 we scale the loss and PyTorch's step does not; float64 is for tests.
+    "precision": {"choices": ["float32", "bfloat16"], "help": "of the arithmetic"},
+    "batch_size": {"help": "images in a step"},
+    "steps": {"help": "training steps of an arm in a round"},
+    "feed_steps": {"help": "batches that a feed alone delivers in a round"},
+    "rounds": {"help": "timed rounds; an untimed one comes first"},
+}
 
 
-def parser(doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """A parser of the flags that every benchmark has."""
+# -- Command line and records ----------------------------------------------------------
+
+
+def main(
+    name: str,
+    doc: str | None,
+    run: Callable[..., dict[str, Any]],
+    table: Callable[[dict[str, Any]], Table],
+    **defaults: Any,
+) -> None:
+    """A benchmark's command: runs it, prints its table and writes its record.
+
+    Args:
+      name: The benchmark.
+      doc: Its description.
+      run: Takes the flags as keyword arguments and returns what it measured.
+      table: Shows a record.
+      **defaults: The benchmark's flags and their defaults. A flag whose default is a
+        list takes several values.
+    """
+    options = vars(parser(doc, **defaults).parse_args())
+    out = options.pop("out")
+    report(name, {**options, **run(**options)}, table, out)
+
+
+def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """A parser of these flags, see :func:`main`, and of ``--out``."""
     result = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    result.add_argument("--rounds", type=_positive, default=rounds)
+    for name, default in defaults.items():
+        several = isinstance(default, list)
+        is_text = isinstance(default[0] if several else default, str)
+        details = dict(_FLAGS[name])
+        details["help"] += f" (default: {default})"
+        result.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=default,
+            type=str if is_text else _positive,
+            nargs="+" if several else None,
+            **details,
+        )
     result.add_argument("--out", type=Path, help="where to write the record (JSON)")
     return result
 
@@ -45,9 +95,35 @@ def _positive(text: str) -> int:
     return number
 
 
-def on_accelerator() -> bool:
-    """Whether JAX has something faster than the CPU; sizes follow."""
-    return jax.default_backend() != "cpu"
+def report(
+    name: str,
+    record: Mapping[str, Any],
+    table: Callable[[dict[str, Any]], Table],
+    out: Path | None,
+) -> None:
+    """Prints a record's table; writes it with hardware, versions and commit.
+
+    Args:
+      name: The benchmark.
+      record: The flags, and what was measured.
+      table: Shows it.
+      out: The file; by default that of this benchmark and kind of device.
+    """
+    path = out or RECORDS / f"{name}-{jax.default_backend()}.json"
+    record = {
+        "benchmark": name,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": cores(),
+        # Averages over 1, 5 and 15 minutes, to show what else was running.
+        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        **provenance(),
+        **record,
+    }
+    Console(width=200).print(table(record))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print("record:", path)
 
 
 def cores() -> int:
@@ -57,18 +133,35 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def on_accelerator() -> bool:
+    """Whether JAX has something faster than the CPU; default sizes depend on it."""
+    return jax.default_backend() != "cpu"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+# -- Training --------------------------------------------------------------------------
+
+
 def synthetic(count: int) -> data.Dataset:
-    """Images of the shape of CIFAR-100: coarse patterns, one a class, under noise."""
+    """Images of the shape of CIFAR-100: a coarse pattern for each class, and noise."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(CLASSES, size=count, dtype=np.int32)
-    patterns = rng.integers(128, size=(CLASSES, 4, 4, 3), dtype=np.uint8)
+    labels = rng.integers(_CLASSES, size=count, dtype=np.int32)
+    patterns = rng.integers(128, size=(_CLASSES, 4, 4, 3), dtype=np.uint8)
     images = rng.integers(128, size=(count, 32, 32, 3), dtype=np.uint8)
     images += patterns.repeat(8, axis=1).repeat(8, axis=2)[labels]
     train = data.Examples(images, labels)
     none = data.Examples(images[:0], labels[:0])
     return data.Dataset(
         name="synthetic",
-        num_classes=CLASSES,
+        num_classes=_CLASSES,
         train=train,
         validation=none,
         test=none,
@@ -76,8 +169,14 @@ def synthetic(count: int) -> data.Dataset:
         std=np.full(3, 0.2, np.float32),
         crop_padding=4,
         flips=True,
-        label_names=tuple(map(str, range(CLASSES))),
+        label_names=tuple(map(str, range(_CLASSES))),
     )
+
+
+def training_config(**fields: Any) -> Config:
+    """A configuration: SGD at a constant rate, except for ``fields``."""
+    plain = {"method": "sgd", "schedule": "constant", "warmup_epochs": 0.0, "epochs": 1}
+    return config_lib.resolve(plain | _OPTIMIZER | fields)
 
 
 class Training:
@@ -86,10 +185,7 @@ class Training:
     Attributes:
       program: The compiled program.
       parameters: How many parameters the network has.
-      held_bytes: Memory of the compiled step's arguments and results: the state, and
-        the batch or the data set.
-      temporary_bytes: Memory that the step needs while it runs.
-      losses: Mean loss of each pass so far.
+      losses: Mean loss of each epoch so far.
     """
 
     def __init__(
@@ -99,79 +195,54 @@ class Training:
 
         Args:
           config: A complete configuration; see :func:`training_config`.
-          dataset: The images; a pass takes all whole batches.
+          dataset: The images; an epoch takes all complete batches.
           source: How they reach the step; by default as ``config.input`` says.
         """
         self.program = recipe.build(config, dataset, source)
         self._state = self.program.initial_state(0)
-        memory = self.program.train_call.memory_analysis()
-        self.held_bytes = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
-        self.temporary_bytes = memory.temp_size_in_bytes
         self.parameters = sum(x.size for x in jax.tree.leaves(self._state.params))
         self.losses: list[float] = []
 
     def run(self) -> None:
-        """Trains one pass over the images, and waits for it."""
+        """Trains an epoch, and waits for it."""
         for call in self.program.train_epoch(self._state, 0, len(self.losses)):
             self._state = call.state
         self.losses.append(means(self._state.monitor.epoch)["loss"])
 
 
-def training_config(**fields: Any) -> Config:
-    """SGD with momentum and weight decay at a constant rate, but for ``fields``."""
-    plain = {"method": "sgd", "schedule": "constant", "warmup_epochs": 0.0, "epochs": 1}
-    return config_lib.resolve(plain | OPTIMIZER | fields)
+def make_loss(
+    config: Config, dataset: data.Dataset
+) -> tuple[Callable[[], Any], Callable[[Any, Any], Any]]:
+    """A network's training loss on the first batch, without the trainer around it.
 
-
-def count_operations(config: Config, dataset: data.Dataset) -> float:
-    """Floating-point operations of the loss and gradient of an image.
-
-    As XLA counts them before optimisation; a multiply-add counts as two.
+    Returns:
+      ``init()``, which draws the network's variables, and
+      ``loss_fn(params, batch_stats)``, which returns the mean cross-entropy of a
+      training forward pass, in nats, and the new running statistics.
     """
     module = networks.make_network(config, dataset.num_classes, axis_name=None)
-    shape = (config.batch_size, *dataset.train.images.shape[1:])
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    labels = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    variables = jax.eval_shape(
-        lambda x: module.init(jax.random.key(0), x, train=False), images
-    )
+    pixels, labels = (jnp.asarray(x[: config.batch_size]) for x in dataset.train)
+    dtype = networks.DTYPES[config.precision]
+    images = data.normalize(pixels, dataset.mean, dataset.std, dtype)
 
-    def loss(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> Any:
-        return training_loss(module, {**rest, "params": params}, images, labels)[0]
+    def init() -> Any:
+        return module.init(jax.random.key(0), images[:1], train=False)
 
-    params = variables.pop("params")
-    lowered = jax.jit(jax.grad(loss)).lower(params, variables, images, labels)
-    analysis: Any = lowered.cost_analysis()
-    return float(analysis["flops"]) / config.batch_size
+    def loss_fn(params: Any, batch_stats: Any) -> Any:
+        logits, changed = module.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), changed.get("batch_stats", {})
 
-
-def training_loss(
-    module: nn.Module, variables: Any, images: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, Any]:
-    """Mean cross-entropy of a training forward pass, and the new running statistics."""
-    logits, changed = module.apply(
-        variables,
-        images,
-        train=True,
-        mutable=["batch_stats"],
-        rngs={"dropout": jax.random.key(0)},
-    )
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses.mean(), changed.get("batch_stats", {})
+    return jax.jit(init), loss_fn
 
 
-def make_product(precision: str, side: int) -> Callable[[], Any]:
-    """A product of two matrices of this side.
-
-    A large one runs at about the highest rate that the device reaches.
-    """
-    matrix = jnp.ones((side, side), networks.DTYPES[precision])
-    product = jax.jit(jnp.matmul)
-    return lambda: jax.block_until_ready(product(matrix, matrix))
+# -- Timing ----------------------------------------------------------------------------
 
 
 def alternate(
@@ -184,7 +255,7 @@ def alternate(
     Args:
       arms: Functions of no arguments whose results can be waited for.
       rounds: How many rounds are timed.
-      repeats: Calls of an arm in a round; one number, or one an arm.
+      repeats: Calls of an arm in a round; one number, or one for each arm.
 
     Returns:
       For each arm the seconds of a call, one value a round.
@@ -202,11 +273,6 @@ def alternate(
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def ratio(seconds: Mapping[str, np.ndarray], arm: str, peer: str) -> dict[str, float]:
-    """Median and quartiles of an arm's time over a peer's, round by round."""
-    return quartiles(seconds[arm] / seconds[peer])
-
-
 def quartiles(values: np.ndarray) -> dict[str, float]:
     """Median and quartiles."""
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
@@ -217,30 +283,3 @@ def quartiles_text(values: Mapping[str, float], format_: str = ".2f") -> str:
     """Quartiles as text, the median first."""
     median, low, high = (format(values[k], format_) for k in ("median", "low", "high"))
     return f"{median} ({low} to {high})"
-
-
-def write_record(name: str, fields: Mapping[str, Any], out: Path | None) -> Path:
-    """Writes a record of figures, hardware, versions and commit."""
-    path = out or RECORDS / f"{name}-{jax.default_backend()}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        "benchmark": name,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": _processor(),
-        "cores": cores(),
-        # Averages over 1, 5 and 15 minutes, to show what else was running.
-        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        **provenance(),
-        **fields,
-    }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return path
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor()

@@ -2,10 +2,10 @@
 
     python -m benchmarks.step_overhead
 
-On the parameters of ResNet-18 (100 classes): memory of each optimizer's state,
-temporaries of its compiled step, and its time relative to SGD with momentum, all arms
-alternating in one run. A gradient of the same network is timed in the same rounds, to
-give the overhead of a complete training step.
+Memory of each optimizer's state, temporaries of its compiled step, and its time
+relative to SGD with momentum, all arms alternating in one run on the parameters of a
+network. A gradient of the same network is timed in the same rounds, to give the
+overhead of a complete training step.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
 from rich.table import Column, Table
 
-import models
 import plp_optax
 from benchmarks import measure
 
@@ -26,7 +24,8 @@ SGD = optax.sgd(0.05, momentum=0.9)
 PEER = "sgd"
 GRADIENT = "gradient"
 LOOKAHEAD = "optax.lookahead(sgd)"
-# The benchmark's steps all fall inside the analysis epoch, or all outside of any.
+SELECT = plp_optax.by_score(1.0)  # a z-score that three layers can reach
+# The benchmark's steps are all in the analysis epoch, or all before it.
 WINDOWS = {
     "analysis": plp_optax.AmplificationWindow(0, 2 * 10**6, 10**6, 2.0),
     "idle": plp_optax.AmplificationWindow(10**6, 3 * 10**6, 10**6, 2.0),
@@ -47,12 +46,24 @@ def make_arms() -> dict[str, optax.GradientTransformation]:
             SGD,
             plp_optax.affine_window(plp_optax.lookahead_coefficients(5), period=5),
         ),
+        "sgd + ema_nesterov": optax.chain(SGD, plp_optax.ema_nesterov()),
+        "sgd + outer_nesterov": optax.chain(SGD, plp_optax.outer_nesterov()),
+        "sgd + tail_average": optax.chain(SGD, plp_optax.tail_average()),
+        "sgd + adaptive_window, restarted": optax.chain(
+            SGD, plp_optax.adaptive_window(10, period=10)
+        ),
+        "sgd + adaptive_window, sliding": optax.chain(
+            SGD, plp_optax.adaptive_window(10)
+        ),
+        # The line search would take gradients of its own.
+        "optax.lbfgs": optax.lbfgs(1e-3, memory_size=10, linesearch=None),
         LOOKAHEAD: optax.lookahead(SGD, 5, 0.5),
         "adam": optax.adam(1e-3),
         "adam + plp": optax.chain(optax.adam(1e-3), plp_optax.plp()),
         **{
             f"amplify {measure}, {when} + sgd": optax.chain(
-                plp_optax.amplify_layers([window], measure=measure), SGD
+                plp_optax.amplify_layers([window], select=SELECT, measure=measure),
+                SGD,
             )
             for measure in ("g1", "g1_per_weight", "g2")
             for when, window in WINDOWS.items()
@@ -81,7 +92,8 @@ def make_step(name: str, params: Any, gradient: Any) -> Step:
     if name == LOOKAHEAD:  # keeps its slow weights among the parameters
         held = optax.LookaheadParams(held, jax.tree.map(jnp.copy, held))
     params_bytes = _bytes(params)
-    carry = [held, tx.init(held)]
+    # optax.lbfgs starts from the parameters themselves, which are given away twice.
+    carry = [held, jax.tree.map(jnp.copy, tx.init(held))]
 
     def step(params: Any, state: Any, gradient: Any) -> tuple[Any, Any]:
         updates, state = tx.update(gradient, state, params)
@@ -97,47 +109,24 @@ def make_step(name: str, params: Any, gradient: Any) -> Step:
     return Step(run, _bytes(carry) - params_bytes, memory.temp_size_in_bytes)
 
 
-def make_gradient(
-    model: str, width: int, batch_size: int
-) -> tuple[Any, Callable[[], Any]]:
-    """A network's parameters, and a function that returns their gradient."""
-    network = models.create(model, width=width)
-    images = jnp.asarray(
-        np.random.default_rng(0).normal(size=(batch_size, 32, 32, 3)), jnp.float32
-    )
-    labels = jnp.arange(batch_size) % 100
-    variables = jax.jit(lambda key: network.init(key, images[:1], train=False))(
-        jax.random.key(0)
-    )
-
-    def loss(params: Any) -> jax.Array:
-        all_variables = {**variables, "params": params}
-        return measure.training_loss(network, all_variables, images, labels)[0]
-
-    gradient = jax.jit(jax.grad(loss))
-    return variables["params"], lambda: gradient(variables["params"])
-
-
-def run(
-    width: int, batch_size: int, rounds: int, model: str = "resnet18"
-) -> dict[str, Any]:
-    """Measures all arms; returns what the record holds."""
-    params, take_gradient = make_gradient(model, width, batch_size)
-    gradient = take_gradient()
+def run(model: str, width: int, batch_size: int, rounds: int) -> dict[str, Any]:
+    """Measures all arms; takes the flags, returns the figures."""
+    config = measure.training_config(model=model, width=width, batch_size=batch_size)
+    init, loss_fn = measure.make_loss(config, measure.synthetic(batch_size))
+    variables = init()
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    grad = jax.jit(lambda params: jax.grad(loss_fn, has_aux=True)(params, batch_stats))
+    gradient, _ = grad(params)
     steps = {name: make_step(name, params, gradient) for name in make_arms()}
     arms: dict[str, Callable[[], Any]] = {n: s.run for n, s in steps.items()}
     repeats = {**dict.fromkeys(arms, 5), GRADIENT: 1}
     seconds = measure.alternate(
-        {**arms, GRADIENT: take_gradient}, rounds=rounds, repeats=repeats
+        {**arms, GRADIENT: lambda: grad(params)}, rounds=rounds, repeats=repeats
     )
     size = _bytes(params)
     # The time that an arm adds to SGD's, over the time of a training step with SGD.
     training_step = seconds[GRADIENT] + seconds[PEER]
     return {
-        "network": model,
-        "width": width,
-        "batch_size": batch_size,
-        "rounds": rounds,
         "parameters": sum(p.size for p in jax.tree.leaves(params)),
         "parameter_bytes": size,
         "gradient_seconds": float(np.median(seconds[GRADIENT])),
@@ -148,7 +137,7 @@ def run(
                 "temporary_copies": step.temporary_bytes / size,
                 "temporary_bytes": step.temporary_bytes,
                 "milliseconds": 1e3 * float(np.median(seconds[name])),
-                "time_ratio": measure.ratio(seconds, name, PEER),
+                "time_ratio": measure.quartiles(seconds[name] / seconds[PEER]),
                 "training_step_overhead": float(
                     np.median((seconds[name] - seconds[PEER]) / training_step)
                 ),
@@ -167,17 +156,16 @@ def table(record: dict[str, Any]) -> Table:
         "step (ms)",
         "step / sgd",
         "added to a training step",
-        title=f"ResNet-18, {record['parameters']:,} parameters, batch "
-        f"{record['batch_size']}, {record['rounds']} rounds",
+        title=f"{record['model']}, {record['parameters']:,} parameters, batch "
+        f"{record['batch_size']}, {record['rounds']} rounds: median (quartiles)",
     )
     for name, arm in record["arms"].items():
-        ratio = arm["time_ratio"]
         result.add_row(
             name,
             f"{arm['state_copies']:.3f}",
             f"{arm['temporary_copies']:.3f}",
             f"{arm['milliseconds']:.1f}",
-            f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
+            measure.quartiles_text(arm["time_ratio"]),
             f"{arm['training_step_overhead']:+.2%}",
         )
     return result
@@ -187,16 +175,14 @@ def _bytes(tree: Any) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
-def main() -> None:
-    """Runs the benchmark, prints its table and writes its record."""
-    parser = measure.parser(__doc__, rounds=20)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=32)
-    options = parser.parse_args()
-    record = run(options.width, options.batch_size, options.rounds)
-    Console(width=130).print(table(record))
-    print("record:", measure.write_record("step_overhead", record, options.out))
-
-
 if __name__ == "__main__":
-    main()
+    measure.main(
+        "step_overhead",
+        __doc__,
+        run,
+        table,
+        model="resnet18",
+        width=64,
+        batch_size=32,
+        rounds=20,
+    )

@@ -1,12 +1,12 @@
-"""The networks and the training step once more, in PyTorch.
+"""The networks of ``models`` (CIFAR stem) and the training step, in PyTorch.
 
-They are the networks of ``models`` with the CIFAR stem, in PyTorch's own layers.
-PyTorch is no dependency: whoever imports this must have it.
+PyTorch is optional: only ``benchmarks.throughput`` imports this module, and only where
+PyTorch is installed.
 """
 # mypy: disable-error-code="import-not-found"
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from training import data
+from training.config import Config
 
 _INCEPTIONS = {  # table 1 of the GoogLeNet paper
     "3a": (64, 96, 128, 16, 32, 32),
@@ -29,49 +30,39 @@ _INCEPTIONS = {  # table 1 of the GoogLeNet paper
 
 
 class Training:
-    """Trains a network on a data set that lies on the device.
+    """Trains a network on a data set that is on the device.
 
     A step gathers and normalises a batch, takes the gradient of the mean
     cross-entropy and updates with SGD. Everything is channels-last; bfloat16 is
     autocast, and the update the fused one.
 
     Attributes:
-      parameters: How many the network has.
+      parameters: How many parameters the network has.
     """
 
     def __init__(
-        self,
-        name: str,
-        dataset: data.Dataset,
-        *,
-        width: int,
-        batch_size: int,
-        precision: str,
-        optimizer: Mapping[str, float],
-        device: str,
-        compiled: bool,
+        self, config: Config, dataset: data.Dataset, *, device: str, compiled: bool
     ) -> None:
         torch.manual_seed(0)
-        network = create(name, width, dataset.num_classes)
+        network: Any = create(config.model, config.width, dataset.num_classes)
         network = network.to(device, memory_format=torch.channels_last)
         self.parameters = sum(p.numel() for p in network.parameters())
-        self._device, self._batch_size = device, batch_size
+        self._device, self._batch_size = device, config.batch_size
         self._images, self._labels, mean, std = (
             torch.from_numpy(x).to(device)
             for x in (*dataset.train, dataset.mean, dataset.std)
         )
         self._labels = self._labels.long()
-        self._optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=optimizer["learning_rate"],
-            momentum=optimizer["momentum"],
-            weight_decay=optimizer["weight_decay"],
-            fused=True,
-        )
+        rates: Any = {
+            "lr": config.learning_rate,
+            "momentum": config.momentum,
+            "weight_decay": config.weight_decay,
+        }
+        self._optimizer = torch.optim.SGD(network.parameters(), fused=True, **rates)
 
         def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             pixels = (images.float() / 255 - mean) / std
-            half = precision == "bfloat16"
+            half = config.precision == "bfloat16"
             with torch.autocast(device, torch.bfloat16, enabled=half):
                 # A view: its memory is channels-last.
                 logits = network(pixels.permute(0, 3, 1, 2))
@@ -82,7 +73,7 @@ class Training:
         self._loss: Callable[..., Any] = torch.compile(loss) if compiled else loss
 
     def run(self) -> None:
-        """Trains one pass over the images, and waits for it."""
+        """Trains an epoch, and waits for it."""
         count = len(self._labels) // self._batch_size * self._batch_size
         order = torch.randperm(len(self._labels), device=self._device)[:count]
         for indices in order.split(self._batch_size):
@@ -101,7 +92,7 @@ class Training:
 
 
 def set_up(threads: int) -> dict[str, Any]:
-    """Makes PyTorch as fast as its documentation tells, and says how."""
+    """Sets what PyTorch's documentation recommends for speed; returns the settings."""
     torch.set_num_threads(threads)
     # As JAX does by default on a GPU.
     torch.set_float32_matmul_precision("high")
@@ -116,7 +107,7 @@ def set_up(threads: int) -> dict[str, Any]:
 
 
 def make_product(precision: str, device: str, side: int) -> Callable[[], None]:
-    """A product of two matrices of this side, as ``measure.make_product``."""
+    """A product of two matrices of this side, as ``throughput.make_product``."""
     matrix = torch.ones((side, side), dtype=getattr(torch, precision), device=device)
 
     def product() -> None:
@@ -133,7 +124,7 @@ def create(name: str, width: int, classes: int) -> nn.Module:
 
 
 class _Unit(nn.Module):
-    """A convolution, its normalisation, and a relu unless told otherwise."""
+    """A convolution and its normalisation, and by default a relu."""
 
     def __init__(
         self,

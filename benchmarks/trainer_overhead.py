@@ -2,11 +2,11 @@
 
     python -m benchmarks.trainer_overhead
 
-On the papers' ResNet-18. The peer is one compiled function of a batch that is ready on
-the device: forward and backward pass, running statistics and ``optax.sgd``. The arms
-alternate: the training step of ``train.py`` (gathers and normalises its batch, computes
-accuracy and norms, skips what is not finite); the same with prediction; and with
-prediction inside the session, with records, TensorBoard and the lines on the screen.
+The bare step is one compiled function of a batch that is ready on the device: forward
+and backward pass, running statistics and ``optax.sgd``. It alternates with the training
+step of ``train.py`` (gathers and normalises its batch, computes accuracy and norms,
+skips steps that are not finite); the same with prediction; and with prediction inside a
+session, which writes records and TensorBoard's events and prints a line an epoch.
 Evaluation and checkpoints are left out.
 """
 
@@ -19,106 +19,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
 from rich.table import Column, Table
 
 from benchmarks import measure
-from training import data, networks, recipe
+from training import data
 from training.callbacks import Callback
 from training.config import Config
+from training.program import Program
 from training.session import Session
-from training.state import make_initial_state
+from training.state import TrainState
 from training.workdir import WorkDirectory
 
 BARE = "bare step"
-_ARMS = {
-    "step, sgd": "sgd",
-    "step, plp": "plp",
-    "session, plp, with records": "plp",
-}
-
-
-def make_bare(config: Config, dataset: data.Dataset, steps: int) -> Callable[[], Any]:
-    """Returns a function that takes bare steps; it returns the loss."""
-    module = networks.make_network(config, dataset.num_classes, axis_name=None)
-    batch = slice(config.batch_size)
-    dtype = networks.DTYPES[config.precision]
-    pixels = jnp.asarray(dataset.train.images[batch])
-    images = data.normalize(pixels, dataset.mean, dataset.std, dtype)
-    labels = jnp.asarray(dataset.train.labels[batch])
-    tx = optax.chain(
-        optax.add_decayed_weights(measure.OPTIMIZER["weight_decay"]),
-        optax.sgd(measure.OPTIMIZER["learning_rate"], measure.OPTIMIZER["momentum"]),
-    )
-    start = make_initial_state(module, tx, images.shape[1:], dtype)(jax.random.key(0))
-
-    def step(params: Any, batch_stats: Any, opt_state: Any) -> Any:
-        def loss_fn(params: Any) -> Any:
-            variables = {"params": params, "batch_stats": batch_stats}
-            return measure.training_loss(module, variables, images, labels)
-
-        (loss, changed), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        updates, opt_state = tx.update(gradient, opt_state, params)
-        return loss, optax.apply_updates(params, updates), changed, opt_state
-
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
-    carry = [start.params, start.batch_stats, start.opt_state]
-
-    def run() -> Any:
-        for _ in range(steps):
-            loss, *carry[:] = compiled(*carry)
-        return loss
-
-    return run
-
-
-def make_recorded(
-    config: Config, dataset: data.Dataset, stack: contextlib.ExitStack
-) -> Callable[[], Any]:
-    """Returns a function that trains and records an epoch; ``stack`` ends the run."""
-    folder = stack.enter_context(tempfile.TemporaryDirectory())
-    config = dataclasses.replace(
-        config,
-        workdir=str(Path(folder, "run")),
-        checkpoint_epochs=0,
-        checkpoint_minutes=1e6,
-    )
-    program = recipe.build(config, dataset)
-    total_steps = config.epochs * program.steps_per_epoch
-    directory = stack.enter_context(WorkDirectory(config))
-    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-    session = Session(
-        config,
-        directory,
-        dataset,
-        program,
-        optax.constant_schedule(measure.OPTIMIZER["learning_rate"]),
-        total_steps,
-        Callback(),
-    )
-
-    def run() -> None:
-        session.train_epoch()
-        session.record(session.validate())
-
-    return run
+STEPS = {"step, sgd": "sgd", "step, plp": "plp"}
+SESSION = "session, plp, with records"
 
 
 def run(
-    width: int, batch_size: int, steps: int, rounds: int, model: str = "resnet18"
+    model: str, width: int, batch_size: int, steps: int, rounds: int
 ) -> dict[str, Any]:
-    """Measures all arms; returns what the record holds.
-
-    Args:
-      width: Channels of the network's first stage.
-      batch_size: Images in a step.
-      steps: Steps of an arm in a round; those of an epoch of the recorded arm.
-      rounds: Timed rounds.
-      model: The network.
-    """
+    """Measures all arms; takes the flags, returns the figures."""
     dataset = measure.synthetic(steps * batch_size)
     configs = {
         method: measure.training_config(
@@ -128,29 +50,26 @@ def run(
             method=method,
             epochs=rounds + 2,  # the last one would be saved
         )
-        for method in ("sgd", "plp")
+        for method in STEPS.values()
     }
+    trainings = {
+        name: measure.Training(configs[method], dataset)
+        for name, method in STEPS.items()
+    }
+    program = trainings["step, plp"].program
     with contextlib.ExitStack() as stack:
-        *stepping, recorded = _ARMS
+        session = make_session(configs["plp"], dataset, program, stack)
         arms = {
-            BARE: make_bare(configs["sgd"], dataset, steps),
-            **{
-                name: measure.Training(configs[_ARMS[name]], dataset).run
-                for name in stepping
-            },
-            recorded: make_recorded(configs[_ARMS[recorded]], dataset, stack),
+            BARE: make_bare(configs["sgd"], dataset, program.initial_state(0), steps),
+            **{name: training.run for name, training in trainings.items()},
+            SESSION: session,
         }
         seconds = measure.alternate(arms, rounds=rounds)
     return {
-        "network": model,
-        "width": width,
-        "batch_size": batch_size,
-        "steps": steps,
-        "rounds": rounds,
         "arms": {
             name: {
                 "milliseconds": 1e3 * float(np.median(values)) / steps,
-                "time_ratio": measure.ratio(seconds, name, BARE),
+                "time_ratio": measure.quartiles(values / seconds[BARE]),
                 "best_ratio": float(values.min() / seconds[BARE].min()),
             }
             for name, values in seconds.items()
@@ -158,16 +77,76 @@ def run(
     }
 
 
+def make_bare(
+    config: Config, dataset: data.Dataset, start: TrainState, steps: int
+) -> Callable[[], Any]:
+    """Returns a function that takes bare steps and returns the last loss."""
+    _, loss_fn = measure.make_loss(config, dataset)
+    tx = optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(config.learning_rate, config.momentum),
+    )
+
+    def step(params: Any, batch_stats: Any, opt_state: Any) -> Any:
+        loss_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, batch_stats), gradient = loss_and_grad(params, batch_stats)
+        updates, opt_state = tx.update(gradient, opt_state, params)
+        return loss, optax.apply_updates(params, updates), batch_stats, opt_state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
+    carry = [start.params, start.batch_stats, tx.init(start.params)]
+
+    def take_steps() -> Any:
+        for _ in range(steps):
+            loss, *carry[:] = compiled(*carry)
+        return loss
+
+    return take_steps
+
+
+def make_session(
+    config: Config,
+    dataset: data.Dataset,
+    program: Program,
+    stack: contextlib.ExitStack,
+) -> Callable[[], Any]:
+    """Returns a function that trains and records an epoch; ``stack`` ends the run."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    config = dataclasses.replace(
+        config,
+        workdir=str(Path(folder, "run")),
+        checkpoint_epochs=0,
+        checkpoint_minutes=1e6,
+    )
+    directory = stack.enter_context(WorkDirectory(config))
+    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+    session = Session(
+        config,
+        directory,
+        dataset,
+        program,
+        optax.constant_schedule(config.learning_rate),
+        config.epochs * program.steps_per_epoch,
+        Callback(),
+    )
+
+    def train_and_record() -> None:
+        session.train_epoch()
+        session.record(session.validate())
+
+    return train_and_record
+
+
 def table(record: dict[str, Any]) -> Table:
     """The record as a table."""
     result = Table(
         Column("arm", no_wrap=True),
-        "a step (ms)",
+        "step (ms)",
         f"/ {BARE}",
-        "at best",
-        title=f"{record['network']}, width {record['width']}, batch "
+        "/ bare step, best rounds",
+        title=f"{record['model']}, width {record['width']}, batch "
         f"{record['batch_size']}, {record['rounds']} rounds of {record['steps']} "
-        f"steps: median (quartiles), and best against best",
+        "steps: median (quartiles)",
     )
     for name, arm in record["arms"].items():
         result.add_row(
@@ -179,18 +158,16 @@ def table(record: dict[str, Any]) -> Table:
     return result
 
 
-def main() -> None:
-    """Runs the benchmark, prints its table and writes its record."""
-    fast = measure.on_accelerator()
-    parser = measure.parser(__doc__, rounds=20)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=128 if fast else 32)
-    parser.add_argument("--steps", type=int, default=50 if fast else 2)
-    options = parser.parse_args()
-    record = run(options.width, options.batch_size, options.steps, options.rounds)
-    Console(width=130).print(table(record))
-    print("record:", measure.write_record("trainer_overhead", record, options.out))
-
-
 if __name__ == "__main__":
-    main()
+    FAST = measure.on_accelerator()
+    measure.main(
+        "trainer_overhead",
+        __doc__,
+        run,
+        table,
+        model="resnet18",
+        width=64,
+        batch_size=128 if FAST else 32,
+        steps=50 if FAST else 2,
+        rounds=20,
+    )

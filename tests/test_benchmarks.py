@@ -1,14 +1,17 @@
 """That the benchmarks measure what they say, in miniature; not how long it takes."""
 
+import dataclasses
+import importlib
+import json
 import math
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from rich.table import Table
 
+import models
 from benchmarks import (
     acceleration,
     first_step,
@@ -17,34 +20,44 @@ from benchmarks import (
     throughput,
     trainer_overhead,
 )
+from training import feed, recipe
 
-BATCH = 8
+BATCH = 16
+NETWORK = {"model": "tiny", "width": 2, "batch_size": BATCH}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Compiles a program once for all tests that need the same one."""
+    build, programs = recipe.build, {}
+
+    def build_once(config, dataset, source=None):
+        from_host = isinstance(source, feed.Host) or config.input == "host"
+        # The number of epochs has no effect on a constant rate.
+        same = dataclasses.replace(config, epochs=1, input="resident")
+        key = repr(same), from_host, len(dataset.train.labels)
+        if key not in programs:
+            programs[key] = build(config, dataset, source)
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "build", build_once)
+        yield
 
 
 def check_quartiles(values):
     assert 0 < values["low"] <= values["median"] <= values["high"] < math.inf
 
 
-def test_training_lowers_the_loss_and_knows_its_memory():
-    dataset = measure.synthetic(4 * BATCH)
-    config = measure.training_config(model="tiny", width=8, batch_size=BATCH)
-    training = measure.Training(config, dataset)
-    for _ in range(8):
-        training.run()
-    assert len(training.losses) == 8
-    assert training.losses[-1] < training.losses[0]
-    # Parameters and momentum, and the data set.
-    assert training.held_bytes > 8 * training.parameters + dataset.train.images.nbytes
-    assert training.temporary_bytes > 0
-
-
 def test_synthetic_images_show_their_class():
     dataset = measure.synthetic(2000)
     images, labels = dataset.train
     assert images.dtype == np.uint8
-    assert set(labels) == set(range(measure.CLASSES))
+    assert set(labels) == set(range(dataset.num_classes))
     means = images.reshape(-1, 4, 8, 4, 8, 3).mean((2, 4)).reshape(len(labels), -1)
-    of_class = np.stack([means[labels == c].mean(0) for c in range(measure.CLASSES)])
+    of_class = np.stack(
+        [means[labels == label].mean(0) for label in range(dataset.num_classes)]
+    )
     nearest = ((means[:, None] - of_class) ** 2).sum(-1).argmin(1)
     assert np.mean(nearest == labels) > 0.99
     pixels = images / 255
@@ -52,9 +65,25 @@ def test_synthetic_images_show_their_class():
     assert abs(pixels.std() - dataset.std[0]) < 0.05
 
 
+def test_the_bare_step_is_the_training_step():
+    # Otherwise the benchmark would compare different work. The data set is one batch,
+    # so that its order has no effect.
+    config = measure.training_config(**NETWORK)
+    dataset = measure.synthetic(BATCH)
+    training = measure.Training(config, dataset)
+    start = training.program.initial_state(0)
+    bare = trainer_overhead.make_bare(config, dataset, start, steps=1)
+    losses = []
+    for _ in range(6):
+        training.run()
+        losses.append(float(bare()))
+    np.testing.assert_allclose(losses, training.losses, rtol=1e-4)
+    assert losses[-1] < losses[0]
+
+
 def test_operations_of_a_known_network():
     # By the published table of ResNet-18, with the CIFAR stem. A kernel of three meets
-    # 3n places in a row of n, but the padding at both ends, or with stride 2 at one.
+    # 3n pixels in a row of n, less the padding at both ends, or with stride 2 at one.
     def stage(side, before, after, blocks=2):
         strided = before != after
         first = (3 * side - (1 if strided else 2)) ** 2 * before * after
@@ -67,34 +96,44 @@ def test_operations_of_a_known_network():
     # Forward, by the weights and by the inputs, but not by the images.
     operations = 2 * (3 * products - stem)
     config = measure.training_config(model="resnet18", width=64, batch_size=2)
-    counted = measure.count_operations(config, measure.synthetic(2))
-    # Beside them are normalisation, activations and the loss.
+    counted = throughput.count_operations(config, measure.synthetic(2))
+    # The rest is normalisation, activations and the loss.
     assert operations < counted < 1.03 * operations
 
 
-def test_throughput_without_peers(tmp_path):
-    record = throughput.run(
-        ["tiny"], ["float32"], [BATCH], width=1, rounds=1, steps=2, peers=()
-    )
+def test_throughput_without_pytorch(monkeypatch):
+    monkeypatch.setattr(throughput, "why_no_torch", lambda: "not here")
+    options = {"width": 2, "steps": 1, "rounds": 1}
+    record = throughput.run(["tiny"], ["float32"], [BATCH], **options)
     (cell,) = record["cells"]
     assert set(cell["arms"]) == {"jax"}
     check_quartiles(cell["arms"]["jax"]["images_per_second"])
     assert cell["arms"]["jax"]["of_product"] > 0
-    assert cell["parameters"] > 0
-    assert record["torch_absent"]
-    assert throughput.table(record).row_count == 1
-    path = measure.write_record("throughput", record, tmp_path / "record.json")
-    assert '"load"' in path.read_text()
+    table = throughput.table(options | record)
+    assert "not here" in table.caption
+    assert table.row_count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's are not ours
+def test_throughput_with_pytorch(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(throughput, "PEERS", (throughput.EAGER,))
+    options = {"width": 2, "steps": 1, "rounds": 1}
+    record = throughput.run(["resnet18"], ["float32"], [BATCH], **options)
+    (cell,) = record["cells"]
+    check_quartiles(cell["arms"]["torch eager"]["speedup"])
+    assert throughput.table(options | record).row_count == 1
 
 
 def test_throughput_reports_an_arm_that_failed():
-    pace = {"median": 2.0, "low": 1.0, "high": 3.0}
+    rate = {"median": 2.0, "low": 1.0, "high": 3.0}
     arms = {
-        "jax": {"images_per_second": pace, "of_product": 0.25},
+        "jax": {"images_per_second": rate, "of_product": 0.25},
         "torch eager": {
-            "images_per_second": pace,
+            "images_per_second": rate,
             "of_product": 0.5,
-            "speedup": pace,
+            "speedup": rate,
             "best_speedup": 0.5,
         },
         "torch compiled": {"failed": "no compiler"},
@@ -104,32 +143,28 @@ def test_throughput_reports_an_arm_that_failed():
     record = {"width": 1, "rounds": 1, "torch_absent": None, "cells": [cell]}
     table = throughput.table(record)
     assert "200 GFLOP/s in float32" in table.title
-    columns = table.columns
-    assert [c for column in columns for c in column.cells] == [
+    assert [c for column in table.columns for c in column.cells] == [
         *("vgg16", "float32", "1", "2 (1 to 3), 25%"),
         *("2 (1 to 3), 50%", "2.00 (1.00 to 3.00)", "0.50"),
         *("failed", "", ""),
     ]
 
 
-@pytest.mark.parametrize("model", throughput.MODELS)
-def test_torch_has_the_same_networks(model):
-    pytest.importorskip("torch")
-    # Apart, since PyTorch's warnings are not ours.
-    code = f"""
-import jax, models
-from benchmarks import torch_networks
-for width in (3, 64):
-    network = models.create("{model}", width=width)
+@pytest.mark.filterwarnings("ignore")  # PyTorch's are not ours
+def test_pytorch_has_the_same_networks():
+    torch = pytest.importorskip("torch")
+    theirs = importlib.import_module("benchmarks.torch_networks")
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
-    shapes = jax.eval_shape(
-        lambda x: network.init(jax.random.key(0), x, train=False), images
-    )
-    ours = sorted(x.size for x in jax.tree.leaves(shapes["params"]))
-    theirs = torch_networks.create("{model}", width, 100).parameters()
-    assert ours == sorted(x.numel() for x in theirs)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for model in throughput.MODELS:
+        network = models.create(model, width=3)
+        shapes = jax.eval_shape(
+            lambda x, network=network: network.init(jax.random.key(0), x, train=False),
+            images,
+        )
+        ours = sorted(x.size for x in jax.tree.leaves(shapes["params"]))
+        with torch.device("meta"):
+            parameters = theirs.create(model, 3, 100).parameters()
+        assert ours == sorted(x.numel() for x in parameters)
 
 
 def test_acceleration(monkeypatch):
@@ -137,63 +172,69 @@ def test_acceleration(monkeypatch):
     monkeypatch.setattr(
         acceleration, "ARMS", {name: acceleration.ARMS[name] for name in kept}
     )
-    record = acceleration.run("tiny", width=2, batch_size=16, images=32, rounds=2)
-    assert record["images"] == 32 * 3
+    options = NETWORK | {"steps": 1, "rounds": 1}
+    record = acceleration.run(**options)
     arms = record["arms"]
     assert set(arms) == set(kept)
     for arm in arms.values():
         check_quartiles(arm["microseconds_per_image"])
+        assert arm["temporary_bytes"] > 0
         assert 0 < arm["last_loss"] < 10
     # The same images in the same order from the same start; only the batches'
     # statistics and the rounding differ.
     first = {name: arm["first_loss"] for name, arm in arms.items()}
     assert first["host input"] == pytest.approx(first["none"], rel=1e-5)
     assert first["all together"] == pytest.approx(first["none"], rel=0.05)
+    # Parameters and momentum, and the data set.
+    images = measure.synthetic(BATCH).train.images
+    assert arms["none"]["held_bytes"] > 8 * record["parameters"] + images.nbytes
     assert arms["host input"]["held_bytes"] < arms["none"]["held_bytes"]
-    assert acceleration.table(record).row_count == len(arms)
+    assert acceleration.table(options | record).row_count == len(arms)
 
 
 def test_host_input():
-    record = host_input.run(
-        "tiny", width=1, batch_size=BATCH, images=32, train_images=16, rounds=1
-    )
+    options = NETWORK | {"steps": 1, "feed_steps": 2, "rounds": 1}
+    record = host_input.run(**options)
     feeds = record["feeds"]
     assert set(feeds) >= {"resident", "numpy thread"}
     assert feeds["resident"]["batches_per_second"] is None
     check_quartiles(feeds["numpy thread"]["batches_per_second"])
     for values in feeds.values():
         check_quartiles(values["images_per_second"])
-    assert record["fastest_feed"] in feeds
-    assert host_input.table(record).row_count == len(feeds)
+    assert record["fastest_feed"] in set(feeds) - {"resident"}
+    assert host_input.table(options | record).row_count == len(feeds)
 
 
-def test_trainer_overhead(capsys, monkeypatch):
-    monkeypatch.delitem(trainer_overhead._ARMS, "step, sgd")  # fewer to compile
-    record = trainer_overhead.run(2, BATCH, steps=2, rounds=2, model="tiny")
+@pytest.mark.parametrize("by_batch", [False, True])
+def test_grain_feeds_each_example_once(by_batch):
+    pytest.importorskip("grain")
+    examples = measure.synthetic(3 * BATCH).train
+    source = host_input.Grain(examples, BATCH, by_batch=by_batch)
+    batches = [call.arguments[0] for call in source.calls(0, 0, range(3))]
+    images = np.concatenate(
+        [np.asarray(batch.images).reshape(BATCH, -1) for batch in batches]
+    )
+    np.testing.assert_array_equal(
+        np.unique(images, axis=0),
+        np.unique(examples.images.reshape(len(images), -1), axis=0),
+    )
+
+
+def test_trainer_overhead(capsys):
+    options = NETWORK | {"steps": 1, "rounds": 1}
+    record = trainer_overhead.run(**options)
     arms = record["arms"]
-    assert next(iter(arms)) == trainer_overhead.BARE
-    assert len(arms) == 3
+    assert list(arms) == [
+        trainer_overhead.BARE,
+        *trainer_overhead.STEPS,
+        trainer_overhead.SESSION,
+    ]
     for arm in arms.values():
         check_quartiles(arm["time_ratio"])
         assert arm["milliseconds"] > 0
     assert arms[trainer_overhead.BARE]["time_ratio"]["median"] == 1
-    assert trainer_overhead.table(record).row_count == len(arms)
+    assert trainer_overhead.table(options | record).row_count == len(arms)
     assert capsys.readouterr().out == ""
-
-
-def test_the_bare_step_is_the_training_step():
-    # Or the benchmark would compare different work. One batch is the whole set, so its
-    # order does not matter.
-    config = measure.training_config(model="tiny", width=2, batch_size=BATCH)
-    dataset = measure.synthetic(BATCH)
-    bare = trainer_overhead.make_bare(config, dataset, steps=1)
-    whole = measure.Training(config, dataset)
-    losses = []
-    for _ in range(4):
-        whole.run()
-        losses.append(float(bare()))
-    np.testing.assert_allclose(losses, whole.losses, rtol=1e-4)
-    assert losses[-1] < losses[0]
 
 
 @pytest.mark.slow
@@ -202,27 +243,66 @@ def test_first_step():
     assert set(record["arms"]) == {"cold", "warm"}
     for arm in record["arms"].values():
         assert arm["to_compiling"]["median"] < arm["to_first_epoch"]["median"]
-    assert first_step.table(record).row_count == 2
+    assert first_step.table({"rounds": 1} | record).row_count == 2
 
 
-def test_first_step_fails_with_train():
-    with (
-        tempfile.TemporaryDirectory() as place,
-        pytest.raises(RuntimeError, match="with 2"),
-    ):
-        first_step.start(["--width", "0"], Path(place), "run")
+def test_first_step_fails_with_train(tmp_path):
+    with pytest.raises(RuntimeError, match="with 2"):
+        first_step.start(["--width", "0"], tmp_path, "run")
 
 
-@pytest.mark.parametrize("whole_batches", [False, True])
-def test_grain_feeds_each_example_once(whole_batches):
-    pytest.importorskip("grain")
-    examples = measure.synthetic(3 * BATCH).train
-    feed = host_input.Grain(examples, BATCH, whole_batches=whole_batches)
-    batches = [call.arguments[0] for call in feed.calls(0, 0, range(3))]
-    images = np.concatenate(
-        [np.asarray(batch.images).reshape(BATCH, -1) for batch in batches]
+@pytest.mark.parametrize(
+    "path", sorted(measure.RECORDS.glob("*.json")), ids=lambda p: p.stem
+)
+def test_committed_records_can_be_shown(path):
+    record = json.loads(path.read_text())
+    benchmark = importlib.import_module(f"benchmarks.{record['benchmark']}")
+    assert path.stem.rpartition("-")[0] == record["benchmark"]
+    (rows,) = (record[k] for k in ("arms", "cells", "feeds") if k in record)
+    assert benchmark.table(record).row_count == len(rows)
+
+
+def run_command(monkeypatch, *flags):
+    """Runs a benchmark that returns its flags, and returns them as they were given."""
+    given = {}
+    monkeypatch.setattr(sys, "argv", ["benchmark", *flags])
+    measure.main(
+        *("name", "What it measures.", lambda **options: given.update(options) or {}),
+        lambda record: Table(title=str(record["width"])),
+        **{"model": ["tiny"], "width": 2, "batch_size": 3},
     )
-    np.testing.assert_array_equal(
-        np.unique(images, axis=0),
-        np.unique(examples.images.reshape(len(images), -1), axis=0),
-    )
+    return given
+
+
+def test_a_command_writes_flags_figures_and_versions(monkeypatch, tmp_path, capsys):
+    out = tmp_path / "new" / "record.json"
+    flags = ["--model", "plain", "vgg16", "--batch-size", "5", "--out", str(out)]
+    given = run_command(monkeypatch, *flags)
+    assert given == {"model": ["plain", "vgg16"], "width": 2, "batch_size": 5}
+    record = json.loads(out.read_text())
+    assert given.items() <= record.items()
+    assert record["benchmark"] == "name"
+    assert record["jax"] == jax.__version__
+    assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--width", "0"], "must be at least 1, got 0"),
+        (["--model", "resnet"], "invalid choice: 'resnet'"),
+        (["--batch", "5"], "unrecognized arguments: --batch"),
+    ],
+)
+def test_a_wrong_flag_is_refused(monkeypatch, capsys, flags, message):
+    with pytest.raises(SystemExit):
+        run_command(monkeypatch, *flags)
+    assert message in capsys.readouterr().err
+
+
+def test_arms_alternate_and_the_first_round_is_not_timed():
+    calls = []
+    arms = {name: (lambda name=name: calls.append(name) or name) for name in "ab"}
+    seconds = measure.alternate(arms, rounds=2, repeats={"a": 1, "b": 2})
+    assert "".join(calls) == "abb" * 3
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
