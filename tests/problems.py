@@ -29,7 +29,7 @@ def run(tx: optax.GradientTransformation, steps: int, dtype=np.float64) -> np.nd
     with jax.enable_x64(dtype == np.float64):
         w = jnp.asarray(W0, dtype)
         state, history = tx.init(w), []
-        update = jax.jit(tx.update)
+        update = jit(tx.update)
         for count in range(steps):
             gradient = jnp.asarray(noisy_gradient(np.asarray(w), count), dtype)
             updates, state = update(gradient, state, w)

@@ -12,7 +12,7 @@ from plp_optax import effective_rate_multiplier
 from tests import reference
 from tests.problems import W0, noisy_gradient, run, run_tree
 
-STORES = ("folded", "snapshots")
+STORES = ("folded", "parameters", "snapshots")
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -81,13 +81,14 @@ def test_jump_is_the_sum_of_updates_weighted_by_coefficient_sums():
         np.testing.assert_allclose(state.window[0], weights @ u, atol=1e-12)
 
 
-def test_folded_and_snapshots_agree_to_rounding_in_float32():
+def test_stores_agree_to_rounding_in_float32():
     histories = []
     for store in STORES:
         tx = optax.chain(optax.sgd(0.1, momentum=0.9), plp_optax.plp(store=store))
         histories.append(run(tx, 40, dtype=np.float32))
     assert histories[0].dtype == np.float32
-    np.testing.assert_allclose(*histories, rtol=2e-5, atol=2e-6)
+    for other in histories[1:]:
+        np.testing.assert_allclose(other, histories[0], rtol=2e-5, atol=2e-6)
 
 
 def test_snapshots_hold_the_parameters_of_the_cycle():
@@ -175,6 +176,8 @@ def test_state_is_one_copy_and_scalars():
     chex.assert_trees_all_equal_shapes_and_dtypes(state.window, (params,))
     rest = jax.tree.leaves(state._replace(window=()))
     assert sum(x.size for x in rest) == 3 + 4  # two counters, a flag, c_0..c_3
+    total = plp_optax.plp(store="parameters").init(params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(total.window, (params,))
     snapshots = plp_optax.plp(store="snapshots").init(params)
     chex.assert_trees_all_equal_shapes_and_dtypes(snapshots.window, (params,) * 4)
 
@@ -252,7 +255,7 @@ def test_the_rate_multiplier_is_what_steady_updates_do():
         ({"active": True}, "got True"),
         ({"active": lambda n: jnp.ones(2)}, r"scalar, .* of \(2,\)"),
         ({"active": jnp.asarray(True)}, "'active' in static_args"),
-        ({"store": "fold"}, "'folded', 'snapshots', got 'fold'"),
+        ({"store": "fold"}, "'folded', 'parameters', 'snapshots', got 'fold'"),
         ({"accumulator_dtype": "int8"}, "got 'int8'"),
         ({"accumulator_dtype": "none"}, "got 'none'"),
         ({"accumulator_dtype": jnp.zeros(())}, "'accumulator_dtype' in static_args"),

@@ -85,32 +85,42 @@ def test_analyses_before_the_first_selection():
     assert empty == "layer  score  noise floor      z  amplified"
 
 
-def find_state(state):
-    """The transformation's own state inside a chain's."""
-    (found,) = [
-        leaf
-        for leaf in jax.tree.leaves(
-            state, is_leaf=lambda x: isinstance(x, plp_optax.AmplifyLayersState)
-        )
-        if isinstance(leaf, plp_optax.AmplifyLayersState)
-    ]
-    return found
-
-
-def test_analyses_inside_of_chains():
-    own, gradient = analysis_state()
+def test_the_state_is_found_inside_of_others():
+    gradient = kernels(np.array([[1.0], [2.0], [0.0]], np.float32))
     windows = [AmplificationWindow(0, 2, 1, factor=2.0)]
-    tx = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        plp_optax.amplify_layers(windows, select=all_layers()),
-        optax.sgd(0.1, momentum=0.9),
+    tx = plp_optax.amplify_layers(windows, select=all_layers())
+    chain = optax.chain(
+        optax.clip_by_global_norm(1.0), tx, optax.sgd(0.1, momentum=0.9)
     )
-    ((_, by_name),) = optax.tree.get_all_with_path(
-        tx.init(gradient), "AmplifyLayersState"
-    )
-    assert isinstance(by_name, plp_optax.AmplifyLayersState)
-    for outer in (tx, optax.MultiSteps(tx, 1).gradient_transformation()):
-        _, states = feed(outer, [gradient] * 1, gradient)
-        analyses = plp_optax.layer_analyses(find_state(states[-1]), gradient)
+    for outer in (
+        chain,
+        optax.MultiSteps(chain, 1).gradient_transformation(),
+        optax.masked(tx, True),
+        optax.inject_hyperparams(lambda factor: chain)(factor=2.0),
+    ):
+        _, states = feed(outer, [gradient], gradient)
+        analyses = plp_optax.layer_analyses(states[-1], gradient)
         assert [a.score for a in analyses] == [1, 1, 0]
-    assert own.scores.shape == (3,)
+        assert plp_optax.amplification_table(states[-1], gradient).count("yes") == 3
+    for others, number in ((optax.sgd(0.1), 0), (optax.chain(tx, tx), 2)):
+        with pytest.raises(ValueError, match=f"one state .* found {number}"):
+            plp_optax.layer_analyses(others.init(gradient), gradient)
+
+
+@pytest.mark.parametrize("stack", [jax.vmap, jax.pmap])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_stacked_members_have_a_table_each(stack, measure):
+    windows = [AmplificationWindow(0, 2, 1, factor=2.0)]
+    tx = plp_optax.amplify_layers(windows, select=all_layers(), measure=measure)
+    rows = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    gradients = [kernels(row) for row in rows]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *gradients)
+    _, state = stack(tx.update)(stacked, stack(tx.init)(stacked))
+    tables = []
+    for i, gradient in enumerate(gradients):
+        _, one = tx.update(gradient, tx.init(gradient))
+        tables.append(f"member {i}\n{plp_optax.amplification_table(one, gradient)}")
+    table = plp_optax.amplification_table((state, optax.EmptyState()), stacked)
+    assert table == "\n\n".join(tables)
+    with pytest.raises(ValueError, match="holds 2 members"):
+        plp_optax.layer_analyses(state, stacked)

@@ -28,7 +28,7 @@ NETWORK = {"model": "tiny", "width": 2, "batch_size": BATCH}
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """Compiles a program once for all tests that need the same one."""
+    """Compiles a program once for all tests that need the same one, and quickly."""
     build, programs = recipe.build, {}
 
     def build_once(config, dataset, source=None):
@@ -42,7 +42,9 @@ def compiled_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "build", build_once)
+        jax.config.update("jax_disable_most_optimizations", True)
         yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def check_quartiles(values):

@@ -15,6 +15,7 @@ settings.register_profile("default", deadline=None, max_examples=25, derandomize
 settings.load_profile("default")
 
 SHAPES = st.sampled_from([(), (1,), (3,), (0,), (2, 0), (2, 3), (1, 2, 2)])
+STORES = st.sampled_from(["folded", "parameters", "snapshots"])
 NOTHING = st.sampled_from([None, optax.MaskedNode(), (), {}])
 
 
@@ -51,7 +52,7 @@ def gradients_like(params, steps, seed):
     ]
 
 
-@given(TREES, window(), st.sampled_from(["folded", "snapshots"]))
+@given(TREES, window(), STORES)
 def test_any_tree_keeps_its_structure_and_types(tree, cycle, store):
     params = {"tree": tree}  # the tree itself may be None
     coefficients, period = cycle
@@ -64,7 +65,7 @@ def test_any_tree_keeps_its_structure_and_types(tree, cycle, store):
         assert jax.tree.map(jax.typeof, state) == before
 
 
-@given(window(), st.integers(0, 2**31), st.sampled_from(["folded", "snapshots"]))
+@given(window(), st.integers(0, 2**31), STORES)
 def test_any_window_follows_its_definition(cycle, seed, store):
     coefficients, period = cycle
     rng = np.random.default_rng(seed)

@@ -286,7 +286,7 @@ def test_other_measures_are_recorded(tmp_path, measure):
         (["--batch-size", "126"], "over 4 devices: choose 124 or 128"),
         (["--batch-size", "4096"], "more than the 1150 training examples"),
         (["--dataset", "cifar10", "--data-dir", "/nonexistent"], "/nonexistent"),
-        (["--cache-dir", __file__], "is a file"),
+        (["--cache-dir", __file__], f"--cache-dir {__file__} cannot be used"),
         (["--plp-step", "1"], "--plp-step"),
     ],
 )
