@@ -1,5 +1,8 @@
 """Affine combinations of the last parameters that the updates themselves set."""
 
+# Short signatures in help(): the names of types and not their members.
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

@@ -1,5 +1,8 @@
 """Affine combinations of the last parameters, every few steps."""
 
+# Short signatures in help(): the names of types and not their members.
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 

@@ -1,5 +1,8 @@
 """Layer-wise gradient amplification."""
 
+# Short signatures in help(): the names of types and not their members.
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax
@@ -248,7 +251,7 @@ def amplify_layers(
             gradients_seen=jnp.zeros((), jnp.int32),
             signed_sums=sums.signed,
             absolute_sums=sums.absolute,
-            gradients_counted=sums.count,
+            gradients_counted=sums.counted,
             scores=jnp.zeros(len(names)),
             z_scores=jnp.zeros(len(names)),
             gradients_analyzed=jnp.zeros(len(names), jnp.int32),
@@ -286,7 +289,7 @@ def amplify_layers(
         )
         fresh = layer_scores(measure, sums, places, axis_name)
         scores = jnp.where(now.decides, fresh.astype(state.scores.dtype), state.scores)
-        analyzed = jnp.where(now.decides, sums.count, state.gradients_analyzed)
+        analyzed = jnp.where(now.decides, sums.counted, state.gradients_analyzed)
         z_scores = standardize(scores, analyzed > 0)
         chosen = selector.choose(names, z_scores, state.selections)
         amplified = jnp.where(now.decides, chosen, state.amplified)
@@ -310,7 +313,7 @@ def amplify_layers(
             gradients_seen=step_after,
             signed_sums=_like(state.signed_sums, sums.signed),
             absolute_sums=_like(state.absolute_sums, sums.absolute),
-            gradients_counted=sums.count,
+            gradients_counted=sums.counted,
             scores=scores,
             z_scores=z_scores,
             gradients_analyzed=analyzed,

@@ -1,5 +1,8 @@
 """Ready-made optimizers: optax's own, followed by PLP."""
 
+# Short signatures in help(): the names of types and not their members.
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -4,6 +4,9 @@ A cycle of an affine window ends at :math:`\sum_{i=0}^k c_i w_i` with
 :math:`\sum_i c_i = 1`. These functions return :math:`(c_0, \dots, c_k)`.
 """
 
+# Short signatures in help(): the names of types and not their members.
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Literal

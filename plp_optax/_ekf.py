@@ -1,5 +1,8 @@
 """The extended Kalman filter over a model's parameters."""
 
+# Short signatures in help(): the names of types and not their members.
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -26,12 +26,12 @@ class Sums(NamedTuple):
       signed: Of gradients: ``[L]`` for ``"g1"``, else leaves like the parameters.
       absolute: Of absolute gradients: leaves like the parameters for ``"g2"``, else
         ``[L]``.
-      count: How many gradients of each layer they hold; int32 ``[L]``.
+      counted: How many gradients of each layer they hold; int32 ``[L]``.
     """
 
     signed: Any
     absolute: Any
-    count: jax.Array
+    counted: jax.Array
 
 
 def init_sums(
@@ -86,7 +86,7 @@ def add_to_sums(
       collects: Whether this step counts; else the sums stay.
       axis_name: Mapped axes over which each layer's parameters are split.
     """
-    layers = sums.count.size
+    layers = sums.counted.size
     magnitudes = _each(jnp.abs, gradients)
     # Of "g2" the plain sum, since magnitudes that are used twice would be stored.
     total = sum_by_layer(
@@ -128,7 +128,7 @@ def add_to_sums(
         )
     else:
         absolute = add(sums.absolute, total, counts)
-    return Sums(signed, absolute, add(sums.count, jnp.ones_like(sums.count), counts))
+    return Sums(signed, absolute, add(sums.counted, jnp.ones_like(sums.counted), counts))
 
 
 def layer_scores(
@@ -138,7 +138,7 @@ def layer_scores(
     axis_name: Any = None,
 ) -> jax.Array:
     """The measure of each layer, from its sums; ``[L]``, in [0, 1]."""
-    layers = sums.count.size
+    layers = sums.counted.size
     if measure == "g1":
         scores = _ratio(jnp.abs(sums.signed), sums.absolute)
     elif measure == "g1_per_weight":

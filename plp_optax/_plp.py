@@ -1,5 +1,8 @@
 """Parameter linear prediction."""
 
+# Short signatures in help(): the names of types and not their members.
+from __future__ import annotations
+
 from typing import Any
 
 import jax

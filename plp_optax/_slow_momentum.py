@@ -1,5 +1,8 @@
 """Momentum over the slow trajectory: of an average of updates, or of cycles."""
 
+# Short signatures in help(): the names of types and not their members.
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

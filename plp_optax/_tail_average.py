@@ -1,5 +1,8 @@
 """The average of the last part of the trajectory, to be read out."""
 
+# Short signatures in help(): the names of types and not their members.
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

@@ -13,7 +13,7 @@ import pytest
 import plp_optax
 from plp_optax import effective_rate_multiplier
 from tests import reference
-from tests.problems import W0, jit, jitted, noisy_gradient, run, run_tree
+from tests.problems import W0, jitted, noisy_gradient, run, run_tree
 
 STORES = ("folded", "parameters", "snapshots")
 
@@ -211,7 +211,7 @@ def test_a_line_searchs_stored_value_is_of_the_point_before_the_jump():
         w = jnp.array([3.0, -2.0, 1.5])
         state, errors[discards] = tx.init(w), []
 
-        @jit
+        @jax.jit  # a line search takes minutes to compile without optimisation
         def step(w, state, tx=tx, discards=discards):
             value, grad = value_and_grad(w, state=state)
             updates, state = tx.update(
@@ -221,7 +221,7 @@ def test_a_line_searchs_stored_value_is_of_the_point_before_the_jump():
                 state = optax.tree.set(state, value=jnp.asarray(jnp.inf))
             return optax.apply_updates(w, updates), state, abs(value - loss(w))
 
-        for _ in range(5):
+        for _ in range(4):
             w, state, error = step(w, state)
             errors[discards].append(float(error))
     assert errors[False][3] > 1  # the point after the third step
@@ -230,7 +230,8 @@ def test_a_line_searchs_stored_value_is_of_the_point_before_the_jump():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_after_adam_the_sum_of_parameters_needs_no_temporary_copy(dtype):
-    params = jnp.ones((64, 256), dtype)
+    params = {name: jnp.ones((64, 256), dtype) for name in "abcd"}
+    size = sum(p.nbytes for p in params.values())
 
     def temporaries(store):
         window = plp_optax.plp(store=store, accumulator_dtype=jnp.float32)
@@ -243,8 +244,8 @@ def test_after_adam_the_sum_of_parameters_needs_no_temporary_copy(dtype):
         compiled = jax.jit(step).lower(params, tx.init(params), params).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporaries("parameters") < params.nbytes / 20
-    assert temporaries("folded") > params.nbytes / 2  # the reason for another store
+    assert temporaries("parameters") < size / 20
+    assert temporaries("folded") > size / 5  # a leaf at a time: why there is another
 
 
 def test_injected_step_does_not_change_a_cycle_half_way():
