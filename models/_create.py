@@ -1,4 +1,4 @@
-"""Making a network by its name."""
+"""Creates a network by its name."""
 
 import importlib
 from typing import Any
@@ -23,8 +23,8 @@ def create(
     """Returns a network by its name.
 
     The module maps float images of shape (batch, height, width, channels) to logits
-    of shape (batch, num_classes), in float32 or wider. Any side from 1 pixel up will
-    do: a pooling or stride that meets a side of 1 leaves it alone. Its variables are
+    of shape (batch, num_classes), in float32 or wider. Any side from 1 pixel up
+    is accepted: a pooling or stride leaves a side of 1 unchanged. Its variables are
     the collections `params` and `batch_stats`, which "plain" has none of; in training,
     `batch_stats` must be mutable, and networks with dropout (VGG's MLP head at 0.5,
     GoogLeNet at 0.4) need the "dropout" random stream.

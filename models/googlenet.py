@@ -52,7 +52,7 @@ STAGES = {  # a max pooling stands before stage 4 and before stage 5
 
 
 class Inception(nn.Module):
-    """Four branches side by side, concatenated (the paper's figure 2b)."""
+    """Four parallel branches, concatenated (the paper's figure 2b)."""
 
     branches: Branches
     layers: Layers
@@ -96,7 +96,7 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Inception modules in a row."""
+    """A sequence of inception modules."""
 
     blocks: tuple[Branches, ...]
     layers: Layers

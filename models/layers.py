@@ -1,4 +1,4 @@
-"""The layers that all networks are built from, as PyTorch starts and pads them."""
+"""The layers of all networks, initialised and padded as in PyTorch."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 
 class Network(nn.Module):
-    """What every network is told, and which stems and heads its kind has.
+    """The attributes of every network, and the stems and heads that its kind has.
 
     Attributes:
         num_classes: the number of logits.
@@ -36,7 +36,7 @@ class Network(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Applies named layers inside the module that is running.
+    """Applies named layers inside the module that is being called.
 
     Every method adds one submodule called `name` to the calling module and applies
     it. Kernels and biases start uniform within 1/sqrt(fan_in), PyTorch's default:
@@ -72,7 +72,7 @@ class Layers:
             features,
             (size, size),
             strides=stride,
-            padding=size // 2,  # "SAME" would put a stride-2 grid elsewhere
+            padding=size // 2,  # "SAME" would shift the grid of stride 2
             use_bias=bias,
             kernel_init=_uniform(size * size * x.shape[-1]),
             bias_init=_uniform(size * size * x.shape[-1]),
@@ -141,7 +141,7 @@ def as_input(images: jax.Array, dtype: DTypeLike) -> jax.Array:
 
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """Max pooling that leaves a side of length 1 alone.
+    """Max pooling that leaves a side of length 1 unchanged.
 
     A window of 3 reaches one pixel past the edges, a window of 2 none, and would turn
     a side of 1 into an empty array. (Convolutions are padded and need no such care.)

@@ -19,7 +19,7 @@ from models.layers import (
 
 
 class Basic(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (the paper's figure 5, left)."""
+    """Two 3x3 convolutions parallel to a shortcut (the paper's figure 5, left)."""
 
     features: int
     stride: int
@@ -61,7 +61,7 @@ def _shortcut(x: jax.Array, y: jax.Array, stride: int, layers: Layers) -> jax.Ar
 
 
 class Stage(nn.Module):
-    """Blocks in a row; the first one takes the stride."""
+    """A sequence of blocks, the first of which has the stride."""
 
     block: type[Basic] | type[Bottleneck]
     depth: int

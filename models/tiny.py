@@ -1,4 +1,4 @@
-"""Tiny: two convolutions, for tests and for trying things out."""
+"""Tiny: two convolutions, for tests and first experiments."""
 
 import flax.linen as nn
 import jax

@@ -11,7 +11,7 @@ from models.layers import Layers, Network, as_input, as_logits, global_mean, max
 
 
 class Stage(nn.Module):
-    """Convolutions in a row, each with a bias, a normalisation and a relu."""
+    """A sequence of convolutions, each with a bias, a normalisation and a relu."""
 
     depth: int
     features: int

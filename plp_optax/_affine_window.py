@@ -77,8 +77,8 @@ def affine_window(
       Adam, that saves a temporary copy of the parameters and some time. The sum has
       the size of the parameters and not of the updates, so use it with parameters, or
       an ``accumulator_dtype``, of float32 or wider.
-    - ``"snapshots"`` keeps :math:`w_0, \dots, w_k`, k + 1 buffers, for people who
-      look at them.
+    - ``"snapshots"`` keeps :math:`w_0, \dots, w_k`, k + 1 buffers, for plots and
+      for inspection.
 
     They agree up to rounding as long as the emitted updates are applied unmodified.
     With low-precision *parameters* they differ by the rounding of the parameters,

@@ -135,13 +135,13 @@ def amplify_layers(
     :math:`\sqrt f`. So part of any gain is a temporary rise of the effective learning
     rate, and a drop when amplification ends.
 
-    Everything happens inside ``update``, from the number of updates so far: one
-    compilation, and no work on the host.
+    Everything happens inside ``update``, which counts its calls: it compiles once and
+    does nothing on the host.
 
     Every device has to see the same gradients, so take their mean over the devices
     before ``update`` (``jax.lax.pmean``); otherwise replicas select different layers.
     Parameters that ``jit`` shards need nothing. Parameters that ``shard_map`` splits
-    need ``axis_name``: without it each shard selects by its own part.
+    need ``axis_name``: without it each shard selects by the part that it holds.
 
     Args:
       strategy: A :class:`TrainingStrategy`, its stages with ``steps_per_epoch``, or
@@ -180,7 +180,7 @@ def amplify_layers(
         :func:`plp_optax.static_args`; ``factor`` can be injected.
 
     Examples:
-      Two layers, of which one's gradients agree and the other's alternate:
+      The gradients of one layer agree, those of the other alternate:
 
       >>> import jax.numpy as jnp, plp_optax
       >>> windows = [plp_optax.AmplificationWindow(0, 8, epoch_steps=4, factor=3.0)]

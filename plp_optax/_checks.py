@@ -44,7 +44,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 def check_finite(name: str, value: Any) -> None:
     """Raises unless ``value`` is a finite number or a scalar jax array.
 
-    Values of jax arrays are not looked at: they may be tracers.
+    The values of jax arrays are not checked: they may be tracers.
     """
     if isinstance(value, jax.Array):
         if value.shape:
@@ -134,7 +134,7 @@ def check_coefficients(coefficients: object) -> np.ndarray:
         )
     if not np.isfinite(c).all():
         raise ValueError(f"coefficients must be finite, got {c.tolist()}")
-    # Room for coefficients that were computed in float32.
+    # The tolerance allows coefficients that were computed in float32.
     if not abs(c.sum() - 1) <= 1e-6 * max(1.0, np.abs(c).sum()):
         raise ValueError(
             f"coefficients must sum to 1, got {c.tolist()} (sum {c.sum()})"

@@ -24,7 +24,7 @@ def plp_coefficients(
 ) -> np.ndarray | jax.Array:
     r"""Coefficients of parameter linear prediction over ``w_0, ..., w_window``.
 
-    The prediction lies on a line through the window's last parameters,
+    The prediction is a point on a line through the window's last parameters,
 
     .. math::
         \sum_i c_i w_i = \text{position} + \text{step} \cdot \text{slope}.

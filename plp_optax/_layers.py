@@ -28,8 +28,8 @@ def stacked(pattern: str, *, axis: int = 0, layers: Layers = "kernels") -> Stack
     """A rule for parameters that stack several layers along an axis.
 
     ``nn.scan`` and ``nnx.vmap`` hold a network's blocks as one block whose parameters
-    have a leading axis. With this rule each slice is a layer of its own, with its own
-    score and factor: ``blocks/dense[0]``, ``blocks/dense[1]``, ...
+    have a leading axis. With this rule each slice is a layer with a score and a
+    factor: ``blocks/dense[0]``, ``blocks/dense[1]``, ...
 
     Args:
       pattern: A regular expression; parameters whose entire path it matches are

@@ -128,7 +128,8 @@ def add_to_sums(
         )
     else:
         absolute = add(sums.absolute, total, counts)
-    return Sums(signed, absolute, add(sums.counted, jnp.ones_like(sums.counted), counts))
+    counted = add(sums.counted, jnp.ones_like(sums.counted), counts)
+    return Sums(signed, absolute, counted)
 
 
 def layer_scores(

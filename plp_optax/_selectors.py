@@ -14,7 +14,7 @@ class Selector(NamedTuple):
     """Chooses layers at the end of an analysis epoch.
 
     :func:`by_score`, :func:`at_random`, :func:`all_layers` and :func:`named` return
-    one; any pair of functions will do.
+    one. Any pair of such functions is a selector.
 
     Attributes:
       check: Called by ``init`` with the names of the L layers; raises ``ValueError``
