@@ -28,6 +28,9 @@ from training.program import Program, means
 from training.provenance import provenance
 from training.workdir import WorkDirectory, without_nan
 
+# Compiled as one function: the first call otherwise compiles two for each shape.
+_norm = jax.jit(optax.tree.norm)
+
 
 @dataclasses.dataclass
 class Progress:
@@ -179,7 +182,7 @@ class Session:
             "learning_rate": float(self._schedule(max(step - 1, 0))),
             "gradient_norm": trained["gradient_norm"],
             "update_norm": trained["update_norm"],
-            "parameter_norm": float(optax.tree.norm(state.params)),
+            "parameter_norm": float(_norm(state.params)),
             "skipped_steps": int(sums.skipped),
             "images_per_second": progress.step * config.batch_size / progress.seconds,
         }
