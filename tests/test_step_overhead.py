@@ -49,7 +49,7 @@ def test_memory_beyond_sgd(params, plain, arm, copies, scalars):
 
 def test_step_overhead(monkeypatch):
     arms = step_overhead.make_arms()
-    few = ("sgd", "sgd + plp", step_overhead.LOOKAHEAD)  # fewer to compile
+    few = ("sgd", step_overhead.LOOKAHEAD)  # fewer to compile
     monkeypatch.setattr(step_overhead, "make_arms", lambda: {n: arms[n] for n in few})
     options = {"model": "tiny", "width": 2, "batch_size": 2, "rounds": 1}
     record = step_overhead.run(**options)
