@@ -39,7 +39,7 @@ from benchmarks import measure
 from training import data, networks
 from training.config import Config
 
-MODELS = ["resnet18", "vgg16", "googlenet"]  # those of torch_networks
+MODELS = ["resnet18", "vgg16", "googlenet"]  # PyTorch has these
 OURS = "jax"
 EAGER, COMPILED = PEERS = ("torch eager", "torch compiled")
 # Where PyTorch runs when JAX runs there.
@@ -92,7 +92,7 @@ def _measure(config: Config, steps: int, rounds: int, torch: Any) -> dict[str, A
     results: dict[str, dict[str, Any]] = {
         OURS: {"compile_seconds": ours.program.compile_seconds}
     }
-    if torch is not None:
+    if torch is not None and config.model in MODELS:
         device = _TORCH_DEVICES[jax.default_backend()]
         product = torch.make_product(config.precision, device, side)
         products["torch product"] = product
