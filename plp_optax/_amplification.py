@@ -283,7 +283,7 @@ def amplify_layers(
                 _leaves_if_tree(measure == "g2", state.absolute_sums),
                 state.gradients_counted,
             ),
-            begins=now.begins,
+            begins=now.begins | (state.gradients_seen == 0),
             collects=now.analyzes,
             axis_name=axis_name,
         )

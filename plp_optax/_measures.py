@@ -18,6 +18,8 @@ Measure = Literal["g1", "g1_per_weight", "g2"]
 MEASURES = ("g1", "g1_per_weight", "g2")
 Leaves = list[Any]
 
+_TINY = float(np.finfo(np.float32).tiny)
+
 
 class Sums(NamedTuple):
     """Sums over the iterations of an analysis epoch, for L layers.
@@ -82,7 +84,7 @@ def add_to_sums(
       gradients: The step's gradients.
       places: Where each of them counts.
       sums: The sums so far.
-      begins: Whether the sums start from zero with this step.
+      begins: Whether the sums start again with this step; true for the first.
       collects: Whether this step counts; else the sums stay.
       axis_name: Mapped axes over which each layer's parameters are split.
     """
@@ -94,21 +96,21 @@ def add_to_sums(
     )
     exists = weights_by_layer(gradients, places, layers) > 0
     counts = collects & jnp.isfinite(total) & jnp.asarray(exists)
-    starts = unstack(begins.reshape(1).astype(jnp.int32))[0] > 0
-    integers = counts.astype(jnp.int32)
-    by_layer = unstack(integers)
+    (starts,) = unstack(begins.reshape(1))
+    by_layer = unstack(counts)
 
     # Gates are selections, not products with 0 or 1: a NaN must not pass them.
-    def add(old: jax.Array, value: jax.Array, counts: jax.Array) -> jax.Array:
-        base = jnp.where(starts, jnp.zeros_like(old), old)
-        value = value.astype(old.dtype)
-        return base + jnp.where(counts, value, jnp.zeros_like(value))
+    def add(
+        old: jax.Array, value: jax.Array, counts: jax.Array, start: Any = 0
+    ) -> jax.Array:
+        base = jnp.where(starts, jnp.full_like(old, start), old)
+        return jnp.where(counts, base + value.astype(old.dtype), base)
 
-    def add_per_weight(old: Leaves, values: Leaves) -> Leaves:
+    def add_per_weight(old: Leaves, values: Leaves, start: Any = 0) -> Leaves:
         return [
             o
             if p is None or v is None
-            else add(o, v, entries(integers, by_layer, p, v.ndim) > 0)
+            else add(o, v, entries(counts, by_layer, p, v.ndim), start)
             for o, v, p in zip(old, values, places, strict=True)
         ]
 
@@ -120,12 +122,9 @@ def add_to_sums(
     else:
         signed = add_per_weight(sums.signed, gradients)
     if measure == "g2":
-        # Never quite 0, so that the ratio needs no guard, for which the CPU compiler
-        # would store it.
-        absolute = _each(
-            lambda a: jnp.maximum(a, jnp.finfo(a.dtype).tiny),
-            add_per_weight(sums.absolute, magnitudes),
-        )
+        # Never quite 0, so that the ratio of the sums needs no guard, for which the
+        # CPU compiler would store a copy.
+        absolute = add_per_weight(sums.absolute, magnitudes, _TINY)
     else:
         absolute = add(sums.absolute, total, counts)
     counted = add(sums.counted, jnp.ones_like(sums.counted), counts)
@@ -182,6 +181,8 @@ def unstack(values: jax.Array) -> list[jax.Array]:
     loops that differ in shape. So they are the results of reductions, 64 at a time,
     over a second axis of an entry and a zero.
     """
+    if values.dtype == bool:
+        return [x > 0 for x in unstack(values.astype(jnp.int32))]
     pairs = jnp.stack([values, jnp.zeros_like(values)])
     scalars = []
     for i in range(0, values.size, 64):
@@ -261,7 +262,7 @@ def _each(function: Callable[[jax.Array], jax.Array], leaves: Leaves) -> Leaves:
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     # 0/0 counts as 0, since numerators never exceed their denominators.
-    return numerator / jnp.maximum(denominator, jnp.finfo(denominator.dtype).tiny)
+    return numerator / jnp.maximum(denominator, _TINY)
 
 
 def _layer_dtype(leaves: Leaves) -> Any:

@@ -24,10 +24,9 @@ from tests.amplification import (
 # -- replicas --------------------------------------------------------------------------
 
 KINDS = {
-    **{f"scores-{m}": {"measure": m, "select": by_score(0.5)} for m in MEASURES},
+    "scores": {"measure": "g1_per_weight", "select": by_score(0.5)},
     "two-sided": {"select": by_score(0.5, two_sided=True)},
     "random": {"select": at_random(0.4)},
-    "all": {"select": all_layers()},
     "names": {"select": named("a", "d")},
 }
 
