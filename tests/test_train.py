@@ -147,25 +147,25 @@ RANDOM += ["--amplify-ratio", "0.34"]
 
 
 def test_what_depends_on_the_seed_is_built_for_every_seed(tmp_path, monkeypatch):
+    """Random layers are drawn in the compiled step."""
     built = []
-    program, dataset = [], []
 
-    def build(config, data):
-        built.append((config.seed, config.split_seed))
-        if not program:
-            program.append(programs.build(config, data))
-        dataset.append(data.validation.images.tobytes())
-        return program[0]
+    def build(config, dataset):
+        built.append((config.seed, dataset.validation.images.tobytes()))
 
+    result = {"test_accuracy": 0.5, "test_loss": 1.0}
     monkeypatch.setattr(recipe, "build", build)
-    argv = [*RANDOM, "--max-steps", "1", "--seed", "0", "1"]
-    assert train.main([*argv, "--workdir", str(tmp_path / "random")]) == 0
-    assert [seed for seed, _ in built] == [0, 1]
-    assert dataset[0] == dataset[1]
-    argv += ["--split-per-seed"]
-    assert train.main([*argv, "--workdir", str(tmp_path / "split")]) == 0
-    assert [seed for seed, _ in built] == [0, 1, 0, 1]
-    assert dataset[0] == dataset[2] != dataset[3]
+    monkeypatch.setattr(recipe, "_run", lambda *arguments: result)
+    for name, flags in {
+        "random": RANDOM,
+        "split": [*TINY, "--split-per-seed"],
+        "shared": TINY,
+    }.items():
+        argv = [*flags, "--seed", "0", "1", "--workdir", str(tmp_path / name)]
+        assert train.main(argv) == 0
+    seeds, parts = zip(*built, strict=True)
+    assert seeds == (0, 1, 0, 1, 0)
+    assert parts[0] == parts[1] == parts[2] == parts[4] != parts[3]
 
 
 @pytest.mark.slow

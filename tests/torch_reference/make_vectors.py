@@ -222,8 +222,8 @@ NETWORKS = {  # the network, its first and its last layer, its last normalisatio
         ("conv1_1.weight", "fc8.weight", "bn5_1"),
     ),
     "googlenet-shallow": (
-        GoogLeNet(divisor=8, names=("3a", "4a", "5a")),
-        ("stem.0.conv.weight", "fc.weight", "inception5a.proj.bn"),
+        GoogLeNet(divisor=8, names=("3a", "4a")),
+        ("stem.0.conv.weight", "fc.weight", "inception4a.proj.bn"),
     ),
 }
 
