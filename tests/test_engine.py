@@ -2,6 +2,7 @@
 
 import time
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,6 +173,27 @@ def test_parts_of_a_batch_have_their_own_batch_statistics():
         after.batch_stats,
         variables["batch_stats"],
     )
+
+
+class Dropping(nn.Module):
+    """Adds which units the first image keeps, twice, to its batch statistics."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        kept = nn.Dropout(0.5, deterministic=not train)(jnp.ones((x.shape[0], 64)))
+        sums = self.variable("batch_stats", "sums", jnp.zeros, 64)
+        sums.value += kept[0]
+        return nn.Dense(10)(kept)
+
+
+def test_every_device_and_every_part_drops_other_units():
+    """Two parts on four devices: eight draws, so means of 0, 0.5, ..., 4."""
+    state, step = make_step(jnp.float32, Dropping(), accumulate=2)
+    state = state._replace(batch_stats=jax.tree.map(jnp.zeros_like, state.batch_stats))
+    means = step(state).batch_stats["sums"]
+    # Equal devices would give 0, 2 and 4; equal parts whole numbers.
+    assert set(np.unique(means)) <= {i / 2 for i in range(9)}
+    assert len(np.unique(means)) > 5
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

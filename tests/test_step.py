@@ -109,6 +109,16 @@ def test_augmentation_and_order_depend_on_the_seed(program):
     assert len(set(losses)) == 3
 
 
+def test_every_step_augments_differently(program):
+    losses = []
+    for step in (0, 1, 0):
+        state = program.initial_state(0)
+        state = state._replace(step=parallel.replicate(np.int32(step)))
+        for call in program.train_epoch(state, 0, 0, stop=1):
+            losses.append(float(call.state.monitor.last.loss))
+    assert losses[0] == losses[2] != losses[1]
+
+
 def test_evaluation_pads_and_masks(program):
     """22 examples in batches of 16: the same sums as without batches."""
     variables = jax.device_get(program.initial_state(0).variables)
