@@ -246,13 +246,15 @@ def adaptive_window(
         else:
             parts = [(c[:-1] + of_moves, stored)]
         jump = _combination(updates, c[-1] - 1, is_used, parts)
+        # Its length is a use that XLA cannot fuse it with. Without one, XLA would combine
+        # the window once more for each buffer that the result is written to.
+        length = _norm(jump, axis_name)
         if max_jump is not None:
             longest = max_jump * _norm(params, axis_name)
-            length = _norm(jump, axis_name)
             part = jnp.where(length > longest, longest / length, 1)
             jump = jax.tree.map(lambda x: part.astype(x.dtype) * x, jump)
         jumps = is_used.any() if slides else position == n
-        jumps &= finite & ~fails
+        jumps &= finite & jnp.isfinite(length) & ~fails
         emitted = jax.tree.map(
             lambda u, x: jnp.where(jumps, (u.astype(x.dtype) + x).astype(u.dtype), u),
             updates,

@@ -368,15 +368,22 @@ def test_split_parameters_on_four_devices_equal_one(period, how):
 
 
 @pytest.mark.parametrize(("period", "copies"), [(None, 12), (6, 5)])
-def test_memory_is_the_window_and_no_temporaries(period, copies):
+def test_memory_is_the_window_and_not_a_copy_of_it(period, copies):
+    """A complete step, in which XLA may fuse the jump with all that uses it."""
     params = {"w": jnp.zeros((256, 256)), "b": jnp.zeros(128)}
     tx = plp_optax.adaptive_window(6, period=period)
     state = tx.init(params)
     size = sum(p.nbytes for p in jax.tree.leaves(params))
     total = sum(x.nbytes for x in jax.tree.leaves(state))
     assert total == copies * size + 4 * (36 if period is None else 25) + 2 * 4 + 1
-    step = jax.jit(tx.update, donate_argnums=(0, 1)).lower(params, state).compile()
-    assert step.memory_analysis().temp_size_in_bytes < size / 20
+
+    def step(params, state, updates):
+        updates, state = tx.update(updates, state)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params)
+    temporary = compiled.compile().memory_analysis().temp_size_in_bytes
+    assert temporary < 1.05 * size  # the jump
 
 
 def test_complex_parameters():
