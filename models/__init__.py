@@ -22,6 +22,13 @@ NETWORKS = {
     "plain": "models.plain",
 }
 
+# Those that can be run from block to block (`Network.blocks`).
+IN_BLOCKS = tuple(
+    name
+    for name, module in NETWORKS.items()
+    if module in ("models.vgg", "models.resnet", "models.tiny")
+)
+
 
 def __getattr__(name: str) -> Any:
     """Imports the networks, and with them JAX and Flax, when they are first used."""

@@ -15,6 +15,7 @@ from models.layers import (
     as_logits,
     global_mean,
     max_pool,
+    within,
 )
 
 
@@ -61,10 +62,14 @@ def _shortcut(x: jax.Array, y: jax.Array, stride: int, layers: Layers) -> jax.Ar
 
 
 class Stage(nn.Module):
-    """A sequence of blocks, the first of which has the stride."""
+    """A sequence of blocks, the first of which has the stride.
+
+    Attributes:
+        part: the indices of its blocks that are run.
+    """
 
     block: type[Basic] | type[Bottleneck]
-    depth: int
+    part: range
     features: int
     stride: int
     layers: Layers
@@ -72,7 +77,7 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, height, width, channels) to the last block's output."""
-        for i in range(self.depth):
+        for i in self.part:
             stride = self.stride if i == 0 else 1
             x = self.block(self.features, stride, self.layers, name=f"block{i}")(x)
         return x
@@ -80,6 +85,9 @@ class Stage(nn.Module):
 
 class ResNet(Network):
     """A residual network: stem, four stages, mean, linear head.
+
+    Its first block is the stem, with a pooling if it has one; the others are the
+    residual blocks.
 
     Attributes:
         block: the kind of residual block.
@@ -91,22 +99,45 @@ class ResNet(Network):
     block: type[Basic] | type[Bottleneck]
     depths: tuple[int, ...]
 
+    @nn.nowrap
+    def blocks(self) -> tuple[str, ...]:
+        """See `Network`."""
+        return "stem", *(
+            f"stage{i}/block{j}"
+            for i, depth in enumerate(self.depths, 1)
+            for j in range(depth)
+        )
+
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> jax.Array:
         """Maps images (batch, height, width, channels) to (batch, num_classes)."""
         layers = Layers(train, self.dtype, self.axis_name)
         x = as_input(images, self.dtype)
 
-        if self.stem == "cifar":
+        if not within(0, 1, start, stop):
+            pass
+        elif self.stem == "cifar":
             x = nn.relu(ConvNorm(self.width, 3, 1, layers, name="stem")(x))
         else:
             x = nn.relu(ConvNorm(self.width, 7, 2, layers, name="stem")(x))
             x = max_pool(x, 3, 2)
 
+        first = 1
         for i, depth in enumerate(self.depths):
-            features, stride = self.width * 2**i, 1 if i == 0 else 2
-            name = f"stage{i + 1}"
-            x = Stage(self.block, depth, features, stride, layers, name=name)(x)
+            if part := within(first, depth, start, stop):
+                features, stride = self.width * 2**i, 1 if i == 0 else 2
+                name = f"stage{i + 1}"
+                x = Stage(self.block, part, features, stride, layers, name=name)(x)
+            first += depth
+        if stop is not None:
+            return x
 
         return as_logits(layers.dense(global_mean(x), "head", self.num_classes))
 

@@ -7,22 +7,34 @@ Recognition", arXiv 1409.1556, 2014; here with batch normalisation, which is you
 import flax.linen as nn
 import jax
 
-from models.layers import Layers, Network, as_input, as_logits, global_mean, max_pool
+from models.layers import (
+    Layers,
+    Network,
+    as_input,
+    as_logits,
+    global_mean,
+    max_pool,
+    within,
+)
 
 
 class Stage(nn.Module):
-    """A sequence of convolutions, each with a bias, a normalisation and a relu."""
+    """Convolutions, each with a bias, a normalisation and a relu.
 
-    depth: int
+    Attributes:
+        part: the indices of its convolutions that are run.
+    """
+
+    part: range
     features: int
     layers: Layers
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, height, width, channels) to (..., features)."""
-        for i in range(1, self.depth + 1):
-            x = self.layers.conv(x, f"conv{i}", self.features, 3, bias=True)
-            x = nn.relu(self.layers.norm(x, f"norm{i}"))
+        for i in self.part:
+            x = self.layers.conv(x, f"conv{i + 1}", self.features, 3, bias=True)
+            x = nn.relu(self.layers.norm(x, f"norm{i + 1}"))
         return x
 
 
@@ -46,7 +58,8 @@ class MlpHead(nn.Module):
 class VGG(Network):
     """A VGG network: five stages, mean, and an MLP or a linear head.
 
-    Features are averaged to 1x1 before the head, where the paper has 7x7 of them.
+    Features are averaged to 1x1 before the head, where the paper has 7x7 of them. A
+    block is a convolution with its normalisation and relu, and the pooling after it.
 
     Attributes:
         depths: the number of convolutions in each stage.
@@ -58,16 +71,38 @@ class VGG(Network):
     depths: tuple[int, ...]
     dropout_rate: float = 0.5
 
+    @nn.nowrap
+    def blocks(self) -> tuple[str, ...]:
+        """See `Network`."""
+        return tuple(
+            f"stage{i}/conv{j}"
+            for i, depth in enumerate(self.depths, 1)
+            for j in range(1, depth + 1)
+        )
+
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> jax.Array:
         """Maps images (batch, height, width, channels) to (batch, num_classes)."""
         layers = Layers(train, self.dtype, self.axis_name)
         x = as_input(images, self.dtype)
 
+        first = 0
         for i, depth in enumerate(self.depths):
-            features = self.width * min(2**i, 8)
-            x = Stage(depth, features, layers, name=f"stage{i + 1}")(x)
-            x = max_pool(x, 2, 2)
+            if part := within(first, depth, start, stop):
+                features = self.width * min(2**i, 8)
+                x = Stage(part, features, layers, name=f"stage{i + 1}")(x)
+            if depth - 1 in part:
+                x = max_pool(x, 2, 2)
+            first += depth
+        if stop is not None:
+            return x
         x = global_mean(x)
 
         if self.head == "linear":

@@ -506,3 +506,65 @@ def test_default_heads():
 def test_image_errors(name, images, message):
     with pytest.raises(ValueError, match=message):
         models.create(name).init(jax.random.key(0), images, train=False)
+
+
+# -- blocks ----------------------------------------------------------------------------
+
+# One network of each kind whose blocks come in every shape.
+BLOCKS = {
+    "vgg16": ({"width": 2}, {"depths": (1, 2), "head": "linear"}, 3),
+    "resnet18": ({"width": 2, "stem": "imagenet"}, {"depths": (1, 2)}, 4),
+    "tiny": ({"width": 4}, {}, 2),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_compose_to_the_network(name):
+    """Exactly, in training, whose statistics are those of the same blocks."""
+    options, attributes, count = BLOCKS[name]
+    network = models.create(name, num_classes=7, dtype=jnp.float64, **options)
+    network = network.clone(**attributes)
+    assert len(network.blocks()) == count
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(True):
+        images = rng.standard_normal((4, 8, 8, 3))
+        variables = filled(network, images.shape)
+        run = functools.partial(
+            network.apply,
+            variables,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+        logits, updated = run(images)
+        x, stats = images, {}
+        for i in range(count):
+            x, after = run(x, start=i, stop=i + 1)
+            before = paths(variables["batch_stats"])
+            changed = {
+                path: leaf
+                for path, leaf in paths(after["batch_stats"]).items()
+                if not np.array_equal(leaf, before[path])
+            }
+            block = network.blocks()[i]
+            assert changed, block
+            assert not stats.keys() & changed.keys(), block
+            stats |= changed
+        composed, _ = run(x, start=count)
+        assert x.dtype == composed.dtype == jnp.float64
+    np.testing.assert_array_equal(composed, logits)
+    assert stats.keys() == paths(updated["batch_stats"]).keys()
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        stats,
+        paths(updated["batch_stats"]),
+    )
+
+
+def test_which_networks_have_blocks():
+    for name in models.NETWORKS:
+        assert bool(models.create(name).blocks()) == (name in models.IN_BLOCKS)
+    assert models.create("vgg16").blocks()[:3] == (
+        *("stage1/conv1", "stage1/conv2", "stage2/conv1"),
+    )
+    assert models.create("resnet50").blocks()[:2] == ("stem", "stage1/block0")
