@@ -103,7 +103,8 @@ def plp_adamw(
       mask: Which parameters decay.
       nesterov: Whether the first moment is Nesterov's.
       prediction: The prediction, such as ``plp(0.5, period=3)``; by default
-        ``plp()``.
+        ``plp()``. With float32 parameters ``plp(store="parameters")`` is faster and
+        needs no temporary copy of them.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs`.

@@ -1,6 +1,7 @@
 """The types that users of the library see."""
 
 import inspect
+import re
 import runpy
 import subprocess
 import sys
@@ -17,15 +18,22 @@ def test_the_users_program_runs():
     runpy.run_path(str(PROGRAM))
 
 
+def test_the_users_program_has_every_public_name():
+    used = set(re.findall(r"plp_optax\.(\w+)", PROGRAM.read_text()))
+    assert used == set(plp_optax.__all__)
+
+
 @pytest.mark.slow
-def test_the_users_program_passes_a_strict_type_checker(tmp_path):
-    pytest.importorskip("mypy")
+@pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
+def test_the_users_program_passes_a_strict_type_checker(checker, tmp_path):
+    pytest.importorskip(checker)
+    # Somewhere else, so that this project's own settings do not apply.
     (tmp_path / "program.py").write_text(PROGRAM.read_text())
     (tmp_path / "mypy.ini").write_text(
         "[mypy]\nstrict = true\n[mypy-optax.*]\nignore_missing_imports = true\n"
     )
     result = subprocess.run(
-        [sys.executable, "-m", "mypy", "program.py"],
+        [sys.executable, "-m", checker, "program.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

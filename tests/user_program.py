@@ -1,7 +1,8 @@
-"""What users write, for a strict type checker: see test_types.py."""
+"""What users write, with every public name, for strict type checkers."""
 
+# pyright: strict, reportMissingTypeStubs=false
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 import plp_optax
@@ -13,7 +14,17 @@ strategy = plp_optax.TrainingStrategy(
     [(2, 0.1, 0, 1), (6, 0.1, 1, 2.0), plp_optax.Stage(8, 0.01)], steps_per_epoch=10
 )
 rate: float = strategy.stages[0].learning_rate
-params = {"dense": {"kernel": jnp.ones((2, 2))}, "head": {"kernel": jnp.ones(2)}}
+array: jax.Array = strategy.learning_rate(3)
+published = plp_optax.paper_strategy(3.0, steps_per_epoch=10)
+window: plp_optax.AmplificationWindow = published.windows[0]
+weights = np.ones((2, 2), np.float32)
+params: optax.Params = {"dense": {"kernel": weights}, "head": {"kernel": weights}}
+
+
+def selects(selector: plp_optax.Selector) -> optax.GradientTransformation:
+    return plp_optax.amplify_layers([window], select=selector, measure="g1")
+
+
 transformations = [
     plp_optax.amplify_layers([(0, 20, 10, 2.0)], select=plp_optax.by_score(0.5)),
     plp_optax.amplify_layers([(6, 0.1, 1, 2.0)], steps_per_epoch=10, layers="modules"),
@@ -22,15 +33,46 @@ transformations = [
     plp_optax.amplify_layers(strategy, layers=[("head/.*", "h"), (".*", None)]),
     plp_optax.amplify_layers(strategy, layers=lambda path: path or None),
     plp_optax.amplify_layers(strategy, inner=optax.scale_by_adam()),
+    selects(plp_optax.at_random(0.5, seed=1)),
+    plp_optax.affine_window([0.0, 0.5, 0.5], period=2, store="parameters"),
+    plp_optax.affine_window(plp_optax.average_coefficients(2), period=3),
+    plp_optax.affine_window(plp_optax.lookahead_coefficients(5), period=5),
+    plp_optax.adaptive_window(5, period=5, revert=True),
+    plp_optax.ema_nesterov(),
+    plp_optax.outer_nesterov(),
+    plp_optax.plp_adamw(optax.cosine_decay_schedule(1e-3, 100), mask={"dense": True}),
+    plp_optax.ekf(measurement_noise=0.1),
 ]
 chain = optax.chain(
     plp_optax.amplify_layers(strategy, select=plp_optax.all_layers()),
     plp_optax.plp_sgd(strategy.learning_rate, 0.9, prediction=plp_optax.plp(0.5)),
+    plp_optax.tail_average(),
 )
 state = chain.init(params)
 updates, state = chain.update(params, state, params)
+averaged: optax.Params = plp_optax.averaged_params(state, params)
+names: tuple[str, ...] = plp_optax.layer_names(params)
 table: str = plp_optax.amplification_table(state, params)
-score: float = plp_optax.layer_analyses(chain.init(params), params)[0].score
-array: jax.Array = strategy.learning_rate(3)
-window = plp_optax.affine_window([0.0, 0.5, 0.5], period=2, store="parameters")
+analyses: list[plp_optax.LayerAnalysis] = plp_optax.layer_analyses(state, params)
+score: float = analyses[0].score
 injected = optax.inject_hyperparams(plp_optax.plp, plp_optax.static_args(plp_optax.plp))
+
+
+def counts(
+    affine: plp_optax.AffineWindowState,
+    adaptive: plp_optax.AdaptiveWindowState,
+    amplified: plp_optax.AmplifyLayersState,
+    average: plp_optax.EmaNesterovState,
+    momentum: plp_optax.OuterNesterovState,
+    tail: plp_optax.TailAverageState,
+    kalman: plp_optax.EKFState,
+) -> list[jax.Array]:
+    return [
+        affine.cycle_step,
+        adaptive.gram,
+        amplified.scores,
+        average.extrapolations,
+        momentum.outer_step,
+        tail.tail_steps,
+        kalman.covariance,
+    ]
