@@ -24,6 +24,7 @@ from training.config import Config
 from training.feed import Feed
 from training.program import means
 from training.provenance import provenance
+from training.registry import METHODS
 
 RECORDS = Path(__file__).parent / "records"
 # The optimizer of every training step here, in JAX and in PyTorch.
@@ -35,6 +36,13 @@ _FLAGS: dict[str, dict[str, Any]] = {
     # In float16 we scale the loss and PyTorch's step does not; float64 is for tests.
     "precision": {"choices": ["float32", "bfloat16"], "help": "of the arithmetic"},
     "batch_size": {"help": "images in a step"},
+    "methods": {"choices": list(METHODS), "help": "the methods of train.py"},
+    "input": {"choices": ["resident", "host"], "help": "where the images are"},
+    "device_batch": {"help": "images of a device in a step"},
+    "steps_per_call": {"help": "training steps in a loop on the device"},
+    "platform": {"choices": ["tpu", "cuda", "attached"], "help": "what to compile for"},
+    "topology": {"help": "the devices: v5e:2x2 (tpu), 1x1x4 (cuda), 4 or all"},
+    "target_config": {"help": "for cuda: XLA's description of the GPU, a file"},
     "steps": {"help": "training steps of an arm in a round"},
     "feed_steps": {"help": "batches that a feed alone delivers in a round"},
     "rounds": {"help": "timed rounds; an untimed one comes first"},

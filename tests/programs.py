@@ -90,7 +90,7 @@ def make(
         batch_size=batch_size,
         dtype=dtype,
         **options,
-    )
+    ).compile()
 
 
 def train_epoch(program, state, epoch=0, seed=0):

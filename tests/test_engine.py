@@ -1,5 +1,6 @@
 """Feeds, loops on the device, accumulation, precision: the same training each time."""
 
+import functools
 import time
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax.training.dynamic_scale import DynamicScale
+from jax.sharding import Mesh
 
 import plp_optax
 from tests import programs
@@ -58,6 +60,15 @@ def test_loops_and_feeds_agree_in_float64(reference, options):
         state,
         reference[1],
     )
+
+
+def test_shard_map_is_pmap(reference, monkeypatch):
+    """The mapping for devices that are not attached gives the same training."""
+    mesh = Mesh(np.array(jax.devices()), (parallel.AXIS,))
+    mapping = functools.partial(parallel.map_over_devices, mesh=mesh)
+    monkeypatch.setattr(parallel, "map_over_devices", mapping)
+    monkeypatch.delattr(jax, "pmap")
+    jax.tree.map(np.testing.assert_array_equal, trained(), reference)
 
 
 def test_float64_state_has_no_other_floats(reference):

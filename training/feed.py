@@ -51,7 +51,12 @@ class Resident:
     def __init__(
         self, examples: data.Examples, batch_size: int, steps_per_call: int
     ) -> None:
-        self._examples = parallel.replicate(examples)
+        images, labels = examples
+        self._shape = images.shape[1:]
+        # One row an image: before it gathers from four axes, a TPU copies the set into
+        # tiles that are mostly padding.
+        rows = images.reshape(len(images), -1)
+        self._examples = parallel.replicate(data.Examples(rows, labels))
         self._batch_size = batch_size
         self._steps_per_call = steps_per_call
         self._order = jax.jit(
@@ -71,7 +76,8 @@ class Resident:
             def take(position: jax.Array, state: TrainState) -> TrainState:
                 start = position * self._batch_size + parallel.device_index() * own
                 indices = jax.lax.dynamic_slice_in_dim(order, start, own)
-                return step(state, examples.images[indices], examples.labels[indices])
+                images = examples.images[indices].reshape(own, *self._shape)
+                return step(state, images, examples.labels[indices])
 
             first, count = span
             if self._steps_per_call == 1:

@@ -1,7 +1,7 @@
-"""Devices and processes: the only module that uses ``jax.pmap``.
+"""Devices and processes: the only module that maps a step over devices.
 
 A step is a plain per-device function that averages over ``AXIS``. Here it is mapped
-over all devices of all processes.
+over all devices of all processes, with ``jax.pmap``.
 """
 
 import json
@@ -39,14 +39,7 @@ def compile_step(
       *arguments: Arguments of the shapes, dtypes and shardings to come.
       donate: Whether a call may reuse the memory of its first argument.
     """
-    replicated = len(arguments) - 1
-    mapped: Any = jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(*(None,) * replicated, 0),
-        out_axes=None,
-        donate_argnums=(0,) if donate else (),
-    )
+    mapped = map_over_devices(step, len(arguments), donate=donate)
     if jax.process_count() > 1:
         # Functions compiled ahead of time refuse the arrays of a single process, so a
         # first call compiles.
@@ -54,6 +47,50 @@ def compile_step(
         jax.block_until_ready(mapped(jax.tree.map(jnp.copy, first), *others))
         return mapped
     return mapped.lower(*arguments).compile()
+
+
+def map_over_devices(
+    step: Callable[..., Any],
+    arguments: int,
+    *,
+    donate: bool = False,
+    mesh: Mesh | None = None,
+) -> Any:
+    """Maps a step over devices, without compiling it; see :func:`compile_step`.
+
+    Args:
+      step: A function of one device's view.
+      arguments: How many arguments it takes. The last one is split.
+      donate: Whether a call may reuse the memory of its first argument.
+      mesh: Devices with the axis ``AXIS``, which may be those of a topology that is
+        not attached: ``jit(shard_map)``, with the same results. By default all
+        devices: ``pmap``.
+    """
+    donated = (0,) if donate else ()
+    replicated = arguments - 1
+    if mesh is None:
+        return jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(*(None,) * replicated, 0),
+            out_axes=None,
+            donate_argnums=donated,
+        )
+
+    def step_of_slice(*arguments: Any) -> Any:
+        *same, batch = arguments
+        return step(*same, jax.tree.map(lambda x: x[0], batch))
+
+    # With check_vma a gradient would be summed over the devices before the step
+    # averages it.
+    mapped = jax.shard_map(
+        step_of_slice,
+        mesh=mesh,
+        in_specs=(*(PartitionSpec(),) * replicated, PartitionSpec(AXIS)),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=donated)
 
 
 def replicated() -> NamedSharding:

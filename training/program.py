@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -38,12 +38,13 @@ class Call(NamedTuple):
 
 
 class Program:
-    """Training and evaluation of a network, compiled when it is made.
+    """Training and evaluation of a network; :meth:`compile` comes first.
 
     Attributes:
       batch_size: Examples in a step, over all devices.
       steps_per_epoch: Whole batches in the training set.
-      train_call: The compiled training function.
+      train_function: The training function as each device sees it.
+      train_call: The same, compiled.
       compile_seconds: Time that it took to trace and compile both functions.
     """
 
@@ -61,7 +62,7 @@ class Program:
         accumulate: int = 1,
         most_skipped: int = 1,
     ) -> None:
-        """Compiles the steps.
+        """Makes the steps, without compiling them.
 
         Args:
           module: The network.
@@ -74,11 +75,7 @@ class Program:
           propagate: The rule for layers in the propagated form of amplification.
           accumulate: In how many parts a batch is computed.
           most_skipped: How many steps in a row that are not finite end the run.
-
-        Raises:
-          ConfigError: If the optimizer does not fit the network.
         """
-        start = time.perf_counter()
         self.batch_size = batch_size
         self.steps_per_epoch = len(dataset.train.labels) // batch_size
         self._feed = feed
@@ -98,20 +95,31 @@ class Program:
         )
         shape = dataset.train.images.shape[1:]
         self._initial_state = make_initial_state(module, tx, shape, dtype)
+        self.train_function = feed.wrap(train_step)
+        self._eval_function = make_eval_step(module, preprocess)
+        self._examples = dataset.train
+
+    def compile(self) -> Self:
+        """Compiles the steps for the devices, so that no timing includes it.
+
+        Raises:
+          ConfigError: If the optimizer does not fit the network.
+        """
+        start = time.perf_counter()
         state = self.initial_state(0)
-        # Ahead of time, so that no timing includes it.
         self.train_call: Any = parallel.compile_step(
-            feed.wrap(train_step),
+            self.train_function,
             state,
-            *next(feed.calls(0, 0, range(1))).arguments,
+            *next(self._feed.calls(0, 0, range(1))).arguments,
             donate=True,
         )
         self._eval_step: Callable[..., Any] = parallel.compile_step(
-            make_eval_step(module, preprocess),
+            self._eval_function,
             state.variables,
-            next(self._eval_batches(dataset.train)),
+            next(self._eval_batches(self._examples)),
         )
         self.compile_seconds = time.perf_counter() - start
+        return self
 
     def initial_state(self, seed: int) -> TrainState:
         """Draws the state that a run with this seed starts from."""

@@ -199,6 +199,13 @@ def build(
     Raises:
       ConfigError: If the optimizer does not fit the network, or the batch the devices.
     """
+    return assemble(config, dataset, source).compile()
+
+
+def assemble(
+    config: Config, dataset: data.Dataset, source: feed.Feed | None = None
+) -> Program:
+    """As :func:`build`, without compiling."""
     steps_per_epoch, _ = count_steps(config, dataset)
     tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)

@@ -1,0 +1,412 @@
+"""What a training step costs on accelerators that are not attached, by their compiler.
+
+    python -m benchmarks.ahead_of_time --topology v5e:2x2
+
+The training step of `train.py` is compiled for the devices of a topology: with
+`--platform tpu` by libtpu (`pip install "jax[tpu]"`), with `--platform cuda` by JAX's
+CUDA plugin for the GPU that `--target-config` describes, with `--platform attached` for
+the devices of this machine. Nothing is run. All figures are the compiler's, for one
+device and one step: they are estimates, and cannot be compared with measured times.
+
+With several topologies the batch of a device remains the same, and memory and
+collectives are plotted over the number of devices.
+"""
+
+import importlib.metadata
+import importlib.util
+import itertools
+import math
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from benchmarks import measure
+from training import config as config_lib
+from training import data, parallel, recipe
+from training.config import Config
+from training.errors import ConfigError, UserError
+from training.program import Program
+
+IMAGES = 40_000  # the training images of CIFAR-100 without the validation part
+_BASE = "sgd"  # the method that others are compared with
+_HOST = (2, 2, 1)  # at most this many TPU chips share a host
+_COLLECTIVE = re.compile(
+    r" = (.+?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+_ARRAY = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+
+
+# -- Devices ---------------------------------------------------------------------------
+
+
+def make_mesh(platform: str, topology: str, target_config: str = "") -> Mesh:
+    """The devices of a topology, which need not be attached, as a mesh.
+
+    Args:
+      platform: tpu, cuda, or attached for the devices of this machine.
+      topology: For a TPU its kind and layout, such as v5e:4x4. For GPUs slices x hosts
+        x devices, such as 1x1x8. For attached devices their number, or all.
+      target_config: The file of XLA that describes the GPU.
+
+    Raises:
+      ConfigError: If there is no such topology, or no compiler for it.
+    """
+    match platform:
+        case "tpu":
+            devices = _tpu(topology)
+        case "cuda":
+            devices = _cuda(topology, target_config)
+        case _:
+            devices = _attached(topology)
+    return Mesh(np.array(devices), (parallel.AXIS,))
+
+
+def _tpu(topology: str) -> list[Any]:
+    # Otherwise libtpu asks the cloud's metadata server about the machine.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    layout = re.fullmatch(r"\w+:(\d+)x(\d+)(?:x(\d+))?", topology)
+    if layout is None:
+        raise ConfigError(
+            f"--topology {topology} is not a kind of TPU and a layout, such as v5e:2x2"
+        )
+    sizes = [int(size or 1) for size in layout.groups()]
+    try:
+        return topologies.get_topology_desc(
+            topology_name=topology,
+            platform="tpu",
+            chips_per_host_bounds=tuple(map(min, sizes, _HOST)),
+        ).devices
+    except (jax.errors.JaxRuntimeError, RuntimeError, OSError) as error:
+        if importlib.util.find_spec("libtpu") is None:
+            raise ConfigError(
+                '--platform tpu needs libtpu: pip install "jax[tpu]"'
+            ) from error
+        raise ConfigError(
+            f"--topology {topology} is not known to libtpu ({_sentence(error)}): "
+            f"choose another one, such as v5e:2x2"
+        ) from error
+
+
+def _cuda(topology: str, target_config: str) -> list[Any]:
+    if not re.fullmatch(r"\d+x\d+x\d+", topology):
+        raise ConfigError(
+            f"--topology {topology} is not slices x hosts x devices, such as 1x1x8"
+        )
+    try:
+        description = Path(target_config).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--platform cuda needs the description of a GPU, and --target-config "
+            f"{target_config or 'was not given'}: take one of XLA's "
+            f"xla/backends/gpu/target_config/specs, such as h100_sxm.txtpb"
+        ) from error
+    try:
+        return topologies.get_topology_desc(
+            topology_name="gpu",
+            platform="cuda",
+            target_config=description,
+            topology=topology,
+        ).devices
+    except (NotImplementedError, jax.errors.JaxRuntimeError) as error:
+        raise ConfigError(
+            f"the GPU of {target_config} cannot be compiled for ({_sentence(error)}): "
+            f'pip install "jax[cuda12]", and take the file of its version of XLA'
+        ) from error
+
+
+def _attached(topology: str) -> list[Any]:
+    devices = jax.devices()
+    numbers = {"all": len(devices)} | {str(n + 1): n + 1 for n in range(len(devices))}
+    if topology not in numbers:
+        raise ConfigError(
+            f"--topology {topology} is neither all nor a number of devices from 1 to "
+            f"{len(devices)}"
+        )
+    return devices[: numbers[topology]]
+
+
+# -- Compiling -------------------------------------------------------------------------
+
+
+def make_config(**fields: Any) -> Config:
+    """A training of CIFAR-100 as `train.py` does it, except for ``fields``."""
+    return config_lib.resolve({"dataset": "cifar100", **fields})
+
+
+def make_arguments(program: Program, config: Config, mesh: Mesh) -> tuple[Any, ...]:
+    """Shapes and shardings of what the training function takes on the mesh."""
+    state = program.initial_state(0)
+    source = measure.synthetic(1).train
+
+    def shaped(spec: PartitionSpec, *shape: int, like: Any) -> Any:
+        return jax.ShapeDtypeStruct(
+            shape, like.dtype, sharding=NamedSharding(mesh, spec)
+        )
+
+    same, split = PartitionSpec(), PartitionSpec(parallel.AXIS)
+    state = jax.tree.map(lambda x: shaped(same, *x.shape, like=x), state)
+    if config.input == "host":
+        size = config.batch_size // mesh.size
+        batch = (shaped(split, mesh.size, size, *x.shape[1:], like=x) for x in source)
+        return state, data.Examples(*batch)
+    images, labels = source
+    order = shaped(same, IMAGES, like=labels)
+    rows = shaped(same, IMAGES, images.size, like=images)
+    source = data.Examples(rows, order)
+    return state, (source, order), shaped(split, mesh.size, 2, like=labels)
+
+
+def compile_for(mesh: Mesh, config: Config, dataset: data.Dataset) -> dict[str, Any]:
+    """Compiles a configuration's training step for a mesh.
+
+    Returns:
+      What the compiler says of it, for one device and one step.
+    """
+    program = recipe.assemble(config, dataset)
+    state, *others = make_arguments(program, config, mesh)
+    mapped = parallel.map_over_devices(
+        program.train_function, 1 + len(others), donate=True, mesh=mesh
+    )
+    start = time.perf_counter()
+    compiled = mapped.lower(state, *others).compile()
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    # The GPU's compiler gives none.
+    costs = compiled.cost_analysis() or {}
+    count, size = count_collectives(compiled.as_text())
+    return {
+        "compile_seconds": seconds,
+        "parameter_bytes": _bytes(state.params),
+        "state_bytes": _bytes(state),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        "operations": costs.get("flops"),
+        "accessed_bytes": costs.get("bytes accessed"),
+        "optimal_seconds": costs.get("optimal_seconds"),
+        "collectives": count,
+        "collective_bytes": size,
+    }
+
+
+def count_collectives(hlo: str) -> tuple[int, int]:
+    """Number of the collective operations of a compiled program, and their bytes."""
+    found = _COLLECTIVE.findall(hlo)
+    return len(found), sum(
+        int(bits or 8) // 8 * math.prod(int(n) for n in sizes.split(",") if n)
+        for shapes in found
+        for bits, sizes in _ARRAY.findall(shapes)
+    )
+
+
+# -- The command -----------------------------------------------------------------------
+
+
+def run(
+    platform: str,
+    topology: list[str],
+    target_config: str,
+    model: list[str],
+    width: int,
+    methods: list[str],
+    precision: list[str],
+    input: list[str],
+    device_batch: int,
+    steps_per_call: int,
+) -> dict[str, Any]:
+    """Compiles all combinations; takes the flags, returns the figures.
+
+    Raises:
+      UserError: If there is no such topology, or no compiler for it.
+    """
+    if platform != "attached":
+        # What is traced needs a device, and nothing else does.
+        jax.config.update("jax_platforms", "cpu")
+    meshes = {name: make_mesh(platform, name, target_config) for name in topology}
+    dataset = measure.synthetic(IMAGES)
+    cells = []
+    for name, *choice in itertools.product(topology, model, precision, input, methods):
+        fields = dict(
+            zip(("model", "precision", "input", "method"), choice, strict=True)
+        )
+        mesh = meshes[name]
+        config = make_config(
+            width=width,
+            batch_size=device_batch * mesh.size,
+            steps_per_call=steps_per_call if fields["input"] == "resident" else None,
+            **fields,
+        )
+        cell = {"topology": name, "devices": mesh.size, **fields}
+        cell["device_kind"] = mesh.devices.flat[0].device_kind
+        print(*cell.values(), sep=", ", file=sys.stderr, flush=True)
+        try:
+            cell |= compile_for(mesh, config, dataset)
+        except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+            cell["failed"] = _sentence(error)
+            print(f"does not compile: {cell['failed']}", file=sys.stderr)
+        cells.append(cell)
+    return {
+        "kind": "estimates of the compiler; nothing was run",
+        "libtpu": _version("libtpu"),
+        "cuda_plugin": _version("jax-cuda12-plugin"),
+        "images": IMAGES,
+        "cells": cells,
+    }
+
+
+def table(record: dict[str, Any]) -> Table:
+    """The record as a table."""
+    result = Table(
+        "devices",
+        "network",
+        "precision",
+        "input",
+        "method",
+        "compiled in (s)",
+        "state (copies)",
+        "arguments (MB)",
+        "temporaries (MB)",
+        "peak (MB)",
+        f"temporaries - {_BASE} (copies)",
+        "GFLOP",
+        "accessed (GB)",
+        "collectives",
+        "of them (MB)",
+        "optimal (ms)",
+        f"optimal - {_BASE}",
+        title="Estimates of the compiler, nothing was run: a step on one device, "
+        f"width {record['width']}, batch {record['device_batch']} a device",
+    )
+    bases = {_key(c): c for c in record["cells"] if c["method"] == _BASE}
+    for cell in record["cells"]:
+        names = (cell[n] for n in ("model", "precision", "input", "method"))
+        head = f"{cell['devices']} x {cell['device_kind']}", *names
+        if "failed" in cell:
+            result.add_row(*head, "failed")
+            continue
+        size = cell["parameter_bytes"]
+        base = bases.get(_key(cell), {})
+        more = cell["temporary_bytes"] - base.get("temporary_bytes", math.nan)
+        seconds = cell["optimal_seconds"] or math.nan
+        slower = seconds / (base.get("optimal_seconds") or math.nan) - 1
+        result.add_row(
+            *head,
+            f"{cell['compile_seconds']:.0f}",
+            f"{cell['state_bytes'] / size - 1:.2f}",
+            _number(cell["argument_bytes"], 1e6, ".1f"),
+            _number(cell["temporary_bytes"], 1e6, ".1f"),
+            _number(cell["peak_bytes"], 1e6, ".1f"),
+            _number(more, size, "+.2f"),
+            _number(cell["operations"], 1e9, ".1f"),
+            _number(cell["accessed_bytes"], 1e9, ".2f"),
+            str(cell["collectives"]),
+            _number(cell["collective_bytes"], 1e6, ".1f"),
+            _number(seconds, 1e-3, ".2f"),
+            _number(slower, 1, "+.1%"),
+        )
+    return result
+
+
+def _key(cell: dict[str, Any]) -> tuple[Any, ...]:
+    """What a cell has in common with that of another method."""
+    return tuple(cell[n] for n in ("topology", "model", "precision", "input"))
+
+
+def _number(value: float | None, unit: float, format_: str) -> str:
+    return "" if value is None or math.isnan(value) else format(value / unit, format_)
+
+
+def draw(path: Path, record: dict[str, Any]) -> None:
+    """Draws memory and collectives over the number of devices to a PNG file."""
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    axes = figure.subplots(1, 2)
+    series: dict[str, list[dict[str, Any]]] = {}
+    for cell in record["cells"]:
+        if "failed" not in cell:
+            parts = (cell[n] for n in ("model", "precision", "input", "method"))
+            series.setdefault(", ".join(parts), []).append(cell)
+    for number, (name, cells) in enumerate(series.items()):
+        cells.sort(key=lambda cell: cell["devices"])
+        devices = [cell["devices"] for cell in cells]
+        for key, style in (("peak_bytes", "o-"), ("temporary_bytes", "s--")):
+            label = f"{key.partition('_')[0]}: {name}"
+            values = [cell[key] / 1e6 for cell in cells]
+            axes[0].plot(devices, values, style, color=f"C{number}", label=label)
+        values = [cell["collective_bytes"] / 1e6 for cell in cells]
+        axes[1].plot(devices, values, "o-", color=f"C{number}", label=name)
+    for ax, label in zip(axes, ("memory", "collectives of a step"), strict=True):
+        ax.set_xscale("log", base=2)
+        ax.set(xlabel="devices", ylabel=f"{label} (MB a device)")
+        ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False, fontsize="small")
+    figure.suptitle(
+        f"Estimates of the compiler, nothing was run: batch {record['device_batch']} "
+        f"a device, width {record['width']}"
+    )
+    figure.savefig(path)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns its exit code."""
+    options = vars(
+        measure.parser(
+            __doc__,
+            platform="tpu",
+            topology=["v5e:2x2"],
+            target_config="",
+            model=["resnet18"],
+            width=64,
+            methods=[_BASE, "plp", "amplify", "amplify+plp", "lookahead"],
+            precision=["bfloat16"],
+            input=["resident"],
+            device_batch=128,
+            steps_per_call=10,
+        ).parse_args(argv)
+    )
+    out = options.pop("out")
+    out = out or measure.RECORDS / f"ahead_of_time-{options['platform']}.json"
+    try:
+        record = {**options, **run(**options)}
+    except UserError as error:
+        print(f"ahead_of_time: {error}", file=sys.stderr)
+        return 2
+    measure.report("ahead_of_time", record, table, out)
+    if len(options["topology"]) > 1:
+        draw(out.with_suffix(".png"), record)
+    return int(any("failed" in cell for cell in record["cells"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Compiling the training step for devices that are not attached."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+import models
+from benchmarks import ahead_of_time, measure
+from training import parallel, recipe
+from training.errors import ConfigError
+from training.registry import METHODS
+
+DEVICES = 4
+SMALL = {"model": "tiny", "width": 2, "precision": "float32"}
+FLAGS = ["--platform=attached", "--model=tiny", "--width=2", "--precision=float32"]
+FLAGS += ["--device-batch=4", "--steps-per-call=1"]
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='compiles for a TPU: pip install "jax[tpu]"',
+)
+
+
+@pytest.fixture
+def quickly():
+    """Compiles without most optimisations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("fields", [{"steps_per_call": 2}, {"input": "host"}])
+def test_arguments_are_those_of_training(fields):
+    config = ahead_of_time.make_config(batch_size=8, **SMALL, **fields)
+    dataset = measure.synthetic(ahead_of_time.IMAGES)
+    program = recipe.assemble(config, dataset)
+    mesh = ahead_of_time.make_mesh("attached", "all")
+    assert mesh.size == DEVICES
+    arguments = ahead_of_time.make_arguments(program, config, mesh)
+    seen = []
+
+    def see(step, *arguments, donate=False):
+        seen.append(arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "compile_step", see)
+        program.compile()
+
+    def described(tree):
+        return jax.tree.map(lambda x: (x.shape, jnp.dtype(x.dtype)), tree)
+
+    assert described(arguments) == described(seen[0])
+
+
+def test_collectives_are_counted_with_their_bytes():
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+
+    def step(x):
+        total = jax.lax.psum(x, "x")
+        parts = jax.lax.all_gather(x.astype(jnp.int8), "x")
+        return total, parts.sum(), jax.lax.psum_scatter(total, "x", tiled=True)
+
+    same, split = PartitionSpec(), PartitionSpec("x")
+    mapped = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=split,
+        out_specs=(same, same, split),
+        check_vma=False,
+    )
+    compiled = jax.jit(mapped).lower(jnp.ones((DEVICES * 8, 3))).compile()
+    count, size = ahead_of_time.count_collectives(compiled.as_text())
+    assert count == 3
+    assert size == 4 * 8 * 3 + DEVICES * 8 * 3 + 4 * 8 * 3 / DEVICES
+
+
+def test_collectives_of_a_tpu():
+    hlo = """
+  %a = (f32[2,3]{1,0:T(8,128)}, bf16[5]{0:T(256)(128)(2,1)S(1)}) all-reduce(%x, %y)
+  %b = f32[]{:T(128)} all-reduce-start(%x), channel_id=2
+  %c = f32[]{:T(128)} all-reduce-done(%b)
+  %d = pred[7]{0} all-gather(%p), dimensions={0}
+  %e = f32[9]{0} add(%all-reduce.1, %all-reduce.2)
+"""
+    assert ahead_of_time.count_collectives(hlo) == (3, 2 * 3 * 4 + 5 * 2 + 4 + 7)
+
+
+def test_the_command(quickly, tmp_path, capsys):
+    out = tmp_path / "ahead.json"
+    flags = [*FLAGS, "--topology=4", "--methods", "sgd", "plp", "--out", str(out)]
+    assert ahead_of_time.main(flags) == 0
+    assert "Estimates of the compiler, nothing was run" in capsys.readouterr().out
+    record = json.loads(out.read_text())
+    sgd, plp = record["cells"]
+    size = sgd["parameter_bytes"]
+    # One buffer, and counters, flags and coefficients.
+    assert size <= plp["state_bytes"] - sgd["state_bytes"] < size + 100
+    for cell in (sgd, plp):
+        assert cell["devices"] == DEVICES
+        # The images, and their order and labels.
+        data = ahead_of_time.IMAGES * (32 * 32 * 3 + 4 + 4)
+        assert 0 <= cell["argument_bytes"] - cell["state_bytes"] - data < 1000
+        # The gradient once, and statistics.
+        assert size < cell["collective_bytes"] < 2 * size
+        assert cell["peak_bytes"] >= cell["argument_bytes"] + cell["temporary_bytes"]
+        assert cell["operations"] > 0
+    assert not list(tmp_path.glob("*.png"))
+    # A scale, of one compiled program.
+    record["cells"] = [sgd, {**sgd, "devices": 16}, {**plp, "failed": "not known"}]
+    picture = tmp_path / "scale.png"
+    ahead_of_time.draw(picture, record)
+    assert picture.stat().st_size > 10_000
+    rows = ahead_of_time.table(record)
+    assert rows.row_count == 3
+    *_, failed = zip(*(column.cells for column in rows.columns), strict=True)
+    assert failed[5:] == ("failed", *("",) * (len(failed) - 6))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--topology=v5e"], "--topology v5e is not a kind of TPU and a layout"),
+        (["--platform=cuda"], "v5e:2x2 is not slices x hosts x devices"),
+        (["--platform=cuda", "--topology=1x1x2"], "--target-config was not given"),
+        (["--platform=attached"], "v5e:2x2 is neither all nor a number of devices"),
+        (["--platform=attached", "--topology=5"], "a number of devices from 1 to 4"),
+        ([*FLAGS, "--topology=4", "--device-batch=20000"], "choose a smaller one"),
+    ],
+)
+def test_bad_flags(flags, message, capsys):
+    assert ahead_of_time.main(flags) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("ahead_of_time: ")
+    assert message in error
+
+
+def test_without_libtpu(monkeypatch):
+    def absent(**kwargs):
+        raise RuntimeError("libtpu.so not found")
+
+    monkeypatch.setattr(ahead_of_time.topologies, "get_topology_desc", absent)
+    monkeypatch.setattr(ahead_of_time.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs libtpu"):
+        ahead_of_time.make_mesh("tpu", "v5e:2x2")
+
+
+# -- For a TPU -------------------------------------------------------------------------
+
+
+def compile_for_a_tpu(**fields):
+    """The compiler's figures for four v5e, of a narrow network."""
+    mesh = ahead_of_time.make_mesh("tpu", "v5e:2x2")
+    fields = {"width": 4, "amplify_threshold": 1.0, "steps_per_call": 2} | fields
+    config = ahead_of_time.make_config(batch_size=8 * mesh.size, **fields)
+    return ahead_of_time.compile_for(mesh, config, measure.synthetic(1024))
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", models.NETWORKS)
+def test_every_network_compiles_for_a_tpu(model, precision):
+    made = compile_for_a_tpu(model=model, precision=precision, method="amplify+plp")
+    assert made["collective_bytes"] > made["parameter_bytes"]
+    # A copy of the images in tiles would be a multiple of them.
+    assert made["temporary_bytes"] < ahead_of_time.IMAGES * 32 * 32 * 3
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"amplify+plp"}))
+def test_every_method_compiles_for_a_tpu(method, precision):
+    threshold = 1.0 if "amplify" in method else None
+    made = compile_for_a_tpu(
+        model="tiny", method=method, precision=precision, amplify_threshold=threshold
+    )
+    assert made["collective_bytes"] > made["parameter_bytes"]
