@@ -68,7 +68,7 @@ CHOICES = {
     "optimizer": [
         *("sgd", "nesterov", "adam", "adamw", "rmsprop", "adagrad", "adadelta"),
     ],
-    "schedule": ["constant", "cyclic", "step", "cosine"],
+    "schedule": ["constant", "cyclic", "step", "cosine", "onecycle", "plateau"],
     "precision": ["float32", "bfloat16", "float16", "float64"],
     "input": ["resident", "host"],
     "resume": ["auto", "required", "never"],
@@ -103,7 +103,9 @@ INT32 = (2**31, ")")
 MANY = (10**4, ")")
 COUNT = Domain((1, "["), INT32)
 DOMAINS = {
-    **dict.fromkeys(("epochs", "max_steps", "batch_size", "accumulate"), COUNT),
+    **dict.fromkeys(("epochs", "max_steps", "batch_size", "batch_parts"), COUNT),
+    **dict.fromkeys(("batches_per_step", "early_stopping"), COUNT),
+    "plateau_patience": COUNT._replace(context={"schedule": "plateau"}),
     **dict.fromkeys(("steps_per_call", "keep_checkpoints"), COUNT),
     "cycle_steps": Domain((1, "["), (2**30, ")"), CYCLIC),
     "amplify_reselect_every": COUNT._replace(context=SCORES),
@@ -115,7 +117,10 @@ DOMAINS = {
     **dict.fromkeys(("seed", "split_seed"), Domain((0, "["), (2**32, ")"))),
     "learning_rate": Domain((0, "("), FLOAT32),
     "max_learning_rate": Domain((0.05, "["), FLOAT32, CYCLIC),  # the base's 0.05
-    "weight_decay": Domain((0, "["), FLOAT32),
+    **dict.fromkeys(("weight_decay", "l1"), Domain((0, "["), FLOAT32)),
+    **dict.fromkeys(("clip_norm", "clip_value"), Domain((0, "("), FLOAT32)),
+    "ema": Domain((0, "("), (1, ")")),
+    "label_smoothing": Domain((0, "["), (1, ")")),
     "warmup_epochs": Domain((0, "["), INT32),
     **dict.fromkeys(("momentum", "validation_fraction"), Domain((0, "["), (1, ")"))),
     "checkpoint_minutes": Domain((0, "("), FLOAT32),

@@ -240,6 +240,30 @@ def test_curves_show_both_parts_and_the_best_epoch(drawn):
     assert list(accuracy.get_lines()[0].get_ydata()) == [0.5] * 3
 
 
+def test_curves_show_what_else_was_evaluated(drawn):
+    epochs = [m | {"ema_validation_loss": 1.2, "test_loss": 1.3} for m in history([2])]
+    loss, _ = drawn(plots.draw_curves, epochs)
+    labels = [line.get_label() for line in loss.get_lines()]
+    assert labels[:4] == ["train", "validation", "average, validation", "test"]
+
+
+def test_the_confusion_matrix_is_by_label_and_names_the_worst(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        plots.Figure, "savefig", lambda figure, path: figures.append(figure)
+    )
+    confusion = np.array([[8, 2, 0], [0, 0, 0], [3, 1, 4]])
+    plots.draw_confusion(tmp_path / "c.png", confusion, ("cat", "dog", "owl"), "title")
+    matrix, most, *_ = figures[0].axes
+    np.testing.assert_allclose(
+        matrix.images[0].get_array(), [[0.8, 0.2, 0], [0, 0, 0], [3 / 8, 1 / 8, 0.5]]
+    )
+    assert (matrix.get_xlabel(), matrix.get_ylabel()) == ("prediction", "label")
+    names = [label.get_text() for label in most.get_yticklabels()]
+    assert names == ["owl as cat", "cat as dog", "owl as dog"]
+    assert [bar.get_width() for bar in most.patches] == [3, 2, 1]
+
+
 def test_curves_without_validation(drawn):
     loss, _ = drawn(plots.draw_curves, history([2.0, 1.0], validated=False))
     assert [line.get_label() for line in loss.get_lines()] == ["train"]

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 import plp_optax
 from tests import programs
 from tests.programs import DATASET, Linear, Normalised, train_epoch
-from training import data, feed, parallel
+from training import data, feed, parallel, recipe
+from training.config import resolve
 from training.feed import Host, Resident, prefetch
 from training.program import means
 from training.state import make_initial_state
@@ -145,9 +146,7 @@ def large_batch():
 def test_accumulation_is_the_large_batch(large_batch, parts, unroll):
     """Without batch statistics: loss, norms, parameters and momentum."""
     with jax.enable_x64(True):
-        state, step = make_step(
-            jnp.float64, augment=True, accumulate=parts, unroll=unroll
-        )
+        state, step = make_step(jnp.float64, augment=True, parts=parts, unroll=unroll)
         split = step(state)
     assert split.monitor.last.loss > 1
     jax.tree.map(
@@ -157,10 +156,80 @@ def test_accumulation_is_the_large_batch(large_batch, parts, unroll):
     )
 
 
+def test_several_batches_a_step_are_optax_multi_steps():
+    """Averaged gradients, momentum and prediction once for every two batches."""
+
+    def train(tx, **options):
+        program = programs.make(Linear(), tx, dtype=jnp.float64, **options)
+        state = train_epoch(program, program.initial_state(0))
+        return jax.device_get(state.params)
+
+    with jax.enable_x64(True):
+        tx = optax.chain(programs.momentum(), plp_optax.plp())
+        several = train(tx, batch_size=16, parts=2)
+        accumulated = optax.MultiSteps(tx, 2, accumulator_dtype=jnp.float64)
+        expected = train(accumulated, batch_size=8)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), several, expected
+    )
+
+
+def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
+    monkeypatch.setattr(recipe, "Program", lambda *args, **options: options)
+    fields = {"batch_size": 8, "batch_parts": 2, "batches_per_step": 3}
+    options = recipe.build(resolve(fields), DATASET)
+    assert (options["batch_size"], options["parts"]) == (24, 6)
+    assert recipe.count_steps(resolve(fields), DATASET)[0] == 64 // 24
+
+
+def test_smoothed_targets_are_mixed_with_even_ones():
+    """Cross-entropy with (1 - s) * one_hot + s / classes, as in PyTorch."""
+    with jax.enable_x64(True):
+        state, step = make_step(jnp.float64, label_smoothing=0.1)
+        after = step(state)
+        images = (DATASET.train.images.astype(float) / 255 - 0.5) / np.float32(0.3)
+        logits = Linear().apply(jax.device_get(state.variables), images, train=True)
+        log_p = np.asarray(jax.nn.log_softmax(logits))
+    target = 0.9 * np.eye(programs.CLASSES)[DATASET.train.labels] + 0.01
+    expected = -np.mean(np.sum(target * log_p, axis=1))
+    np.testing.assert_allclose(after.monitor.last.loss, expected, rtol=1e-12)
+
+
+def test_the_moving_average_is_its_recursion():
+    """Of parameters and running statistics, with a decay that rises to 0.2."""
+    with jax.enable_x64(True):
+        program = programs.make(dtype=jnp.float64, ema=0.2)
+        state, step = program.initial_state(0), 0
+        expected = jax.device_get(state.variables)
+        for call in program.train_epoch(state, 0, 0):
+            decay = min(0.2, (1 + step) / (10 + step))
+            state, step = jax.device_get(call.state), step + 1
+            expected = jax.tree.map(
+                lambda a, x, d=decay: d * a + (1 - d) * x, expected, state.variables
+            )
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
+                state.average,
+                expected,
+            )
+    assert step == 4
+
+
+def test_pinned_batches_are_the_same_batches():
+    """A CPU has pinned memory too."""
+    plain, pinned = (
+        next(Host(DATASET.train, 16, pin=pin).calls(0, 0, range(1))).arguments
+        for pin in (False, True)
+    )
+    jax.tree.map(np.testing.assert_array_equal, plain, pinned)
+    kinds = {x.sharding.memory_kind for x in jax.tree.leaves(pinned)}
+    assert kinds == {x.sharding.memory_kind for x in jax.tree.leaves(plain)}
+
+
 def test_parts_of_a_batch_have_their_own_batch_statistics():
     """Part i of all devices together, one part after the other."""
     with jax.enable_x64(True):
-        state, step = make_step(jnp.float64, Normalised(), accumulate=2)
+        state, step = make_step(jnp.float64, Normalised(), parts=2)
         after = step(state)
         order = feed._order(jax.random.key(0), 0, 64)
         # Device, part, example.
@@ -199,7 +268,7 @@ class Dropping(nn.Module):
 
 def test_every_device_and_every_part_drops_other_units():
     """Two parts on four devices: eight draws, so means of 0, 0.5, ..., 4."""
-    state, step = make_step(jnp.float32, Dropping(), accumulate=2)
+    state, step = make_step(jnp.float32, Dropping(), parts=2)
     state = state._replace(batch_stats=jax.tree.map(jnp.zeros_like, state.batch_stats))
     means = step(state).batch_stats["sums"]
     # Equal devices would give 0, 2 and 4; equal parts whole numbers.

@@ -10,6 +10,7 @@ import pytest
 
 from tests import reference
 from tests.problems import W0, jitted, noisy_gradient, run
+from training import plateau
 from training.config import resolve
 from training.errors import ConfigError
 from training.optimizers import make_optimizer, make_schedule, triangular_schedule
@@ -25,7 +26,7 @@ def test_triangular_schedule_goes_up_and_down():
     assert [float(f(i)) for i in range(10)] == [1, 1.5, 2, 2.5, 3, 2.5, 2, 1.5, 1, 1.5]
 
 
-@pytest.mark.parametrize("name", ["cosine", "cyclic", "step", "constant"])
+@pytest.mark.parametrize("name", ["cosine", "cyclic", "step", "constant", "plateau"])
 def test_rates_are_float64_where_that_is_enabled(name):
     """Although optimizers count in int32."""
     f = schedule(schedule=name, learning_rate=0.1, warmup_epochs=3)
@@ -66,6 +67,17 @@ def test_constant_step_and_cosine():
         [0.2 * (1 + math.cos(math.pi * i / 80)) for i in (0, 20, 40, 80)],
         atol=1e-6,
     )
+
+
+def test_onecycle_rises_to_its_peak_and_falls_to_almost_nothing():
+    """The extremes of PyTorch's OneCycleLR; between them half a cosine."""
+    f = schedule(schedule="onecycle", learning_rate=0.5)
+    rates = np.array([f(i) for i in range(101)])
+    np.testing.assert_allclose(rates[[0, 30, 100]], [0.02, 0.5, 2e-6], rtol=1e-4)
+    np.testing.assert_allclose(rates[[15, 65]], [0.26, 0.25], rtol=1e-4)
+    assert (np.diff(rates[:31]) > 0).all()
+    assert (np.diff(rates[30:]) < 0).all()
+    assert schedule(schedule="onecycle", steps_per_epoch=1, epochs=1)(0) > 0
 
 
 def test_a_run_shorter_than_its_warm_up_stays_in_it():
@@ -168,6 +180,69 @@ def test_momentum_falls_while_the_cyclic_rate_rises(optimizer):
         w = twin.step(w, noisy_gradient(w, count), count)
         expected.append(w)
     np.testing.assert_allclose(run(tx, 12), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("clipping", "clip"),
+    [
+        ({"clip_norm": 0.5}, lambda g: g * min(1, 0.5 / np.linalg.norm(g))),
+        ({"clip_value": 0.2}, lambda g: np.clip(g, -0.2, 0.2)),
+        (
+            {"clip_norm": 0.5, "clip_value": 0.2},
+            lambda g: np.clip(g * min(1, 0.5 / np.linalg.norm(g)), -0.2, 0.2),
+        ),
+    ],
+    ids=["norm", "value", "both"],
+)
+def test_amplified_gradients_are_clipped_before_decay(clipping, clip):
+    def gradient(w, count):
+        amplified = (3.0 if count >= 3 else 1.0) * noisy_gradient(w, count)
+        return clip(amplified) + 0.03 * np.sign(w)
+
+    expected = reference.train(
+        W0,
+        gradient,
+        reference.MomentumSGD(0.05, 0.8, weight_decay=0.01),
+        9,
+        **{"jump": None, "k": 1, "period": 1},
+    )
+    tx = chain(
+        method="amplify",
+        strategy="[(4, 0.05, 1, 3.0)]",
+        **dict.fromkeys(("learning_rate", "schedule", "warmup_epochs")),
+        amplify_select="all",
+        **{"momentum": 0.8, "weight_decay": 0.01, "l1": 0.03},
+        **clipping,
+    )
+    with jax.enable_x64(True):
+        params = {"kernel": jnp.asarray(W0)}
+        state = tx.init(params)
+        for count, value in enumerate(expected):
+            w = np.asarray(params["kernel"])
+            raw = {"kernel": jnp.asarray(noisy_gradient(w, count))}
+            updates, state = tx.update(raw, state, params)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(params["kernel"], value, rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["sgd", "plp"])
+def test_a_plateau_divides_the_rate_by_ten(method):
+    """After so many losses in a row that are not below the lowest before."""
+    fields = {"schedule": "plateau", "plateau_patience": 2, "method": method}
+    tx, plain = chain(**fields), chain(method=method)
+    losses = [3.0, 2.0, 2.0, 2.5, 1.9, 1.9, 1.9, math.nan, 5.0]
+    scales = [1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001]
+    w, g = jnp.ones(3), jnp.arange(3.0)
+    state, plain_state = tx.init(w), plain.init(w)
+    assert plateau.scale(state) == plateau.scale(plain_state) == 1
+    for loss, scale in zip(losses, scales, strict=True):
+        state = plateau.observe(state, loss, patience=2)
+        assert plateau.scale(state) == pytest.approx(scale, rel=1e-6)
+    # The prediction follows the rate, so that its window sees it.
+    for _ in range(5):
+        updates, state = tx.update(g, state, w)
+        expected, plain_state = plain.update(g, plain_state, w)
+        np.testing.assert_allclose(updates, 0.001 * expected, rtol=1e-5)
 
 
 def midpoint(w, _):

@@ -33,6 +33,12 @@ EVERYTHING = [
     *("--method", "amplify+plp", "--strategy", STRATEGY),
     *("--amplify-threshold", "0.5", "--checkpoint-minutes", "1e-6"),
 ]
+# What follows the validation loss, and the moving average.
+STALLING = [
+    *("--model", "tiny", "--width", "4", "--batch-size", "256", "--method", "sgd"),
+    *("--schedule", "plateau", "--plateau-patience", "1", "--early-stopping", "3"),
+    *("--ema", "0.5", "--lr", "20", "--checkpoint-minutes", "1e-6"),
+]
 TINY = ["--model", "tiny", "--width", "4", "--batch-size", "128", "--method", "sgd"]
 TINY += ["--epochs", "4", "--cache-dir", "none"]
 TIMES = {"images_per_second", "train_seconds"}
@@ -72,7 +78,11 @@ def assert_same_run(a, b):
         without_times(json.loads((path / "result.json").read_text())) for path in (a, b)
     ]
     assert results[0] == results[1]
-    assert (a / "layers.txt").read_text() == (b / "layers.txt").read_text()
+    for name in ("layers.txt", "ema.msgpack"):
+        kept = [
+            (path / name).exists() and (path / name).read_bytes() for path in (a, b)
+        ]
+        assert kept[0] == kept[1]
 
 
 # -- Simulated kills, in this process --------------------------------------------------
@@ -84,12 +94,20 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    path = tmp_path_factory.mktemp("uninterrupted") / "run"
-    argv = [*EVERYTHING, "--cache-dir", "none", "--workdir", str(path)]
-    assert train.main(argv) == 0
-    assert len(read_metrics(path)) == 5
-    assert read_metrics(path)[2]["amplified"]
-    return path
+    """The work directory of a run with these flags that nothing happened to."""
+    path = tmp_path_factory.mktemp("uninterrupted")
+
+    def made(argv):
+        run = path / str(hash(tuple(argv)))
+        argv = [*argv, "--cache-dir", "none", "--workdir", str(run)]
+        assert run.exists() or train.main(argv) == 0
+        return run
+
+    history = read_metrics(made(EVERYTHING))
+    assert len(history) == 5
+    assert history[2]["amplified"]
+    assert len(read_metrics(made(STALLING))) < 30
+    return made
 
 
 def fail_at(patch, place, number):
@@ -123,16 +141,18 @@ def fail_at(patch, place, number):
     return AtCall() if place == "step" else None
 
 
-# A run has 20 steps; a save of a best network and a checkpoint has 4 positions.
+# A run has at least 16 steps; a save of a best network and a checkpoint has 4
+# positions.
+@pytest.mark.parametrize("flags", [EVERYTHING, STALLING], ids=["all", "stalling"])
 @pytest.mark.parametrize(
-    ("place", "last"), [("step", 20), ("save", 60), ("evaluation", 12)]
+    ("place", "last"), [("step", 16), ("save", 60), ("evaluation", 12)]
 )
 def test_resumed_at_any_moment_is_bitwise_the_same(
-    uninterrupted, tmp_path, place, last
+    uninterrupted, tmp_path, place, last, flags
 ):
     """Several times in the same run, at random moments."""
     path = tmp_path / "run"
-    argv = [*EVERYTHING, "--cache-dir", "none", "--workdir", str(path)]
+    argv = [*flags, "--cache-dir", "none", "--workdir", str(path)]
     moments = np.random.default_rng().integers(1, last, 4)
     print("killed at passages", moments)
     killed = 0
@@ -146,17 +166,17 @@ def test_resumed_at_any_moment_is_bitwise_the_same(
                 assert not (path / workdir.RESULT).exists()
     assert killed
     assert train.main(argv) == 0
-    assert_same_run(uninterrupted, path)
+    assert_same_run(uninterrupted(flags), path)
 
 
 # -- Real kills, in other processes ----------------------------------------------------
 
 
-def run(path, *extra, killer=(), check=True):
+def run(path, *extra, killer=(), check=True, flags=EVERYTHING):
     """Runs the program in another process."""
     program = ["tests/killed_run.py", *map(str, killer)] if killer else ["train.py"]
     return subprocess.run(
-        [sys.executable, *program, "--workdir", str(path), *EVERYTHING, *extra],
+        [sys.executable, *program, "--workdir", str(path), *flags, *extra],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -193,6 +213,20 @@ def test_killed_and_resumed_is_bitwise_the_same(reference, tmp_path, place, numb
     started = [line for line in resumed.stdout.splitlines() if "resuming from" in line]
     assert bool(started) == ((place, number) != ("step", 1))
     assert_same_run(reference, path)
+
+
+@pytest.mark.slow
+def test_killed_while_the_validation_loss_stalls(tmp_path):
+    """The rate has fallen by then, and early stopping counts."""
+    path, whole = tmp_path / "run", tmp_path / "whole"
+    run(whole, flags=STALLING)
+    epochs = len(read_metrics(whole))
+    killer = ("evaluation", 4 * (epochs - 1))  # of two batches, twice an epoch
+    killed = run(path, killer=killer, check=False, flags=STALLING)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert 1 < len(read_metrics(path)) < epochs
+    run(path, flags=STALLING)
+    assert_same_run(whole, path)
 
 
 @pytest.mark.slow

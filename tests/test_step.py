@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, f1_score
 
 import models
 import plp_optax
@@ -13,6 +16,7 @@ from tests.programs import DATASET, Normalised, train_epoch
 from training import data, parallel
 from training.config import resolve
 from training.errors import ConfigError
+from training.evaluation import macro_f1
 from training.program import means
 from training.recipe import count_steps
 from training.step import _rank
@@ -139,16 +143,33 @@ def test_evaluation_pads_and_masks(program):
     }
     batches = []
     actual = program.evaluate(variables, DATASET.test, lambda: batches.append(1))
-    assert set(actual) == set(expected)
+    expected["macro_f1"] = f1_score(labels, order[:, 0], average="macro")
     for name, value in expected.items():
-        np.testing.assert_allclose(actual[name], value, rtol=1e-5)
+        np.testing.assert_allclose(getattr(actual, name), value, rtol=1e-5)
+    np.testing.assert_array_equal(
+        actual.confusion,
+        confusion_matrix(labels, order[:, 0], labels=range(programs.CLASSES)),
+    )
     assert len(batches) == 2
 
 
 def test_evaluation_of_nothing_is_nan(program):
     empty = data.Examples(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32))
     variables = program.initial_state(0).variables
-    assert all(np.isnan(x) for x in program.evaluate(variables, empty).values())
+    evaluation = program.evaluate(variables, empty)
+    assert all(np.isnan(x) for x in evaluation.metrics("test").values())
+    assert not evaluation.confusion.any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_macro_f1_is_scikit_learns(classes, count, seed):
+    """Also where classes occur in neither labels nor predictions."""
+    labels, predictions = np.random.default_rng(seed).integers(classes, size=(2, count))
+    expected = f1_score(labels, predictions, average="macro")
+    confusion = np.zeros((12, 12), int)
+    np.add.at(confusion, (labels, predictions), 1)
+    assert macro_f1(confusion) == pytest.approx(expected, rel=1e-12)
 
 
 def test_rank_of_ties_and_nan():
@@ -170,7 +191,11 @@ def test_steps_are_counted_in_whole_batches():
     [
         ({"batch_size": 18}, "--batch-size 18 .* over 4 devices: choose 16 or 20"),
         ({"batch_size": 3}, "choose 4"),
-        ({"batch_size": 12, "accumulate": 2}, "--accumulate 2: choose 8 or 16"),
+        ({"batch_size": 12, "batch_parts": 2}, "--batch-parts 2: choose 8 or 16"),
+        (
+            {"batch_size": 16, "batches_per_step": 5},
+            "--batch-size 16 times --batches-per-step 5 is more than the 64",
+        ),
         ({"batch_size": 128}, "more than the 64 training examples of made"),
         ({"batch_size": 4, "epochs": 2**27}, r"fewer than 2\*\*31"),
     ],

@@ -1,6 +1,7 @@
 """The program as a user runs it: flags in, a work directory out."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 import train
+import training
 from tests import programs
 from training import callbacks, config, recipe, workdir
+from training.errors import RunError
 from training.program import Program
 from training.workdir import read_json, read_metrics
 
@@ -57,6 +60,7 @@ def test_work_directory_explains_itself(finished):
         "best.msgpack",
         "checkpoints",
         "curves.png",
+        "confusion.png",
         "tensorboard",
         ".lock",
     }
@@ -74,6 +78,7 @@ def test_work_directory_explains_itself(finished):
             "train_accuracy",
             "validation_loss",
             "validation_accuracy",
+            "validation_macro_f1",
             "learning_rate",
             "gradient_norm",
             "update_norm",
@@ -93,7 +98,10 @@ def test_work_directory_explains_itself(finished):
     assert result["train_seconds"] > 0
     # Kernels 3x3x1x4, 3x3x4x8 and 8x10, four norms' vectors, and a bias.
     assert result["parameters"] == 36 + 288 + 80 + 2 * 4 + 2 * 8 + 10
-    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert 0 <= result["test_macro_f1"] <= 1
+    assert not result["stopped_early"]
+    for name in ("curves.png", "confusion.png"):
+        assert (finished / name).read_bytes().startswith(b"\x89PNG")
     assert list((finished / "tensorboard").iterdir())
 
 
@@ -462,3 +470,39 @@ def test_command_line_needs_no_jax_to_refuse():
         "assert code == 2; assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_early_stopping_and_the_moving_average(tmp_path, capsys):
+    """A rate so high that the validation loss soon rises."""
+    path = tmp_path / "run"
+    argv = [*TINY, "--epochs", "40", "--early-stopping", "2", "--ema", "0.5"]
+    argv += ["--warmup-epochs", "0"]
+    argv += ["--schedule", "plateau", "--plateau-patience", "1", "--lr", "20"]
+    assert train.main([*argv, "--workdir", str(path)]) == 0
+    assert "stopped early" in capsys.readouterr().out
+    history = read_metrics(path)
+    result = json.loads((path / "result.json").read_text())
+    losses = [m["validation_loss"] for m in history]
+    best = int(np.argmin(losses)) + 1
+    assert len(history) == best + 2 < 40
+    expected = {"best_epoch": best, "epochs": best + 2, "stopped_early": True}
+    assert expected.items() <= result.items()
+    assert result["steps"] == history[-1]["step"]
+    # The rate of an epoch follows from the losses before it.
+    lowest, rates = math.inf, [20.0]
+    for loss in losses[:-1]:
+        rates.append(rates[-1] * (1.0 if loss < (1 - 1e-4) * lowest else 0.1))
+        lowest = min(lowest, loss)
+    np.testing.assert_allclose([m["learning_rate"] for m in history], rates, rtol=1e-5)
+
+    averaged, plain = training.load(path, ema=True), training.load(path)
+    logits = [t.module.apply(t.variables, np.ones((1, 8, 8, 1)), train=False)
+              for t in (averaged, plain)]  # fmt: skip
+    assert not np.allclose(*logits)
+    assert history[-1]["ema_validation_loss"] != history[-1]["validation_loss"]
+    assert 0 <= result["ema_test_accuracy"] <= 1
+
+
+def test_a_run_without_an_average_says_so(finished):
+    with pytest.raises(RunError, match="holds no moving average"):
+        training.load(finished, ema=True)

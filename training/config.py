@@ -192,6 +192,12 @@ def _check(config: Config) -> None:
             f"--max-learning-rate {c.max_learning_rate} is below --learning-rate "
             f"{c.learning_rate}, the lower bound of the cyclic schedule"
         )
+    if c.validation_fraction == 0 and (c.early_stopping or c.schedule == "plateau"):
+        watching = "--early-stopping" if c.early_stopping else "--schedule plateau"
+        raise ConfigError(
+            f"{watching} watches the validation loss, and --validation-fraction 0 "
+            f"leaves none: choose a larger one, such as 0.2"
+        )
     if c.amplify_select == "random" and c.amplify_ratio is None:
         raise ConfigError("--amplify-select random needs --amplify-ratio, such as 0.2")
     if c.head == "mlp" and c.model not in VGG:

@@ -178,11 +178,13 @@ def selection_line(analysis: Sequence[Mapping[str, Any]]) -> str:
 
 def result_lines(result: Mapping[str, Any]) -> str:
     """A finished run in a few lines."""
+    stopped = ", stopped early" if result.get("stopped_early") else ""
     return (
-        f"best epoch {result['best_epoch']} of {result['epochs']} "
+        f"best epoch {result['best_epoch']} of {result['epochs']}{stopped} "
         f"(validation loss {_number(result['validation_loss'])})\n"
         f"test loss {_number(result['test_loss'])}  "
         f"accuracy {result['test_accuracy']:.2%}  "
+        f"macro-F1 {_number(result.get('test_macro_f1'))}\n"
         f"top-1 error {result['test_top1_error']:.2%}  "
         f"top-5 error {result['test_top5_error']:.2%}\n"
         f"trained for {result['train_seconds']:.1f} s on {result['device']}, not "

@@ -109,9 +109,12 @@ class Host:
 
     _AHEAD = 2  # batches under way
 
-    def __init__(self, examples: data.Examples, batch_size: int) -> None:
+    def __init__(
+        self, examples: data.Examples, batch_size: int, *, pin: bool = False
+    ) -> None:
         self._examples = examples
         self._batch_size = batch_size
+        self._pin = pin
 
     def wrap(self, step: TrainStep) -> Callable[..., tuple[TrainState, Monitor]]:
         """See :class:`Feed`."""
@@ -132,7 +135,8 @@ class Host:
             for step in steps:
                 indices = order[step * self._batch_size :][: self._batch_size]
                 own = parallel.shard(indices)
-                yield parallel.send(data.Examples(*(x[own] for x in self._examples)))
+                batch = data.Examples(*(x[own] for x in self._examples))
+                yield parallel.send(batch, pin=self._pin)
 
         for batch in prefetch(batches(), self._AHEAD):
             yield Call(1, (batch,))

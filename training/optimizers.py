@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 import plp_optax
-from training import registry
+from training import plateau, registry
 from training.config import Config
 from training.errors import ConfigError
 from training.strategy import NAMED_STRATEGIES, listed_strategy
@@ -51,7 +51,7 @@ def make_schedule(config: Config, *, steps_per_epoch: int) -> optax.Schedule:
     warmup_steps = _warmup_steps(config, steps_per_epoch)
     rest = max(1, config.epochs * steps_per_epoch - warmup_steps)
     match config.schedule:
-        case "constant":
+        case "constant" | "plateau":
             main = optax.constant_schedule(rate)
         case "cyclic":
             main = triangular_schedule(rate, c.max_learning_rate, c.cycle_steps)
@@ -62,6 +62,8 @@ def make_schedule(config: Config, *, steps_per_epoch: int) -> optax.Schedule:
             main = optax.join_schedules(rates, milestones)
         case "cosine":
             main = optax.cosine_decay_schedule(rate, rest)
+        case "onecycle":
+            main = optax.cosine_onecycle_schedule(rest, rate)
     if not warmup_steps:
         return _with_wide_count(main)
     # Starts above 0: a step at rate 0 would change nothing.
@@ -89,8 +91,7 @@ def _with_wide_count(schedule: optax.Schedule) -> optax.Schedule:
 
 
 def _warmup_steps(config: Config, steps_per_epoch: int) -> int:
-    c: Any = config
-    steps = round(c.warmup_epochs * steps_per_epoch)
+    steps = round((config.warmup_epochs or 0) * steps_per_epoch)
     return min(steps, config.epochs * steps_per_epoch)
 
 
@@ -108,18 +109,40 @@ def triangular_schedule(base: float, peak: float, half_period: int) -> optax.Sch
     return schedule
 
 
+def add_l1_decay(coefficient: float) -> optax.GradientTransformation:
+    """Adds the gradient of ``coefficient * sum(abs(parameters))``."""
+
+    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        return jax.tree.map(lambda u, p: u + coefficient * jnp.sign(p), updates, params)
+
+    return optax.stateless(update)
+
+
 def make_optimizer(
     config: Config, *, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the whole optimizer: weight decay, base optimizer and method.
+    """Returns the whole optimizer.
+
+    Amplification, clipping, decay, base optimizer, prediction: in this order.
 
     Raises:
       ConfigError: If the library refuses an option.
     """
-    base = _base(config, steps_per_epoch)
+    parts: list[optax.GradientTransformation] = []
+    if config.clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    if config.clip_value is not None:
+        parts.append(optax.clip(config.clip_value))
+    if config.l1:
+        parts.append(add_l1_decay(config.l1))
     if config.weight_decay and config.optimizer != "adamw":
         # L2 decay is added to the gradient, as in PyTorch. AdamW has its own.
-        base = optax.chain(optax.add_decayed_weights(config.weight_decay), base)
+        parts.append(optax.add_decayed_weights(config.weight_decay))
+    parts.append(_base(config, steps_per_epoch))
+    if config.plateau_patience is not None:
+        parts.append(plateau.scale_on_plateau(config.plateau_patience))
+    # A single part stays unchained, so that its state is its own.
+    base = optax.chain(*parts) if len(parts) > 1 else parts[0]
     strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
     method = registry.load(registry.METHODS[config.method])
     try:

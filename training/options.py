@@ -224,12 +224,36 @@ class Optimizer:
     weight_decay: float = flag(
         5e-4, "L2 coefficient, added to the gradient; decoupled for adamw.", low=0
     )
+    l1: float = flag(
+        0.0,
+        "L1 coefficient: its multiple of each parameter's sign is added to the "
+        "gradient, besides --weight-decay.",
+        low=0,
+    )
+    clip_norm: float | None = flag(
+        None,
+        "Scale gradients down to this global norm, after amplification and before "
+        "decay.",
+        above=0,
+    )
+    clip_value: float | None = flag(
+        None, "Clip each entry of the gradient to this magnitude, likewise.", above=0
+    )
     schedule: str | None = flag(
         "cosine",
         "Learning rate after the warm-up: constant; cyclic between --learning-rate and "
-        "--max-learning-rate; step, times 0.2 at 30, 60 and 80 %; or cosine.",
+        "--max-learning-rate; step, times 0.2 at 30, 60 and 80 %; cosine; onecycle, up "
+        "from a 25th of --learning-rate in 30 % of the run and down to almost 0, "
+        "without a warm-up; or plateau, divided by ten whenever the validation loss "
+        "has not fallen for --plateau-patience epochs.",
         only=("strategy", (None,)),
-        choices=("constant", "cyclic", "step", "cosine"),
+        choices=("constant", "cyclic", "step", "cosine", "onecycle", "plateau"),
+    )
+    plateau_patience: int | None = flag(
+        10,
+        "Epochs without a lower validation loss before the rate is divided by ten.",
+        only=("schedule", ("plateau",)),
+        low=1,
     )
     max_learning_rate: float | None = flag(
         lambda c: 2 * c.learning_rate,
@@ -253,7 +277,7 @@ class Optimizer:
     warmup_epochs: float | None = flag(
         1.0,
         "Epochs over which the learning rate rises linearly from 0.",
-        only=("strategy", (None,)),
+        only=("schedule", ("constant", "cyclic", "step", "cosine", "plateau")),
         low=0,
         below=2**31,
     )
@@ -274,11 +298,37 @@ class Training:
         "Stop after this many optimizer steps. Schedules still span --epochs.",
         low=1,
     )
-    batch_size: int = flag(64, "Examples in a step, over all devices.", low=1)
-    accumulate: int = flag(
+    batch_size: int = flag(64, "Examples in a batch, over all devices.", low=1)
+    batch_parts: int = flag(
         1,
         "Compute each batch in this many parts, to save memory (not on a CPU, where "
-        "the parts are unrolled). Batch normalisation sees one part at a time.",
+        "the parts are unrolled). The step stays that of the whole batch, except that "
+        "batch normalisation sees one part at a time.",
+        low=1,
+    )
+    batches_per_step: int = flag(
+        1,
+        "Average the gradients of this many batches before each optimizer step, as if "
+        "the batch were so much larger, in the memory of one. An epoch has so many "
+        "fewer steps.",
+        low=1,
+    )
+    label_smoothing: float = flag(
+        0.0,
+        "Part of the training target that is spread evenly over all classes.",
+        low=0,
+        below=1,
+    )
+    ema: float | None = flag(
+        None,
+        "Decay of a moving average of the network's variables, such as 0.999. It is "
+        "evaluated besides them, and kept in ema.msgpack.",
+        above=0,
+        below=1,
+    )
+    early_stopping: int | None = flag(
+        None,
+        "Stop when the validation loss has not fallen for this many epochs.",
         low=1,
     )
     precision: str = flag(
@@ -292,6 +342,12 @@ class Training:
         "resident keeps the training images on the devices; host sends each batch, for "
         "sets that do not fit.",
         choices=("resident", "host"),
+    )
+    pin_memory: bool = flag(
+        True,
+        "Send batches by way of page-locked memory, from which a transfer overlaps "
+        "with the computation; not on a CPU, where nothing is transferred.",
+        only=("input", ("host",)),
     )
     steps_per_call: int | None = flag(
         None,

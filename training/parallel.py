@@ -105,12 +105,16 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, replicated())
 
 
-def send(tree: Any) -> Any:
-    """Sends arrays ``[devices, ...]`` from the host, one part to each device."""
+def send(tree: Any, *, pin: bool = False) -> Any:
+    """Sends arrays ``[devices, ...]`` from the host, one part to each device.
+
+    Args:
+      tree: The arrays.
+      pin: Whether by way of page-locked host memory, from which a transfer overlaps
+        with the computation.
+    """
     sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
-    kinds = {m.kind for m in jax.local_devices()[0].addressable_memories()}
-    if jax.default_backend() != "cpu" and "pinned_host" in kinds:
-        # A transfer from pinned memory overlaps with the computation.
+    if pin:
         tree = jax.device_put(tree, sharding.with_memory_kind("pinned_host"))
     return jax.device_put(tree, sharding)
 
@@ -130,18 +134,18 @@ def shard(tree: Any) -> Any:
     return jax.tree.map(own, tree)
 
 
-def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
+def check_batch_size(batch_size: int, parts: int = 1) -> None:
     """Raises unless the batch splits evenly over devices, and over parts on each.
 
     Raises:
       ConfigError: With the nearest batch sizes that do.
     """
     devices = jax.device_count()
-    parts = devices * accumulate
-    if batch_size % parts:
-        below = batch_size // parts * parts
-        nearest = f"{below} or {below + parts}" if below else f"{parts}"
-        times = f" times --accumulate {accumulate}" if accumulate > 1 else ""
+    pieces = devices * parts
+    if batch_size % pieces:
+        below = batch_size // pieces * pieces
+        nearest = f"{below} or {below + pieces}" if below else f"{pieces}"
+        times = f" times --batch-parts {parts}" if parts > 1 else ""
         raise ConfigError(
             f"--batch-size {batch_size} cannot be split evenly over {devices} "
             f"devices{times}: choose {nearest}"

@@ -15,6 +15,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 COLORS = {
     "train": "#0072B2",
     "validation": "#D55E00",
+    "ema_validation": "#009E73",
+    "test": "#CC79A7",
 }  # Okabe and Ito, colour-blind safe
 
 
@@ -33,9 +35,10 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     best = min(validated, key=lambda m: m["validation_loss"], default=None)
     for ax, name, unit in zip(axes, ("loss", "accuracy"), (" (nats)", ""), strict=True):
         for part, color in COLORS.items():
-            values = [metrics[f"{part}_{name}"] for metrics in history]
+            values = [metrics.get(f"{part}_{name}") for metrics in history]
             if any(value is not None for value in values):
-                ax.plot(epochs, values, color=color, label=part, marker=".", ms=4)
+                label = part.replace("ema_", "average, ")
+                ax.plot(epochs, values, color=color, label=label, marker=".", ms=4)
         if best is not None:
             ax.axvline(best["epoch"], color="0.6", ls=":", lw=1.2, label="best epoch")
         ax.set(xlabel="epoch", ylabel=f"{name}{unit}")
@@ -48,6 +51,47 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
         # The losses of the first epochs would flatten the rest.
         axes[0].set_yscale("log")
     axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    figure.suptitle(title)
+    figure.savefig(path)
+
+
+def draw_confusion(
+    path: Path, confusion: np.ndarray, label_names: Sequence[str], title: str
+) -> None:
+    """Draws a confusion matrix, and the classes that are confused most.
+
+    Args:
+      path: The PNG file to write.
+      confusion: Number of examples by label and prediction, ``[classes, classes]``.
+      label_names: One name a class.
+      title: Describes the run.
+    """
+    classes = len(label_names)
+    figure = Figure(figsize=(12, 5.6), dpi=120, layout="constrained")
+    matrix, most = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    parts = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    image = matrix.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=matrix, label="part of the label's examples")
+    if classes <= 30:
+        matrix.set_xticks(range(classes), label_names, rotation=90, fontsize=8)
+        matrix.set_yticks(range(classes), label_names, fontsize=8)
+    if classes <= 12:
+        for row, column in np.argwhere(confusion):
+            color = "white" if parts[row, column] > 0.5 else "black"
+            text = f"{confusion[row, column]:,}"
+            matrix.text(
+                column, row, text, ha="center", va="center", color=color, fontsize=8
+            )
+    matrix.set(xlabel="prediction", ylabel="label", title="confusion matrix")
+    wrong = confusion - np.diag(np.diagonal(confusion))
+    rows, columns = np.unravel_index(np.argsort(-wrong, axis=None)[:15], wrong.shape)
+    shown = [(i, j) for i, j in zip(rows, columns, strict=True) if wrong[i, j]]
+    names = [f"{label_names[i]} as {label_names[j]}" for i, j in shown]
+    most.barh(range(len(shown)), [wrong[i, j] for i, j in shown], color=COLORS["train"])
+    most.set_yticks(range(len(shown)), names, fontsize=8)
+    most.invert_yaxis()
+    most.xaxis.set_major_locator(MaxNLocator(integer=True))
+    most.set(xlabel="examples", title="confused most often")
     figure.suptitle(title)
     figure.savefig(path)
 

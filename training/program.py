@@ -1,6 +1,5 @@
 """A network and an optimizer, compiled for the devices."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import optax
 
 from training import data, parallel
 from training.errors import DivergedError
+from training.evaluation import Evaluation
 from training.feed import Feed
 from training.state import Metrics, Monitor, TrainState, make_initial_state
 from training.step import Batch, Preprocess, make_eval_step, make_train_step
@@ -59,7 +59,9 @@ class Program:
         dtype: jax.typing.DTypeLike,
         augment: bool = False,
         propagate: str | None = None,
-        accumulate: int = 1,
+        parts: int = 1,
+        label_smoothing: float = 0.0,
+        ema: float | None = None,
         most_skipped: int = 1,
     ) -> None:
         """Makes the steps, without compiling them.
@@ -73,11 +75,14 @@ class Program:
           dtype: Type of the network's arithmetic.
           augment: See :func:`training.step.make_train_step`, as for the following.
           propagate: The rule for layers in the propagated form of amplification.
-          accumulate: In how many parts a batch is computed.
+          parts: In how many parts a batch is computed.
+          label_smoothing: Part of the target that is spread over all classes.
+          ema: Decay of the moving average of the variables, if one is taken.
           most_skipped: How many steps in a row that are not finite end the run.
         """
         self.batch_size = batch_size
         self.steps_per_epoch = len(dataset.train.labels) // batch_size
+        self._num_classes = dataset.num_classes
         self._feed = feed
         self._most_skipped = most_skipped
         preprocess = Preprocess(
@@ -89,12 +94,16 @@ class Program:
             preprocess,
             augment=augment,
             propagate=propagate,
-            accumulate=accumulate,
+            parts=parts,
             unroll=jax.default_backend() == "cpu",
+            label_smoothing=label_smoothing,
+            ema=ema,
             most_skipped=most_skipped,
         )
         shape = dataset.train.images.shape[1:]
-        self._initial_state = make_initial_state(module, tx, shape, dtype)
+        self._initial_state = make_initial_state(
+            module, tx, shape, dtype, with_average=ema is not None
+        )
         self.train_function = feed.wrap(train_step)
         self._eval_function = make_eval_step(module, preprocess)
         self._examples = dataset.train
@@ -185,34 +194,23 @@ class Program:
         variables: Any,
         examples: data.Examples,
         on_batch: Callable[[], object] = lambda: None,
-    ) -> dict[str, float]:
+    ) -> Evaluation:
         """Evaluates variables on examples.
 
         Args:
           variables: As ``module.apply`` takes them, replicated or on the host.
           examples: The examples.
           on_batch: Called after each batch.
-
-        Returns:
-          ``loss`` (cross-entropy in nats), ``accuracy``, ``top1_error``,
-          ``top5_error``; NaN if there are no examples.
         """
         variables = parallel.replicate(variables)
-        sums: dict[str, float] = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
+        sums: dict[str, Any] = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
+        sums["confusion"] = np.zeros(2 * (self._num_classes,), np.int64)
         for batch in self._eval_batches(examples):
-            for name, value in jax.device_get(
-                self._eval_step(variables, batch)
-            ).items():
-                sums[name] += float(value)
+            own = jax.device_get(self._eval_step(variables, batch))
+            sums = {name: np.add(sums[name], own[name]) for name in sums}
             on_batch()
         assert sums["count"] == len(examples.labels)
-        count = sums["count"] or math.nan
-        return {
-            "loss": sums["loss"] / count,
-            "accuracy": sums["top1"] / count,
-            "top1_error": 1 - sums["top1"] / count,
-            "top5_error": 1 - sums["top5"] / count,
-        }
+        return Evaluation.of(sums)
 
     def _eval_batches(self, examples: data.Examples) -> Iterator[Batch]:
         """All examples in order; the last batch is padded with the last example."""

@@ -122,12 +122,11 @@ def _run(
         callback or Callback(),
     )
     with session.saved_when_stopped():
-        while session.progress.epoch < session.epochs:
+        while not session.is_over:
             session.train_epoch()
             metrics = session.validate()
             session.record(metrics)
-        # Once, with the parameters of the best epoch.
-        tested = session.evaluate(session.best, prepared.dataset.test)
+        tested = session.test()  # once
     result = session.report(tested)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
@@ -155,6 +154,8 @@ def prepare(config: Config) -> Prepared:
             f"{len(dataset.test.labels):,} test images; "
             f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
         )
+        if config.pin_memory and jax.default_backend() == "cpu":
+            say("note: --pin-memory means nothing on a CPU, which transfers no batches")
         if config.amplify_select and config.optimizer not in ("sgd", "nesterov"):
             say(
                 f"note: {config.optimizer} is nearly invariant to the scale of "
@@ -207,13 +208,16 @@ def assemble(
 ) -> Program:
     """As :func:`build`, without compiling."""
     steps_per_epoch, _ = count_steps(config, dataset)
+    batch_size = config.batch_size * config.batches_per_step
     tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     if source is None and config.input == "host":
-        source = feed.Host(dataset.train, config.batch_size)
+        # A CPU has such memory, but nothing to transfer.
+        pin = config.pin_memory and jax.default_backend() != "cpu"
+        source = feed.Host(dataset.train, batch_size, pin=pin)
     elif source is None:
         steps_per_call = config.steps_per_call or _steps_per_call(steps_per_epoch)
-        source = feed.Resident(dataset.train, config.batch_size, steps_per_call)
+        source = feed.Resident(dataset.train, batch_size, steps_per_call)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
     return Program(
@@ -221,28 +225,33 @@ def assemble(
         tx,
         source,
         dataset,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         dtype=networks.DTYPES[config.precision],
         augment=config.augment,
         propagate=config.amplify_layers if config.amplify_propagate else None,
-        accumulate=config.accumulate,
+        parts=config.batch_parts * config.batches_per_step,
+        label_smoothing=config.label_smoothing,
+        ema=config.ema,
         most_skipped=_MOST_SKIPPED if is_patient else 1,
     )
 
 
 def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:
-    """Returns the optimizer steps in an epoch (whole batches) and in the run.
+    """Returns the optimizer steps in an epoch and in the run.
+
+    A step takes ``--batches-per-step`` whole batches.
 
     Raises:
       UserError: If the batch does not fit the devices or the data.
     """
-    parallel.check_batch_size(config.batch_size, config.accumulate)
-    steps_per_epoch = len(dataset.train.labels) // config.batch_size
+    parallel.check_batch_size(config.batch_size, config.batch_parts)
+    count, several = len(dataset.train.labels), config.batches_per_step
+    steps_per_epoch = count // (config.batch_size * several)
     if not steps_per_epoch:
+        times = f" times --batches-per-step {several}" if several > 1 else ""
         raise ConfigError(
-            f"--batch-size {config.batch_size} is more than the "
-            f"{len(dataset.train.labels)} training examples of {dataset.name}: choose "
-            f"a smaller one"
+            f"--batch-size {config.batch_size}{times} is more than the {count} "
+            f"training examples of {dataset.name}: choose a smaller one"
         )
     total = config.epochs * steps_per_epoch
     if total >= 2**31:  # optimizers count in int32

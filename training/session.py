@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import optax
 
-from training import amplification, data, parallel, workdir
+from training import amplification, data, parallel, plateau, workdir
 from training.callbacks import Callback
 from training.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
 from training.config import Config
@@ -24,12 +24,15 @@ from training.display import (
 )
 from training.errors import RunError
 from training.interrupts import Interrupts, Stopped
-from training.program import Program, means
+from training.program import Evaluation, Program, means
 from training.provenance import provenance
 from training.workdir import WorkDirectory, without_nan
 
 # Compiled as one function: the first call otherwise compiles two for each shape.
 _norm = jax.jit(optax.tree.norm)
+
+# What is recorded of an evaluation after an epoch.
+_RECORDED = ("loss", "accuracy", "macro_f1")
 
 
 @dataclasses.dataclass
@@ -124,6 +127,13 @@ class Session:
         directory.start(self._dataset)
         say(f"recording in {directory.path}")
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are trained, or the validation loss no longer falls."""
+        done, patience = self.progress.epoch, self._config.early_stopping
+        waited = done - self.progress.best.get("epoch", 0)
+        return done >= self.epochs or (patience is not None and waited >= patience)
+
     @contextlib.contextmanager
     def saved_when_stopped(self) -> Iterator[None]:
         """Within it the progress is shown, and a signal saves the run and ends it.
@@ -132,7 +142,7 @@ class Session:
           Stopped: If a signal asked the run to stop.
         """
         with self._interrupts.listening(), self._display as display:
-            if self.progress.epoch < self.epochs:
+            if not self.is_over:
                 display.line(epoch_header(self.epochs))
             try:
                 yield
@@ -167,28 +177,34 @@ class Session:
 
     def validate(self) -> dict[str, Any]:
         """Returns the epoch's line of ``metrics.jsonl``."""
-        config, state, progress = self._config, self.state, self.progress
+        config, program = self._config, self._program
+        state, progress = self.state, self.progress
         sums = jax.device_get(state.monitor.epoch)
         trained = means(sums)
-        validated = self.evaluate(state.variables, self._dataset.validation)
+        validation = self._dataset.validation
         step = int(state.step)
         metrics: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "step": step,
             "train_loss": trained["loss"],
             "train_accuracy": trained["accuracy"],
-            "validation_loss": validated["loss"],
-            "validation_accuracy": validated["accuracy"],
-            "learning_rate": float(self._schedule(max(step - 1, 0))),
+            **self.evaluate(state.variables, validation).metrics(
+                "validation", *_RECORDED
+            ),
+            "learning_rate": float(self._schedule(max(step - 1, 0)))
+            * plateau.scale(state.opt_state),
             "gradient_norm": trained["gradient_norm"],
             "update_norm": trained["update_norm"],
             "parameter_norm": float(_norm(state.params)),
             "skipped_steps": int(sums.skipped),
-            "images_per_second": progress.step * config.batch_size / progress.seconds,
+            "images_per_second": progress.step * program.batch_size / progress.seconds,
         }
         if config.test_each_epoch:
             tested = self.evaluate(state.variables, self._dataset.test)
-            metrics |= {f"test_{name}": tested[name] for name in ("loss", "accuracy")}
+            metrics |= tested.metrics("test", *_RECORDED)
+        if config.ema is not None:
+            averaged = self.evaluate(state.average, validation)
+            metrics |= averaged.metrics("ema_validation", *_RECORDED)
         if config.amplify_layers is not None:
             amplified = amplification.observe(
                 state.opt_state,
@@ -204,7 +220,14 @@ class Session:
             progress.selections = amplified.selections
         return metrics
 
-    def evaluate(self, variables: Any, examples: data.Examples) -> dict[str, float]:
+    def test(self) -> dict[str, Evaluation]:
+        """Tests the best epoch's variables, and the moving average if there is one."""
+        tested = {"test": self.evaluate(self.best, self._dataset.test)}
+        if self.state.average is not None:
+            tested["ema_test"] = self.evaluate(self.state.average, self._dataset.test)
+        return tested
+
+    def evaluate(self, variables: Any, examples: data.Examples) -> Evaluation:
         """See :meth:`Program.evaluate`. A signal interrupts it."""
         return self._program.evaluate(variables, examples, self._interrupts.check)
 
@@ -219,6 +242,11 @@ class Session:
             progress.best = {"epoch": metrics["epoch"], "loss": loss}
         self._directory.add(metrics)
         progress.history.append(metrics)
+        if self._config.plateau_patience is not None:
+            opt_state = plateau.observe(
+                self.state.opt_state, loss, self._config.plateau_patience
+            )
+            self.state = self.state._replace(opt_state=opt_state)
         progress.train_seconds += progress.seconds
         progress.epoch, progress.step, progress.seconds = metrics["epoch"], 0, 0.0
 
@@ -230,23 +258,42 @@ class Session:
             self._display.line(selection_line(metrics["analysis"]))
         self._callback.on_epoch(self.state, metrics)
         every = self._config.checkpoint_epochs
-        if progress.epoch == self.epochs or (every and progress.epoch % every == 0):
+        if self.is_over or (every and progress.epoch % every == 0):
             self._save()
 
-    def report(self, tested: dict[str, float]) -> dict[str, Any]:
-        """Draws the pictures and writes ``result.json``; returns its content."""
+    def report(self, tested: dict[str, Evaluation]) -> dict[str, Any]:
+        """Draws the pictures and writes ``result.json``; returns its content.
+
+        Args:
+          tested: See :meth:`test`.
+        """
         config, progress = self._config, self.progress
         name = f"{config.model} on {self._dataset.name}, {config.method}"
         history = [without_nan(metrics) for metrics in progress.history]
-        self._directory.draw(history, f"{name}, seed {config.seed}")
+        self._directory.draw(
+            history,
+            tested["test"].confusion,
+            self._dataset.label_names,
+            f"{name}, seed {config.seed}",
+        )
+        if self.state.average is not None:
+            average = Checkpoint(copy_to_host(self.state.average), {})
+            path = self._directory.path / workdir.EMA
+            parallel.from_coordinator(lambda: write(path, average))
+        numbers: dict[str, float] = {}
+        for prefix, evaluation in tested.items():
+            numbers |= evaluation.metrics(prefix)
         result = without_nan(
             {
                 "best_epoch": progress.best["epoch"],
                 "validation_loss": progress.best["loss"],
-                **{f"test_{name}": value for name, value in tested.items()},
+                **numbers,
                 "train_seconds": progress.train_seconds,
-                "epochs": self.epochs,
-                "steps": self._total_steps,
+                "epochs": progress.epoch,
+                "stopped_early": progress.epoch < self.epochs,
+                "steps": min(
+                    progress.epoch * self._program.steps_per_epoch, self._total_steps
+                ),
                 "skipped_steps": sum(m["skipped_steps"] for m in history),
                 "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
                 **provenance(),

@@ -71,6 +71,7 @@ class TrainState(NamedTuple):
       key: The run's random key data; constant.
       monitor: How training is going.
       loss_scale: For float16, in which small gradients would vanish; else None.
+      average: Moving average of ``variables``; None if none is taken.
     """
 
     step: jax.Array
@@ -80,6 +81,7 @@ class TrainState(NamedTuple):
     key: jax.Array
     monitor: Monitor
     loss_scale: DynamicScale | None = None
+    average: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -92,6 +94,8 @@ def make_initial_state(
     tx: optax.GradientTransformation,
     image_shape: tuple[int, ...],
     dtype: jax.typing.DTypeLike,
+    *,
+    with_average: bool = False,
 ) -> Callable[[jax.Array], TrainState]:
     """Returns ``initial_state(key)``, which draws the initial parameters.
 
@@ -109,7 +113,7 @@ def make_initial_state(
                 fin_steps=jnp.zeros((), jnp.int32),  # type: ignore[arg-type]
                 scale=jnp.full((), 2.0**16),  # type: ignore[arg-type]
             )
-        return TrainState(
+        state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
@@ -118,6 +122,11 @@ def make_initial_state(
             monitor=Monitor.zero(jnp.promote_types(dtype, jnp.float32)),
             loss_scale=scale,
         )
+        if with_average:
+            # A copy, since the state is donated.
+            average = jax.tree.map(jnp.copy, state.variables)
+            state = state._replace(average=average)
+        return state
 
     # Compiled separately, since init_variables is the same for every optimizer; and on
     # a CPU with little optimisation, since it runs once and would take long to compile.

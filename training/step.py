@@ -53,8 +53,10 @@ def make_train_step(
     *,
     augment: bool = False,
     propagate: str | None = None,
-    accumulate: int = 1,
+    parts: int = 1,
     unroll: bool = True,
+    label_smoothing: float = 0.0,
+    ema: float | None = None,
     most_skipped: int = 1,
 ) -> Callable[[TrainState, jax.Array, jax.Array], TrainState]:
     """Returns ``train_step(state, images, labels) -> state``.
@@ -69,14 +71,17 @@ def make_train_step(
       propagate: The rule for layers by which amplification happens inside
         back-propagation, with the factors in the optimizer's state; None for the usual
         form. ``gradient_norm`` is then that of the amplified gradient.
-      accumulate: In how many parts the batch is computed, one after the other. Their
-        mean gradient is that of the batch, except that batch normalisation sees one
-        part at a time.
+      parts: In how many parts the batch is computed, one after the other. Their mean
+        gradient is that of the batch, except that batch normalisation sees one part at
+        a time.
       unroll: Whether the parts are unrolled, or a loop on the device: on a CPU a
         convolution's backward pass is many times slower inside a loop.
+      label_smoothing: Part of the target's probability that is spread evenly over all
+        classes.
+      ema: Decay of the moving average of the variables; None for no average.
       most_skipped: After this many skipped steps in a row nothing changes any more.
     """
-    loss_fn = _make_loss_fn(module, propagate)
+    loss_fn = _make_loss_fn(module, propagate, label_smoothing)
 
     def train_step(
         state: TrainState, images: jax.Array, labels: jax.Array
@@ -88,10 +93,10 @@ def make_train_step(
         # number of devices.
         positions = device * labels.size + jnp.arange(labels.size)
         pixels = preprocess(images, augment_key if augment else None, positions)
-        parts = _split(pixels, labels, accumulate, first=device * accumulate)
-        sums = _sum_gradients(loss_fn, state, parts, dropout_key, unroll=unroll)
+        split = _split(pixels, labels, parts, first=device * parts)
+        sums = _sum_gradients(loss_fn, state, split, dropout_key, unroll=unroll)
         loss, accuracy, gradient, batch_stats = jax.lax.pmean(
-            (*jax.tree.map(lambda x: x / accumulate, sums[:3]), sums.batch_stats),
+            (*jax.tree.map(lambda x: x / parts, sums[:3]), sums.batch_stats),
             parallel.AXIS,
         )
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
@@ -101,6 +106,8 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        if ema is not None:
+            after = after._replace(average=_averaged(after, ema))
         metrics = Metrics(
             loss=loss,
             accuracy=accuracy,
@@ -134,7 +141,9 @@ class _Sums(NamedTuple):
     finite: Any
 
 
-def _make_loss_fn(module: nn.Module, propagate: str | None) -> Callable[..., Any]:
+def _make_loss_fn(
+    module: nn.Module, propagate: str | None, label_smoothing: float
+) -> Callable[..., Any]:
     """Returns ``loss_fn(params, batch_stats, opt_state, part, key)``.
 
     It returns the loss and, as auxiliary output, accuracy and running statistics.
@@ -159,6 +168,9 @@ def _make_loss_fn(module: nn.Module, propagate: str | None) -> Callable[..., Any
                 rngs={"dropout": jax.random.fold_in(key, part.number)},
             )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, part.labels)
+        if label_smoothing:
+            even = -jax.nn.log_softmax(logits).mean(-1)
+            losses = (1 - label_smoothing) * losses + label_smoothing * even
         accuracy = jnp.mean(logits.argmax(-1) == part.labels, dtype=losses.dtype)
         return losses.mean(), (accuracy, mutated.get("batch_stats", {}))
 
@@ -225,6 +237,18 @@ def _sum_gradients(
     return sums
 
 
+def _averaged(state: TrainState, decay: float) -> Any:
+    """The moving average of the variables, with those of this step.
+
+    The decay begins at 0.1 and rises, so that the average soon forgets the initial
+    variables: min(decay, (1 + t) / (10 + t)), as in TensorFlow's
+    ExponentialMovingAverage.
+    """
+    step = state.step.astype(state.monitor.last.loss.dtype)
+    rising = jnp.minimum(decay, step / (9 + step))  # t = step - 1
+    return optax.incremental_update(state.variables, state.average, 1 - rising)
+
+
 def _skip_nonfinite(
     before: TrainState,
     after: TrainState,
@@ -282,7 +306,8 @@ def make_eval_step(
     """Returns ``eval_step(variables, batch) -> sums``.
 
     Sums over the batch's real examples on all devices: ``loss`` (cross-entropy,
-    nats), ``top1`` and ``top5`` (correct predictions), ``count``.
+    nats), ``top1`` and ``top5`` (correct predictions), ``count``, and ``confusion``
+    ([classes, classes]: examples by label and prediction).
     """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -294,10 +319,17 @@ def make_eval_step(
             "top1": (batch.mask & (rank < 1)).sum(),
             "top5": (batch.mask & (rank < 5)).sum(),
             "count": batch.mask.sum(),
+            "confusion": _confusion(logits, batch),
         }
         return jax.lax.psum(sums, parallel.AXIS)
 
     return eval_step
+
+
+def _confusion(logits: jax.Array, batch: Batch) -> jax.Array:
+    classes = logits.shape[-1]
+    counts = jnp.zeros((classes, classes), jnp.int32)
+    return counts.at[batch.labels, logits.argmax(-1)].add(batch.mask.astype(jnp.int32))
 
 
 def _rank(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ class Trained:
     Attributes:
       module: The network, as ``module.apply(variables, images, train=False)``; it maps
         normalised images ``[n, height, width, channels]`` to logits ``[n, classes]``.
-      variables: The variables of the best epoch.
+      variables: The variables of the best epoch, or their moving average.
       config: The run's configuration.
       mean: Mean of the training images by channel, of pixels in [0, 1].
       std: Their standard deviation.
@@ -87,11 +87,13 @@ class Trained:
         return probabilities
 
 
-def load(run: str | Path) -> Trained:
+def load(run: str | Path, *, ema: bool = False) -> Trained:
     """Loads the best network of a run.
 
     Args:
       run: The run's work directory.
+      ema: Whether to take the moving average at the end of the run (``--ema``)
+        instead.
 
     Raises:
       UserError: If the directory does not hold a run with saved variables.
@@ -103,7 +105,12 @@ def load(run: str | Path) -> Trained:
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
     needs = ("num_classes", "mean", "std", "image_shape", "label_names")
     facts = workdir.read_json(path / workdir.DATASET, needs=needs)
-    variables = read(path / workdir.BEST).tree
+    kept = path / (workdir.EMA if ema else workdir.BEST)
+    if ema and not kept.is_file():
+        raise RunError(
+            f"{path} holds no moving average: only a finished run with --ema has one"
+        )
+    variables = read(kept).tree
     try:
         trained = Trained(
             networks.make_network(config, facts["num_classes"], axis_name=None),
@@ -122,7 +129,7 @@ def load(run: str | Path) -> Trained:
         trained.check()
     except (ValueError, TypeError, FlaxError) as error:
         raise RunError(
-            f"{path / workdir.BEST} does not fit {workdir.CONFIG} and "
+            f"{kept} does not fit {workdir.CONFIG} and "
             f"{workdir.DATASET}: one of them was changed"
         ) from error
     return trained

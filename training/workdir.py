@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import filelock
+import numpy as np
 from tensorboardX import SummaryWriter
 
 from training import config as config_lib
@@ -22,17 +23,17 @@ from training.display import say
 from training.errors import ConfigError, RunError
 
 CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
-METRICS, CURVES = "metrics.jsonl", "curves.png"
+METRICS, CURVES, CONFUSION = "metrics.jsonl", "curves.png", "confusion.png"
 # The metrics of a run that started again because it had no checkpoint.
 OLD_METRICS = "metrics.old.jsonl"
-BEST, CHECKPOINTS = "best.msgpack", "checkpoints"
+BEST, EMA, CHECKPOINTS = "best.msgpack", "ema.msgpack", "checkpoints"
 TENSORBOARD, PROFILE = "tensorboard", "profile"
 # Of runs that amplify: which layers when, and a table for each analysis.
 AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
 _LOCK = ".lock"
 _OURS = (
     *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
-    *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS),
+    *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, EMA),
 )
 _RESULT_FIELDS = (
     *("best_epoch", "epochs", "validation_loss", "test_loss", "test_accuracy"),
@@ -226,9 +227,16 @@ class WorkDirectory:
         _write_text(self.path / LAYERS, text)
 
     @_by_coordinator
-    def draw(self, history: Sequence[dict[str, Any]], title: str) -> None:
+    def draw(
+        self,
+        history: Sequence[dict[str, Any]],
+        confusion: np.ndarray,
+        label_names: Sequence[str],
+        title: str,
+    ) -> None:
         """Draws the pictures of a run."""
         plots.draw_curves(self.path / CURVES, history, title)
+        plots.draw_confusion(self.path / CONFUSION, confusion, label_names, title)
         plots.draw_amplification(self.path / AMPLIFICATION, history, title)
 
     @_by_coordinator

@@ -1,0 +1,66 @@
+"""Numbers that say how well a network does."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+
+class Evaluation(NamedTuple):
+    """How well a network does; the numbers are NaN if there are no examples.
+
+    Attributes:
+      loss: Mean cross-entropy, in nats.
+      accuracy: Part of the examples that are classified correctly.
+      top1_error: The other part.
+      top5_error: Part whose label is not among the five likeliest classes.
+      macro_f1: See :func:`macro_f1`.
+      confusion: Number of examples by label and prediction; int64 [classes, classes].
+    """
+
+    loss: float
+    accuracy: float
+    top1_error: float
+    top5_error: float
+    macro_f1: float
+    confusion: np.ndarray
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Any]) -> Self:
+        """Of the sums of an evaluation step over all batches."""
+        count = float(sums["count"]) or math.nan
+        return cls(
+            loss=float(sums["loss"] / count),
+            accuracy=float(sums["top1"] / count),
+            top1_error=float(1 - sums["top1"] / count),
+            top5_error=float(1 - sums["top5"] / count),
+            macro_f1=macro_f1(sums["confusion"]),
+            confusion=sums["confusion"],
+        )
+
+    def metrics(self, prefix: str, *names: str) -> dict[str, float]:
+        """The numbers, or some of them, under names with a prefix."""
+        numbers = self._asdict()
+        del numbers["confusion"]
+        return {f"{prefix}_{name}": numbers[name] for name in names or numbers}
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """Mean over the classes of F1 = 2 TP / (2 TP + FP + FN).
+
+    Classes that are neither among the labels nor among the predictions do not count, as
+    in scikit-learn's ``f1_score(..., average="macro")``.
+
+    Args:
+      confusion: Number of examples by label and prediction, ``[classes, classes]``.
+
+    Returns:
+      A number in [0, 1]; NaN if there are no examples.
+    """
+    hits = np.diagonal(confusion)
+    total = confusion.sum(0) + confusion.sum(1)  # 2 TP + FP + FN
+    occurs = total > 0
+    return (
+        float(np.mean(2 * hits[occurs] / total[occurs])) if occurs.any() else math.nan
+    )

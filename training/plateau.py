@@ -1,0 +1,61 @@
+"""A learning rate that is divided by ten when the validation loss stalls."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import ReduceLROnPlateauState, reduce_on_plateau
+
+from training import parallel
+
+_FACTOR = 0.1
+
+
+def scale_on_plateau(patience: int) -> optax.GradientTransformation:
+    """Multiplies updates by the scale of :func:`optax.contrib.reduce_on_plateau`.
+
+    That takes a loss with every update. Here the scale changes only when
+    :func:`observe` is told one, after an epoch.
+
+    Args:
+      patience: Epochs without a lower loss before the scale is divided by ten.
+    """
+
+    def update(
+        updates: optax.Updates, state: ReduceLROnPlateauState, params: Any = None
+    ) -> tuple[optax.Updates, ReduceLROnPlateauState]:
+        del params
+        scaled = jax.tree.map(lambda u: state.scale.astype(u.dtype) * u, updates)
+        return scaled, state
+
+    init = reduce_on_plateau(_FACTOR, patience).init
+    return optax.GradientTransformation(init, update)
+
+
+def observe(opt_state: Any, loss: float, patience: int) -> Any:
+    """Returns an optimizer's state after the validation loss of an epoch."""
+
+    def advance(leaf: Any) -> Any:
+        if not _is_plateau(leaf):
+            return leaf
+        return parallel.replicate(_rule(patience)(jax.device_get(leaf), loss))
+
+    return jax.tree.map(advance, opt_state, is_leaf=_is_plateau)
+
+
+def scale(opt_state: Any) -> float:
+    """The scale in an optimizer's state; 1 if there is none."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=_is_plateau)
+    return next((float(leaf.scale) for leaf in leaves if _is_plateau(leaf)), 1.0)
+
+
+@functools.cache
+def _rule(patience: int) -> Callable[..., Any]:
+    rule = reduce_on_plateau(_FACTOR, patience)
+    return jax.jit(lambda state, loss: rule.update({}, state, value=loss)[1])
+
+
+def _is_plateau(leaf: Any) -> bool:
+    return isinstance(leaf, ReduceLROnPlateauState)
