@@ -25,7 +25,7 @@ NONE = "none"
 ACCUMULATE = 4
 TECHNIQUES: dict[str, dict[str, Any]] = {
     "mixed precision": {"precision": "bfloat16"},
-    "gradient accumulation": {"accumulate": ACCUMULATE},
+    "gradient accumulation": {"batch_parts": ACCUMULATE},
     "host input": {"input": "host"},
 }
 ARMS: dict[str, dict[str, Any]] = {
