@@ -16,10 +16,10 @@ from training.program import Program
 
 def pass_by(reached: Callable[[str], None]) -> None:
     """Calls ``reached`` with the name of each place that a run reaches."""
-    init, batches, fsync = Program.__init__, Program._eval_batches, os.fsync
+    compile_, batches, fsync = Program.compile, Program._eval_batches, os.fsync
 
-    def initialised(program, *arguments, **options):
-        init(program, *arguments, **options)
+    def compiled(program):
+        compile_(program)
         train_call = program.train_call
 
         def call(*arguments):
@@ -28,6 +28,7 @@ def pass_by(reached: Callable[[str], None]) -> None:
             return results
 
         program.train_call = call
+        return program
 
     def evaluated(program, part):
         for batch in batches(program, part):
@@ -38,7 +39,7 @@ def pass_by(reached: Callable[[str], None]) -> None:
         reached("save")  # a checkpoint is written, or renamed, but not yet on disk
         fsync(descriptor)
 
-    Program.__init__, Program._eval_batches = initialised, evaluated
+    Program.compile, Program._eval_batches = compiled, evaluated
     os.fsync = synchronised
 
 

@@ -177,7 +177,7 @@ def test_several_batches_a_step_are_optax_multi_steps():
 def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
     monkeypatch.setattr(recipe, "Program", lambda *args, **options: options)
     fields = {"batch_size": 8, "batch_parts": 2, "batches_per_step": 3}
-    options = recipe.build(resolve(fields), DATASET)
+    options = recipe.assemble(resolve(fields), DATASET)
     assert (options["batch_size"], options["parts"]) == (24, 6)
     assert recipe.count_steps(resolve(fields), DATASET)[0] == 64 // 24
 
