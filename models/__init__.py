@@ -18,6 +18,10 @@ NETWORKS = {
     "resnet50": "models.resnet",
     "resnet101": "models.resnet",
     "googlenet": "models.googlenet",
+    "vit-tiny": "models.vit",
+    "vit-small": "models.vit",
+    "vit-base": "models.vit",
+    "efficientnet-b0": "models.efficientnet",
     "tiny": "models.tiny",
     "plain": "models.plain",
 }

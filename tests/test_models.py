@@ -26,7 +26,10 @@ def shapes_of(network, shape=(1, 32, 32, 3)):
 
 
 # One network of each kind of block; their deeper variants compile for long.
-KINDS = ("vgg16", "resnet18", "resnet50", "googlenet", "tiny", "plain")
+KINDS = (
+    *("vgg16", "resnet18", "resnet50", "googlenet", "vit-tiny", "efficientnet-b0"),
+    *("tiny", "plain"),
+)
 SLOW = pytest.mark.slow
 
 
@@ -38,6 +41,8 @@ def filled(network, shape):
         if path[-1] == "kernel":
             bound = math.prod(leaf.shape[:-1]) ** -0.5
             return rng.uniform(-bound, bound, leaf.shape).astype(leaf.dtype)
+        if path[-1] == "positions":
+            return rng.uniform(-1, 1, leaf.shape).astype(leaf.dtype)
         return np.full(leaf.shape, path[-1] in ("scale", "var"), leaf.dtype)
 
     flat = traverse_util.flatten_dict(shapes_of(network, shape))
@@ -101,10 +106,32 @@ GOOGLENET = [
     ("googlenet", "imagenet", 6_369_764),
 ]
 
+# Patches of p x p pixels and width d: (3p^2 + 1)d, positions and class token for n
+# tokens (n + 1)d, final norm 2d, head 100d + 100. A block has 4d^2 + 4d in attention,
+# 8d^2 + 5d in the MLP, 4d in its norms.
+#     tiny (d = 192): 9,408 + 66*192 + 384 + 19,300 + 12 * 444,864
+#     small (d = 384): 18,816 + 66*384 + 768 + 38,500 + 12 * 1,774,464
+# The ImageNet stem of 32x32 images has 4 patches of 16: tiny 6*192 and 769*192.
+VIT = [
+    ("vit-tiny", "cifar", 5_380_132),
+    ("vit-tiny", "imagenet", 5_506_852),
+    ("vit-small", "cifar", 21_376_996),
+]
+
+# The paper's networks have the same parameters with either stem. 1,281,000 of the
+# published 5,288,548 are a head of 1000 classes; one of 100 has 128,100.
+EFFICIENTNET = [
+    ("efficientnet-b0", "cifar", 4_135_648),
+    ("efficientnet-b0", "imagenet", 5_288_548 - 1_281_000 + 128_100),
+]
+
 
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
-    [(name, {"stem": stem}, n) for name, stem, n in RESNET + GOOGLENET]
+    [
+        (name, {"stem": stem}, n)
+        for name, stem, n in RESNET + GOOGLENET + VIT + EFFICIENTNET
+    ]
     + [(name, {"head": head}, n) for name, head, n in VGG],
     ids=lambda value: next(iter(value.values())) if isinstance(value, dict) else None,
 )
@@ -113,7 +140,7 @@ def test_parameter_count(name, options, expected):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [n for n in KINDS if n != "efficientnet-b0"])
 def test_width_scales_all_channels(name):
     # One quarter of the papers' width divides all their channel counts.
     small = paths(shapes_of(models.create(name, width=16))["params"])
@@ -138,6 +165,21 @@ def test_googlenet_rounds_its_channels():
     assert widths(1) == [1, 2, 2, 1, 1, 1]  # 1.5; 0.25 would be none
 
 
+def test_efficientnet_rounds_its_channels():
+    def widths(width):
+        params = shapes_of(models.create("efficientnet-b0", width=width))["params"]
+        convs = [params["stem"]]
+        convs += [params[f"stage{i}"]["block0"]["project"] for i in range(1, 8)]
+        convs += [params["last"], params["stage6"]["block0"]["expand"]]
+        return [conv["conv"]["kernel"].shape[-1] for conv in convs]
+
+    assert widths(64) == [32, 16, 24, 40, 80, 112, 192, 320, 1280, 6 * 112]
+    # A quarter is 8, 4, 6, 10, 20, 28, 48, 80: 10 becomes 16, since 8 is below 9.
+    assert widths(16) == [8, 8, 8, 16, 24, 32, 48, 80, 320, 6 * 32]
+    squeeze = shapes_of(models.create("efficientnet-b0"))["params"]["stage3"]["block0"]
+    assert squeeze["squeeze"]["reduce"]["kernel"].shape == (1, 1, 6 * 24, 24 // 4)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -148,6 +190,12 @@ def test_googlenet_rounds_its_channels():
          "head/hidden2/bias head/output/kernel"),
         ("googlenet", "stem/conv3/kernel stage3/block0/conv1/conv/kernel "
          "stage4/block4/conv5b/norm/scale stage5/block1/pool/conv/kernel head/bias"),
+        ("vit-tiny", "stem/patches/kernel stem/class_token stem/positions "
+         "block0/norm1/scale block11/attention/query/kernel block3/attention/out/bias "
+         "block0/mlp/hidden/kernel block0/mlp/output/bias norm/scale head/kernel"),
+        ("efficientnet-b0", "stem/conv/kernel stage1/block0/depthwise/conv/kernel "
+         "stage2/block1/expand/norm/scale stage7/block0/squeeze/reduce/bias "
+         "stage4/block2/project/conv/kernel last/conv/kernel head/kernel"),
         ("tiny", "stage1/conv/kernel stage2/norm/bias head/kernel"),
     ],
 )  # fmt: skip
@@ -227,6 +275,8 @@ def test_any_side_will_do(name, shape):
         ("googlenet", "cifar", [16, 16, 8, 4]),  # stem pools at its end
         ("googlenet", "imagenet", [4, 4, 2, 1]),
         ("vgg16", "cifar", [32, 16, 8, 4, 2]),
+        ("efficientnet-b0", "cifar", [32, 32, 16, 8, 4, 4, 2, 2]),
+        ("efficientnet-b0", "imagenet", [16, 16, 8, 4, 2, 2, 1, 1]),
     ],
 )
 def test_sides_of_the_stages(name, stem, sides):
@@ -269,8 +319,14 @@ def test_max_pool_leaves_a_side_of_one_alone():
 
 
 def test_dropout_only_in_training():
-    for name, rate in (("vgg16", 0.5), ("googlenet", 0.4)):
+    for name, rate in (
+        *(("vgg16", 0.5), ("googlenet", 0.4), ("efficientnet-b0", 0.2)),
+        ("vit-tiny", 0.1),  # off by default
+    ):
         network = models.create(name, width=4)
+        if name == "vit-tiny":
+            assert network.dropout_rate == 0
+            network = network.clone(dropout_rate=rate)
         assert network.dropout_rate == rate
         apply = functools.partial(
             network.apply, filled(network, (2, 8, 8, 1)), jnp.ones((2, 8, 8, 1))
@@ -310,6 +366,41 @@ def test_dropout_draws_from_its_stream():
     first, again, other = (logits(jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_stochastic_depth_drops_branches_of_examples():
+    class Branch(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.Layers(True, x.dtype, None).drop_examples(x, 0.25)
+
+    x = jnp.ones((4000, 2, 2, 3))
+    y = Branch().apply({}, x, rngs={"dropout": jax.random.key(0)})
+    kept = np.asarray(y[:, 0, 0, 0])
+    np.testing.assert_array_equal(
+        y, np.broadcast_to(kept[:, None, None, None], y.shape)
+    )
+    np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.75], rtol=1e-6)
+    assert abs(np.mean(kept > 0) - 0.75) < 5 * math.sqrt(0.25 * 0.75 / 4000)
+
+
+def test_stochastic_depth_rises_linearly():
+    """16 blocks; the rates of those without a shortcut have no meaning."""
+    network = models.create("efficientnet-b0", width=4)
+    rates = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout) and "stage" in context.module.path[0]:
+            rates.append(context.module.rate)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        shapes_of(network, (1, 8, 8, 1))
+    shortcuts = [2, 4, 6, 7, 9, 10, 12, 13, 14]
+    # At this width neighbouring stages have the same channels, and stage 1 and 5 too.
+    expected = {0.2 * i / 16 for i in shortcuts}
+    assert expected <= set(rates)
+    assert rates == sorted(rates)
 
 
 # -- start -----------------------------------------------------------------------------
@@ -364,7 +455,7 @@ def test_starts_from_the_key():
     [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"),
      ("float64", "float64")],
 )  # fmt: skip
-@pytest.mark.parametrize("name", ["vgg16", "resnet18", "googlenet", "tiny", "plain"])
+@pytest.mark.parametrize("name", [n for n in KINDS if n != "resnet50"])
 def test_dtypes(name, dtype, wide):
     with jax.enable_x64(True):
         network = models.create(name, dtype=dtype, width=4)
@@ -383,7 +474,7 @@ def test_dtypes(name, dtype, wide):
             variables,
         )
     assert logits.dtype == wide
-    if name != "plain":  # has none
+    if name not in ("plain", "vit-tiny"):  # they have none
         stats = updates["batch_stats"]
         chex.assert_trees_all_equal_shapes_and_dtypes(stats, variables["batch_stats"])
     inner = updates["intermediates"]
@@ -471,7 +562,7 @@ def test_running_statistics_move_by_a_tenth():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vgg11", {}, r"'vgg11'.*vgg16, vgg19, resnet18.*googlenet, tiny"),
+        ("vgg11", {}, r"'vgg11'.*vgg16, vgg19, resnet18.*googlenet.*tiny"),
         ("vgg16", {"stem": "imagenet"}, r"vgg16 .*stem 'imagenet'.*\('cifar',\)"),
         ("vgg19", {"head": "wide"}, r"vgg19 .*head 'wide'.*\('mlp', 'linear'\)"),
         ("resnet18", {"head": "mlp"}, r"resnet18 .*head 'mlp'.*\('linear',\)"),
@@ -502,7 +593,7 @@ def test_default_heads():
         (np.zeros((2, 8, 8, 1), np.uint8), "floats, got uint8"),
     ],
 )
-@pytest.mark.parametrize("name", ["vgg16", "resnet18", "googlenet", "tiny"])
+@pytest.mark.parametrize("name", KINDS)
 def test_image_errors(name, images, message):
     with pytest.raises(ValueError, match=message):
         models.create(name).init(jax.random.key(0), images, train=False)

@@ -11,8 +11,8 @@ Weights are not stored: `draw` makes each array from its name. A stored network 
     <network>/names          all names of its state, in PyTorch's spelling
     <network>/eval_logits    logits with the running statistics
     <network>/train_logits   logits with the statistics of the batch, without dropout
-    <network>/grad/<name>    in training, of the mean cross-entropy: first, last layer
-    <network>/stats/<name>   the last normalisation's statistics after that one step
+    <network>/grad/<name>    in training, of the mean cross-entropy: of some parameters
+    <network>/stats/<name>   the last batch normalisation's statistics after that step
     <network>/count          the values that its statistics were taken over
 
 for the `images` (batch, channels, height, width) and `labels` that are stored too.
@@ -192,43 +192,187 @@ class GoogLeNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-NETWORKS = {  # the network, its first and its last layer, its last normalisation
+class SelfAttention(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        for name in ("query", "key", "value", "out_proj"):
+            self.add_module(name, nn.Linear(width, width))
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1))
+            for layer in (self.query, self.key, self.value)
+        )
+        scores = torch.einsum("nqhc,nkhc->nhqk", q, k) / q.shape[-1] ** 0.5
+        mixed = torch.einsum("nhqk,nkhc->nqhc", scores.softmax(-1), v)
+        return self.out_proj(mixed.flatten(-2))
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width, eps=1e-6)
+        self.self_attention = SelfAttention(width, heads)
+        self.ln_2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x):
+        x = x + self.self_attention(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class VisionTransformer(nn.Module):
+    def __init__(self, width, heads, depth, tokens=65):
+        super().__init__()
+        self.conv_proj = nn.Conv2d(3, width, 4, 4)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embedding = nn.Parameter(torch.zeros(1, tokens, width))
+        layers = [EncoderLayer(width, heads) for _ in range(depth)]
+        self.layers = nn.Sequential(*layers)
+        self.ln = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x):
+        x = self.conv_proj(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)
+        return self.head(self.ln(self.layers(x + self.pos_embedding))[:, 0])
+
+
+def unit(inputs, outputs, size, stride=1, groups=1):
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+class MBConv(nn.Module):
+    def __init__(self, inputs, expansion, outputs, size, stride):
+        super().__init__()
+        inner = expansion * inputs
+        if expansion > 1:
+            self.expand = unit(inputs, inner, 1)
+        self.depthwise = unit(inner, inner, size, stride, groups=inner)
+        self.fc1 = nn.Conv2d(inner, inputs // 4, 1)
+        self.fc2 = nn.Conv2d(inputs // 4, inner, 1)
+        self.project = unit(inner, outputs, 1)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x):
+        y = F.silu(self.expand(x)) if hasattr(self, "expand") else x
+        y = F.silu(self.depthwise(y))
+        factors = self.fc2(F.silu(self.fc1(F.adaptive_avg_pool2d(y, 1)))).sigmoid()
+        y = self.project(y * factors)
+        return x + y if self.residual else y
+
+
+class EfficientNet(nn.Module):
+    TABLE = (  # expansion, channels, blocks, kernel, stride
+        (1, 16, 1, 3, 1),
+        (6, 24, 2, 3, 2),
+        (6, 40, 2, 5, 2),
+        (6, 80, 3, 3, 2),
+        (6, 112, 3, 5, 1),
+        (6, 192, 4, 5, 2),
+        (6, 320, 1, 3, 1),
+    )
+
+    def __init__(self, divisor, stem_stride, table=TABLE):
+        """Channels are divided exactly, where all quotients are multiples of 8."""
+        super().__init__()
+        inputs = 32 // divisor
+        self.stem = unit(3, inputs, 3, stem_stride)
+        blocks = []
+        for expansion, channels, depth, size, stride in table:
+            for i in range(depth):
+                step = stride if i == 0 else 1
+                outputs = channels // divisor
+                blocks.append(MBConv(inputs, expansion, outputs, size, step))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.last = unit(inputs, 4 * inputs, 1)
+        self.fc = nn.Linear(4 * inputs, CLASSES)
+
+    def forward(self, x):
+        x = F.silu(self.last(self.blocks(F.silu(self.stem(x)))))
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+_VIT = ("conv_proj.weight", "pos_embedding", "layers.0.self_attention.key.weight")
+NETWORKS = {  # the network, some parameters, its last batch normalisation
     "resnet18": (
         ResNet(BasicBlock, (2, 2, 2, 2), width=8, imagenet=False),
-        ("conv1.weight", "fc.weight", "layer4.1.bn2"),
+        ("conv1.weight", "fc.weight"),
+        "layer4.1.bn2",
     ),
     "resnet50": (
         ResNet(Bottleneck, (3, 4, 6, 3), width=4, imagenet=True),
-        ("conv1.weight", "fc.weight", "layer4.2.bn3"),
+        ("conv1.weight", "fc.weight"),
+        "layer4.2.bn3",
     ),
     "vgg16": (
         VGG((2, 2, 3, 3, 3), width=8),
-        ("conv1_1.weight", "fc8.weight", "bn5_3"),
+        ("conv1_1.weight", "fc8.weight"),
+        "bn5_3",
     ),
     "googlenet": (
         GoogLeNet(divisor=4),
-        ("stem.0.conv.weight", "fc.weight", "inception5b.proj.bn"),
+        ("stem.0.conv.weight", "fc.weight"),
+        "inception5b.proj.bn",
     ),
     "resnet18-shallow": (
         ResNet(BasicBlock, (2, 1, 1, 1), width=4, imagenet=False),
-        ("conv1.weight", "fc.weight", "layer4.0.bn2"),
+        ("conv1.weight", "fc.weight"),
+        "layer4.0.bn2",
     ),
     "resnet50-shallow": (
         ResNet(Bottleneck, (2, 1, 1, 1), width=4, imagenet=True),
-        ("conv1.weight", "fc.weight", "layer4.0.bn3"),
+        ("conv1.weight", "fc.weight"),
+        "layer4.0.bn3",
     ),
     "vgg16-shallow": (
         VGG((1, 1, 2, 1, 1), width=4),
-        ("conv1_1.weight", "fc8.weight", "bn5_1"),
+        ("conv1_1.weight", "fc8.weight"),
+        "bn5_1",
     ),
     "googlenet-shallow": (
         GoogLeNet(divisor=8, names=("3a", "4a")),
-        ("stem.0.conv.weight", "fc.weight", "inception4a.proj.bn"),
+        ("stem.0.conv.weight", "fc.weight"),
+        "inception4a.proj.bn",
+    ),
+    "vit-tiny": (
+        VisionTransformer(width=24, heads=3, depth=12),
+        (*_VIT, "head.weight"),
+        None,
+    ),
+    "vit-tiny-shallow": (
+        VisionTransformer(width=12, heads=3, depth=2),
+        (*_VIT, "layers.1.mlp.2.bias", "head.weight"),
+        None,
+    ),
+    "efficientnet-b0": (
+        EfficientNet(divisor=1, stem_stride=1),
+        ("stem.0.weight", "fc.weight", "blocks.15.depthwise.0.weight"),
+        "last.1",
+    ),
+    "efficientnet-b0-shallow": (
+        EfficientNet(
+            divisor=1,
+            stem_stride=2,
+            table=((1, 16, 1, 3, 1), (6, 16, 2, 3, 2), (6, 24, 1, 5, 2)),
+        ),
+        (
+            *("stem.0.weight", "fc.weight"),
+            *("blocks.3.depthwise.0.weight", "blocks.2.fc2.bias"),
+        ),
+        "last.1",
     ),
 }
 
 
-def vectors(network, images, labels, first, last, norm):
+def vectors(network, images, labels, parameters, norm):
     """Yields a network's stored entries."""
     network.double()
     state = {
@@ -243,17 +387,19 @@ def vectors(network, images, labels, first, last, norm):
         yield "eval_logits", network.eval()(images).numpy()
 
     counts = []
-    network.get_submodule(norm).register_forward_hook(
-        lambda module, inputs, _: counts.append(inputs[0].numel() // inputs[0].shape[1])
-    )
+    if norm:
+        network.get_submodule(norm).register_forward_hook(
+            lambda _, inputs, __: counts.append(inputs[0].numel() // inputs[0].shape[1])
+        )
     logits = network.train()(images)
     F.cross_entropy(logits, labels).backward()
     yield "train_logits", logits.detach().numpy()
-    for name in (first, last):
+    for name in parameters:
         yield f"grad/{name}", network.get_parameter(name).grad.numpy()
-    for name in (f"{norm}.running_mean", f"{norm}.running_var"):
-        yield f"stats/{name}", network.get_buffer(name).numpy()
-    yield "count", np.array(counts[0])
+    if norm:
+        for name in (f"{norm}.running_mean", f"{norm}.running_var"):
+            yield f"stats/{name}", network.get_buffer(name).numpy()
+        yield "count", np.array(counts[0])
 
 
 def main():
@@ -261,7 +407,7 @@ def main():
     images = draw("images", (8, 3, 32, 32)) * np.sqrt(3 * 32 * 32)  # variance 1
     labels = np.array([3, 1, 4, 1, 5, 9, 2, 6])
     entries = {"images": images, "labels": labels}
-    for key, (network, names) in NETWORKS.items():
+    for key, (network, *names) in NETWORKS.items():
         for entry, value in vectors(
             network, torch.from_numpy(images), torch.from_numpy(labels), *names
         ):

@@ -1,0 +1,152 @@
+"""Vision Transformer: patches of the image as tokens of a transformer encoder.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words: Transformers for Image Recognition
+at Scale", arXiv 2010.11929, 2020. The tiny and small widths are those of Touvron et
+al., "Training data-efficient image transformers", arXiv 2012.12877, 2020.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import Layers, Network, as_input, as_logits
+
+
+class Stem(nn.Module):
+    """Linear maps of the patches after a class token, plus learned positions.
+
+    The class token starts at 0 and the positions normal with a deviation of 0.02, as
+    in torchvision. They are parameters of this module and not of the network, so that
+    its output is the output of the layer that they make.
+    """
+
+    features: int
+    patch: int
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps (batch, height, width, channels) to (batch, 1 + patches, features).
+
+        Images whose sides are no multiple of the patch are padded with zeros.
+        """
+        x = self.layers.conv(
+            images,
+            "patches",
+            self.features,
+            self.patch,
+            self.patch,
+            bias=True,
+            padding="SAME",
+        )
+        x = x.reshape(x.shape[0], -1, self.features)
+        dtype = self.layers.param_dtype
+        token = self.param(
+            "class_token", nn.initializers.zeros, (1, 1, self.features), dtype
+        )
+        positions = self.param(
+            "positions",
+            nn.initializers.normal(0.02),
+            (1, 1 + x.shape[1], self.features),
+            dtype,
+        )
+        token = jnp.broadcast_to(token, (x.shape[0], 1, self.features))
+        x = jnp.concatenate([token.astype(x.dtype), x], axis=1)
+        return x + positions.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; each of its four projections is a layer."""
+
+    num_heads: int
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (batch, tokens, channels) to the same shape."""
+        query, key, value = (
+            self.layers.dense(x, name, x.shape[-1]).reshape(
+                *x.shape[:2], self.num_heads, -1
+            )
+            for name in ("query", "key", "value")
+        )
+        # Softmax in float32 or wider.
+        scores = jnp.einsum("nqhc,nkhc->nhqk", query, key) * query.shape[-1] ** -0.5
+        weights = nn.softmax(scores.astype(self.layers.param_dtype))
+        mixed = jnp.einsum("nhqk,nkhc->nqhc", weights.astype(value.dtype), value)
+        return self.layers.dense(mixed.reshape(x.shape), "out", x.shape[-1])
+
+
+class Mlp(nn.Module):
+    """A hidden layer of four times the channels, with dropout after both layers."""
+
+    dropout_rate: float
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (batch, tokens, channels) to the same shape."""
+        y = nn.gelu(self.layers.dense(x, "hidden", 4 * x.shape[-1]), approximate=False)
+        y = self.layers.dropout(y, self.dropout_rate)
+        y = self.layers.dense(y, "output", x.shape[-1])
+        return self.layers.dropout(y, self.dropout_rate)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each after a normalisation and parallel to a shortcut."""
+
+    num_heads: int
+    dropout_rate: float
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (batch, tokens, channels) to the same shape."""
+        norm = self.layers.layer_norm
+        y = Attention(self.num_heads, self.layers, name="attention")(norm(x, "norm1"))
+        x = x + self.layers.dropout(y, self.dropout_rate)
+        return x + Mlp(self.dropout_rate, self.layers, name="mlp")(norm(x, "norm2"))
+
+
+class ViT(Network):
+    """A Vision Transformer: stem, blocks, norm, linear head on the class token.
+
+    The CIFAR stem has patches of 4 pixels, the ImageNet stem of 16. A head of attention
+    has `width` channels, 64 in the paper, so all channel counts scale with it at the
+    paper's number of heads.
+
+    Attributes:
+        num_heads: the number of attention heads in each block.
+        depth: the number of blocks.
+        dropout_rate: the share of units dropped in training, after every dense layer
+            but query, key and value, and after the stem.
+    """
+
+    stems = ("cifar", "imagenet")
+
+    num_heads: int
+    depth: int = 12
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Maps images (batch, height, width, channels) to (batch, num_classes)."""
+        layers = Layers(train, self.dtype, self.axis_name)
+        x = as_input(images, self.dtype)
+
+        patch = 4 if self.stem == "cifar" else 16
+        x = Stem(self.num_heads * self.width, patch, layers, name="stem")(x)
+        x = layers.dropout(x, self.dropout_rate)
+        for i in range(self.depth):
+            block = Block(self.num_heads, self.dropout_rate, layers, name=f"block{i}")
+            x = block(x)
+        x = layers.layer_norm(x, "norm")
+
+        return as_logits(layers.dense(x[:, 0], "head", self.num_classes))
+
+
+VARIANTS: dict = {
+    "vit-tiny": (ViT, {"num_heads": 3}),
+    "vit-small": (ViT, {"num_heads": 6}),
+    "vit-base": (ViT, {"num_heads": 12}),
+}
