@@ -246,8 +246,8 @@ def adaptive_window(
         else:
             parts = [(c[:-1] + of_moves, stored)]
         jump = _combination(updates, c[-1] - 1, is_used, parts)
-        # Its length is a use that XLA cannot fuse it with. Without one, XLA would combine
-        # the window once more for each buffer that the result is written to.
+        # Its length is a use that XLA cannot fuse it with. Without one, XLA would
+        # combine the window once more for each buffer that the result is written to.
         length = _norm(jump, axis_name)
         if max_jump is not None:
             longest = max_jump * _norm(params, axis_name)
