@@ -179,3 +179,9 @@ def test_what_a_package_exports_is_there(package):
         assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         module.nonsense  # noqa: B018
+
+
+def test_the_citation_has_the_packages_version():
+    from plp_optax import __version__
+
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
