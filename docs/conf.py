@@ -18,8 +18,9 @@ extensions = [
     "myst_nb",
 ]
 html_theme = "sphinx_book_theme"
+html_extra_path = ["llms.txt"]
 html_title = "plp_optax"
-exclude_patterns = ["_build", "**/conclusions.md"]
+exclude_patterns = ["_build", "jupyter_execute", "**/conclusions.md"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
