@@ -3,6 +3,7 @@
 import functools
 import itertools
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from experiments.predictors.problems import PROBLEMS, Problem
 
 TUNING_SEED = 1000  # not among the reported ones
 _REFERENCE_STEPS = 1500
+_MOST_CONTINUATIONS = 3
 _PROGRAMS: dict[Any, Any] = {}  # compiled ahead, so that runs can be timed
 
 
@@ -25,7 +27,8 @@ class Descent(NamedTuple):
       gradients: How many gradients had been taken when each value was found; (steps,).
       gap: Value minus minimum; not finite once it diverged; (steps,).
       drift: Mean length of the emitted updates over that of the base's.
-      seconds: For all steps, without compilation.
+      seconds: Processor time of all steps, without compilation. Unlike time on the
+        clock it does not depend on what else is running.
     """
 
     gradients: np.ndarray
@@ -141,9 +144,9 @@ def descend(
         key = (model, method, steps, len(settings[0]))
         if key not in _PROGRAMS:
             _PROGRAMS[key] = run.lower(*arguments).compile()
-        begin = time.perf_counter()
+        begin = time.process_time()
         values, evaluations, lengths = map(np.asarray, _PROGRAMS[key](*arguments))
-        seconds = (time.perf_counter() - begin) / len(values)
+        seconds = (time.process_time() - begin) / len(values)
     found = []
     for v, n, length in zip(values, evaluations, lengths, strict=True):
         # The first value costs no gradient that another method would not take too.
@@ -156,26 +159,62 @@ def descend(
 
 @functools.cache
 def tune(model: str, method: str, steps: int) -> Tuned:
-    """Chooses the rate and the momentum that reach the fine gap first."""
-    with jax.enable_x64(True):
-        curvature = _curvature(model)
-    rates = [m / curvature for m in MULTIPLES]
-    if method == "adam":
-        rates = list(ADAM_RATES)
-    elif method == "lbfgs":
-        rates = [1.0]  # it has a line search
+    """Chooses the rate and the momentum that reach the fine gap first.
+
+    The grid of rates is continued where the best one is at its edge.
+    """
+    if method == "lbfgs":  # it has a line search
+        first = [1.0]
+    elif method == "adam":
+        first = list(ADAM_RATES)
+    else:
+        with jax.enable_x64(True):
+            first = [m / _curvature(model) for m in MULTIPLES]
     momenta = METHODS[method].momenta
-    grid = list(itertools.product(rates, momenta))
-    tried = [list(values) for values in zip(*grid, strict=True)]
-    runs = descend(model, method, TUNING_SEED, tried[0], tried[1], steps)
     gaps = PROBLEMS[model](TUNING_SEED).gaps
+    runs: dict[tuple[float, float], Descent] = {}
+
+    def add(rates: list[float]) -> None:
+        grid = list(itertools.product(rates, momenta))
+        tried, tried_momenta = zip(*grid, strict=True)
+        found = descend(model, method, TUNING_SEED, tried, tried_momenta, steps)
+        runs.update(zip(grid, found, strict=True))
 
     def cost(run: Descent) -> tuple[float, ...]:
         last = run.gap[-1] if np.isfinite(run.gap[-1]) else np.inf
         counts = (run.to(gap) for gap in reversed(gaps))
         return (*(np.inf if n is None else n for n in counts), last)
 
-    best = min(range(len(grid)), key=lambda i: cost(runs[i]))
-    last = np.array([run.gap[-1] for run in runs]).reshape(len(rates), -1)
-    last = np.where(np.isfinite(last), last, np.inf).min(axis=1)
-    return Tuned(*grid[best], rates, last.tolist(), runs[best].drift)
+    def best() -> tuple[float, float]:
+        return min(runs, key=lambda setting: cost(runs[setting]))
+
+    add(first)
+    if len(first) > 1:
+        continued(first, lambda: best()[0], add)
+    rates = sorted({rate for rate, _ in runs})
+    last = [min(cost(runs[r, m])[-1] for m in momenta) for r in rates]
+    return Tuned(*best(), rates, last, runs[best()].drift)
+
+
+def continued(
+    rates: list[float], best: Callable[[], float], add: Callable[[list[float]], None]
+) -> None:
+    """Continues a geometric grid, two rates at a time, until the best is within it.
+
+    Args:
+      rates: The grid, ascending; the same ratio from each to the next.
+      best: Returns the best rate so far.
+      add: Tries further rates.
+    """
+    ratio = rates[1] / rates[0]
+    low, high = rates[0], rates[-1]
+    for _ in range(_MOST_CONTINUATIONS):
+        if best() == high:
+            new = [high * ratio, high * ratio**2]
+            high = new[-1]
+        elif best() == low:
+            new = [low / ratio**2, low / ratio]
+            low = new[0]
+        else:
+            return
+        add(new)

@@ -11,7 +11,7 @@ import plp_optax
 Rate = jax.typing.ArrayLike
 
 WINDOW = 11  # updates: Anderson's depth 10
-MOMENTA = (0.9, 0.95, 0.98)
+MOMENTA = (0.8, 0.9, 0.95, 0.98, 0.99)
 # Multiples of the reciprocal of the largest curvature at the start: two decades.
 MULTIPLES = tuple(0.3 * 10 ** (i / 3) for i in range(7))
 ADAM_RATES = tuple(1e-3 * 10 ** (i / 3) for i in range(7))

@@ -16,6 +16,7 @@ NAMES = (
     "ablation",
     "sequential",
     "predictors",
+    "small_batches",
 )
 
 

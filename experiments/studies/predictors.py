@@ -139,7 +139,7 @@ STUDY = Study(
     ),
     extra_comparisons=tuple(
         Comparison(arm, control)
-        for arm in ("sliding", "revert", "restarted")
+        for arm in ("ema", "outer", "sliding", "revert", "restarted")
         for control in ("nesterov", "lbfgs")
     ),
     execute=execute,

@@ -1,0 +1,301 @@
+"""Training on small batches, with a method after a base optimizer."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import plp_optax
+from experiments.predictors import characters, images
+from experiments.predictors.descent import continued
+
+TUNING_SEEDS = (1000, 1001, 1002)  # not among the reported ones
+_WARMUP, _LAST_RATE = 0.05, 0.1  # parts of the steps, of the peak
+_BETA, _GAMMA = 0.5, 0.95
+_ETA, _MU, _K = 0.7, 0.5, 10
+_TAIL = 0.75  # where the average begins
+_POINTS = 10  # of a curve
+
+
+class Setup(NamedTuple):
+    """What is trained.
+
+    Attributes:
+      part: ``init``, ``batch``, ``loss``, ``evaluate`` and ``data`` of a network.
+      direction: The base optimizer at a learning rate of -1.
+      rates: Peak learning rates to try first, in equal ratios.
+      tuning_seeds: How many of ``TUNING_SEEDS`` they are tried on.
+      lanes: How many runs are computed at the same time.
+    """
+
+    part: Any
+    direction: optax.GradientTransformation
+    rates: tuple[float, ...]
+    tuning_seeds: int
+    lanes: int
+
+
+class Method(NamedTuple):
+    """What follows the base optimizer.
+
+    Attributes:
+      make: Maps the number of steps to a transformation.
+      drift: How much further it moves on steady updates than the base, by the part of
+        the steps that is done; None if it has no such number, and the ratio of the
+        lengths of all updates is taken.
+    """
+
+    make: Callable[[int], optax.GradientTransformation]
+    drift: Callable[[np.ndarray], Any] | None = np.ones_like
+
+
+class Course(NamedTuple):
+    """A run.
+
+    Attributes:
+      losses: On held-out data after equal parts of the steps, the last one at the end;
+        (points,).
+      drift: Mean length of the emitted updates over that of the base's.
+    """
+
+    losses: np.ndarray
+    drift: float
+
+
+class Tuned(NamedTuple):
+    """What was chosen on the tuning seeds.
+
+    Attributes:
+      rate: The rate with the lowest mean of the last losses.
+      rates: All that were tried.
+      losses: The last losses; (rates, tuning seeds), infinite where one diverged.
+      drift: The mean one at the chosen rate.
+    """
+
+    rate: float
+    rates: list[float]
+    losses: list[list[float]]
+    drift: float
+
+
+def _constant(drift: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda part: np.full_like(part, drift)
+
+
+SETUPS = {
+    "characters": Setup(
+        characters,
+        optax.chain(optax.scale_by_adam(b2=0.99), optax.add_decayed_weights(0.01)),
+        tuple(3e-4 * 10 ** (i / 4) for i in range(9)),
+        tuning_seeds=3,
+        lanes=9,
+    ),
+    "cifar100-resnet18": Setup(
+        images,
+        optax.chain(optax.add_decayed_weights(5e-4), optax.trace(0.9, nesterov=True)),
+        tuple(0.01 * 10 ** (i / 2) for i in range(5)),
+        tuning_seeds=1,
+        lanes=1,
+    ),
+}
+METHODS = {
+    "base": Method(lambda steps: optax.identity()),
+    "plp": Method(lambda steps: plp_optax.plp(), _constant(9 / 8)),
+    "ema": Method(
+        lambda steps: plp_optax.ema_nesterov(
+            optax.linear_schedule(_BETA, 0.0, steps), decay=_GAMMA
+        ),
+        lambda part: 1 / (1 - _BETA * (1 - part)),
+    ),
+    "outer": Method(
+        lambda steps: plp_optax.outer_nesterov(_ETA, momentum=_MU, period=_K),
+        _constant(_ETA / (1 - _MU)),
+    ),
+    "lookahead": Method(
+        lambda steps: plp_optax.affine_window(
+            plp_optax.lookahead_coefficients(5, 0.5), period=5
+        ),
+        _constant(0.5),
+    ),
+    "tail": Method(lambda steps: plp_optax.tail_average(start=round(_TAIL * steps))),
+    "gated": Method(
+        lambda steps: plp_optax.adaptive_window(10, period=20, min_signal=0.5),
+        drift=None,
+    ),
+}
+
+
+def multipliers(drift: float | Callable[[np.ndarray], Any], steps: int) -> np.ndarray:
+    """A warm-up and half a cosine, times a drift: (steps,)."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, 1.0, round(_WARMUP * steps), steps, _LAST_RATE
+    )
+    part = np.arange(steps) / steps
+    factor = drift(part) if callable(drift) else drift
+    # The first step would have no rate.
+    return np.asarray(jax.vmap(schedule)(jnp.arange(1, steps + 1))) * factor
+
+
+def _make_step(setup: Setup, method: str, steps: int) -> Any:
+    """A step: ``(carry, rate, key, data) -> carry``, and a carry to begin with."""
+    part, base = setup.part, setup.direction
+    link = optax.with_extra_args_support(METHODS[method].make(steps))
+
+    def begin(seed: jax.Array) -> Any:
+        params, stats = part.init(jax.random.key(seed))
+        return params, stats, base.init(params), link.init(params), jnp.zeros(2)
+
+    def step(carry: Any, rate: jax.Array, key: jax.Array, data: Any) -> Any:
+        params, stats, base_state, link_state, lengths = carry
+        batch = part.batch(data, key)
+        gradient, stats = jax.grad(part.loss, has_aux=True)(params, stats, batch)
+        plain, base_state = base.update(gradient, base_state, params)
+        plain = jax.tree.map(lambda u: -rate * u, plain)
+        updates, link_state = link.update(plain, link_state, params)
+        lengths += jnp.stack([optax.tree.norm(updates), optax.tree.norm(plain)])
+        params = optax.apply_updates(params, updates)
+        return params, stats, base_state, link_state, lengths
+
+    def evaluate(carry: Any, data: Any) -> jax.Array:
+        params, stats, _, link_state, _ = carry
+        if method == "tail":
+            params = plp_optax.averaged_params(link_state, params)
+            if stats:
+                stats = part.statistics(params, stats, data)
+        return part.evaluate(params, stats, data)
+
+    return begin, step, evaluate
+
+
+@functools.cache
+def _scanned(name: str, method: str, steps: int) -> Any:
+    """Runs in parallel, compiled as one program."""
+    begin, step, evaluate = _make_step(SETUPS[name], method, steps)
+
+    def course(rate: jax.Array, seed: jax.Array, multipliers: Any, data: Any) -> Any:
+        def advance(carry: Any, given: Any) -> Any:
+            multiplier, key = given
+            return step(carry, rate * multiplier, key, data), None
+
+        def section(carry: Any, given: Any) -> Any:
+            carry, _ = jax.lax.scan(advance, carry, given)
+            return carry, evaluate(carry, data)
+
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), steps)
+        given = (multipliers.reshape(_POINTS, -1), keys.reshape(_POINTS, -1))
+        carry, losses = jax.lax.scan(section, begin(seed), given)
+        return losses, carry[-1]
+
+    return jax.jit(jax.vmap(course, in_axes=(0, 0, None, None)))
+
+
+@functools.cache
+def _looped(name: str, method: str, steps: int) -> Any:
+    """One run after the other, a call for each step: for convolutions on CPUs."""
+    begin, step, evaluate = _make_step(SETUPS[name], method, steps)
+    begin, evaluate = jax.jit(begin), jax.jit(evaluate)
+    step = jax.jit(step, donate_argnums=0)
+
+    def courses(rates: Any, seeds: Any, multipliers: Any, data: Any) -> Any:
+        found = []
+        for rate, seed in zip(rates, seeds, strict=True):
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), steps)
+            carry, losses = begin(seed), []
+            for count, (multiplier, key) in enumerate(
+                zip(multipliers, keys, strict=True), 1
+            ):
+                carry = step(carry, rate * multiplier, key, data)
+                if count % (steps // _POINTS) == 0:
+                    losses.append(evaluate(carry, data))
+            found.append((np.stack(losses), carry[-1]))
+        return [np.stack(column) for column in zip(*found, strict=True)]
+
+    return courses
+
+
+@functools.cache
+def _data(name: str) -> Any:
+    return SETUPS[name].part.data()
+
+
+def courses(
+    name: str,
+    method: str,
+    rates: Any,
+    seeds: Any,
+    steps: int,
+    drift: float | Callable[[np.ndarray], Any] = 1.0,
+) -> list[Course]:
+    """Trains at some rates and seeds, each rate with the seed in its place."""
+    lanes = SETUPS[name].lanes
+    run = (_looped if lanes == 1 else _scanned)(name, method, steps)
+    given = np.asarray(rates, np.float32), np.asarray(seeds, np.uint32)
+    found = []
+    for i in range(0, len(given[0]), lanes):
+        # Lanes without a run of their own repeat the first one.
+        rest = [np.resize(x[i : i + lanes], lanes) for x in given]
+        losses, lengths = run(*rest, multipliers(drift, steps), _data(name))
+        found += list(zip(np.asarray(losses), np.asarray(lengths), strict=True))
+    return [
+        Course(losses, float(a / max(b, 1e-30)))
+        for losses, (a, b) in found[: len(given[0])]
+    ]
+
+
+@functools.cache
+def tune(name: str, method: str, steps: int) -> Tuned:
+    """Chooses the rate with the lowest mean of the last losses.
+
+    The grid is continued where the best one is at its edge.
+    """
+    setup = SETUPS[name]
+    seeds = TUNING_SEEDS[: setup.tuning_seeds]
+    runs: dict[float, list[Course]] = {}
+
+    def add(rates: list[float]) -> None:
+        pairs = [(rate, seed) for rate in rates for seed in seeds]
+        tried, chosen = zip(*pairs, strict=True)
+        found = courses(name, method, tried, chosen, steps)
+        for (rate, _), course in zip(pairs, found, strict=True):
+            runs.setdefault(rate, []).append(course)
+
+    def last(rate: float) -> list[float]:
+        losses = np.array([course.losses[-1] for course in runs[rate]])
+        return np.where(np.isfinite(losses), losses, np.inf).tolist()
+
+    def best() -> float:
+        return min(runs, key=lambda rate: np.mean(last(rate)))
+
+    add(list(setup.rates))
+    continued(list(setup.rates), best, add)
+    rates = sorted(runs)
+    drift = float(np.mean([course.drift for course in runs[best()]]))
+    return Tuned(best(), rates, [last(rate) for rate in rates], drift)
+
+
+def drift_of(name: str, method: str, steps: int) -> Any:
+    """By what the base's rate is multiplied to match a method's."""
+    drift = METHODS[method].drift
+    return tune(name, method, steps).drift if drift is None else drift
+
+
+@functools.cache
+def _group(name: str, method: str, matched: bool, steps: int, group: int) -> Any:
+    """The runs that are computed together: seeds from ``group * lanes`` on."""
+    rate = tune(name, method, steps).rate
+    drift = drift_of(name, method, steps) if matched else 1.0
+    lanes = SETUPS[name].lanes
+    seeds = range(group * lanes, (group + 1) * lanes)
+    runs = "base" if matched else method
+    return courses(name, runs, [rate] * lanes, seeds, steps, drift)
+
+
+def train(name: str, method: str, matched: bool, seed: int, steps: int) -> Course:
+    """Trains at a method's rate: with it, or its base at this rate times its drift."""
+    group, place = divmod(seed, SETUPS[name].lanes)
+    course: Course = _group(name, method, matched, steps, group)[place]
+    return course

@@ -1,0 +1,102 @@
+"""A small transformer that predicts the next character of Python's documentation."""
+
+import functools
+import pydoc_data.topics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+CONTEXT, BATCH = 32, 8
+WIDTH, HEADS, LAYERS = 32, 2, 2
+HELD_OUT = 0.1  # the end of the text
+_EVALUATED = 128  # windows
+
+
+@functools.cache
+def text() -> tuple[np.ndarray, np.ndarray]:
+    """The text that ``help()`` shows, as codes: for training, and held out."""
+    whole = "\n".join(pydoc_data.topics.topics.values())
+    _, codes = np.unique(np.array(list(whole)), return_inverse=True)
+    cut = round(len(codes) * (1 - HELD_OUT))
+    return codes[:cut].astype(np.int32), codes[cut:].astype(np.int32)
+
+
+def data() -> tuple[jax.Array, jax.Array]:
+    """The training text, (characters,); held-out windows, (windows, CONTEXT + 1)."""
+    train, held_out = text()
+    starts = np.linspace(0, len(held_out) - CONTEXT - 1, _EVALUATED).astype(int)
+    windows = held_out[starts[:, None] + np.arange(CONTEXT + 1)]
+    return jnp.asarray(train), jnp.asarray(windows)
+
+
+def init(key: jax.Array) -> tuple[Any, Any]:
+    """Parameters, and no statistics."""
+    codes = 1 + max(part.max() for part in text())
+    keys = iter(jax.random.split(key, 3 + 4 * LAYERS))
+
+    def normal(*shape: int, scale: float = 1.0) -> jax.Array:
+        return scale / np.sqrt(shape[0]) * jax.random.normal(next(keys), shape)
+
+    def block() -> dict[str, jax.Array]:
+        deep = 1 / np.sqrt(2 * LAYERS)
+        return {
+            "attention": normal(WIDTH, 3 * WIDTH),
+            "projection": normal(WIDTH, WIDTH, scale=deep),
+            "expand": normal(WIDTH, 4 * WIDTH),
+            "contract": normal(4 * WIDTH, WIDTH, scale=deep),
+            "scales": jnp.ones((2, WIDTH)),
+        }
+
+    params = {
+        "embedding": 0.02 * jax.random.normal(next(keys), (codes, WIDTH)),
+        "positions": 0.02 * jax.random.normal(next(keys), (CONTEXT, WIDTH)),
+        "blocks": [block() for _ in range(LAYERS)],
+        "scale": jnp.ones(WIDTH),
+        "head": normal(WIDTH, codes),
+    }
+    return params, {}
+
+
+def batch(data: Any, key: jax.Array) -> jax.Array:
+    """Windows of the training text at random places: (BATCH, CONTEXT + 1)."""
+    train, _ = data
+    starts = jax.random.randint(key, (BATCH, 1), 0, len(train) - CONTEXT)
+    return train[starts + jnp.arange(CONTEXT + 1)]
+
+
+def loss(params: Any, stats: Any, windows: jax.Array) -> tuple[jax.Array, Any]:
+    """Mean cross-entropy of the next character, in nats."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        predict(params, windows[:, :-1]), windows[:, 1:]
+    )
+    return losses.mean(), stats
+
+
+def predict(params: Any, codes: jax.Array) -> jax.Array:
+    """Logits of the next character: (windows, CONTEXT, characters)."""
+    x = params["embedding"][codes] + params["positions"]
+    for block in params["blocks"]:
+        first, second = block["scales"]
+        x = x + _attention(_normal(x) * first, block)
+        hidden = jax.nn.gelu(_normal(x) * second @ block["expand"])
+        x = x + hidden @ block["contract"]
+    return _normal(x) * params["scale"] @ params["head"]
+
+
+def evaluate(params: Any, stats: Any, data: Any) -> jax.Array:
+    """The loss on the held-out windows."""
+    return loss(params, stats, data[1])[0]
+
+
+def _normal(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
+
+
+def _attention(x: jax.Array, block: dict[str, jax.Array]) -> jax.Array:
+    heads = (x @ block["attention"]).reshape(*x.shape[:2], HEADS, -1)
+    query, key, value = jnp.split(heads, 3, axis=-1)
+    attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+    return attended.reshape(x.shape) @ block["projection"]

@@ -1,0 +1,139 @@
+"""The study of small batches: courses against NumPy, tuning, matched rates, text."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.predictors import batches, characters
+from experiments.predictors.descent import continued
+from experiments.studies import small_batches
+from training.errors import ConfigError
+
+STEPS = 20
+CURVATURES = np.array([1.0, 4.0])
+
+
+def quadratic(lanes):
+    """A noisy quadratic in two dimensions, whose start and noise the seed sets."""
+
+    def loss(params, stats, noise):
+        return (CURVATURES * params**2 / 2 + noise * params).sum(), stats
+
+    part = SimpleNamespace(
+        init=lambda key: (1 + jax.random.uniform(key, (2,)), {}),
+        batch=lambda data, key: data * jax.random.normal(key, (2,)),
+        loss=loss,
+        evaluate=lambda params, stats, data: loss(params, stats, 0.0)[0],
+        data=lambda: jnp.asarray(0.1),
+    )
+    return batches.Setup(part, optax.trace(0.5), (0.1, 0.2, 0.4), 2, lanes)
+
+
+@pytest.fixture
+def setups(monkeypatch):
+    found = {"scanned": quadratic(3), "looped": quadratic(1)}
+    monkeypatch.setattr(batches, "SETUPS", found)
+    yield
+    for cached in ("_scanned", "_looped", "_data", "tune", "_group"):
+        getattr(batches, cached).cache_clear()
+
+
+def numpy_course(rate, seed, factors):
+    """Heavy ball on the quadratic; the loss after every second step."""
+    w = 1 + np.asarray(jax.random.uniform(jax.random.key(seed), (2,)), float)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), STEPS)
+    velocity, losses = 0.0, []
+    for step, (key, factor) in enumerate(zip(keys, factors, strict=True)):
+        warm = min(1.0, (step + 1) * 1.0)  # one step of twenty
+        down = 0.1 + 0.9 * (1 + np.cos(np.pi * step / (STEPS - 1))) / 2
+        noise = 0.1 * np.asarray(jax.random.normal(key, (2,)))
+        velocity = 0.5 * velocity + CURVATURES * w + noise
+        w = w - rate * warm * down * factor * velocity
+        losses.append((CURVATURES * w**2 / 2).sum())
+    return np.array(losses)[1::2]
+
+
+@pytest.mark.parametrize("name", ["scanned", "looped"])
+def test_courses_are_numpys(setups, name):
+    rates, seeds = (0.1, 0.2, 0.1, 0.3), (0, 0, 5, 6)
+    runs = batches.courses(name, "base", rates, seeds, STEPS)
+    for run, rate, seed in zip(runs, rates, seeds, strict=True):
+        expected = numpy_course(rate, seed, np.ones(STEPS))
+        np.testing.assert_allclose(run.losses, expected, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(run.drift, 1)
+
+
+def test_tuning_continues_the_grid_and_matches_each_steps_drift(setups):
+    tuned = batches.tune("scanned", "ema", STEPS)
+    means = np.mean(tuned.losses, axis=1)
+    place = tuned.rates.index(tuned.rate)
+    assert place == means.argmin()
+    assert 0 < place < len(tuned.rates) - 1
+    matched = batches.train("scanned", "ema", True, 4, STEPS)
+    factors = 1 / (1 - 0.5 * (1 - np.arange(STEPS) / STEPS))
+    expected = numpy_course(tuned.rate, 4, factors)
+    np.testing.assert_allclose(matched.losses, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_tail_average_is_that_of_the_points(setups):
+    rate = [0.1] * 3
+    average = batches.courses("scanned", "tail", rate, range(3), STEPS)
+    plain = batches.courses("scanned", "base", rate, range(3), STEPS)
+    for a, b in zip(average, plain, strict=True):
+        np.testing.assert_allclose(a.losses[:6], b.losses[:6], rtol=1e-5)
+        assert abs(a.losses[-1] - b.losses[-1]) > 1e-6
+
+
+def test_a_grid_is_continued_until_the_best_is_within():
+    for target, expected in ((50.0, [1, 10, 100, 1000]), (0.2, [0.01, 0.1, 1, 10])):
+        tried = [1.0, 10.0]
+
+        def best(tried=tried, target=target):
+            return min(tried, key=lambda rate: abs(np.log(rate / target)))
+
+        continued([1.0, 10.0], best, tried.extend)
+        np.testing.assert_allclose(sorted(tried), expected)
+
+
+def test_every_arm_has_a_matched_one():
+    arms = {arm.name: arm for arm in small_batches.STUDY.arms}
+    for name in batches.METHODS:
+        if name != "base":
+            assert arms[name].baseline == "base"
+            expected = {"method": name, "matched": True}
+            assert arms[arms[name].matched].fields == expected
+
+
+@pytest.fixture
+def promoting():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def test_no_character_is_predicted_from_a_later_one(promoting):
+    params, _ = characters.init(jax.random.key(0))
+    windows = characters.batch(characters.data(), jax.random.key(1))[:2, :-1]
+    logits = characters.predict(params, windows)
+    changed = characters.predict(params, windows.at[:, 20:].add(1))
+    np.testing.assert_allclose(changed[:, :20], logits[:, :20], atol=1e-6)
+    assert (abs(changed[:, 20:] - logits[:, 20:]).max(axis=-1) > 1e-4).all()
+
+
+def test_windows_are_of_the_text(promoting):
+    train, held_out = characters.text()
+    whole = train.tobytes()
+    for window in np.asarray(characters.batch(characters.data(), jax.random.key(2))):
+        assert whole.find(window.tobytes()) % 4 == 0
+    assert len(held_out) == pytest.approx(0.1 * (len(train) + len(held_out)), abs=1)
+
+
+def test_a_setup_that_is_not_there():
+    with pytest.raises(ConfigError, match="--models nowhere: choose from characters"):
+        small_batches.execute(
+            {"model": "nowhere", "seed": 0, "method": "base", "steps": 10},
+            lambda part, text: None,
+        )
