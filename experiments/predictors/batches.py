@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import plp_optax
-from experiments.predictors import characters, images
+from experiments.predictors import characters
 from experiments.predictors.descent import continued
 
 TUNING_SEEDS = (1000, 1001, 1002)  # not among the reported ones
@@ -93,13 +93,6 @@ SETUPS = {
         tuple(3e-4 * 10 ** (i / 4) for i in range(9)),
         tuning_seeds=3,
         lanes=9,
-    ),
-    "cifar100-resnet18": Setup(
-        images,
-        optax.chain(optax.add_decayed_weights(5e-4), optax.trace(0.9, nesterov=True)),
-        tuple(0.01 * 10 ** (i / 2) for i in range(5)),
-        tuning_seeds=1,
-        lanes=1,
     ),
 }
 METHODS = {

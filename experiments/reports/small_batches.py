@@ -12,8 +12,7 @@ from experiments.runs import Runs
 
 _METHOD = (
     "*characters*: a transformer of two layers and width 32 on the text of Python's "
-    "`help()`, AdamW. *cifar100-resnet18*: ResNet-18 of width 4 on a fifth of "
-    "CIFAR-100, SGD with Nesterov momentum 0.9. The rate warms up and falls to a tenth "
+    "`help()`, AdamW. The rate warms up and falls to a tenth "
     "of its peak by half a cosine. Each method has its peak rate chosen on a grid over "
     "two decades, by the mean of the last losses of seeds that are not reported; the "
     "grid is continued where the best rate is at its edge. A seed sets the start and "
