@@ -28,7 +28,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks import measure
 from training import config as config_lib
@@ -145,27 +145,28 @@ def make_config(**fields: Any) -> Config:
     return config_lib.resolve({"dataset": "cifar100", **fields})
 
 
-def make_arguments(program: Program, config: Config, mesh: Mesh) -> tuple[Any, ...]:
+def make_arguments(
+    program: Program, config: Config, dataset: data.Dataset, mesh: Mesh
+) -> tuple[Any, ...]:
     """Shapes and shardings of what the training function takes on the mesh."""
-    state = program.initial_state(0)
-    source = measure.synthetic(1).train
 
     def shaped(spec: PartitionSpec, *shape: int, like: Any) -> Any:
-        return jax.ShapeDtypeStruct(
-            shape, like.dtype, sharding=NamedSharding(mesh, spec)
-        )
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding)
 
     same, split = PartitionSpec(), PartitionSpec(parallel.AXIS)
-    state = jax.tree.map(lambda x: shaped(same, *x.shape, like=x), state)
+    state = jax.tree.map(
+        lambda x: shaped(same, *x.shape, like=x), program.initial_state(0)
+    )
+    images, labels = dataset.train
     if config.input == "host":
-        size = config.batch_size // mesh.size
-        batch = (shaped(split, mesh.size, size, *x.shape[1:], like=x) for x in source)
+        lead = mesh.size, config.batch_size // mesh.size
+        batch = (shaped(split, *lead, *x.shape[1:], like=x) for x in dataset.train)
         return state, data.Examples(*batch)
-    images, labels = source
-    order = shaped(same, IMAGES, like=labels)
-    rows = shaped(same, IMAGES, images.size, like=images)
-    source = data.Examples(rows, order)
-    return state, (source, order), shaped(split, mesh.size, 2, like=labels)
+    rows = shaped(same, len(images), math.prod(images.shape[1:]), like=images)
+    order = shaped(same, len(images), like=labels)
+    span = shaped(split, mesh.size, 2, like=labels)
+    return state, (data.Examples(rows, order), order), span
 
 
 def compile_for(mesh: Mesh, config: Config, dataset: data.Dataset) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def compile_for(mesh: Mesh, config: Config, dataset: data.Dataset) -> dict[str, 
       What the compiler says of it, for one device and one step.
     """
     program = recipe.assemble(config, dataset)
-    state, *others = make_arguments(program, config, mesh)
+    state, *others = make_arguments(program, config, dataset, mesh)
     mapped = parallel.map_over_devices(
         program.train_function, 1 + len(others), donate=True, mesh=mesh
     )
@@ -273,59 +274,52 @@ def run(
 def table(record: dict[str, Any]) -> Table:
     """The record as a table."""
     result = Table(
-        "devices",
-        "network",
-        "precision",
-        "input",
-        "method",
+        *(Column(name, no_wrap=True) for name in ("devices", "step", "method")),
         "compiled in (s)",
         "state (copies)",
         "arguments (MB)",
         "temporaries (MB)",
+        f"- {_BASE} (copies)",
         "peak (MB)",
-        f"temporaries - {_BASE} (copies)",
         "GFLOP",
         "accessed (GB)",
-        "collectives",
-        "of them (MB)",
+        "collectives (MB)",
         "optimal (ms)",
-        f"optimal - {_BASE}",
+        f"/ {_BASE}",
         title="Estimates of the compiler, nothing was run: a step on one device, "
         f"width {record['width']}, batch {record['device_batch']} a device",
     )
-    bases = {_key(c): c for c in record["cells"] if c["method"] == _BASE}
+    bases = {_name(c): c for c in record["cells"] if c["method"] == _BASE}
     for cell in record["cells"]:
-        names = (cell[n] for n in ("model", "precision", "input", "method"))
-        head = f"{cell['devices']} x {cell['device_kind']}", *names
+        head = *_name(cell), cell["method"]
         if "failed" in cell:
             result.add_row(*head, "failed")
             continue
         size = cell["parameter_bytes"]
-        base = bases.get(_key(cell), {})
+        base = bases.get(_name(cell), {})
         more = cell["temporary_bytes"] - base.get("temporary_bytes", math.nan)
         seconds = cell["optimal_seconds"] or math.nan
-        slower = seconds / (base.get("optimal_seconds") or math.nan) - 1
         result.add_row(
             *head,
             f"{cell['compile_seconds']:.0f}",
             f"{cell['state_bytes'] / size - 1:.2f}",
             _number(cell["argument_bytes"], 1e6, ".1f"),
             _number(cell["temporary_bytes"], 1e6, ".1f"),
-            _number(cell["peak_bytes"], 1e6, ".1f"),
             _number(more, size, "+.2f"),
+            _number(cell["peak_bytes"], 1e6, ".1f"),
             _number(cell["operations"], 1e9, ".1f"),
             _number(cell["accessed_bytes"], 1e9, ".2f"),
-            str(cell["collectives"]),
-            _number(cell["collective_bytes"], 1e6, ".1f"),
+            f"{cell['collectives']} ({cell['collective_bytes'] / 1e6:.1f})",
             _number(seconds, 1e-3, ".2f"),
-            _number(slower, 1, "+.1%"),
+            _number(seconds / (base.get("optimal_seconds") or math.nan), 1, ".3f"),
         )
     return result
 
 
-def _key(cell: dict[str, Any]) -> tuple[Any, ...]:
-    """What a cell has in common with that of another method."""
-    return tuple(cell[n] for n in ("topology", "model", "precision", "input"))
+def _name(cell: dict[str, Any]) -> tuple[str, str]:
+    """The devices and the step of a cell, without its method."""
+    step = ", ".join(cell[n] for n in ("model", "precision", "input"))
+    return f"{cell['devices']} x {cell['device_kind']}", step
 
 
 def _number(value: float | None, unit: float, format_: str) -> str:
@@ -339,8 +333,8 @@ def draw(path: Path, record: dict[str, Any]) -> None:
     series: dict[str, list[dict[str, Any]]] = {}
     for cell in record["cells"]:
         if "failed" not in cell:
-            parts = (cell[n] for n in ("model", "precision", "input", "method"))
-            series.setdefault(", ".join(parts), []).append(cell)
+            name = f"{_name(cell)[1]}, {cell['method']}"
+            series.setdefault(name, []).append(cell)
     for number, (name, cells) in enumerate(series.items()):
         cells.sort(key=lambda cell: cell["devices"])
         devices = [cell["devices"] for cell in cells]
