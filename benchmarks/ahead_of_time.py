@@ -73,9 +73,11 @@ def make_mesh(platform: str, topology: str, target_config: str = "") -> Mesh:
 
 
 def _tpu(topology: str) -> list[Any]:
-    # Otherwise libtpu asks the cloud's metadata server about the machine.
+    # Otherwise libtpu asks the cloud's metadata server about the machine, and refuses to
+    # be loaded by two processes, as if they shared a TPU.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
     layout = re.fullmatch(r"\w+:(\d+)x(\d+)(?:x(\d+))?", topology)
     if layout is None:
         raise ConfigError(
