@@ -73,8 +73,8 @@ def make_mesh(platform: str, topology: str, target_config: str = "") -> Mesh:
 
 
 def _tpu(topology: str) -> list[Any]:
-    # Otherwise libtpu asks the cloud's metadata server about the machine, and refuses to
-    # be loaded by two processes, as if they shared a TPU.
+    # Otherwise libtpu asks the cloud's metadata server about the machine, and refuses
+    # to be loaded by two processes, as if they shared a TPU.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
@@ -189,6 +189,7 @@ def compile_for(mesh: Mesh, config: Config, dataset: data.Dataset) -> dict[str, 
     # The GPU's compiler gives none.
     costs = compiled.cost_analysis() or {}
     count, size = count_collectives(compiled.as_text())
+    optimal = costs.get("optimal_seconds", 0.0)
     return {
         "compile_seconds": seconds,
         "parameter_bytes": _bytes(state.params),
@@ -202,7 +203,8 @@ def compile_for(mesh: Mesh, config: Config, dataset: data.Dataset) -> dict[str, 
         + memory.generated_code_size_in_bytes,
         "operations": costs.get("flops"),
         "accessed_bytes": costs.get("bytes accessed"),
-        "optimal_seconds": costs.get("optimal_seconds"),
+        # Negative where libtpu cannot estimate some of the operations.
+        "optimal_seconds": optimal if optimal > 0 else None,
         "collectives": count,
         "collective_bytes": size,
     }
