@@ -34,6 +34,13 @@ IN_BLOCKS = tuple(
 )
 
 
+# The networks with an attribute `dropout_rate`.
+WITH_DROPOUT = (
+    *("vgg16", "vgg19", "googlenet"),
+    *("vit-tiny", "vit-small", "vit-base", "efficientnet-b0"),
+)
+
+
 def __getattr__(name: str) -> Any:
     """Imports the networks, and with them JAX and Flax, when they are first used."""
     if name == "create":

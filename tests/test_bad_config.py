@@ -119,6 +119,7 @@ DOMAINS = {
     "max_learning_rate": Domain((0.05, "["), FLOAT32, CYCLIC),  # the base's 0.05
     **dict.fromkeys(("weight_decay", "l1"), Domain((0, "["), FLOAT32)),
     **dict.fromkeys(("clip_norm", "clip_value"), Domain((0, "("), FLOAT32)),
+    "dropout": Domain((0, "["), (1, ")"), {"model": "vgg16"}),
     "ema": Domain((0, "("), (1, ")")),
     "label_smoothing": Domain((0, "["), (1, ")")),
     "warmup_epochs": Domain((0, "["), INT32),

@@ -259,6 +259,8 @@ def test_what_follows_a_choice_is_chosen_again(tmp_path, first, second, expected
             ["--early-stopping=3", "--validation-fraction=0"],
             "--early-stopping watches the validation loss",
         ),
+        (["--dropout=0.1"], "--dropout 0.1 .* --model resnet18: .* vit-tiny"),
+        (["--dropout=1", "--model=vit-tiny"], "--dropout must be below 1"),
         (["--plateau-patience=3"], "--plateau-patience 3 .* --schedule cosine"),
         (
             ["--schedule=onecycle", "--warmup-epochs=2"],

@@ -19,7 +19,7 @@ def make_network(
     config: Config, num_classes: int, *, axis_name: str | None
 ) -> nn.Module:
     """Returns the network; ``axis_name`` is the axis that batch statistics share."""
-    return models.create(
+    network = models.create(
         config.model,
         num_classes,
         stem=config.stem,
@@ -28,3 +28,6 @@ def make_network(
         dtype=DTYPES[config.precision],
         axis_name=axis_name,
     )
+    if config.dropout is None:
+        return network
+    return network.clone(dropout_rate=config.dropout)

@@ -6,7 +6,7 @@ type, default, help, the choice under which it has a meaning, and its range.
 
 import dataclasses
 
-from models import NETWORKS
+from models import NETWORKS, WITH_DROPOUT
 from training.flags import flag
 from training.presets import PRESETS
 from training.registry import DATASETS, METHODS
@@ -83,6 +83,14 @@ class Network:
         lambda c: "mlp" if c.model in VGG else "linear",
         "Last layers. Unset: mlp for VGG, linear for the others.",
         choices=("mlp", "linear"),
+    )
+    dropout: float | None = flag(
+        None,
+        "Part of the units dropped in training. Unset: the network's own, which is 0.5 "
+        "for VGG's mlp head, 0.4 for GoogLeNet, 0.2 for EfficientNet and 0 for ViT.",
+        only=("model", WITH_DROPOUT),
+        low=0,
+        below=1,
     )
 
 
@@ -464,9 +472,11 @@ class Start:
     preset: str | None = flag(
         None,
         "A published protocol on CIFAR-100: plp-paper (arXiv 2310.10958), "
-        "amplify-paper (arXiv 2305.18445), or amplify-paper-deep (the same for "
-        "ResNet-50/101). --show-config prints it; docs/protocols.md says what is "
-        "published and what is assumed. Flags override it.",
+        "amplify-paper (arXiv 2305.18445), amplify-paper-deep (the same for "
+        "ResNet-50/101), or accelerate-... (a review of acceleration techniques); or "
+        "scratch-..., a common recipe from scratch for these networks. --show-config "
+        "prints it; docs/protocols.md says what is published and what is assumed. "
+        "Flags override it.",
         choices=PRESETS,
     )
     config: str | None = flag(None, "The config.json of a work directory.")
