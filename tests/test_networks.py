@@ -1,8 +1,13 @@
 """From a configuration to a network."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import models
+import plp_optax
+from plp_optax.linen import propagate_amplification
 from training.config import resolve
 from training.networks import make_network
 
@@ -17,3 +22,63 @@ def test_the_flag_sets_the_dropout_rate():
     for fields, rate in (({}, 0.0), ({"dropout": 0.3}, 0.3)):
         config = resolve({"model": "vit-tiny", **fields})
         assert make_network(config, 10, axis_name=None).dropout_rate == rate
+
+
+def layers(name, rule):
+    network = models.create(name, 10, width=8)
+    images = jnp.zeros((1, 8, 8, 1))
+    variables = jax.eval_shape(
+        lambda key: network.init(key, images, train=False), jax.random.key(0)
+    )
+    return plp_optax.layer_names(variables["params"], rule)
+
+
+def test_each_projection_of_attention_is_a_layer():
+    """Class token and positions are parameters of the stem, which has no kernel."""
+    names = layers("vit-tiny", "kernels")
+    parts = {f"attention/{part}" for part in ("query", "key", "value", "out")}
+    parts |= {"mlp/hidden", "mlp/output"}
+    blocks = {f"block{i}/{part}" for i in range(12) for part in parts}
+    assert set(names) == {"stem/patches", "head"} | blocks
+    norms = {f"block{i}/norm{j}" for i in range(12) for j in (1, 2)} | {"norm"}
+    assert set(layers("vit-tiny", "modules")) == {*names, "stem"} | norms
+
+
+def test_both_convolutions_of_squeeze_and_excitation_are_layers():
+    names = layers("efficientnet-b0", "kernels")
+    # Of the 16 blocks the first does not expand.
+    convolutions = {"expand/conv": 15, "depthwise/conv": 16, "project/conv": 16}
+    convolutions |= {"squeeze/reduce": 16, "squeeze/expand": 16}
+    for part, count in convolutions.items():
+        assert sum(name.endswith(f"/{part}") for name in names) == count
+    assert len(names) == sum(convolutions.values()) + 3  # stem, last, head
+    norms = {n.replace("conv", "norm") for n in names if n.endswith("conv")}
+    assert set(layers("efficientnet-b0", "modules")) == {*names} | norms
+
+
+def test_amplification_propagates_through_attention():
+    """A query's own gradient is doubled, and those of later layers stay."""
+    network = models.create("vit-tiny", 10, width=8, dtype=jnp.float64)
+    network = network.clone(depth=1)
+    with jax.enable_x64(True):
+        images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1), jnp.float64)
+        params = network.init(jax.random.key(1), images, train=False)["params"]
+
+        @jax.jit
+        def gradient(params, factor):
+            def loss(params):
+                with propagate_amplification({"block0/attention/query": factor}):
+                    logits = network.apply({"params": params}, images, train=False)
+                return jnp.sum(jnp.sin(logits))
+
+            return jax.grad(loss)(params)
+
+        gradients = gradient(params, 1.0), gradient(params, 2.0)
+    plain, amplified = jax.device_get(gradients)
+    flat = jax.tree_util.tree_leaves_with_path(plain)
+    for (path, a), b in zip(flat, jax.tree.leaves(amplified), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.startswith("stem") or "norm1" in name:
+            assert abs(a - b).max() > 1e-9 * abs(a).max()  # through the query too
+        else:
+            np.testing.assert_allclose(b, a * (1 + ("query" in name)), rtol=1e-9)
