@@ -57,7 +57,7 @@ def test_both_convolutions_of_squeeze_and_excitation_are_layers():
 
 
 def test_amplification_propagates_through_attention():
-    """A query's own gradient is doubled, and those of later layers stay."""
+    """The query's gradient is doubled; of others, that of what it is computed from."""
     network = models.create("vit-tiny", 10, width=8, dtype=jnp.float64)
     network = network.clone(depth=1)
     with jax.enable_x64(True):
@@ -78,7 +78,8 @@ def test_amplification_propagates_through_attention():
     flat = jax.tree_util.tree_leaves_with_path(plain)
     for (path, a), b in zip(flat, jax.tree.leaves(amplified), strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.startswith("stem") or "norm1" in name:
-            assert abs(a - b).max() > 1e-9 * abs(a).max()  # through the query too
+        # Only the class token's query counts: patches are keys and values.
+        if name in ("stem/class_token", "stem/positions") or "norm1" in name:
+            assert not np.allclose(a, b, rtol=0.01)
         else:
             np.testing.assert_allclose(b, a * (1 + ("query" in name)), rtol=1e-9)
