@@ -33,11 +33,11 @@ IN_BLOCKS = tuple(
     if module in ("models.vgg", "models.resnet", "models.tiny")
 )
 
-
-# The networks with an attribute `dropout_rate`.
-WITH_DROPOUT = (
-    *("vgg16", "vgg19", "googlenet"),
-    *("vit-tiny", "vit-small", "vit-base", "efficientnet-b0"),
+# Those with an attribute `dropout_rate`.
+WITH_DROPOUT = tuple(
+    name
+    for name, module in NETWORKS.items()
+    if module in ("models.vgg", "models.googlenet", "models.vit", "models.efficientnet")
 )
 
 

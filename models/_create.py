@@ -33,9 +33,9 @@ def create(
 
     Networks start from PyTorch's default initialisation of convolutions and linear
     layers; ViT's class token starts at 0, its positions normal with deviation 0.02.
-    Batch normalisation has
-    PyTorch's momentum 0.1 and epsilon 1e-5; its running variances are those of Flax,
-    which average the biased variance of a batch of n values, (n - 1)/n times PyTorch's.
+    Batch normalisation has PyTorch's momentum 0.1 and epsilon 1e-5; its running
+    variances are those of Flax, which average the biased variance of a batch of n
+    values, (n - 1)/n times PyTorch's.
 
     Args:
         name: one of `models.NETWORKS`.

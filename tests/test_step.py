@@ -153,6 +153,23 @@ def test_evaluation_pads_and_masks(program):
     assert len(batches) == 2
 
 
+def test_losses_of_batches_add_up_in_float64(program, monkeypatch):
+    """A small loss after a large one is not lost, as it would be in float32."""
+    losses = iter([2.0**25, 1.0])
+
+    def eval_step(variables, batch):
+        zero = np.int32(0)
+        return {
+            **{"loss": np.float32(next(losses)), "top1": zero, "top5": zero},
+            **{"count": np.int32(batch.mask.sum())},
+            "confusion": np.zeros((programs.CLASSES, programs.CLASSES), np.int32),
+        }
+
+    monkeypatch.setattr(program, "_eval_step", eval_step)
+    evaluation = program.evaluate(program.initial_state(0).variables, DATASET.test)
+    assert evaluation.loss == (2**25 + 1) / 22
+
+
 def test_evaluation_of_nothing_is_nan(program):
     empty = data.Examples(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32))
     variables = program.initial_state(0).variables

@@ -203,7 +203,9 @@ class Program:
           on_batch: Called after each batch.
         """
         variables = parallel.replicate(variables)
-        sums: dict[str, Any] = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
+        names = ("loss", "top1", "top5", "count")
+        # Not 0.0, to which NumPy would add in float32.
+        sums: dict[str, Any] = dict.fromkeys(names, np.float64(0))
         sums["confusion"] = np.zeros(2 * (self._num_classes,), np.int64)
         for batch in self._eval_batches(examples):
             own = jax.device_get(self._eval_step(variables, batch))
