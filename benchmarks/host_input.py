@@ -52,7 +52,7 @@ class Grain(feed.Host):
         else:
             batches = order.map(take).batch(self._batch_size)
         sent = (
-            parallel.send(parallel.shard(batch))
+            parallel.send(parallel.shard(batch), pin=parallel.can_pin())
             for batch in batches[steps.start : steps.stop].to_iter_dataset()
         )
         for batch in feed.prefetch(sent, self._AHEAD):
@@ -100,7 +100,9 @@ def run(
 
 def make_feeds(examples: data.Examples, batch_size: int) -> dict[str, feed.Feed]:
     """The feeds from the host."""
-    feeds: dict[str, feed.Feed] = {NUMPY: feed.Host(examples, batch_size)}
+    feeds: dict[str, feed.Feed] = {
+        NUMPY: feed.Host(examples, batch_size, pin=parallel.can_pin())
+    }
     if has_grain():
         feeds[GRAIN] = Grain(examples, batch_size, by_batch=False)
         feeds[GRAIN_BATCHES] = Grain(examples, batch_size, by_batch=True)

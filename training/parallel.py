@@ -105,6 +105,12 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, replicated())
 
 
+def can_pin() -> bool:
+    """Whether page-locked host memory is of use: not on a CPU, which sends nothing."""
+    kinds = {memory.kind for memory in jax.local_devices()[0].addressable_memories()}
+    return jax.default_backend() != "cpu" and "pinned_host" in kinds
+
+
 def send(tree: Any, *, pin: bool = False) -> Any:
     """Sends arrays ``[devices, ...]`` from the host, one part to each device.
 

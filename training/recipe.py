@@ -212,8 +212,7 @@ def assemble(
     tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     if source is None and config.input == "host":
-        # A CPU has such memory, but nothing to transfer.
-        pin = config.pin_memory and jax.default_backend() != "cpu"
+        pin = config.pin_memory and parallel.can_pin()
         source = feed.Host(dataset.train, batch_size, pin=pin)
     elif source is None:
         steps_per_call = config.steps_per_call or _steps_per_call(steps_per_epoch)
