@@ -14,6 +14,7 @@ from flax import traverse_util
 
 import models
 from models import efficientnet, googlenet
+from training import pretrained
 
 VECTORS = np.load(pathlib.Path(__file__).with_name("torch_reference") / "vectors.npz")
 OPTIONS = {
@@ -45,23 +46,9 @@ SHALLOW_STAGES = (
 )
 
 
-def _number(match):
-    """Blocks are numbered throughout by the reference."""
-    stage, block = int(match[1]) - 1, int(match[2])
-    return f"blocks/{sum(s.depth for s in efficientnet.STAGES[:stage]) + block}"
-
-
-# From our paths to the reference's names; the rules apply in turn.
+# From our paths to the reference's names; the rules apply in turn. The other networks'
+# have torchvision's names, and are read as a file of weights is.
 RULES = {
-    "resnet": [
-        (r"stem/conv", "conv1"),
-        (r"stem/norm", "bn1"),
-        (r"stage(\d)/block(\d)", r"layer\1/\2"),
-        (r"shortcut/conv", "downsample/0"),
-        (r"shortcut/norm", "downsample/1"),
-        (r"norm(\d)", r"bn\1"),
-        (r"head", "fc"),
-    ],
     "vgg": [
         (r"stage(\d)/conv(\d)", r"conv\1_\2"),
         (r"stage(\d)/norm(\d)", r"bn\1_\2"),
@@ -82,24 +69,6 @@ RULES = {
         (r"/norm", "/bn"),
         (r"head", "fc"),
     ],
-    "vit-tiny": [
-        (r"stem/patches", "conv_proj"),
-        (r"block(\d+)", r"layers/\1"),
-        (r"attention", "self_attention"),
-        (r"/out$", "/out_proj"),
-        (r"mlp/hidden", "mlp/0"),
-        (r"mlp/output", "mlp/2"),
-        (r"/norm(\d)", r"/ln_\1"),
-        (r"^norm", "ln"),
-    ],
-    "efficientnet-b": [
-        (r"squeeze/reduce", "fc1"),
-        (r"squeeze/expand", "fc2"),
-        (r"/conv", "/0"),
-        (r"/norm", "/1"),
-        (r"stage(\d)/block(\d)", _number),
-        (r"head", "fc"),
-    ],
 }
 LEAVES = {
     "kernel": "weight",
@@ -108,14 +77,14 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-OUTRIGHT = {"stem/class_token": "class_token", "stem/positions": "pos_embedding"}
 
 
 def torch_name(network, path):
-    if path in OUTRIGHT:
-        return OUTRIGHT[path]
-    module, leaf = path.rsplit("/", 1)
-    family = network.removesuffix("-shallow").rstrip("0123456789")
+    network = network.removesuffix("-shallow")
+    family = network.rstrip("0123456789")
+    if family not in RULES:
+        return pretrained.torch_name(network, path)
+    module, leaf = path.split("/", 1)[1].rsplit("/", 1)
     for pattern, replacement in RULES[family]:
         module = re.sub(pattern, replacement, module)
     return f"{module}/{LEAVES[leaf]}".replace("/", ".")
@@ -140,6 +109,36 @@ def to_torch(array):
 def from_torch(array):
     order = {2: (1, 0), 4: (2, 3, 1, 0)}.get(np.ndim(array))
     return np.transpose(array, order) if order else array
+
+
+def drawn(name):
+    """The reference's state, by its names."""
+    shapes = (tuple(map(int, s.split(","))) for s in VECTORS[f"{name}/shapes"])
+    return {
+        n: draw(n, s) for n, s in zip(VECTORS[f"{name}/names"], shapes, strict=True)
+    }
+
+
+def to_variables(name, state, shapes):
+    """Our variables, by their paths."""
+    network = name.removesuffix("-shallow")
+    if network in pretrained.WITH_NAMES:
+        converted = pretrained.convert(state, network, shapes)
+        assert not converted.notes
+        return converted.values
+    names = {path: torch_name(name, path) for path in shapes}
+    assert sorted(names.values()) == sorted(state)
+    return {path: from_torch(state[names[path]]) for path in shapes}
+
+
+def by_reference(name, results):
+    """Arrays by our paths, under the reference's names; projections are joined."""
+    named = {torch_name(name, path): to_torch(x) for path, x in results.items()}
+    whole = {n.removesuffix("[query]") for n in named if n.endswith("[query]")}
+    parts = ("query", "key", "value")
+    return named | {
+        n: np.concatenate([named[f"{n}[{p}]"] for p in parts]) for n in whole
+    }
 
 
 def is_shallow(name):
@@ -172,15 +171,9 @@ def test_agrees_with_pytorch(name, monkeypatch):
         shapes = jax.eval_shape(
             lambda: network.init(jax.random.key(0), images, train=False)
         )
-        flat = traverse_util.flatten_dict(shapes, sep="/")
-        names = {path: torch_name(name, path.split("/", 1)[1]) for path in flat}
-        assert sorted(names.values()) == sorted(VECTORS[f"{name}/names"])
+        shapes = traverse_util.flatten_dict(shapes, sep="/")
         variables = traverse_util.unflatten_dict(
-            {
-                path: from_torch(draw(names[path], to_torch(np.empty(s.shape)).shape))
-                for path, s in flat.items()
-            },
-            sep="/",
+            to_variables(name, drawn(name), shapes), sep="/"
         )
 
         def loss_fn(params, batch_stats):
@@ -206,7 +199,7 @@ def test_agrees_with_pytorch(name, monkeypatch):
 
         eval_logits, train_logits, results = run(variables)
     results = traverse_util.flatten_dict(results, sep="/")
-    results = {names[path]: to_torch(value) for path, value in results.items()}
+    results = by_reference(name, results)
 
     def check(actual, key):
         desired = VECTORS[f"{name}/{key}"]

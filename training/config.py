@@ -78,6 +78,8 @@ def resolve(
     base = dict(base or {})
     if listed_epochs(explicit.get("strategy")):
         base.pop("epochs", None)  # a listed strategy says where it ends
+    if explicit.get("initial_weights") is not None:
+        base.pop("initial_weights_sha256", None)
     fields = flags.complete(Config, explicit, base)
     config = Config(**fields)
     _check(config)
@@ -202,6 +204,11 @@ def _check(config: Config) -> None:
         raise ConfigError("--amplify-select random needs --amplify-ratio, such as 0.2")
     if c.head == "mlp" and c.model not in VGG:
         raise ConfigError(f"--head mlp is for VGG; {c.model} has --head linear")
+    if c.initial_weights_sha256 and not c.initial_weights:
+        raise ConfigError(
+            "--initial-weights-sha256 has no meaning without --initial-weights: give "
+            "both"
+        )
     if c.stem == "imagenet" and c.model in (*VGG, "tiny", "plain"):
         raise ConfigError(f"{c.model} has no --stem imagenet, only cifar")
     _check_processes(c)

@@ -9,6 +9,7 @@ import dataclasses
 from models import NETWORKS, WITH_DROPOUT
 from training.flags import flag
 from training.presets import PRESETS
+from training.pretrained import WITH_NAMES, digest
 from training.registry import DATASETS, METHODS
 from training.strategy import listed_epochs
 
@@ -91,6 +92,18 @@ class Network:
         only=("model", WITH_DROPOUT),
         low=0,
         below=1,
+    )
+    initial_weights: str | None = flag(
+        None,
+        "Start from the weights in this .npz or .safetensors file, which has "
+        "torchvision's names. The head starts at random if the number of classes "
+        "differs, and the stem's kernel if its size does.",
+        only=("model", WITH_NAMES),
+    )
+    initial_weights_sha256: str | None = flag(
+        lambda c: c.initial_weights and digest(c.initial_weights),
+        "The SHA-256 digest that the file must have. Unset: the one that it has.",
+        only=("model", WITH_NAMES),
     )
 
 

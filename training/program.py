@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
@@ -62,6 +62,7 @@ class Program:
         parts: int = 1,
         label_smoothing: float = 0.0,
         ema: float | None = None,
+        pretrained: Mapping[str, np.ndarray] | None = None,
         most_skipped: int = 1,
     ) -> None:
         """Makes the steps, without compiling them.
@@ -78,6 +79,7 @@ class Program:
           parts: In how many parts a batch is computed.
           label_smoothing: Part of the target that is spread over all classes.
           ema: Decay of the moving average of the variables, if one is taken.
+          pretrained: See :func:`training.state.make_initial_state`.
           most_skipped: How many steps in a row that are not finite end the run.
         """
         self.batch_size = batch_size
@@ -102,7 +104,12 @@ class Program:
         )
         shape = dataset.train.images.shape[1:]
         self._initial_state = make_initial_state(
-            module, tx, shape, dtype, with_average=ema is not None
+            module,
+            tx,
+            shape,
+            dtype,
+            pretrained=pretrained,
+            with_average=ema is not None,
         )
         self.train_function = feed.wrap(train_step)
         self._eval_function = make_eval_step(module, preprocess)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from training import data, feed, networks, optimizers, parallel
+from training import data, feed, networks, optimizers, parallel, pretrained
 from training.callbacks import Callback
 from training.config import Config
 from training.display import result_lines, say, summary_line, waiting
@@ -211,6 +211,11 @@ def assemble(
     batch_size = config.batch_size * config.batches_per_step
     tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
+    weights = None
+    if config.initial_weights is not None:
+        shape = dataset.train.images.shape[1:]
+        weights, notes = pretrained.load(config, module, shape)
+        say("; ".join((f"starting from {config.initial_weights}", *notes)))
     if source is None and config.input == "host":
         pin = config.pin_memory and parallel.can_pin()
         source = feed.Host(dataset.train, batch_size, pin=pin)
@@ -231,6 +236,7 @@ def assemble(
         parts=config.batch_parts * config.batches_per_step,
         label_smoothing=config.label_smoothing,
         ema=config.ema,
+        pretrained=weights,
         most_skipped=_MOST_SKIPPED if is_patient else 1,
     )
 

@@ -1,12 +1,14 @@
 """The state of training: what a step changes, and how it starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax import traverse_util
 from flax.training.dynamic_scale import DynamicScale
 
 from training import parallel
@@ -95,12 +97,21 @@ def make_initial_state(
     image_shape: tuple[int, ...],
     dtype: jax.typing.DTypeLike,
     *,
+    pretrained: Mapping[str, np.ndarray] | None = None,
     with_average: bool = False,
 ) -> Callable[[jax.Array], TrainState]:
     """Returns ``initial_state(key)``, which draws the initial parameters.
 
     ``initial_state`` raises ConfigError if the optimizer's options do not fit the
     network's layers.
+
+    Args:
+      module: The network.
+      tx: The optimizer.
+      image_shape: Height, width and channels of the images.
+      dtype: Type of the network's arithmetic.
+      pretrained: Variables that replace the ones drawn, by path.
+      with_average: Whether the state has a moving average of the variables.
     """
 
     def init_variables(key: jax.Array) -> Any:
@@ -140,6 +151,11 @@ def make_initial_state(
     def initial_state(key: jax.Array) -> TrainState:
         init_key, run_key = jax.random.split(key)
         variables = init_variables(init_key)
+        if pretrained is not None:
+            drawn = traverse_util.flatten_dict(variables, sep="/")
+            variables = traverse_util.unflatten_dict(
+                drawn | parallel.replicate(dict(pretrained)), sep="/"
+            )
         try:
             return make_state(variables, run_key)
         except ValueError as error:  # an option that does not fit the layers

@@ -8,7 +8,9 @@ PyTorch's own layers, and share no code with `models`. Everything is in float64.
 
 Weights are not stored: `draw` makes each array from its name. A stored network has
 
-    <network>/names          all names of its state, in PyTorch's spelling
+    <network>/names          all names of its state: of ResNet, ViT and EfficientNet
+                             those of torchvision
+    <network>/shapes         their shapes, such as 8,3,3,3
     <network>/eval_logits    logits with the running statistics
     <network>/train_logits   logits with the statistics of the batch, without dropout
     <network>/grad/<name>    in training, of the mean cross-entropy: of some parameters
@@ -21,6 +23,7 @@ Shallow networks have one block of each kind.
 
 import pathlib
 import zlib
+from collections import OrderedDict
 
 import numpy as np
 import torch
@@ -192,36 +195,38 @@ class GoogLeNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-class SelfAttention(nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        for name in ("query", "key", "value", "out_proj"):
-            self.add_module(name, nn.Linear(width, width))
-
-    def forward(self, x):
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1))
-            for layer in (self.query, self.key, self.value)
-        )
-        scores = torch.einsum("nqhc,nkhc->nhqk", q, k) / q.shape[-1] ** 0.5
-        mixed = torch.einsum("nhqk,nkhc->nqhc", scores.softmax(-1), v)
-        return self.out_proj(mixed.flatten(-2))
-
-
 class EncoderLayer(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.ln_1 = nn.LayerNorm(width, eps=1e-6)
-        self.self_attention = SelfAttention(width, heads)
+        self.self_attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.ln_2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Identity(),  # the place of dropout
+            nn.Linear(4 * width, width),
         )
 
     def forward(self, x):
-        x = x + self.self_attention(self.ln_1(x))
+        y = self.ln_1(x)
+        x = x + self.self_attention(y, y, y, need_weights=False)[0]
         return x + self.mlp(self.ln_2(x))
+
+
+class Encoder(nn.Module):
+    def __init__(self, width, heads, depth, tokens):
+        super().__init__()
+        self.pos_embedding = nn.Parameter(torch.zeros(1, tokens, width))
+        self.layers = nn.Sequential(
+            OrderedDict(
+                (f"encoder_layer_{i}", EncoderLayer(width, heads)) for i in range(depth)
+            )
+        )
+        self.ln = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, x):
+        return self.ln(self.layers(x + self.pos_embedding))
 
 
 class VisionTransformer(nn.Module):
@@ -229,43 +234,47 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.conv_proj = nn.Conv2d(3, width, 4, 4)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embedding = nn.Parameter(torch.zeros(1, tokens, width))
-        layers = [EncoderLayer(width, heads) for _ in range(depth)]
-        self.layers = nn.Sequential(*layers)
-        self.ln = nn.LayerNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, CLASSES)
+        self.encoder = Encoder(width, heads, depth, tokens)
+        self.heads = nn.Sequential(OrderedDict(head=nn.Linear(width, CLASSES)))
 
     def forward(self, x):
         x = self.conv_proj(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)
-        return self.head(self.ln(self.layers(x + self.pos_embedding))[:, 0])
+        return self.heads(self.encoder(x)[:, 0])
 
 
-def unit(inputs, outputs, size, stride=1, groups=1):
+def unit(inputs, outputs, size, stride=1, groups=1, activation=nn.SiLU):
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
+        activation(),
     )
+
+
+class SqueezeExcitation(nn.Module):
+    def __init__(self, inner, squeezed):
+        super().__init__()
+        self.fc1 = nn.Conv2d(inner, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, inner, 1)
+
+    def forward(self, x):
+        return x * self.fc2(F.silu(self.fc1(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
 
 
 class MBConv(nn.Module):
     def __init__(self, inputs, expansion, outputs, size, stride):
         super().__init__()
         inner = expansion * inputs
-        if expansion > 1:
-            self.expand = unit(inputs, inner, 1)
-        self.depthwise = unit(inner, inner, size, stride, groups=inner)
-        self.fc1 = nn.Conv2d(inner, inputs // 4, 1)
-        self.fc2 = nn.Conv2d(inputs // 4, inner, 1)
-        self.project = unit(inner, outputs, 1)
+        self.block = nn.Sequential(
+            *([unit(inputs, inner, 1)] if expansion > 1 else []),
+            unit(inner, inner, size, stride, groups=inner),
+            SqueezeExcitation(inner, inputs // 4),
+            unit(inner, outputs, 1, activation=nn.Identity),
+        )
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x):
-        y = F.silu(self.expand(x)) if hasattr(self, "expand") else x
-        y = F.silu(self.depthwise(y))
-        factors = self.fc2(F.silu(self.fc1(F.adaptive_avg_pool2d(y, 1)))).sigmoid()
-        y = self.project(y * factors)
-        return x + y if self.residual else y
+        return x + self.block(x) if self.residual else self.block(x)
 
 
 class EfficientNet(nn.Module):
@@ -283,24 +292,32 @@ class EfficientNet(nn.Module):
         """Channels are divided exactly, where all quotients are multiples of 8."""
         super().__init__()
         inputs = 32 // divisor
-        self.stem = unit(3, inputs, 3, stem_stride)
-        blocks = []
+        stages = [unit(3, inputs, 3, stem_stride)]
         for expansion, channels, depth, size, stride in table:
+            blocks = []
             for i in range(depth):
                 step = stride if i == 0 else 1
                 outputs = channels // divisor
                 blocks.append(MBConv(inputs, expansion, outputs, size, step))
                 inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.last = unit(inputs, 4 * inputs, 1)
-        self.fc = nn.Linear(4 * inputs, CLASSES)
+            stages.append(nn.Sequential(*blocks))
+        self.features = nn.Sequential(*stages)
+        self.features.add_module("8", unit(inputs, 4 * inputs, 1))
+        self.classifier = nn.Sequential(
+            nn.Identity(),
+            nn.Linear(4 * inputs, CLASSES),  # the place of dropout
+        )
 
     def forward(self, x):
-        x = F.silu(self.last(self.blocks(F.silu(self.stem(x)))))
-        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
 
 
-_VIT = ("conv_proj.weight", "pos_embedding", "layers.0.self_attention.key.weight")
+_LAYER = "encoder.layers.encoder_layer_"
+_VIT = (
+    *("conv_proj.weight", "encoder.pos_embedding", "heads.head.weight"),
+    f"{_LAYER}0.self_attention.in_proj_weight",
+)
+_EFFICIENTNET = ("features.0.0.weight", "classifier.1.weight")
 NETWORKS = {  # the network, some parameters, its last batch normalisation
     "resnet18": (
         ResNet(BasicBlock, (2, 2, 2, 2), width=8, imagenet=False),
@@ -344,18 +361,18 @@ NETWORKS = {  # the network, some parameters, its last batch normalisation
     ),
     "vit-tiny": (
         VisionTransformer(width=24, heads=3, depth=12),
-        (*_VIT, "head.weight"),
+        _VIT,
         None,
     ),
     "vit-tiny-shallow": (
         VisionTransformer(width=12, heads=3, depth=2),
-        (*_VIT, "layers.1.mlp.2.bias", "head.weight"),
+        (*_VIT, f"{_LAYER}1.mlp.3.bias"),
         None,
     ),
     "efficientnet-b0": (
         EfficientNet(divisor=1, stem_stride=1),
-        ("stem.0.weight", "fc.weight", "blocks.15.depthwise.0.weight"),
-        "last.1",
+        (*_EFFICIENTNET, "features.7.0.block.1.0.weight"),
+        "features.8.1",
     ),
     "efficientnet-b0-shallow": (
         EfficientNet(
@@ -364,10 +381,10 @@ NETWORKS = {  # the network, some parameters, its last batch normalisation
             table=((1, 16, 1, 3, 1), (6, 16, 2, 3, 2), (6, 24, 1, 5, 2)),
         ),
         (
-            *("stem.0.weight", "fc.weight"),
-            *("blocks.3.depthwise.0.weight", "blocks.2.fc2.bias"),
+            *_EFFICIENTNET,
+            *("features.3.0.block.1.0.weight", "features.2.1.block.2.fc2.bias"),
         ),
-        "last.1",
+        "features.8.1",
     ),
 }
 
@@ -382,6 +399,8 @@ def vectors(network, images, labels, parameters, norm):
     }
     network.load_state_dict(state, strict=False)
     yield "names", np.array(list(state))
+    shapes = (",".join(map(str, value.shape)) for value in state.values())
+    yield "shapes", np.array(list(shapes))
 
     with torch.no_grad():
         yield "eval_logits", network.eval()(images).numpy()

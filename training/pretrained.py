@@ -1,0 +1,318 @@
+"""Initial variables from a file of weights with torchvision's parameter names."""
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from models import NETWORKS
+from training.errors import ConfigError
+
+FORMATS = (".npz", ".safetensors")
+
+# From our paths to torchvision's names, by the module of a network; the rules apply in
+# turn. A name that ends in [query] is of that third of an array.
+RULES = {
+    "models.resnet": (
+        (r"^stem/conv/", "conv1/"),
+        (r"^stem/norm/", "bn1/"),
+        (r"^stage(\d)/block(\d+)/", r"layer\1/\2/"),
+        (r"/shortcut/conv/", "/downsample/0/"),
+        (r"/shortcut/norm/", "/downsample/1/"),
+        (r"/norm(\d)/", r"/bn\1/"),
+        (r"^head/", "fc/"),
+    ),
+    "models.vit": (
+        (r"^stem/patches/", "conv_proj/"),
+        (r"^stem/class_token", "class_token"),
+        (r"^stem/positions", "encoder/pos_embedding"),
+        (r"^block(\d+)/", r"encoder/layers/encoder_layer_\1/"),
+        (r"/attention/out/", "/self_attention/out_proj/"),
+        (r"/attention/(\w+)/(\w+)$", r"/self_attention/in_proj_\2[\1]"),
+        (r"/mlp/hidden/", "/mlp/0/"),
+        (r"/mlp/output/", "/mlp/3/"),
+        (r"/norm(\d)/", r"/ln_\1/"),
+        (r"^norm/", "encoder/ln/"),
+        (r"^head/", "heads/head/"),
+    ),
+    "models.efficientnet": (
+        (r"^stem/", "features/0/"),
+        (r"^last/", "features/8/"),
+        (r"^head/", "classifier/1/"),
+        (r"/squeeze/reduce/", "/squeeze/fc1/"),
+        (r"/squeeze/expand/", "/squeeze/fc2/"),
+        (r"/conv/", "/0/"),
+        (r"/norm/", "/1/"),
+        # The first stage does not expand.
+        (r"^stage1/(\w+)/depthwise/", r"stage1/\1/0/"),
+        (r"^stage1/(\w+)/squeeze/", r"stage1/\1/1/"),
+        (r"^stage1/(\w+)/project/", r"stage1/\1/2/"),
+        (r"/expand/", "/0/"),
+        (r"/depthwise/", "/1/"),
+        (r"/squeeze/", "/2/"),
+        (r"/project/", "/3/"),
+        (r"^stage(\d)/block(\d)/", r"features/\1/\2/block/"),
+    ),
+}
+_PARTS = ("query", "key", "value")
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# The names of ViT's MLP in the files that torchvision distributes.
+_OLD_NAMES = ((".mlp.linear_1.", ".mlp.0."), (".mlp.linear_2.", ".mlp.3."))
+
+# Our axes whose length may differ in a file: the number of classes, and what follows
+# from the stem and the size of the images.
+_MAY_DIFFER = {
+    "params/head/kernel": (1,),
+    "params/head/bias": (0,),
+    "params/stem/conv/kernel": (0, 1, 2),
+    "params/stem/patches/kernel": (0, 1, 2),
+    "params/stem/positions": (1,),
+}
+
+WITH_NAMES = tuple(name for name, module in NETWORKS.items() if module in RULES)
+
+
+class Pretrained(NamedTuple):
+    """What a file has for a network.
+
+    Attributes:
+      values: Variables by path, such as ``params/stem/norm/scale``. Those that are not
+        here keep their random start.
+      notes: What differs from the file, one clause each.
+    """
+
+    values: dict[str, np.ndarray]
+    notes: tuple[str, ...]
+
+
+def load(config: Any, module: Any, image_shape: tuple[int, ...]) -> Pretrained:
+    """Reads ``--initial-weights`` for a network.
+
+    Args:
+      config: The run's configuration.
+      module: The network.
+      image_shape: Height, width and channels of the images.
+
+    Raises:
+      ConfigError: If the file cannot be used, or is not of this network.
+    """
+    import jax  # not at the top, since flags are checked without it
+    from flax import traverse_util
+
+    path, images = config.initial_weights, np.zeros((1, *image_shape), np.float32)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    shapes = traverse_util.flatten_dict(shapes, sep="/")
+    try:
+        if "params/stem/positions" in shapes and image_shape[0] != image_shape[1]:
+            raise ValueError(
+                f"its images are square, and these {image_shape[0]} x {image_shape[1]}"
+            )
+        return convert(read(path, config.initial_weights_sha256), config.model, shapes)
+    except ValueError as error:
+        raise ConfigError(
+            f"--initial-weights {path} does not fit --model {config.model} --width "
+            f"{config.width}: {error}; choose the network that it was saved from "
+            f"(torchvision's have --width 64)"
+        ) from error
+
+
+def digest(path: str) -> str:
+    """The SHA-256 digest of a file of weights.
+
+    Raises:
+      ConfigError: If it cannot be read.
+    """
+    return hashlib.sha256(_content(path)).hexdigest()
+
+
+def read(path: str, sha256: str) -> dict[str, np.ndarray]:
+    """Reads the arrays of an ``.npz`` or ``.safetensors`` file, by name.
+
+    Args:
+      path: The file.
+      sha256: What its digest must be.
+
+    Raises:
+      ConfigError: If it cannot be read, is not such a file or not this one, or has
+        values that are not finite floats.
+    """
+    content = _content(path)
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise ConfigError(
+            f"--initial-weights {path} has the SHA-256 digest {found}, not {sha256}: "
+            f"restore the file that was meant"
+        )
+    try:
+        arrays = _parse(content, path)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--initial-weights {path} needs {error.name}: pip install {error.name}"
+        ) from error
+    except Exception as error:  # of many kinds, by what is damaged
+        raise ConfigError(
+            f"--initial-weights {path} is damaged or of another format ({error}): save "
+            f"the weights again, with numpy.savez or safetensors"
+        ) from error
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            problem = f"of type {array.dtype}, and must be of floats"
+        elif not np.isfinite(array).all():
+            problem = "not finite"
+        else:
+            continue
+        raise ConfigError(
+            f"--initial-weights {path}: {name} is {problem}: save other weights"
+        )
+    return arrays
+
+
+def torch_name(model: str, path: str) -> str:
+    """Torchvision's name of one of our variables.
+
+    Args:
+      model: The network's name.
+      path: The variable's path, such as ``params/stem/conv/kernel``.
+    """
+    module, _, leaf = path.partition("/")[2].rpartition("/")
+    name = f"{module}/{_LEAVES.get(leaf, leaf)}"
+    for pattern, replacement in RULES[NETWORKS[model]]:
+        name = re.sub(pattern, replacement, name)
+    return name.replace("/", ".")
+
+
+def convert(
+    arrays: Mapping[str, np.ndarray], model: str, shapes: Mapping[str, Any]
+) -> Pretrained:
+    """Converts torchvision's arrays to our variables.
+
+    Args:
+      arrays: Arrays by torchvision's names.
+      model: The network's name.
+      shapes: Shapes and dtypes of the network's variables, by path.
+
+    Returns:
+      All variables, except a head for another number of classes and the kernel of a
+      stem of another size. The positions of another number of patches are interpolated.
+
+    Raises:
+      ValueError: If the arrays are not those of the network.
+    """
+    arrays = _split_projections(_renamed(arrays))
+    names = {path: torch_name(model, path) for path in shapes}
+    missing = sorted(set(names.values()) - set(arrays))
+    unknown = sorted(set(arrays) - set(names.values()))
+    if missing or unknown:
+        raise ValueError(
+            " and ".join(
+                f"{len(some)} arrays are {what}, such as {some[0]}"
+                for some, what in ((missing, "missing"), (unknown, "unknown"))
+                if some
+            )
+        )
+    values, notes = {}, []
+    for path, like in shapes.items():
+        name, array = names[path], arrays[names[path]]
+        order = _order(path, len(like.shape))
+        differs = (
+            f"{name} is {list(array.shape)} in the file and "
+            f"{[like.shape[i] for i in np.argsort(order)]} here"
+        )
+        if array.ndim != len(order):
+            raise ValueError(differs)
+        array = array.transpose(order)
+        axes = [i for i in range(array.ndim) if array.shape[i] != like.shape[i]]
+        if not set(axes) <= set(_MAY_DIFFER.get(path, ())):
+            raise ValueError(differs)
+        if axes and path == "params/stem/positions":
+            array = _interpolated(array, like.shape[1])
+            notes.append(f"{differs} and is interpolated")
+        elif axes:
+            notes.append(f"{differs} and starts at random")
+            continue
+        values[path] = array.astype(like.dtype)
+    return Pretrained(values, tuple(notes))
+
+
+def _content(path: str) -> bytes:
+    if not path.endswith(FORMATS):
+        raise ConfigError(
+            f"--initial-weights {path} must end in {' or '.join(FORMATS)}"
+        )
+    try:
+        return Path(path).expanduser().read_bytes()
+    # It may hold a null byte, or begin with the home of an unknown user.
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--initial-weights {path} cannot be read "
+            f"({getattr(error, 'strerror', None) or error}): name another file"
+        ) from error
+
+
+def _parse(content: bytes, path: str) -> dict[str, np.ndarray]:
+    if path.endswith(".npz"):
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = dict(file)
+    else:
+        import safetensors.numpy  # only such files need it
+
+        arrays = safetensors.numpy.load(content)
+    return {n: x for n, x in arrays.items() if not n.endswith("num_batches_tracked")}
+
+
+def _renamed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    renamed = {}
+    for name, array in arrays.items():
+        for old, new in _OLD_NAMES:
+            name = name.replace(old, new)
+        renamed[name] = array
+    return renamed
+
+
+def _split_projections(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """PyTorch's attention keeps query, key and value in one array."""
+    split = {}
+    for name, array in arrays.items():
+        if re.search(r"\.in_proj_(weight|bias)$", name) and array.ndim:
+            for part, rows in zip(_PARTS, np.array_split(array, 3), strict=True):
+                split[f"{name}[{part}]"] = rows
+        else:
+            split[name] = array
+    return split
+
+
+def _order(path: str, ndim: int) -> tuple[int, ...]:
+    """The axes of torchvision's array in the order of ours.
+
+    Its kernels are (outputs, inputs, height, width) or (outputs, inputs).
+    """
+    if not path.endswith("/kernel"):
+        return tuple(range(ndim))
+    return (2, 3, 1, 0) if ndim == 4 else (1, 0)
+
+
+def _interpolated(positions: np.ndarray, tokens: int) -> np.ndarray:
+    """Positions ``[1, n, channels]`` for a class token and another square of patches.
+
+    Dosovitskiy et al., arXiv 2010.11929, section 3.2.
+    """
+    import jax
+
+    old, new = (math.isqrt(n - 1) for n in (positions.shape[1], tokens))
+    if (old**2, new**2) != (positions.shape[1] - 1, tokens - 1):
+        raise ValueError("positions are of patches that do not form a square")
+    channels = positions.shape[-1]
+    grid = positions[:, 1:].reshape(old, old, channels)
+    grid = jax.image.resize(grid, (new, new, channels), "bicubic")
+    return np.concatenate(
+        [positions[:, :1], np.asarray(grid).reshape(1, -1, channels)], axis=1
+    )
