@@ -37,13 +37,18 @@ class Metric(NamedTuple):
     note: str = ""
 
 
+# A run that averages parameters is judged by the average at its end.
 def _test_accuracy(record: Record, controls: Sequence[Record]) -> float | None:
-    accuracy: float | None = record.result.get("test_accuracy")
+    result = record.result
+    accuracy: float | None = result.get(
+        "average_test_accuracy", result.get("test_accuracy")
+    )
     return None if accuracy is None else 100 * accuracy
 
 
 def _validation_loss(record: Record, controls: Sequence[Record]) -> float | None:
-    return record.result.get("validation_loss")
+    last = record.history[-1] if record.history else {}
+    return last.get("average_validation_loss", record.result.get("validation_loss"))
 
 
 def _best_epoch(record: Record, controls: Sequence[Record]) -> float | None:

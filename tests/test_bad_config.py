@@ -102,6 +102,9 @@ INT32 = (2**31, ")")
 # More would not fit into any memory.
 MANY = (10**4, ")")
 COUNT = Domain((1, "["), INT32)
+BELOW_ONE = Domain((0, "["), (1, ")"))
+ADAPTIVE, OUTER = {"method": "adaptive-window"}, {"method": "outer-nesterov"}
+EMA = {"method": "ema-nesterov"}
 DOMAINS = {
     **dict.fromkeys(("epochs", "max_steps", "batch_size", "batch_parts"), COUNT),
     **dict.fromkeys(("batches_per_step", "early_stopping"), COUNT),
@@ -114,6 +117,15 @@ DOMAINS = {
     "plp_window": Domain((2, "["), MANY),
     "plp_period": Domain((3, "["), INT32),  # the window's 3
     "lookahead_steps": Domain((1, "["), MANY, LOOKAHEAD),
+    "adaptive_window": Domain((2, "["), MANY, ADAPTIVE),
+    "adaptive_period": Domain((10, "["), INT32, ADAPTIVE),  # the window's 10
+    "adaptive_min_signal": Domain((-1e38, "("), FLOAT32, ADAPTIVE),
+    "extrapolation": BELOW_ONE._replace(context=EMA),
+    "extrapolation_decay": BELOW_ONE._replace(context=EMA),
+    "outer_momentum": BELOW_ONE._replace(context=OUTER),
+    "outer_rate": Domain((0, "("), FLOAT32, OUTER),
+    "outer_period": COUNT._replace(context=OUTER),
+    "tail_start": BELOW_ONE._replace(context={"method": "tail-average"}),
     **dict.fromkeys(("seed", "split_seed"), Domain((0, "["), (2**32, ")"))),
     "learning_rate": Domain((0, "("), FLOAT32),
     "max_learning_rate": Domain((0.05, "["), FLOAT32, CYCLIC),  # the base's 0.05
@@ -123,7 +135,7 @@ DOMAINS = {
     "ema": Domain((0, "("), (1, ")")),
     "label_smoothing": Domain((0, "["), (1, ")")),
     "warmup_epochs": Domain((0, "["), INT32),
-    **dict.fromkeys(("momentum", "validation_fraction"), Domain((0, "["), (1, ")"))),
+    **dict.fromkeys(("momentum", "validation_fraction"), BELOW_ONE),
     "checkpoint_minutes": Domain((0, "("), FLOAT32),
     "plp_step": Domain((-1e38, "("), FLOAT32),
     "lookahead_alpha": Domain((-1e38, "("), FLOAT32, LOOKAHEAD),
@@ -258,6 +270,8 @@ CONTRADICTIONS = [
     (["plp_step=1", "plp_fit=midpoint"], ["method=average", "method=amplify"]),
     (["plp_window=3", "plp_period=5"], ["method=sgd", "method=lookahead"]),
     (["lookahead_steps=5", "lookahead_alpha=0.5"], ["method=sgd", "method=plp"]),
+    (["adaptive_window=5", "outer_rate=1", "tail_start=0"], ["method=ema-nesterov"]),
+    (["extrapolation=0.5", "extrapolation_decay=0"], ["method=outer-nesterov"]),
     (
         ["amplify_measure=g1", "amplify_factor=2", "amplify_reselect_every=2"],
         ["method=sgd", "method=plp", "method=lookahead", "method=average"],

@@ -223,6 +223,11 @@ def test_what_follows_a_choice_is_chosen_again(tmp_path, first, second, expected
             "--plp-period 4 .* --plp-window 5",
         ),
         (["--cycle-steps=3000000000", "--schedule=cyclic"], r"below 2\*\*30"),
+        (
+            ["--method=adaptive-window", "--adaptive-period=9"],
+            "--adaptive-period 9 .* --adaptive-window 10",
+        ),
+        (["--method=tail-average", "--ema=0.9"], "--ema 0.9 .* two averages"),
         (["--plp-window", "1"], "--plp-window must be at least 2"),
         (
             ["--schedule=cyclic", "--learning-rate=1", "--max-learning-rate=0.5"],

@@ -241,7 +241,9 @@ def test_curves_show_both_parts_and_the_best_epoch(drawn):
 
 
 def test_curves_show_what_else_was_evaluated(drawn):
-    epochs = [m | {"ema_validation_loss": 1.2, "test_loss": 1.3} for m in history([2])]
+    epochs = [
+        m | {"average_validation_loss": 1.2, "test_loss": 1.3} for m in history([2])
+    ]
     loss, _ = drawn(plots.draw_curves, epochs)
     labels = [line.get_label() for line in loss.get_lines()]
     assert labels[:4] == ["train", "validation", "average, validation", "test"]

@@ -215,6 +215,23 @@ def test_the_moving_average_is_its_recursion():
     assert step == 4
 
 
+def test_the_average_of_the_tail_is_evaluated_next_to_the_parameters():
+    """Of the last two of four steps, with the running statistics of the last."""
+    with jax.enable_x64(True):
+        tx = optax.chain(programs.momentum(), plp_optax.tail_average(start=2))
+        program = programs.make(Normalised(), tx, dtype=jnp.float64)
+        state, params = program.initial_state(0), []
+        for call in program.train_epoch(state, 0, 0):
+            state = call.state
+            params.append(jax.device_get(state.params))
+        expected = jax.tree.map(lambda a, b: (a + b) / 2, *params[2:])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
+            state.averaged_variables,
+            {"params": expected, "batch_stats": jax.device_get(state.batch_stats)},
+        )
+
+
 def test_pinned_batches_are_the_same_batches():
     """A CPU has pinned memory too."""
     plain, pinned = (

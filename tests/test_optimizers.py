@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+import plp_optax
 from tests import reference
 from tests.problems import W0, jitted, noisy_gradient, run
 from training import plateau
@@ -130,6 +131,57 @@ def test_methods_follow_their_definitions(fields, jump, k, period, optimizer):
     )
     tx = chain(optimizer=optimizer, momentum=0.8, weight_decay=0.01, **fields)
     np.testing.assert_allclose(run(tx, 12), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "link"),
+    [
+        (
+            {"method": "adaptive-window", "adaptive_window": 3},
+            plp_optax.adaptive_window(3),
+        ),
+        (
+            {
+                "method": "adaptive-window",
+                **{"adaptive_window": 3, "adaptive_period": 4},
+                "adaptive_min_signal": 0.2,
+            },
+            plp_optax.adaptive_window(3, period=4, min_signal=0.2),
+        ),
+        (
+            {
+                "method": "ema-nesterov",
+                **{"extrapolation": 0.4, "extrapolation_decay": 0.8, "epochs": 4},
+            },
+            plp_optax.ema_nesterov(lambda count: 0.4 * (1 - count / 12), decay=0.8),
+        ),
+        (
+            {
+                "method": "outer-nesterov",
+                **{"outer_rate": 0.5, "outer_momentum": 0.6, "outer_period": 3},
+            },
+            plp_optax.outer_nesterov(0.5, momentum=0.6, period=3),
+        ),
+    ],
+)
+def test_predictors_follow_the_optimizer(fields, link):
+    """The library's, which have twins of their own; three steps are an epoch."""
+    tx = chain(momentum=0.8, weight_decay=0.01, **fields)
+    expected = optax.chain(
+        optax.add_decayed_weights(0.01), optax.sgd(0.05, momentum=0.8), link
+    )
+    np.testing.assert_allclose(run(tx, 12), run(expected, 12), rtol=1e-12)
+
+
+def test_the_tail_begins_after_a_part_of_the_run():
+    tx = chain(method="tail-average", tail_start=0.5, epochs=4)  # from step 7 of 12
+    w, state, seen = jnp.asarray(W0), tx.init(jnp.asarray(W0)), []
+    for count in range(12):
+        updates, state = tx.update(noisy_gradient(w, count), state, w)
+        w = optax.apply_updates(w, updates)
+        seen.append(np.asarray(w))
+    averaged = plp_optax.averaged_params(state, w)
+    np.testing.assert_allclose(averaged, np.mean(seen[6:], axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

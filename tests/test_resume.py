@@ -78,7 +78,7 @@ def assert_same_run(a, b):
         without_times(json.loads((path / "result.json").read_text())) for path in (a, b)
     ]
     assert results[0] == results[1]
-    for name in ("layers.txt", "ema.msgpack"):
+    for name in ("layers.txt", "average.msgpack"):
         kept = [
             (path / name).exists() and (path / name).read_bytes() for path in (a, b)
         ]

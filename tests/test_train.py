@@ -495,14 +495,14 @@ def test_early_stopping_and_the_moving_average(tmp_path, capsys):
         lowest = min(lowest, loss)
     np.testing.assert_allclose([m["learning_rate"] for m in history], rates, rtol=1e-5)
 
-    averaged, plain = training.load(path, ema=True), training.load(path)
+    averaged, plain = training.load(path, average=True), training.load(path)
     logits = [t.module.apply(t.variables, np.ones((1, 8, 8, 1)), train=False)
               for t in (averaged, plain)]  # fmt: skip
     assert not np.allclose(*logits)
-    assert history[-1]["ema_validation_loss"] != history[-1]["validation_loss"]
-    assert 0 <= result["ema_test_accuracy"] <= 1
+    assert history[-1]["average_validation_loss"] != history[-1]["validation_loss"]
+    assert 0 <= result["average_test_accuracy"] <= 1
 
 
 def test_a_run_without_an_average_says_so(finished):
-    with pytest.raises(RunError, match="holds no moving average"):
-        training.load(finished, ema=True)
+    with pytest.raises(RunError, match="holds no average"):
+        training.load(finished, average=True)

@@ -189,6 +189,15 @@ def _check(config: Config) -> None:
             f"--plp-period {c.plp_period} is shorter than --plp-window {c.plp_window}: "
             f"a cycle must hold its window"
         )
+    if c.adaptive_period is not None and c.adaptive_period < c.adaptive_window:
+        raise ConfigError(
+            f"--adaptive-period {c.adaptive_period} is shorter than --adaptive-window "
+            f"{c.adaptive_window}: a cycle must hold its window"
+        )
+    if c.ema is not None and c.tail_start is not None:
+        raise ConfigError(
+            f"--ema {c.ema} and --method tail-average are two averages: choose one"
+        )
     if c.max_learning_rate is not None and c.max_learning_rate < c.learning_rate:
         raise ConfigError(
             f"--max-learning-rate {c.max_learning_rate} is below --learning-rate "

@@ -143,10 +143,9 @@ def make_optimizer(
         parts.append(plateau.scale_on_plateau(config.plateau_patience))
     # A single part stays unchained, so that its state is its own.
     base = optax.chain(*parts) if len(parts) > 1 else parts[0]
-    strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
     method = registry.load(registry.METHODS[config.method])
     try:
-        return optax.with_extra_args_support(method(base, config, strategy))
+        return optax.with_extra_args_support(method(base, config, steps_per_epoch))
     except ValueError as error:
         raise ConfigError(f"--method {config.method}: {error}") from error
 

@@ -113,9 +113,10 @@ class Method:
 
     method: str = flag(
         "plp",
-        "sgd adds nothing. plp (parameter linear prediction), lookahead and average "
-        "(of the window) follow the optimizer; amplify (layer-wise gradient "
-        "amplification) precedes it.",
+        "sgd adds nothing. plp (parameter linear prediction), lookahead, average (of "
+        "the window), adaptive-window (Anderson acceleration), ema-nesterov, "
+        "outer-nesterov and tail-average follow the optimizer; amplify (layer-wise "
+        "gradient amplification) precedes it.",
         choices=METHODS,
     )
     plp_step: float | None = flag(
@@ -149,6 +150,67 @@ class Method:
     )
     lookahead_alpha: float | None = flag(
         0.5, "Step size of the slow weights.", only=("method", ("lookahead",))
+    )
+    adaptive_window: int | None = flag(
+        10,
+        "Number of updates that are combined.",
+        only=("method", ("adaptive-window",)),
+        low=2,
+        below=10_000,
+    )
+    adaptive_period: int | None = flag(
+        None,
+        "Optimizer steps in a cycle that ends in one jump. Unset: a jump at every "
+        "step, for full batches on plain gradient descent.",
+        only=("method", ("adaptive-window",)),
+        low=2,
+    )
+    adaptive_min_signal: float | None = flag(
+        None,
+        "No jump where the mean product of different updates is a smaller part of "
+        "their mean square: about 0 for noise, 1 for steady updates.",
+        only=("method", ("adaptive-window",)),
+    )
+    extrapolation: float | None = flag(
+        0.5,
+        "How far to go along the average update, in multiples of it; falls linearly "
+        "to 0 by the end of the run.",
+        only=("method", ("ema-nesterov",)),
+        low=0,
+        below=1,
+    )
+    extrapolation_decay: float | None = flag(
+        0.95,
+        "Decay of the average update.",
+        only=("method", ("ema-nesterov",)),
+        low=0,
+        below=1,
+    )
+    outer_rate: float | None = flag(
+        0.7,
+        "Learning rate of the outer Nesterov momentum.",
+        only=("method", ("outer-nesterov",)),
+        above=0,
+    )
+    outer_momentum: float | None = flag(
+        0.9,
+        "Momentum over cycles.",
+        only=("method", ("outer-nesterov",)),
+        low=0,
+        below=1,
+    )
+    outer_period: int | None = flag(
+        20,
+        "Optimizer steps in a cycle.",
+        only=("method", ("outer-nesterov",)),
+        low=1,
+    )
+    tail_start: float | None = flag(
+        0.75,
+        "Part of the run after which parameters are averaged.",
+        only=("method", ("tail-average",)),
+        low=0,
+        below=1,
     )
     amplify_select: str | None = flag(
         "scores",
@@ -343,7 +405,7 @@ class Training:
     ema: float | None = flag(
         None,
         "Decay of a moving average of the network's variables, such as 0.999. It is "
-        "evaluated besides them, and kept in ema.msgpack.",
+        "evaluated besides them, and kept in average.msgpack.",
         above=0,
         below=1,
     )

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 COLORS = {
     "train": "#0072B2",
     "validation": "#D55E00",
-    "ema_validation": "#009E73",
+    "average_validation": "#009E73",
     "test": "#CC79A7",
 }  # Okabe and Ito, colour-blind safe
 
@@ -37,7 +37,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
         for part, color in COLORS.items():
             values = [metrics.get(f"{part}_{name}") for metrics in history]
             if any(value is not None for value in values):
-                label = part.replace("ema_", "average, ")
+                label = part.replace("_", ", ")
                 ax.plot(epochs, values, color=color, label=label, marker=".", ms=4)
         if best is not None:
             ax.axvline(best["epoch"], color="0.6", ls=":", lw=1.2, label="best epoch")

@@ -161,6 +161,11 @@ def prepare(config: Config) -> Prepared:
                 f"note: {config.optimizer} is nearly invariant to the scale of "
                 f"gradients, so amplification has little effect"
             )
+        if config.adaptive_window and config.optimizer == "sgd" and config.momentum:
+            say(
+                "note: a jump leaves heavy-ball momentum as it was, which is slower "
+                "than momentum alone: choose --optimizer nesterov or --momentum 0"
+            )
         with waiting("compiling (the first time only, unless settings change)"):
             program = build(config, dataset)
     return Prepared(dataset, program, schedule, total_steps)

@@ -7,13 +7,17 @@ data set, write its function in a file of its own and add an entry.
 import importlib
 from typing import Any
 
-# Name: function of the base optimizer, the configuration and the strategy that returns
-# the complete optimizer (see training.methods).
+# Name: function of the base optimizer, the configuration and the steps in an epoch that
+# returns the complete optimizer (see training.methods).
 METHODS = {
     "sgd": "training.methods:none",
     "plp": "training.methods:plp",
     "lookahead": "training.methods:lookahead",
     "average": "training.methods:average",
+    "adaptive-window": "training.methods:adaptive_window",
+    "ema-nesterov": "training.methods:ema_nesterov",
+    "outer-nesterov": "training.methods:outer_nesterov",
+    "tail-average": "training.methods:tail_average",
     "amplify": "training.methods:amplify",
     "amplify+plp": "training.methods:amplify_and_plp",
 }

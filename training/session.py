@@ -202,9 +202,9 @@ class Session:
         if config.test_each_epoch:
             tested = self.evaluate(state.variables, self._dataset.test)
             metrics |= tested.metrics("test", *_RECORDED)
-        if config.ema is not None:
-            averaged = self.evaluate(state.average, validation)
-            metrics |= averaged.metrics("ema_validation", *_RECORDED)
+        if (average := state.averaged_variables) is not None:
+            averaged = self.evaluate(average, validation)
+            metrics |= averaged.metrics("average_validation", *_RECORDED)
         if config.amplify_layers is not None:
             amplified = amplification.observe(
                 state.opt_state,
@@ -221,10 +221,10 @@ class Session:
         return metrics
 
     def test(self) -> dict[str, Evaluation]:
-        """Tests the best epoch's variables, and the moving average if there is one."""
+        """Tests the best epoch's variables, and the average if there is one."""
         tested = {"test": self.evaluate(self.best, self._dataset.test)}
-        if self.state.average is not None:
-            tested["ema_test"] = self.evaluate(self.state.average, self._dataset.test)
+        if (average := self.state.averaged_variables) is not None:
+            tested["average_test"] = self.evaluate(average, self._dataset.test)
         return tested
 
     def evaluate(self, variables: Any, examples: data.Examples) -> Evaluation:
@@ -276,10 +276,10 @@ class Session:
             self._dataset.label_names,
             f"{name}, seed {config.seed}",
         )
-        if self.state.average is not None:
-            average = Checkpoint(copy_to_host(self.state.average), {})
-            path = self._directory.path / workdir.EMA
-            parallel.from_coordinator(lambda: write(path, average))
+        if (average := self.state.averaged_variables) is not None:
+            averaged = Checkpoint(copy_to_host(average), {})
+            path = self._directory.path / workdir.AVERAGE
+            parallel.from_coordinator(lambda: write(path, averaged))
         numbers: dict[str, float] = {}
         for prefix, evaluation in tested.items():
             numbers |= evaluation.metrics(prefix)

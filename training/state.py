@@ -11,6 +11,7 @@ import optax
 from flax import traverse_util
 from flax.training.dynamic_scale import DynamicScale
 
+import plp_optax
 from training import parallel
 from training.errors import ConfigError
 
@@ -89,6 +90,19 @@ class TrainState(NamedTuple):
     def variables(self) -> dict[str, Any]:
         """What ``module.apply`` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def averaged_variables(self) -> Any:
+        """What is evaluated besides them: an average; None without one.
+
+        Parameters that the optimizer averages (``plp_optax.tail_average``) come with
+        the latest running statistics.
+        """
+        offset = optax.tree.get(self.opt_state, "average_offset")
+        if offset is None:
+            return self.average
+        params = plp_optax.averaged_params(self.opt_state, self.params)
+        return {"params": params, "batch_stats": self.batch_stats}
 
 
 def make_initial_state(

@@ -87,13 +87,13 @@ class Trained:
         return probabilities
 
 
-def load(run: str | Path, *, ema: bool = False) -> Trained:
+def load(run: str | Path, *, average: bool = False) -> Trained:
     """Loads the best network of a run.
 
     Args:
       run: The run's work directory.
-      ema: Whether to take the moving average at the end of the run (``--ema``)
-        instead.
+      average: Whether to take the average at the end of the run (``--ema``, or
+        ``--method tail-average``) instead.
 
     Raises:
       UserError: If the directory does not hold a run with saved variables.
@@ -105,10 +105,11 @@ def load(run: str | Path, *, ema: bool = False) -> Trained:
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
     needs = ("num_classes", "mean", "std", "image_shape", "label_names")
     facts = workdir.read_json(path / workdir.DATASET, needs=needs)
-    kept = path / (workdir.EMA if ema else workdir.BEST)
-    if ema and not kept.is_file():
+    kept = path / (workdir.AVERAGE if average else workdir.BEST)
+    if average and not kept.is_file():
         raise RunError(
-            f"{path} holds no moving average: only a finished run with --ema has one"
+            f"{path} holds no average: only a finished run with --ema or --method "
+            f"tail-average has one"
         )
     variables = read(kept).tree
     try:

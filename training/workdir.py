@@ -26,14 +26,14 @@ CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
 METRICS, CURVES, CONFUSION = "metrics.jsonl", "curves.png", "confusion.png"
 # The metrics of a run that started again because it had no checkpoint.
 OLD_METRICS = "metrics.old.jsonl"
-BEST, EMA, CHECKPOINTS = "best.msgpack", "ema.msgpack", "checkpoints"
+BEST, AVERAGE, CHECKPOINTS = "best.msgpack", "average.msgpack", "checkpoints"
 TENSORBOARD, PROFILE = "tensorboard", "profile"
 # Of runs that amplify: which layers when, and a table for each analysis.
 AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
 _LOCK = ".lock"
 _OURS = (
     *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
-    *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, EMA),
+    *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, AVERAGE),
 )
 _RESULT_FIELDS = (
     *("best_epoch", "epochs", "validation_loss", "test_loss", "test_accuracy"),

@@ -17,6 +17,7 @@ NAMES = (
     "sequential",
     "predictors",
     "small_batches",
+    "image_batches",
 )
 
 

@@ -1,0 +1,151 @@
+"""Predictors on small batches of images, at rates tuned with one budget.
+
+Scale ``tune`` trains every method at each of ``RATES`` with a seed that is not
+reported. The others compare the methods, each at its best rate there, with the base at
+its own, and with the base at the method's rate times its drift.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.study import SMALL, Arm, Scale, Study
+
+RATES = (0.05, 0.1, 0.2, 0.4)
+TUNING_SEED = 1000
+BASE = "nesterov"
+
+
+class Method(NamedTuple):
+    """What follows the base optimizer.
+
+    Attributes:
+      label: What reports call it.
+      rate: The one of ``RATES`` with the lowest last validation loss at scale tune.
+      drift: How much further it moves on steady updates than the base.
+      fields: Fields of ``training.config.Config``.
+    """
+
+    label: str
+    rate: float
+    drift: float
+    fields: Mapping[str, Any]
+
+
+def falling_drift(extrapolation: float) -> float:
+    """EMA-Nesterov's 1 / (1 - beta), as beta falls to 0: its mean over the run.
+
+    Weighted by the learning rate, half a cosine, as it multiplies lengths of steps.
+    """
+    part = np.linspace(0, 1, 1001)
+    drift = 1 / (1 - extrapolation * (1 - part))
+    return round(float(np.average(drift, weights=1 + np.cos(np.pi * part))), 2)
+
+
+# With the settings of the study small_batches.
+METHODS = {
+    BASE: Method("SGD-Nesterov", 0.1, 1.0, {}),
+    "lookahead": Method("Lookahead", 0.1, 0.5, {"method": "lookahead"}),
+    "ema": Method("EMA-Nesterov", 0.1, falling_drift(0.5), {"method": "ema-nesterov"}),
+    "outer": Method(
+        "outer Nesterov",
+        0.1,
+        0.7 / (1 - 0.5),
+        {"method": "outer-nesterov", "outer_momentum": 0.5, "outer_period": 10},
+    ),
+    "tail": Method("tail average", 0.1, 1.0, {"method": "tail-average"}),
+    # On steady updates a jump goes back to the average of the window, 4.5 steps.
+    "adaptive": Method(
+        "adaptive window, noise gate",
+        0.1,
+        1 - 4.5 / 20,
+        {
+            "method": "adaptive-window",
+            "adaptive_period": 20,
+            "adaptive_min_signal": 0.5,
+        },
+    ),
+}
+
+
+def _compared() -> tuple[Arm, ...]:
+    base = METHODS[BASE]
+    arms = [Arm(BASE, base.label, {"learning_rate": base.rate})]
+    for name, method in METHODS.items():
+        if name == BASE:
+            continue
+        matched = round(method.rate * method.drift, 4)
+        is_base = matched == base.rate
+        control = BASE if is_base else f"{name}-matched"
+        fields = {**method.fields, "learning_rate": method.rate}
+        arms.append(Arm(name, method.label, fields, baseline=BASE, matched=control))
+        if not is_base:
+            label = f"{base.label} at the rate of: {method.label}"
+            arms.append(Arm(control, label, {"learning_rate": matched}))
+    return tuple(arms)
+
+
+def at_rate(name: str, rate: float) -> str:
+    """The arm that trains a method at a rate."""
+    return f"{name}-at-{rate:g}"
+
+
+def _tuned() -> tuple[Arm, ...]:
+    return tuple(
+        Arm(
+            at_rate(name, rate),
+            f"{method.label}, rate {rate:g}",
+            {**method.fields, "learning_rate": rate},
+            group="rates",
+        )
+        for name, method in METHODS.items()
+        for rate in RATES
+    )
+
+
+_NAMES = tuple(arm.name for arm in _compared())
+_SMALL = {
+    **SMALL,
+    "width": 4,
+    "batch_size": 32,
+    "train_fraction": 0.2,
+    "epochs": 3,
+    "warmup_epochs": 0.25,
+}
+
+STUDY = Study(
+    name="image_batches",
+    title="Predictors on small batches of images",
+    question="Does momentum over the slow trajectory, a window or an average lower the "
+    "loss or raise the accuracy of SGD with Nesterov momentum, compared with its tuned "
+    "rate, and with the matched rate?",
+    fields={"method": "sgd", "optimizer": "nesterov"},
+    arms=(*_compared(), *_tuned()),
+    scales=(
+        Scale(
+            "full",
+            models=("resnet18",),
+            seeds=5,
+            fields={"dataset": "cifar100", "width": 64, "batch_size": 128,
+                    "augment": True, "epochs": 100},
+            arms=_NAMES,
+        ),
+        Scale("small", models=("resnet18",), seeds=5, fields=_SMALL, arms=_NAMES),
+        Scale(
+            "quick",
+            models=("tiny",),
+            seeds=6,
+            fields={"dataset": "digits", "width": 8, "batch_size": 32, "epochs": 4},
+            arms=_NAMES,
+        ),
+        Scale(
+            "tune",
+            models=("resnet18",),
+            seeds=1,
+            fields=_SMALL,
+            arms=tuple(arm.name for arm in _tuned()),
+            first_seed=TUNING_SEED,
+        ),
+    ),
+)  # fmt: skip
