@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.study import SMALL, Arm, Scale, Study
 
-RATES = (0.05, 0.1, 0.2, 0.4)
+RATES = (0.2, 0.4, 0.8)
 TUNING_SEED = 1000
 BASE = "nesterov"
 
@@ -45,20 +45,20 @@ def falling_drift(extrapolation: float) -> float:
 
 # With the settings of the study small_batches.
 METHODS = {
-    BASE: Method("SGD-Nesterov", 0.1, 1.0, {}),
-    "lookahead": Method("Lookahead", 0.1, 0.5, {"method": "lookahead"}),
-    "ema": Method("EMA-Nesterov", 0.1, falling_drift(0.5), {"method": "ema-nesterov"}),
+    BASE: Method("SGD-Nesterov", 0.4, 1.0, {}),
+    "lookahead": Method("Lookahead", 0.4, 0.5, {"method": "lookahead"}),
+    "ema": Method("EMA-Nesterov", 0.4, falling_drift(0.5), {"method": "ema-nesterov"}),
     "outer": Method(
         "outer Nesterov",
-        0.1,
+        0.4,
         0.7 / (1 - 0.5),
         {"method": "outer-nesterov", "outer_momentum": 0.5, "outer_period": 10},
     ),
-    "tail": Method("tail average", 0.1, 1.0, {"method": "tail-average"}),
+    "tail": Method("tail average", 0.4, 1.0, {"method": "tail-average"}),
     # On steady updates a jump goes back to the average of the window, 4.5 steps.
     "adaptive": Method(
         "adaptive window, noise gate",
-        0.1,
+        0.4,
         1 - 4.5 / 20,
         {
             "method": "adaptive-window",
@@ -109,7 +109,8 @@ _SMALL = {
     **SMALL,
     "width": 4,
     "batch_size": 32,
-    "train_fraction": 0.2,
+    "validation_fraction": 0.04,
+    "train_fraction": 0.16,
     "epochs": 3,
     "warmup_epochs": 0.25,
 }
