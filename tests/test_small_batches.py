@@ -17,28 +17,27 @@ STEPS = 20
 CURVATURES = np.array([1.0, 4.0])
 
 
-def quadratic(lanes):
+def quadratic():
     """A noisy quadratic in two dimensions, whose start and noise the seed sets."""
 
-    def loss(params, stats, noise):
-        return (CURVATURES * params**2 / 2 + noise * params).sum(), stats
+    def loss(params, noise):
+        return (CURVATURES * params**2 / 2 + noise * params).sum()
 
     part = SimpleNamespace(
-        init=lambda key: (1 + jax.random.uniform(key, (2,)), {}),
+        init=lambda key: 1 + jax.random.uniform(key, (2,)),
         batch=lambda data, key: data * jax.random.normal(key, (2,)),
         loss=loss,
-        evaluate=lambda params, stats, data: loss(params, stats, 0.0)[0],
+        evaluate=lambda params, data: loss(params, 0.0),
         data=lambda: jnp.asarray(0.1),
     )
-    return batches.Setup(part, optax.trace(0.5), (0.1, 0.2, 0.4), 2, lanes)
+    return batches.Setup(part, optax.trace(0.5), (0.1, 0.2, 0.4), 2, lanes=3)
 
 
 @pytest.fixture
 def setups(monkeypatch):
-    found = {"scanned": quadratic(3), "looped": quadratic(1)}
-    monkeypatch.setattr(batches, "SETUPS", found)
+    monkeypatch.setattr(batches, "SETUPS", {"quadratic": quadratic()})
     yield
-    for cached in ("_scanned", "_looped", "_data", "tune", "_group"):
+    for cached in ("_compiled", "_data", "tune", "_group"):
         getattr(batches, cached).cache_clear()
 
 
@@ -57,10 +56,9 @@ def numpy_course(rate, seed, factors):
     return np.array(losses)[1::2]
 
 
-@pytest.mark.parametrize("name", ["scanned", "looped"])
-def test_courses_are_numpys(setups, name):
+def test_courses_are_numpys(setups):
     rates, seeds = (0.1, 0.2, 0.1, 0.3), (0, 0, 5, 6)
-    runs = batches.courses(name, "base", rates, seeds, STEPS)
+    runs = batches.courses("quadratic", "base", rates, seeds, STEPS)
     for run, rate, seed in zip(runs, rates, seeds, strict=True):
         expected = numpy_course(rate, seed, np.ones(STEPS))
         np.testing.assert_allclose(run.losses, expected, rtol=1e-4, atol=1e-7)
@@ -68,12 +66,12 @@ def test_courses_are_numpys(setups, name):
 
 
 def test_tuning_continues_the_grid_and_matches_each_steps_drift(setups):
-    tuned = batches.tune("scanned", "ema", STEPS)
+    tuned = batches.tune("quadratic", "ema", STEPS)
     means = np.mean(tuned.losses, axis=1)
     place = tuned.rates.index(tuned.rate)
     assert place == means.argmin()
     assert 0 < place < len(tuned.rates) - 1
-    matched = batches.train("scanned", "ema", True, 4, STEPS)
+    matched = batches.train("quadratic", "ema", True, 4, STEPS)
     factors = 1 / (1 - 0.5 * (1 - np.arange(STEPS) / STEPS))
     expected = numpy_course(tuned.rate, 4, factors)
     np.testing.assert_allclose(matched.losses, expected, rtol=1e-3, atol=1e-6)
@@ -81,8 +79,8 @@ def test_tuning_continues_the_grid_and_matches_each_steps_drift(setups):
 
 def test_the_tail_average_is_that_of_the_points(setups):
     rate = [0.1] * 3
-    average = batches.courses("scanned", "tail", rate, range(3), STEPS)
-    plain = batches.courses("scanned", "base", rate, range(3), STEPS)
+    average = batches.courses("quadratic", "tail", rate, range(3), STEPS)
+    plain = batches.courses("quadratic", "base", rate, range(3), STEPS)
     for a, b in zip(average, plain, strict=True):
         np.testing.assert_allclose(a.losses[:6], b.losses[:6], rtol=1e-5)
         assert abs(a.losses[-1] - b.losses[-1]) > 1e-6
@@ -115,7 +113,7 @@ def promoting():
 
 
 def test_no_character_is_predicted_from_a_later_one(promoting):
-    params, _ = characters.init(jax.random.key(0))
+    params = characters.init(jax.random.key(0))
     windows = characters.batch(characters.data(), jax.random.key(1))[:2, :-1]
     logits = characters.predict(params, windows)
     changed = characters.predict(params, windows.at[:, 20:].add(1))

@@ -134,38 +134,35 @@ def multipliers(drift: float | Callable[[np.ndarray], Any], steps: int) -> np.nd
 
 
 def _make_step(setup: Setup, method: str, steps: int) -> Any:
-    """A step: ``(carry, rate, key, data) -> carry``, and a carry to begin with."""
+    """A carry to begin with, a step ``(carry, rate, key, data)``, an evaluation."""
     part, base = setup.part, setup.direction
     link = optax.with_extra_args_support(METHODS[method].make(steps))
 
     def begin(seed: jax.Array) -> Any:
-        params, stats = part.init(jax.random.key(seed))
-        return params, stats, base.init(params), link.init(params), jnp.zeros(2)
+        params = part.init(jax.random.key(seed))
+        return params, base.init(params), link.init(params), jnp.zeros(2)
 
     def step(carry: Any, rate: jax.Array, key: jax.Array, data: Any) -> Any:
-        params, stats, base_state, link_state, lengths = carry
-        batch = part.batch(data, key)
-        gradient, stats = jax.grad(part.loss, has_aux=True)(params, stats, batch)
+        params, base_state, link_state, lengths = carry
+        gradient = jax.grad(part.loss)(params, part.batch(data, key))
         plain, base_state = base.update(gradient, base_state, params)
         plain = jax.tree.map(lambda u: -rate * u, plain)
         updates, link_state = link.update(plain, link_state, params)
         lengths += jnp.stack([optax.tree.norm(updates), optax.tree.norm(plain)])
         params = optax.apply_updates(params, updates)
-        return params, stats, base_state, link_state, lengths
+        return params, base_state, link_state, lengths
 
     def evaluate(carry: Any, data: Any) -> jax.Array:
-        params, stats, _, link_state, _ = carry
+        params, _, link_state, _ = carry
         if method == "tail":
             params = plp_optax.averaged_params(link_state, params)
-            if stats:
-                stats = part.statistics(params, stats, data)
-        return part.evaluate(params, stats, data)
+        return part.evaluate(params, data)
 
     return begin, step, evaluate
 
 
 @functools.cache
-def _scanned(name: str, method: str, steps: int) -> Any:
+def _compiled(name: str, method: str, steps: int) -> Any:
     """Runs in parallel, compiled as one program."""
     begin, step, evaluate = _make_step(SETUPS[name], method, steps)
 
@@ -187,30 +184,6 @@ def _scanned(name: str, method: str, steps: int) -> Any:
 
 
 @functools.cache
-def _looped(name: str, method: str, steps: int) -> Any:
-    """One run after the other, a call for each step: for convolutions on CPUs."""
-    begin, step, evaluate = _make_step(SETUPS[name], method, steps)
-    begin, evaluate = jax.jit(begin), jax.jit(evaluate)
-    step = jax.jit(step, donate_argnums=0)
-
-    def courses(rates: Any, seeds: Any, multipliers: Any, data: Any) -> Any:
-        found = []
-        for rate, seed in zip(rates, seeds, strict=True):
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), steps)
-            carry, losses = begin(seed), []
-            for count, (multiplier, key) in enumerate(
-                zip(multipliers, keys, strict=True), 1
-            ):
-                carry = step(carry, rate * multiplier, key, data)
-                if count % (steps // _POINTS) == 0:
-                    losses.append(evaluate(carry, data))
-            found.append((np.stack(losses), carry[-1]))
-        return [np.stack(column) for column in zip(*found, strict=True)]
-
-    return courses
-
-
-@functools.cache
 def _data(name: str) -> Any:
     return SETUPS[name].part.data()
 
@@ -225,7 +198,7 @@ def courses(
 ) -> list[Course]:
     """Trains at some rates and seeds, each rate with the seed in its place."""
     lanes = SETUPS[name].lanes
-    run = (_looped if lanes == 1 else _scanned)(name, method, steps)
+    run = _compiled(name, method, steps)
     given = np.asarray(rates, np.float32), np.asarray(seeds, np.uint32)
     found = []
     for i in range(0, len(given[0]), lanes):

@@ -32,8 +32,8 @@ def data() -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(train), jnp.asarray(windows)
 
 
-def init(key: jax.Array) -> tuple[Any, Any]:
-    """Parameters, and no statistics."""
+def init(key: jax.Array) -> Any:
+    """Parameters."""
     codes = 1 + max(part.max() for part in text())
     keys = iter(jax.random.split(key, 3 + 4 * LAYERS))
 
@@ -50,14 +50,13 @@ def init(key: jax.Array) -> tuple[Any, Any]:
             "scales": jnp.ones((2, WIDTH)),
         }
 
-    params = {
+    return {
         "embedding": 0.02 * jax.random.normal(next(keys), (codes, WIDTH)),
         "positions": 0.02 * jax.random.normal(next(keys), (CONTEXT, WIDTH)),
         "blocks": [block() for _ in range(LAYERS)],
         "scale": jnp.ones(WIDTH),
         "head": normal(WIDTH, codes),
     }
-    return params, {}
 
 
 def batch(data: Any, key: jax.Array) -> jax.Array:
@@ -67,12 +66,12 @@ def batch(data: Any, key: jax.Array) -> jax.Array:
     return train[starts + jnp.arange(CONTEXT + 1)]
 
 
-def loss(params: Any, stats: Any, windows: jax.Array) -> tuple[jax.Array, Any]:
+def loss(params: Any, windows: jax.Array) -> jax.Array:
     """Mean cross-entropy of the next character, in nats."""
     losses = optax.softmax_cross_entropy_with_integer_labels(
         predict(params, windows[:, :-1]), windows[:, 1:]
     )
-    return losses.mean(), stats
+    return losses.mean()
 
 
 def predict(params: Any, codes: jax.Array) -> jax.Array:
@@ -86,9 +85,9 @@ def predict(params: Any, codes: jax.Array) -> jax.Array:
     return _normal(x) * params["scale"] @ params["head"]
 
 
-def evaluate(params: Any, stats: Any, data: Any) -> jax.Array:
+def evaluate(params: Any, data: Any) -> jax.Array:
     """The loss on the held-out windows."""
-    return loss(params, stats, data[1])[0]
+    return loss(params, data[1])
 
 
 def _normal(x: jax.Array) -> jax.Array:
