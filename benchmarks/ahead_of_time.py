@@ -148,9 +148,21 @@ def make_config(**fields: Any) -> Config:
 
 
 def make_arguments(
-    program: Program, config: Config, dataset: data.Dataset, mesh: Mesh
+    program: Program,
+    config: Config,
+    dataset: data.Dataset,
+    mesh: Mesh,
+    resident: int | None = None,
 ) -> tuple[Any, ...]:
-    """Shapes and shardings of what the training function takes on the mesh."""
+    """Shapes and shardings of what the training function takes on the mesh.
+
+    Args:
+      program: Made from configuration and data.
+      config: The configuration.
+      dataset: The data.
+      mesh: The devices.
+      resident: How many images are resident; by default those of the data.
+    """
 
     def shaped(spec: PartitionSpec, *shape: int, like: Any) -> Any:
         sharding = NamedSharding(mesh, spec)
@@ -165,33 +177,37 @@ def make_arguments(
         lead = mesh.size, config.batch_size // mesh.size
         batch = (shaped(split, *lead, *x.shape[1:], like=x) for x in dataset.train)
         return state, data.Examples(*batch)
-    rows = shaped(same, len(images), math.prod(images.shape[1:]), like=images)
-    order = shaped(same, len(images), like=labels)
+    count = resident or len(images)
+    rows = shaped(same, count, math.prod(images.shape[1:]), like=images)
+    order = shaped(same, count, like=labels)
     span = shaped(split, mesh.size, 2, like=labels)
     return state, (data.Examples(rows, order), order), span
 
 
-def compile_for(mesh: Mesh, config: Config, dataset: data.Dataset) -> dict[str, Any]:
-    """Compiles a configuration's training step for a mesh.
+def lower_step(
+    mesh: Mesh, config: Config, dataset: data.Dataset, resident: int | None = None
+) -> tuple[Any, Any]:
+    """Lowers a configuration's training step for a mesh; see :func:`make_arguments`.
 
     Returns:
-      What the compiler says of it, for one device and one step.
+      Shapes of the training state, and the step, which can be compiled.
     """
     program = recipe.assemble(config, dataset)
-    state, *others = make_arguments(program, config, dataset, mesh)
+    state, *others = make_arguments(program, config, dataset, mesh, resident)
     mapped = parallel.map_over_devices(
         program.train_function, 1 + len(others), donate=True, mesh=mesh
     )
-    start = time.perf_counter()
-    compiled = mapped.lower(state, *others).compile()
-    seconds = time.perf_counter() - start
+    return state, mapped.lower(state, *others)
+
+
+def describe(state: Any, compiled: Any) -> dict[str, Any]:
+    """What the compiler says of a training step, for one device and one step."""
     memory = compiled.memory_analysis()
     # The GPU's compiler gives none.
     costs = compiled.cost_analysis() or {}
     count, size = count_collectives(compiled.as_text())
     optimal = costs.get("optimal_seconds", 0.0)
     return {
-        "compile_seconds": seconds,
         "parameter_bytes": _bytes(state.params),
         "state_bytes": _bytes(state),
         "argument_bytes": memory.argument_size_in_bytes,
@@ -234,6 +250,7 @@ def run(
     input: list[str],
     device_batch: int,
     steps_per_call: int,
+    images: int,
 ) -> dict[str, Any]:
     """Compiles all combinations; takes the flags, returns the figures.
 
@@ -261,7 +278,11 @@ def run(
         cell["device_kind"] = mesh.devices.flat[0].device_kind
         print(*cell.values(), sep=", ", file=sys.stderr, flush=True)
         try:
-            cell |= compile_for(mesh, config, dataset)
+            state, lowered = lower_step(mesh, config, dataset, images)
+            start = time.perf_counter()
+            compiled = lowered.compile()
+            cell["compile_seconds"] = time.perf_counter() - start
+            cell |= describe(state, compiled)
         except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
             cell["failed"] = _sentence(error)
             print(f"does not compile: {cell['failed']}", file=sys.stderr)
@@ -270,7 +291,6 @@ def run(
         "kind": "estimates of the compiler; nothing was run",
         "libtpu": _version("libtpu"),
         "cuda_plugin": _version("jax-cuda12-plugin"),
-        "images": IMAGES,
         "cells": cells,
     }
 
@@ -287,9 +307,9 @@ def table(record: dict[str, Any]) -> Table:
         "peak (MB)",
         "GFLOP",
         "accessed (GB)",
+        f"/ {_BASE}",
         "collectives (MB)",
         "optimal (ms)",
-        f"/ {_BASE}",
         title="Estimates of the compiler, nothing was run: a step on one device, "
         f"width {record['width']}, batch {record['device_batch']} a device",
     )
@@ -302,7 +322,7 @@ def table(record: dict[str, Any]) -> Table:
         size = cell["parameter_bytes"]
         base = bases.get(_name(cell), {})
         more = cell["temporary_bytes"] - base.get("temporary_bytes", math.nan)
-        seconds = cell["optimal_seconds"] or math.nan
+        accessed = cell["accessed_bytes"] or math.nan
         result.add_row(
             *head,
             f"{cell['compile_seconds']:.0f}",
@@ -312,10 +332,10 @@ def table(record: dict[str, Any]) -> Table:
             _number(more, size, "+.2f"),
             _number(cell["peak_bytes"], 1e6, ".1f"),
             _number(cell["operations"], 1e9, ".1f"),
-            _number(cell["accessed_bytes"], 1e9, ".2f"),
+            _number(accessed, 1e9, ".2f"),
+            _number(accessed / (base.get("accessed_bytes") or math.nan), 1, ".2f"),
             f"{cell['collectives']} ({cell['collective_bytes'] / 1e6:.1f})",
-            _number(seconds, 1e-3, ".2f"),
-            _number(seconds / (base.get("optimal_seconds") or math.nan), 1, ".3f"),
+            _number(cell["optimal_seconds"], 1e-3, ".2f"),
         )
     return result
 
@@ -332,28 +352,33 @@ def _number(value: float | None, unit: float, format_: str) -> str:
 
 def draw(path: Path, record: dict[str, Any]) -> None:
     """Draws memory and collectives over the number of devices to a PNG file."""
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, 5), dpi=120, layout="constrained")
     axes = figure.subplots(1, 2)
     series: dict[str, list[dict[str, Any]]] = {}
     for cell in record["cells"]:
         if "failed" not in cell:
-            name = f"{_name(cell)[1]}, {cell['method']}"
+            name = ", ".join((cell["device_kind"], _name(cell)[1], cell["method"]))
             series.setdefault(name, []).append(cell)
+    panels = (
+        (axes[0], "peak_bytes", "o-"),
+        (axes[0], "temporary_bytes", "s--"),
+        (axes[1], "collective_bytes", "o-"),
+    )
     for number, (name, cells) in enumerate(series.items()):
         cells.sort(key=lambda cell: cell["devices"])
         devices = [cell["devices"] for cell in cells]
-        for key, style in (("peak_bytes", "o-"), ("temporary_bytes", "s--")):
-            label = f"{key.partition('_')[0]}: {name}"
+        for ax, key, style in panels:
             values = [cell[key] / 1e6 for cell in cells]
-            axes[0].plot(devices, values, style, color=f"C{number}", label=label)
-        values = [cell["collective_bytes"] / 1e6 for cell in cells]
-        axes[1].plot(devices, values, "o-", color=f"C{number}", label=name)
-    for ax, label in zip(axes, ("memory", "collectives of a step"), strict=True):
+            ax.plot(devices, values, style, color=f"C{number}", label=name)
+    axes[0].set_ylabel("memory of a device (MB): peak and, dashed, temporaries")
+    axes[1].set_ylabel("results of a step's collectives (MB a device)")
+    for ax in axes:
         ax.set_xscale("log", base=2)
-        ax.set(xlabel="devices", ylabel=f"{label} (MB a device)")
+        ax.set_xlabel("devices")
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
-        ax.legend(frameon=False, fontsize="small")
+    lines = axes[1].get_lines()
+    figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(
         f"Estimates of the compiler, nothing was run: batch {record['device_batch']} "
         f"a device, width {record['width']}"
@@ -391,6 +416,7 @@ def main(argv: list[str] | None = None) -> int:
             input=["resident"],
             device_batch=128,
             steps_per_call=10,
+            images=IMAGES,
         ).parse_args(argv)
     )
     out = options.pop("out")

@@ -43,6 +43,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "platform": {"choices": ["tpu", "cuda", "attached"], "help": "what to compile for"},
     "topology": {"help": "the devices: v5e:2x2 (tpu), 1x1x4 (cuda), 4 or all"},
     "target_config": {"help": "for cuda: XLA's description of the GPU, a file"},
+    "images": {"help": "training images that are resident on every device"},
     "steps": {"help": "training steps of an arm in a round"},
     "feed_steps": {"help": "batches that a feed alone delivers in a round"},
     "rounds": {"help": "timed rounds; an untimed one comes first"},
