@@ -40,7 +40,7 @@ def describe(
     total = 0.0
     for model in dict.fromkeys(task.model for task in left):
         ours = [task for task in left if task.model == model]
-        count = sum(arm.trains(model) for arm in arms.values())
+        count = sum(scale.runs(arm, model) for arm in arms.values())
         line = f"{model}: {count} arms x {scale.seeds} seeds, {len(ours)} runs to do"
         if study.execute is None:
             compiling, running = Trainer(study, folder, settings).measure(ours[0])

@@ -118,7 +118,7 @@ def tasks(study: Study, scale: Scale) -> list[Task]:
         (model, arm.name): configure(study, scale.fields, model, arm)
         for model in models
         for arm in arms
-        if arm.trains(model)
+        if scale.runs(arm, model)
     }
     return [
         Task(arm, model, seed, _with_seed(configs[model, arm.name], seed))
@@ -126,7 +126,7 @@ def tasks(study: Study, scale: Scale) -> list[Task]:
         for model in models
         for seed in range(scale.first_seed, scale.first_seed + scale.seeds)
         for arm in arms
-        if arm.group == group and arm.trains(model)
+        if arm.group == group and scale.runs(arm, model)
     ]
 
 

@@ -68,6 +68,7 @@ class Scale:
       arms: Names of the arms to run; None for all.
       first_seed: The first of the seeds: above 0 where settings were chosen on lower
         ones.
+      only: For networks that take long, the names of the arms that train them.
     """
 
     name: str
@@ -76,6 +77,11 @@ class Scale:
     fields: Mapping[str, Any]
     arms: tuple[str, ...] | None = None
     first_seed: int = 0
+    only: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def runs(self, arm: Arm, model: str) -> bool:
+        """Whether an arm trains a network at this scale."""
+        return arm.trains(model) and arm.name in self.only.get(model, (arm.name,))
 
 
 # What the scales named small have in common.

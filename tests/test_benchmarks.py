@@ -13,7 +13,6 @@ from rich.table import Table
 
 import models
 from benchmarks import (
-    acceleration,
     first_step,
     host_input,
     measure,
@@ -167,31 +166,6 @@ def test_pytorch_has_the_same_networks():
         with torch.device("meta"):
             parameters = theirs.create(model, 3, 100).parameters()
         assert ours == sorted(x.numel() for x in parameters)
-
-
-def test_acceleration(monkeypatch):
-    kept = ("none", "host input", "all together")  # fewer to compile
-    monkeypatch.setattr(
-        acceleration, "ARMS", {name: acceleration.ARMS[name] for name in kept}
-    )
-    options = NETWORK | {"steps": 1, "rounds": 1}
-    record = acceleration.run(**options)
-    arms = record["arms"]
-    assert set(arms) == set(kept)
-    for arm in arms.values():
-        check_quartiles(arm["microseconds_per_image"])
-        assert arm["temporary_bytes"] > 0
-        assert 0 < arm["last_loss"] < 10
-    # The same images in the same order from the same start; only the batches'
-    # statistics and the rounding differ.
-    first = {name: arm["first_loss"] for name, arm in arms.items()}
-    assert first["host input"] == pytest.approx(first["none"], rel=1e-5)
-    assert first["all together"] == pytest.approx(first["none"], rel=0.05)
-    # Parameters and momentum, and the data set.
-    images = measure.synthetic(BATCH).train.images
-    assert arms["none"]["held_bytes"] > 8 * record["parameters"] + images.nbytes
-    assert arms["host input"]["held_bytes"] < arms["none"]["held_bytes"]
-    assert acceleration.table(options | record).row_count == len(arms)
 
 
 def test_host_input():

@@ -138,7 +138,7 @@ class TestEveryStudy:
             results = [r.result for r in records if r.arm == arm]
             accuracies = [100 * result["test_accuracy"] for result in results]
             losses = [result["validation_loss"] for result in results]
-            count, accuracy, loss, _ = shown[study.arm(arm).label]
+            count, accuracy, loss, *_ = shown[study.arm(arm).label]
             assert count == "3"
             for cell, values, digits in ((accuracy, accuracies, 2), (loss, losses, 4)):
                 numbers = [float(part) for part in cell.split(" ± ")]

@@ -94,6 +94,8 @@ def test_arms_refer_to_arms(name):
         assert comparison.arm != comparison.control
     for scale in study.scales:
         assert set(scale.arms or ()) <= set(arms)
+        for names in scale.only.values():
+            assert set(names) <= set(arms)
     for arm in study.arms:
         assert (arm.variant_of is None) == (arm.varies is None)
         if arm.variant_of is not None:
@@ -124,6 +126,13 @@ def test_an_arm_may_train_some_networks_only():
     scale = Scale("small", models=("vgg16", "tiny"), seeds=2, fields=TINY)
     planned = {(t.model, t.arm.name) for t in plan.tasks(study_of(SGD, some), scale)}
     assert planned == {("vgg16", "sgd"), ("tiny", "sgd"), ("tiny", "plp")}
+
+
+def test_a_scale_may_train_a_network_with_some_arms_only():
+    models = ("vgg16", "tiny")
+    scale = Scale("small", models=models, seeds=1, fields=TINY, only={"tiny": ("plp",)})
+    planned = {(t.model, t.arm.name) for t in plan.tasks(study_of(SGD, PLP), scale)}
+    assert planned == {("vgg16", "sgd"), ("vgg16", "plp"), ("tiny", "plp")}
 
 
 # -- Scales ----------------------------------------------------------------------------
@@ -245,7 +254,7 @@ def cycle(step, window, period, fit):
     [
         (name, size)
         for name, size in ALL_SCALES
-        if name in ("plp", "together", "mechanism", "ablation")
+        if name in ("plp", "together", "mechanism", "ablation", "acceleration")
     ],
 )
 def test_every_prediction_has_its_matched_rate(name, size):

@@ -1,0 +1,176 @@
+"""Techniques that make training faster or smaller, alone and together.
+
+Those of a review, "Accelerating Neural Network Training" (arXiv 2312.10024): mixed
+precision, gradient accumulation and pinned memory; and what its recipes add: clipping.
+*All together* accumulates in the review's sense, which enlarges the batch; a batch that
+is split saves memory in another way, and computes the same step.
+"""
+
+from typing import Any
+
+import jax
+
+from experiments.rates import matched
+from experiments.study import SMALL, Arm, Scale, Study
+from training.callbacks import Callback
+from training.config import Config
+from training.presets import PRESETS
+from training.program import Program
+from training.recipe import Prepared
+
+# -- What is measured ------------------------------------------------------------------
+
+
+class Memory(Callback):
+    """The memory of the training function, and the most that the device has had in use.
+
+    A device reports its peak since the process began, so it counts only if this run
+    raised it.
+    """
+
+    def __init__(self, program: Program) -> None:
+        """Takes the compiled program, before the run."""
+        self._program = program
+        self._before = _peak()
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """``memory``, in bytes: ``held``, ``temporary`` and ``device_peak`` or None.
+
+        Held are arguments and results: the state, and the data set or a batch.
+        """
+        memory = self._program.train_call.memory_analysis()
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        peak = _peak()
+        return {
+            "memory": {
+                "held": held - memory.alias_size_in_bytes,  # the state counts once
+                "temporary": memory.temp_size_in_bytes,
+                "device_peak": peak if peak > self._before else None,
+            }
+        }
+
+
+def _peak() -> int:
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    peak: int = statistics.get("peak_bytes_in_use", 0)
+    return peak
+
+
+def observe(prepared: Prepared, config: Config) -> Memory:
+    """Measures the memory of every run."""
+    del config
+    return Memory(prepared.program)
+
+
+# -- The study -------------------------------------------------------------------------
+
+NONE, PINNED = "none", "host-pinned"
+
+_BFLOAT16 = {"precision": "bfloat16"}
+_ENLARGED = {"batches_per_step": 2}
+_HOST = {"input": "host"}
+_CLIPPED = {"clip_value": 0.01}
+_ALL = {**_BFLOAT16, **_ENLARGED, **_HOST, **_CLIPPED}
+_FACTOR = matched()
+
+
+def _plain(preset: str, **changes: Any) -> dict[str, Any]:
+    """A preset without its techniques."""
+    left_out = ("model", *_ENLARGED, *_CLIPPED)
+    kept = {n: x for n, x in PRESETS[preset].items() if n not in left_out}
+    return {**kept, **changes}
+
+
+# The review's rates for ViT and EfficientNet, 2e-5 and 0.01, are for fine-tuning.
+_NETWORKS = {
+    "resnet50": _plain("accelerate-resnet50"),
+    "vit-tiny": _plain("accelerate-vit", learning_rate=1e-3),
+    "efficientnet-b0": _plain("accelerate-efficientnet", learning_rate=0.05),
+}
+
+
+def _amplified(config: Config) -> dict[str, Any]:
+    """A constant rate, and amplification from a third of the epochs on."""
+    rate = _NETWORKS.get(config.model, {}).get("learning_rate", 0.05)
+    start = max(1, config.epochs // 3)
+    return {"strategy": str([(start, rate, 0, 1), (config.epochs, rate, 1, 2.0)])}
+
+
+def _alone(name: str, label: str, fields: dict[str, Any]) -> Arm:
+    return Arm(name, label, fields, baseline=NONE)
+
+
+_ARMS = (
+    Arm(NONE, "none", {}),
+    _alone("bfloat16", "bfloat16", _BFLOAT16),
+    _alone("float16", "float16", {"precision": "float16"}),
+    _alone("split", "batch split in 2", {"batch_parts": 2}),
+    _alone("enlarged", "batch enlarged by 2", _ENLARGED),
+    _alone("host", "host input", {**_HOST, "pin_memory": False}),
+    _alone(PINNED, "host input, pinned", _HOST),
+    _alone("clipped", "clipping to 0.01", _CLIPPED),
+    _alone("all", "all together", _ALL),
+    Arm(
+        "all-plp",
+        "all and PLP",
+        {**_ALL, "method": "plp"},
+        baseline="all",
+        matched="all-matched",
+    ),
+    Arm("all-matched", f"all, rate x {_FACTOR}", _ALL, rate=float(_FACTOR)),
+    # The same program and rates as amplification, without it.
+    Arm(
+        "all-noop",
+        "all and amplification by 1",
+        {**_ALL, "method": "amplify", "amplify_factor": 1.0},
+        derived=_amplified,
+    ),
+    Arm(
+        "all-amplify",
+        "all and amplification",
+        {**_ALL, "method": "amplify"},
+        baseline="all-noop",
+        derived=_amplified,
+    ),
+)
+# Where batches are not transferred, pinned memory means nothing.
+_ON_CPU = tuple(arm.name for arm in _ARMS if arm.name != PINNED)
+# Most of the time of small runs is compilation, which takes up to two minutes an arm.
+_FEW = (NONE, "bfloat16", "all", "all-plp", "all-noop", "all-amplify")
+
+STUDY = Study(
+    name="acceleration",
+    title="Acceleration techniques (arXiv 2312.10024)",
+    question="What do mixed precision, accumulation, input from the host and clipping "
+    "cost or save in time and memory, and in accuracy, alone and together? And what do "
+    "prediction and amplification add to all of them?",
+    fields={"method": "sgd"},
+    model_fields=_NETWORKS,
+    arms=_ARMS,
+    scales=(
+        Scale("full", models=tuple(_NETWORKS), seeds=5, fields={}),
+        Scale(
+            "small",
+            models=tuple(_NETWORKS),
+            seeds=3,
+            fields={**SMALL, "train_fraction": 0.1, "epochs": 6},
+            arms=_ON_CPU,
+        ),
+        Scale(
+            "quick",
+            models=tuple(_NETWORKS),
+            seeds=5,
+            fields={
+                "dataset": "digits",
+                "width": 4,
+                "epochs": 6,
+                "batch_size": 32,
+                "augment": False,
+            },
+            only=dict.fromkeys(("vit-tiny", "efficientnet-b0"), _FEW),
+            arms=_ON_CPU,
+        ),
+    ),
+    observe=observe,
+)
