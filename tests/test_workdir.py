@@ -112,7 +112,7 @@ def test_a_run_is_resumed_and_finished(started, dataset):
     with WorkDirectory(started) as directory:
         assert directory.is_unfinished
         history = [METRICS, {**METRICS, "epoch": 2}]
-        directory.resume(dataset, history)
+        directory.rewrite(dataset, history)
         directory.finish(RESULT)
     assert [m["epoch"] for m in read_metrics(directory.path)] == [1, 2]
     with WorkDirectory(started) as directory:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models import IN_BLOCKS
 from training import flags
 from training.errors import ConfigError
 from training.options import GROUPS, VGG, Config, Start
@@ -46,6 +47,11 @@ def parse(argv: Sequence[str]) -> list[Config]:
     base = PRESETS[preset] if preset else {}
     if file is not None:
         base = chosen(resolve({}, read(Path(file), "--config ")))
+        if "cascade_stage" in base:
+            raise ConfigError(
+                f"--config {file} is of one stage of a cascade: give the cascade's, "
+                f"two directories up"
+            )
     seeds = explicit.pop("seed", (base.get("seed", 0),))
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seed needs different seeds, got {seeds}")
@@ -76,8 +82,9 @@ def resolve(
       ConfigError: If a field is out of range, has no meaning, or contradicts another.
     """
     base = dict(base or {})
-    if listed_epochs(explicit.get("strategy")):
-        base.pop("epochs", None)  # a listed strategy says where it ends
+    if listed_epochs(explicit.get("strategy")) or explicit.get("cascade"):
+        # A listed strategy says where it ends, and a cascade how long its stages are.
+        base.pop("epochs", None)
     if explicit.get("initial_weights") is not None:
         base.pop("initial_weights_sha256", None)
     fields = flags.complete(Config, explicit, base)
@@ -168,6 +175,8 @@ def _default_workdir(config: Config) -> str:
 def _check(config: Config) -> None:
     """Raises ConfigError if fields contradict each other."""
     c: Any = config
+    if c.cascade is not None and c.cascade_stage is None:
+        _check_cascade(c)
     if (end := listed_epochs(c.strategy)) and c.epochs != end:
         raise ConfigError(
             f"--epochs {c.epochs} contradicts --strategy, which ends with epoch {end}: "
@@ -221,6 +230,39 @@ def _check(config: Config) -> None:
     if c.stem == "imagenet" and c.model in (*VGG, "tiny", "plain"):
         raise ConfigError(f"{c.model} has no --stem imagenet, only cifar")
     _check_processes(c)
+
+
+def _check_cascade(c: Any) -> None:
+    if c.model not in IN_BLOCKS:
+        raise ConfigError(
+            f"--cascade trains block by block, which {c.model} cannot be: choose a "
+            f"--model of {', '.join(IN_BLOCKS)}"
+        )
+    if c.epochs != c.cascade_epochs:
+        raise ConfigError(
+            f"--epochs {c.epochs} has no meaning with --cascade, whose stages have "
+            f"--cascade-epochs {c.cascade_epochs} and more: leave --epochs out"
+        )
+    if listed_epochs(c.strategy):
+        raise ConfigError(
+            "a listed --strategy is for one run end to end, and --cascade starts anew "
+            "in each stage: choose --strategy paper or paper-deep, or leave it out"
+        )
+    if c.initial_weights is not None:
+        raise ConfigError(
+            "--initial-weights has no meaning with --cascade, which trains each block "
+            "from the start: leave one of them out"
+        )
+    if c.max_steps is not None:
+        raise ConfigError(
+            f"--max-steps {c.max_steps} would end every stage of --cascade: choose "
+            f"fewer --cascade-epochs instead"
+        )
+    if c.cascade_cache and c.augment:
+        raise ConfigError(
+            "--cascade-cache computes what frozen blocks make of the images once, and "
+            "--augment changes the images in every epoch: leave one of them out"
+        )
 
 
 def _check_processes(c: Any) -> None:

@@ -29,6 +29,7 @@ class Flag(NamedTuple):
     identity: bool
     several: bool
     alias: str | None
+    hidden: bool
     hint: Any = None
 
 
@@ -45,6 +46,7 @@ def flag(
     identity: bool = True,
     several: bool = False,
     alias: str | None = None,
+    hidden: bool = False,
 ) -> Any:
     """Declares a flag as a field of a dataclass.
 
@@ -63,6 +65,7 @@ def flag(
         when a run is resumed, and are not recorded.
       several: Whether the command line takes several values.
       alias: Another spelling on the command line.
+      hidden: Whether the program alone sets it, and the command line does not have it.
     """
     declared = Flag(
         help=help,
@@ -76,6 +79,7 @@ def flag(
         identity=identity,
         several=several,
         alias=alias,
+        hidden=hidden,
     )
     is_unset = only is not None or callable(default)
     return dataclasses.field(
@@ -136,7 +140,8 @@ def read_command_line(
     typed_dict: Any = typing.TypedDict
     arguments = {}
     for group in groups:
-        fields = {name: argument(one) for name, one in flags(group).items()}
+        shown = {name: one for name, one in flags(group).items() if not one.hidden}
+        fields = {name: argument(one) for name, one in shown.items()}
         about = tyro.conf.arg(help=(group.__doc__ or "").strip())
         typed = typed_dict(group.__name__, fields, total=False)
         arguments[group.__name__.lower()] = typing.Annotated[typed, about]
@@ -292,6 +297,8 @@ def _has_no_meaning(
         only = declared[only[0]].only  # the choice has no meaning itself
         assert only is not None
     choice, values = only
+    if fields[choice] is None:
+        return f"{given} has no meaning without {spell(choice)}: give both, or neither"
     if values == (None,):
         return f"{given} contradicts {spell(choice)} {fields[choice]}: give one of them"
     return (

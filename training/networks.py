@@ -1,6 +1,5 @@
 """From a configuration to a network."""
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 import models
@@ -17,7 +16,7 @@ DTYPES = {
 
 def make_network(
     config: Config, num_classes: int, *, axis_name: str | None
-) -> nn.Module:
+) -> models.Network:
     """Returns the network; ``axis_name`` is the axis that batch statistics share."""
     network = models.create(
         config.model,

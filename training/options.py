@@ -15,6 +15,7 @@ from training.strategy import listed_epochs
 
 VGG = ("vgg16", "vgg19")
 _PLP = ("plp", "amplify+plp")
+_CASCADE = ("dense", "conv")
 _AMPLIFY = ("amplify", "amplify+plp")
 _LEARNING_RATES = {"sgd": 0.05, "nesterov": 0.05, "adagrad": 0.01, "adadelta": 1.0}
 
@@ -104,6 +105,44 @@ class Network:
         lambda c: c.initial_weights and digest(c.initial_weights),
         "The SHA-256 digest that the file must have. Unset: the one that it has.",
         only=("model", WITH_NAMES),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cascade:
+    """Training block by block, instead of end to end."""
+
+    cascade: str | None = flag(
+        None,
+        "Train the network's blocks one after the other, each in a stage with a new "
+        "head and with the blocks before it frozen (deep cascade learning). The head, "
+        "in place of --head: dense, two hidden layers with dropout; or conv, a "
+        "convolution and a linear layer. Unset: end to end.",
+        choices=_CASCADE,
+    )
+    cascade_epochs: int | None = flag(
+        10, "Epochs of the first stage.", only=("cascade", _CASCADE), low=1
+    )
+    cascade_extra_epochs: int | None = flag(
+        0,
+        "Epochs that each stage has more than the one before.",
+        only=("cascade", _CASCADE),
+        low=0,
+    )
+    cascade_cache: bool = flag(
+        False,
+        "Compute what the frozen blocks make of the training images once a stage, and "
+        "keep it where --input says. It is float, and larger than the images.",
+        only=("cascade", _CASCADE),
+    )
+    cascade_finetune: int | None = flag(
+        0,
+        "Epochs of a last stage, which trains all blocks and the last head.",
+        only=("cascade", _CASCADE),
+        low=0,
+    )
+    cascade_stage: int | None = flag(
+        None, "The stage that a run is.", only=("cascade", _CASCADE), hidden=True
     )
 
 
@@ -371,9 +410,9 @@ class Training:
     """Length, batches and arithmetic."""
 
     epochs: int = flag(
-        lambda c: listed_epochs(c.strategy) or 30,
+        lambda c: c.cascade_epochs or listed_epochs(c.strategy) or 30,
         "Passes over the training set; a partial last batch is dropped. Unset: 30, or "
-        "the end of a listed --strategy.",
+        "the end of a listed --strategy; with --cascade see --cascade-epochs.",
         low=1,
     )
     max_steps: int | None = flag(
@@ -531,12 +570,12 @@ class Processes:
 
 
 # The groups in the order of --help, in which a flag may depend on those before it.
-GROUPS = (Data, Network, Method, Optimizer, Training, Run, Processes)
+GROUPS = (Data, Network, Cascade, Method, Optimizer, Training, Run, Processes)
 
 
 # A dataclass has its last base's fields first.
 @dataclasses.dataclass(frozen=True)
-class Config(Processes, Run, Training, Optimizer, Method, Network, Data):
+class Config(Processes, Run, Training, Optimizer, Method, Cascade, Network, Data):
     """A run's configuration; complete when made by :func:`resolve`."""
 
 

@@ -1,11 +1,13 @@
 """The pictures of a run: loss and accuracy, and which layers were amplified."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
 # Figure, not pyplot: no global state, no display, and a quicker import.
@@ -31,7 +33,9 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     axes = figure.subplots(1, 2)
     epochs = [metrics["epoch"] for metrics in history]
-    validated = [m for m in history if m["validation_loss"] is not None]
+    # Of a cascade the last stage's network is the result.
+    last = [m for m in history if m.get("stage") == history[-1].get("stage")]
+    validated = [m for m in last if m["validation_loss"] is not None]
     best = min(validated, key=lambda m: m["validation_loss"], default=None)
     for ax, name, unit in zip(axes, ("loss", "accuracy"), (" (nats)", ""), strict=True):
         for part, color in COLORS.items():
@@ -46,6 +50,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
         ax.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        _mark_stages(ax, [m for m in history if "stage" in m])
     low, high = axes[0].get_ylim()
     if (low > 0 and high > 10 * low) or low <= 0:
         # The losses of the first epochs would flatten the rest.
@@ -53,6 +58,23 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     figure.suptitle(title)
     figure.savefig(path)
+
+
+def _mark_stages(ax: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    """Shades every other stage of a cascade, and names the blocks above the axes."""
+    groups = itertools.groupby(history, key=lambda m: (m["stage"], m["block"]))
+    for (stage, block), group in groups:
+        epochs = [m["epoch"] for m in group]
+        first, last = epochs[0] - 0.5, epochs[-1] + 0.5
+        if stage % 2 == 0:
+            ax.axvspan(first, last, color="0.93", lw=0, zorder=0)
+        ax.annotate(
+            block,
+            ((first + last) / 2, 1.01),
+            xycoords=("data", "axes fraction"),
+            rotation=60,
+            fontsize=6,
+        )
 
 
 def draw_confusion(

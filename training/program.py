@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ from training import data, parallel
 from training.errors import DivergedError
 from training.evaluation import Evaluation
 from training.feed import Feed
-from training.state import Metrics, Monitor, TrainState, make_initial_state
+from training.state import Given, Metrics, Monitor, TrainState, make_initial_state
 from training.step import Batch, Preprocess, make_eval_step, make_train_step
 
 # Calls that may be under way at once: enough to hide dispatch, few enough that Ctrl-C
@@ -43,6 +43,7 @@ class Program:
     Attributes:
       batch_size: Examples in a step, over all devices.
       steps_per_epoch: Whole batches in the training set.
+      trained: The parameters that the optimizer sees, of all that the network has.
       train_function: The training function as each device sees it.
       train_call: The same, compiled.
       compile_seconds: Time that it took to trace and compile both functions.
@@ -59,10 +60,11 @@ class Program:
         dtype: jax.typing.DTypeLike,
         augment: bool = False,
         propagate: str | None = None,
+        trained: Callable[[Any], Any] = lambda params: params,
+        train_module: nn.Module | None = None,
         parts: int = 1,
         label_smoothing: float = 0.0,
         ema: float | None = None,
-        pretrained: Mapping[str, np.ndarray] | None = None,
         most_skipped: int = 1,
     ) -> None:
         """Makes the steps, without compiling them.
@@ -76,10 +78,12 @@ class Program:
           dtype: Type of the network's arithmetic.
           augment: See :func:`training.step.make_train_step`, as for the following.
           propagate: The rule for layers in the propagated form of amplification.
+          trained: The parameters that the optimizer sees, of all that the network has.
+          train_module: The network as it takes what the feed gives, if that is not
+            images.
           parts: In how many parts a batch is computed.
           label_smoothing: Part of the target that is spread over all classes.
           ema: Decay of the moving average of the variables, if one is taken.
-          pretrained: See :func:`training.state.make_initial_state`.
           most_skipped: How many steps in a row that are not finite end the run.
         """
         self.batch_size = batch_size
@@ -90,12 +94,14 @@ class Program:
         preprocess = Preprocess(
             dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
         )
+        self.trained = trained
         train_step = make_train_step(
-            module,
+            train_module or module,
             tx,
             preprocess,
             augment=augment,
             propagate=propagate,
+            trained=trained,
             parts=parts,
             unroll=jax.default_backend() == "cpu",
             label_smoothing=label_smoothing,
@@ -108,7 +114,6 @@ class Program:
             tx,
             shape,
             dtype,
-            pretrained=pretrained,
             with_average=ema is not None,
         )
         self.train_function = feed.wrap(train_step)
@@ -137,9 +142,14 @@ class Program:
         self.compile_seconds = time.perf_counter() - start
         return self
 
-    def initial_state(self, seed: int) -> TrainState:
-        """Draws the state that a run with this seed starts from."""
-        return self._initial_state(jax.random.key(seed))
+    def initial_state(self, seed: int, given: Given | None = None) -> TrainState:
+        """Draws the state that a run with this seed starts from.
+
+        Args:
+          seed: The run's seed.
+          given: Variables that replace the ones drawn, by path.
+        """
+        return self._initial_state(jax.random.key(seed), given)
 
     def train_epoch(
         self,

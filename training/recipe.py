@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from training import data, feed, networks, optimizers, parallel, pretrained
+from training import (
+    cascade,
+    data,
+    feed,
+    networks,
+    optimizers,
+    parallel,
+    pretrained,
+    stages,
+)
 from training.callbacks import Callback
 from training.config import Config
 from training.display import result_lines, say, summary_line, waiting
@@ -21,6 +30,7 @@ from training.errors import ConfigError, RunError
 from training.interrupts import acknowledged
 from training.program import Program
 from training.session import Session
+from training.state import Given
 from training.workdir import WorkDirectory
 
 # Steps in a row that may be skipped before a run stops.
@@ -35,12 +45,14 @@ class Prepared(NamedTuple):
       program: Network and optimizer, compiled.
       schedule: The learning rate as a function of the optimizer step.
       total_steps: Steps in a run.
+      weights: Variables of ``--initial-weights``.
     """
 
     dataset: data.Dataset
     program: Program
     schedule: optax.Schedule
     total_steps: int
+    weights: Given | None
 
 
 def train(
@@ -61,7 +73,19 @@ def train(
         diverges.
     """
     parallel.join(configs[0])
-    prepared, results = None, []
+    prepared: dict[int | None, Prepared] = {}  # by stage, one at a time
+    results = []
+
+    def run_one(
+        config: Config, directory: WorkDirectory, given: Given | None = None
+    ) -> dict[str, Any]:
+        stage = config.cascade_stage
+        if stage not in prepared or depends_on_seed(config):
+            prepared.clear()  # it holds the images
+            prepared[stage] = prepare(config, given)
+        with _precision(config):
+            return _run(prepared[stage], config, directory, callback, given)
+
     with acknowledged(), contextlib.ExitStack() as stack:
         try:
             directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
@@ -73,12 +97,14 @@ def train(
                 say(f"{directory.path} has finished:\n{result_lines(directory.result)}")
                 results.append(directory.result)
                 continue
-            if prepared is None or depends_on_seed(config):
-                prepared = prepare(config)
             if len(configs) > 1:
                 say(f"seed {config.seed}")
-            with _precision(config):
-                results.append(_run(prepared, config, directory, callback))
+            if config.cascade is None:
+                results.append(run_one(config, directory))
+            else:
+                with _precision(config):
+                    dataset, *_ = _load(config)
+                    results.append(cascade.run(config, directory, dataset, run_one))
         if len(configs) > 1:
             say(summary_line(results))
     return results
@@ -111,6 +137,7 @@ def _run(
     config: Config,
     directory: WorkDirectory,
     callback: Callback | None,
+    given: Given | None = None,
 ) -> dict[str, Any]:
     session = Session(
         config,
@@ -120,6 +147,7 @@ def _run(
         prepared.schedule,
         prepared.total_steps,
         callback or Callback(),
+        prepared.weights if given is None else given,
     )
     with session.saved_when_stopped():
         while not session.is_over:
@@ -135,11 +163,12 @@ def _run(
 # -- Preparing -------------------------------------------------------------------------
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, given: Given | None = None) -> Prepared:
     """Loads the data, builds network and optimizer, and compiles them.
 
     Args:
       config: A complete configuration. Its seed matters if :func:`depends_on_seed`.
+      given: Of a stage of a cascade, the variables that it starts from.
 
     Raises:
       UserError: If the data or the devices do not allow it.
@@ -166,9 +195,24 @@ def prepare(config: Config) -> Prepared:
                 "note: a jump leaves heavy-ball momentum as it was, which is slower "
                 "than momentum alone: choose --optimizer nesterov or --momentum 0"
             )
+        weights = _load_weights(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
-            program = build(config, dataset)
-    return Prepared(dataset, program, schedule, total_steps)
+            source = None
+            if stages.has_cache(config):
+                source = _feed(config, stages.frozen_outputs(config, dataset, given))
+            program = build(config, dataset, source)
+    return Prepared(dataset, program, schedule, total_steps, weights)
+
+
+def _load_weights(config: Config, dataset: data.Dataset) -> Given | None:
+    """The variables of ``--initial-weights``."""
+    if config.initial_weights is None:
+        return None
+    module = networks.make_network(config, dataset.num_classes, axis_name=None)
+    shape = dataset.train.images.shape[1:]
+    weights, notes = pretrained.load(config, module, shape)
+    say("; ".join((f"starting from {config.initial_weights}", *notes)))
+    return weights
 
 
 def _load(config: Config) -> tuple[data.Dataset, optax.Schedule, int]:
@@ -189,7 +233,9 @@ def _load(config: Config) -> tuple[data.Dataset, optax.Schedule, int]:
 def depends_on_seed(config: Config) -> bool:
     """Whether what :func:`prepare` makes serves one seed only."""
     # Random layers are drawn inside the compiled step.
-    return config.split_per_seed or config.amplify_select == "random"
+    is_random = config.amplify_select == "random"
+    # The cache is what blocks that were trained with this seed make of the images.
+    return config.split_per_seed or is_random or config.cascade_cache
 
 
 def build(
@@ -213,37 +259,38 @@ def assemble(
 ) -> Program:
     """As :func:`build`, without compiling."""
     steps_per_epoch, _ = count_steps(config, dataset)
-    batch_size = config.batch_size * config.batches_per_step
+    module = stages.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
+    trained = stages.Trained(module, dataset.train.images.shape[1:])
     tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
-    module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
-    weights = None
-    if config.initial_weights is not None:
-        shape = dataset.train.images.shape[1:]
-        weights, notes = pretrained.load(config, module, shape)
-        say("; ".join((f"starting from {config.initial_weights}", *notes)))
-    if source is None and config.input == "host":
-        pin = config.pin_memory and parallel.can_pin()
-        source = feed.Host(dataset.train, batch_size, pin=pin)
-    elif source is None:
-        steps_per_call = config.steps_per_call or _steps_per_call(steps_per_epoch)
-        source = feed.Resident(dataset.train, batch_size, steps_per_call)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
     return Program(
         module,
-        tx,
-        source,
+        trained.only(tx),
+        source or _feed(config, dataset.train),
         dataset,
-        batch_size=batch_size,
+        batch_size=config.batch_size * config.batches_per_step,
         dtype=networks.DTYPES[config.precision],
         augment=config.augment,
         propagate=config.amplify_layers if config.amplify_propagate else None,
+        trained=trained,
+        train_module=module.clone(cached=True) if stages.has_cache(config) else None,
         parts=config.batch_parts * config.batches_per_step,
         label_smoothing=config.label_smoothing,
         ema=config.ema,
-        pretrained=weights,
         most_skipped=_MOST_SKIPPED if is_patient else 1,
     )
+
+
+def _feed(config: Config, examples: data.Examples) -> feed.Feed:
+    """How batches of examples reach the step, as ``config.input`` says."""
+    batch_size = config.batch_size * config.batches_per_step
+    if config.input == "host":
+        pin = config.pin_memory and parallel.can_pin()
+        return feed.Host(examples, batch_size, pin=pin)
+    steps_per_epoch = len(examples.labels) // batch_size
+    steps_per_call = config.steps_per_call or _steps_per_call(steps_per_epoch)
+    return feed.Resident(examples, batch_size, steps_per_call)
 
 
 def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:

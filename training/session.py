@@ -26,6 +26,7 @@ from training.errors import RunError
 from training.interrupts import Interrupts, Stopped
 from training.program import Evaluation, Program, means
 from training.provenance import provenance
+from training.state import Given
 from training.workdir import WorkDirectory, without_nan
 
 # Compiled as one function: the first call otherwise compiles two for each shape.
@@ -79,8 +80,9 @@ class Session:
         schedule: optax.Schedule,
         total_steps: int,
         callback: Callback,
+        given: Given | None = None,
     ) -> None:
-        """Starts or resumes a run.
+        """Starts or resumes a run; see :meth:`Program.initial_state` for ``given``.
 
         Raises:
           RunError: If there is no undamaged checkpoint to resume from.
@@ -97,7 +99,7 @@ class Session:
             directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
         )
         self.epochs = math.ceil(total_steps / program.steps_per_epoch)
-        self.state = program.initial_state(config.seed)
+        self.state = program.initial_state(config.seed, given)
         self.best = copy_to_host(self.state.variables)
         self.progress = Progress()
         self._start()
@@ -114,7 +116,7 @@ class Session:
             path, (tree, notes) = found
             self.state, self.best = parallel.replicate(tree["state"]), tree["best"]
             self.progress = Progress(**notes)
-            directory.resume(self._dataset, self.progress.history)
+            directory.rewrite(self._dataset, self.progress.history)
             self._write_best()  # a kill may have come between it and the checkpoint
             self._write_layers()
             say(f"resuming from {path}")
@@ -208,7 +210,7 @@ class Session:
         if config.amplify_layers is not None:
             amplified = amplification.observe(
                 state.opt_state,
-                state.params,
+                program.trained(state.params),
                 config.amplify_layers,
                 progress.selections,
             )

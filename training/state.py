@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import traverse_util
 from flax.training.dynamic_scale import DynamicScale
@@ -14,6 +13,9 @@ from flax.training.dynamic_scale import DynamicScale
 import plp_optax
 from training import parallel
 from training.errors import ConfigError
+
+# Variables by path, such as "params/stem/conv/kernel".
+Given = Mapping[str, Any]
 
 
 class Metrics(NamedTuple):
@@ -111,10 +113,11 @@ def make_initial_state(
     image_shape: tuple[int, ...],
     dtype: jax.typing.DTypeLike,
     *,
-    pretrained: Mapping[str, np.ndarray] | None = None,
     with_average: bool = False,
-) -> Callable[[jax.Array], TrainState]:
-    """Returns ``initial_state(key)``, which draws the initial parameters.
+) -> Callable[..., TrainState]:
+    """Returns ``initial_state(key, given)``, which draws the initial variables.
+
+    Those that are ``given`` replace the ones drawn.
 
     ``initial_state`` raises ConfigError if the optimizer's options do not fit the
     network's layers.
@@ -124,7 +127,6 @@ def make_initial_state(
       tx: The optimizer.
       image_shape: Height, width and channels of the images.
       dtype: Type of the network's arithmetic.
-      pretrained: Variables that replace the ones drawn, by path.
       with_average: Whether the state has a moving average of the variables.
     """
 
@@ -162,13 +164,13 @@ def make_initial_state(
     )
     make_state = jax.jit(make_state, out_shardings=parallel.replicated())
 
-    def initial_state(key: jax.Array) -> TrainState:
+    def initial_state(key: jax.Array, given: Given | None = None) -> TrainState:
         init_key, run_key = jax.random.split(key)
         variables = init_variables(init_key)
-        if pretrained is not None:
+        if given:
             drawn = traverse_util.flatten_dict(variables, sep="/")
             variables = traverse_util.unflatten_dict(
-                drawn | parallel.replicate(dict(pretrained)), sep="/"
+                drawn | parallel.replicate(given), sep="/"
             )
         try:
             return make_state(variables, run_key)

@@ -31,7 +31,9 @@ class Preprocess(NamedTuple):
         key: jax.Array | None = None,
         positions: jax.Array | None = None,
     ) -> jax.Array:
-        """Augments if given a key, and normalises."""
+        """Augments if given a key, and normalises. Floats are activations already."""
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            return images
         if key is not None and positions is not None:
             images = data.augment(
                 key,
@@ -53,6 +55,7 @@ def make_train_step(
     *,
     augment: bool = False,
     propagate: str | None = None,
+    trained: Callable[[Any], Any] = lambda params: params,
     parts: int = 1,
     unroll: bool = True,
     label_smoothing: float = 0.0,
@@ -71,6 +74,7 @@ def make_train_step(
       propagate: The rule for layers by which amplification happens inside
         back-propagation, with the factors in the optimizer's state; None for the usual
         form. ``gradient_norm`` is then that of the amplified gradient.
+      trained: The parameters that the optimizer sees, of all; for ``propagate``.
       parts: In how many parts the batch is computed, one after the other. Their mean
         gradient is that of the batch, except that batch normalisation sees one part at
         a time.
@@ -81,7 +85,7 @@ def make_train_step(
       ema: Decay of the moving average of the variables; None for no average.
       most_skipped: After this many skipped steps in a row nothing changes any more.
     """
-    loss_fn = _make_loss_fn(module, propagate, label_smoothing)
+    loss_fn = _make_loss_fn(module, propagate, trained, label_smoothing)
 
     def train_step(
         state: TrainState, images: jax.Array, labels: jax.Array
@@ -142,7 +146,10 @@ class _Sums(NamedTuple):
 
 
 def _make_loss_fn(
-    module: nn.Module, propagate: str | None, label_smoothing: float
+    module: nn.Module,
+    propagate: str | None,
+    trained: Callable[[Any], Any],
+    label_smoothing: float,
 ) -> Callable[..., Any]:
     """Returns ``loss_fn(params, batch_stats, opt_state, part, key)``.
 
@@ -152,7 +159,7 @@ def _make_loss_fn(
     def amplified(params: Any, opt_state: Any) -> Any:
         if propagate is None:
             return contextlib.nullcontext()
-        names = plp_optax.layer_names(params, propagate)
+        names = plp_optax.layer_names(trained(params), propagate)
         factors = optax.tree.get(opt_state, "factors")
         return propagate_amplification(dict(zip(names, factors, strict=True)))
 

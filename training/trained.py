@@ -12,7 +12,7 @@ import numpy as np
 from flax.errors import FlaxError
 
 from training import config as config_lib
-from training import data, networks, workdir
+from training import data, networks, stages, workdir
 from training.checkpoints import read
 from training.config import Config
 from training.errors import RunError
@@ -91,7 +91,7 @@ def load(run: str | Path, *, average: bool = False) -> Trained:
     """Loads the best network of a run.
 
     Args:
-      run: The run's work directory.
+      run: The run's work directory. Of a cascade, that of the last stage is loaded.
       average: Whether to take the average at the end of the run (``--ema``, or
         ``--method tail-average``) instead.
 
@@ -103,6 +103,8 @@ def load(run: str | Path, *, average: bool = False) -> Trained:
         raise RunError(f"{path} holds no run: name the work directory of one")
     fields = config_lib.read(path / workdir.CONFIG)
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
+    if config.cascade is not None and config.cascade_stage is None:
+        return load(stages.last_run(config), average=average)
     needs = ("num_classes", "mean", "std", "image_shape", "label_names")
     facts = workdir.read_json(path / workdir.DATASET, needs=needs)
     kept = path / (workdir.AVERAGE if average else workdir.BEST)
@@ -114,7 +116,7 @@ def load(run: str | Path, *, average: bool = False) -> Trained:
     variables = read(kept).tree
     try:
         trained = Trained(
-            networks.make_network(config, facts["num_classes"], axis_name=None),
+            stages.make_network(config, facts["num_classes"], axis_name=None),
             variables,
             config,
             mean=np.array(facts["mean"], np.float32),

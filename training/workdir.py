@@ -28,12 +28,13 @@ METRICS, CURVES, CONFUSION = "metrics.jsonl", "curves.png", "confusion.png"
 OLD_METRICS = "metrics.old.jsonl"
 BEST, AVERAGE, CHECKPOINTS = "best.msgpack", "average.msgpack", "checkpoints"
 TENSORBOARD, PROFILE = "tensorboard", "profile"
+STAGES = "stages"  # of a cascade: the work directories of its stages
 # Of runs that amplify: which layers when, and a table for each analysis.
 AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
 _LOCK = ".lock"
 _OURS = (
     *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
-    *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, AVERAGE),
+    *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, AVERAGE, STAGES),
 )
 _RESULT_FIELDS = (
     *("best_epoch", "epochs", "validation_loss", "test_loss", "test_accuracy"),
@@ -206,8 +207,8 @@ class WorkDirectory:
         self._describe(dataset)
 
     @_by_coordinator
-    def resume(self, dataset: data.Dataset, history: Sequence[dict[str, Any]]) -> None:
-        """Sets the records back to the epochs of a checkpoint."""
+    def rewrite(self, dataset: data.Dataset, history: Sequence[dict[str, Any]]) -> None:
+        """Describes the run, and makes its records those of these epochs."""
         self._describe(dataset)
         _write_text(self.path / METRICS, "".join(map(_line, history)))
         _remove(self.path / TENSORBOARD)
@@ -238,6 +239,11 @@ class WorkDirectory:
         plots.draw_curves(self.path / CURVES, history, title)
         plots.draw_confusion(self.path / CONFUSION, confusion, label_names, title)
         plots.draw_amplification(self.path / AMPLIFICATION, history, title)
+
+    @_by_coordinator
+    def draw_curves(self, history: Sequence[dict[str, Any]], title: str) -> None:
+        """Draws loss and accuracy only."""
+        plots.draw_curves(self.path / CURVES, history, title)
 
     @_by_coordinator
     def finish(self, result: Mapping[str, Any]) -> None:
