@@ -38,6 +38,7 @@ from tests.bad_inputs import (
     trying,
 )
 from training import config as config_lib
+from training import flags
 from training.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +46,7 @@ ROOT = Path(__file__).parent.parent
 # -- Flags -----------------------------------------------------------------------------
 
 HINTS = typing.get_type_hints(Config)
-FIELDS = sorted(HINTS)
+FIELDS = sorted(n for n, one in flags.flags(Config).items() if not one.hidden)
 
 
 def kinds(name):
@@ -61,6 +62,7 @@ CHOICES = {
     "model": NETWORKS,
     "method": ["sgd", "plp", "lookahead", "average", "amplify", "amplify+plp"],
     "stem": ["cifar", "imagenet"],
+    "cascade": ["dense", "conv"],
     "head": ["linear", "mlp"],
     "plp_fit": ["midpoint", "least_squares"],
     "amplify_measure": ["g1", "g1_per_weight", "g2"],
@@ -80,6 +82,7 @@ AMPLIFY = {"method": "amplify", "epochs": 30}
 SCORES = AMPLIFY | {"amplify_threshold": 0.5}
 RANDOM = AMPLIFY | {"amplify_select": "random"}
 CYCLIC = {"schedule": "cyclic"}
+CASCADE = {"cascade": "conv", "model": "tiny"}
 LOOKAHEAD = {"method": "lookahead"}
 
 
@@ -132,6 +135,11 @@ DOMAINS = {
     **dict.fromkeys(("weight_decay", "l1"), Domain((0, "["), FLOAT32)),
     **dict.fromkeys(("clip_norm", "clip_value"), Domain((0, "("), FLOAT32)),
     "dropout": Domain((0, "["), (1, ")"), {"model": "vgg16"}),
+    "cascade_epochs": COUNT._replace(context=CASCADE),
+    **dict.fromkeys(
+        ("cascade_extra_epochs", "cascade_finetune"),
+        Domain((0, "["), INT32, CASCADE),
+    ),
     "ema": Domain((0, "("), (1, ")")),
     "label_smoothing": Domain((0, "["), (1, ")")),
     "warmup_epochs": Domain((0, "["), INT32),

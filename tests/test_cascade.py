@@ -311,7 +311,6 @@ def test_cache_changes_nothing_in_float64(tmp_path):
     [
         (["--model", "googlenet"], "googlenet cannot be: choose a --model of vgg16"),
         (["--epochs", "3"], "leave --epochs out"),
-        (["--max-steps", "3"], "choose fewer --cascade-epochs"),
         (["--cascade-cache", "--augment"], "leave one of them out"),
         (
             ["--method", "amplify", "--strategy", "[(10, 0.1, 1, 2.0)]"],

@@ -146,8 +146,8 @@ def test_a_preset_keeps_what_was_not_overridden():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_flags_override_a_preset(name):
-    config = parse(["--preset", name, "--epochs", "20", "--optimizer", "adam"])
-    assert (config.epochs, config.optimizer) == (20, "adam")
+    config = parse(["--preset", name, "--width", "20", "--optimizer", "adam"])
+    assert (config.width, config.optimizer) == (20, "adam")
     assert config.momentum is None  # the preset's, without meaning now
     assert config.batch_size == PRESETS[name]["batch_size"]
 

@@ -253,11 +253,6 @@ def _check_cascade(c: Any) -> None:
             "--initial-weights has no meaning with --cascade, which trains each block "
             "from the start: leave one of them out"
         )
-    if c.max_steps is not None:
-        raise ConfigError(
-            f"--max-steps {c.max_steps} would end every stage of --cascade: choose "
-            f"fewer --cascade-epochs instead"
-        )
     if c.cascade_cache and c.augment:
         raise ConfigError(
             "--cascade-cache computes what frozen blocks make of the images once, and "

@@ -417,7 +417,8 @@ class Training:
     )
     max_steps: int | None = flag(
         None,
-        "Stop after this many optimizer steps. Schedules still span --epochs.",
+        "Stop after this many optimizer steps, in each stage of a cascade. Schedules "
+        "still span --epochs.",
         low=1,
     )
     batch_size: int = flag(64, "Examples in a batch, over all devices.", low=1)

@@ -64,6 +64,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "resnet50",
         "amplify_threshold": 2.0,
     },
+    # Marquez, Hare and Niranjan, IEEE TNNLS 29(11), 2018. Their network has six
+    # convolutions; VGG-16 is the nearest here.
+    "cascade-paper": {
+        "dataset": "cifar10",
+        "model": "vgg16",
+        "head": "linear",
+        "width": 64,
+        "method": "sgd",
+        "cascade": "dense",
+        "cascade_epochs": 10,
+        "cascade_extra_epochs": 10,
+        "batch_size": 64,
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 1e-3,
+        "schedule": "plateau",
+        "plateau_patience": 10,
+        "warmup_epochs": 0.0,
+        "validation_fraction": 0.1,
+        "early_stopping": 40,
+    },
     "accelerate-resnet50": {
         **_ACCELERATE,
         "model": "resnet50",
