@@ -130,7 +130,8 @@ def _speeds(runs: Runs) -> list[str]:
 def _speed(finished: Sequence[Record]) -> list[str]:
     rates = [np.median(history(r, "images_per_second")) for r in finished]
     memory = [r.measures["memory"] for r in finished]
-    peaks = [m["device_peak"] for m in memory if m["device_peak"] is not None]
+    # A record leaves out what is None.
+    peaks = [m["device_peak"] for m in memory if m.get("device_peak") is not None]
     return [
         tables.spread(np.array(rates), 0),
         *(tables.number(memory[0][n] / 1e6, 2) for n in ("held", "temporary")),
