@@ -78,8 +78,8 @@ def finished(tmp_path_factory):
     starts, orders = [], []
     initial_state, calls = Program.initial_state, feed.Resident.calls
 
-    def spying_state(self, seed):
-        state = initial_state(self, seed)
+    def spying_state(self, seed, *given):
+        state = initial_state(self, seed, *given)
         starts.append((seed, jax.device_get(state.params)))
         return state
 
