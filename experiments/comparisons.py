@@ -36,6 +36,11 @@ class Metric(NamedTuple):
     read: Callable[[Record, Sequence[Record]], float | None]
     note: str = ""
 
+    @property
+    def title(self) -> str:
+        """The label with a capital at its beginning."""
+        return self.label[:1].upper() + self.label[1:]
+
 
 # A run that averages parameters is judged by the average at its end.
 def _test_accuracy(record: Record, controls: Sequence[Record]) -> float | None:

@@ -74,9 +74,7 @@ def differences(
     better = "right" if metric.higher_is_better else "left"
     models = list(dict.fromkeys(c.model for c in drawn))
     figure = style.figure(
-        ", on ".join(
-            (f"{metric.label.capitalize()}: arm minus control", *runs.datasets)
-        ),
+        ", on ".join((f"{metric.title}: arm minus control", *runs.datasets)),
         4.6 + 2.2 * len(models),
         1.4 + 0.2 * len(lines),
     )

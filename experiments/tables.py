@@ -131,8 +131,7 @@ def _compared(runs: Runs, metric: Metric, found: Sequence[Compared]) -> str:
         )
     better = "higher" if metric.higher_is_better else "lower"
     return markdown(
-        f"{metric.label.capitalize()}: arm minus control ({metric.unit}; {better} is "
-        f"better)",
+        f"{metric.title}: arm minus control ({metric.unit}; {better} is better)",
         [
             *(runs.kind, "arm", "control", "verdict", "pairs", "difference"),
             *("95 % interval", "better / tied / worse", "corrected p"),

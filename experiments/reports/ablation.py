@@ -42,7 +42,7 @@ def _over_settings(
     if not panels:
         return None
     figure = style.figure(
-        f"{metric.label.capitalize()} over settings of prediction, {runs.place(model)}",
+        f"{metric.title} over settings of prediction, {runs.place(model)}",
         9.2,
         3.6,
     )
