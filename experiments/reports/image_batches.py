@@ -66,6 +66,6 @@ def _sensitivity(runs: Runs) -> list[str | Picture | None]:
         "Validation loss by peak learning rate (nats)",
         ("method", *(f"{rate:g}" for rate in RATES), "chosen"),
         rows,
-        note="Means over the tuning seeds. A dash: diverged.",
+        note="Means over the tuning seeds. A dash: diverged, or not run.",
     )
     return [Picture("rates", figure, "Means over the tuning seeds."), table]

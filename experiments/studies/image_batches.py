@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.study import SMALL, Arm, Scale, Study
 
-RATES = (0.2, 0.4, 0.8)
+RATES = (0.1, 0.2, 0.4, 0.8)
 TUNING_SEED = 1000
 BASE = "nesterov"
 
