@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
+import plp_optax
 from experiments.predictors import descent
 from experiments.predictors.methods import METHODS
 from experiments.predictors.problems import DECAY, PROBLEMS
@@ -46,6 +48,34 @@ def test_counts_gradients_to_a_gap():
         np.array([0, 2, 5, 6]), np.array([1.0, 0.2, 0.3, 0.01]), 1.0, 0.0
     )
     assert [run.to(gap) for gap in (2.0, 0.2, 0.05, 1e-3)] == [0, 2, 6, None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["logistic-digits", "logistic-cancer"])
+def test_the_default_regularization_in_float32_is_measured(model):
+    """The sliding window's: of a grid, it is among the best in the gap that is left."""
+    problem = PROBLEMS[model](0)  # in float32
+    with jax.enable_x64(True):
+        minimum = descent.problem_of(model, 0)[1]
+        rate = 2 / descent._curvature(model)
+
+    def lowest(strength):
+        tx = optax.chain(
+            optax.sgd(rate), plp_optax.adaptive_window(11, regularization=strength)
+        )
+
+        def step(carry, _):
+            w, state = carry
+            value, gradient = jax.value_and_grad(problem.loss)(w, problem.data)
+            updates, state = tx.update(gradient, state, w)
+            return (optax.apply_updates(w, updates), state), value
+
+        carry = (problem.start, tx.init(problem.start))
+        return float(jax.lax.scan(step, carry, length=200)[1].min()) - minimum
+
+    gaps = {strength: lowest(strength) for strength in (1e-10, 1e-7, 1e-3, 1e-2)}
+    assert lowest(None) < 1.1 * min(gaps.values()) + 1e-6
+    assert lowest(None) == lowest(1e-5)
 
 
 def test_matched_arm_runs_the_base_at_rate_times_drift():
