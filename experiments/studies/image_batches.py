@@ -45,16 +45,16 @@ def falling_drift(extrapolation: float) -> float:
 
 # With the settings of the study small_batches.
 METHODS = {
-    BASE: Method("SGD-Nesterov", 0.4, 1.0, {}),
-    "lookahead": Method("Lookahead", 0.4, 0.5, {"method": "lookahead"}),
-    "ema": Method("EMA-Nesterov", 0.4, falling_drift(0.5), {"method": "ema-nesterov"}),
+    BASE: Method("SGD-Nesterov", 0.2, 1.0, {}),
+    "lookahead": Method("Lookahead", 0.2, 0.5, {"method": "lookahead"}),
+    "ema": Method("EMA-Nesterov", 0.2, falling_drift(0.5), {"method": "ema-nesterov"}),
     "outer": Method(
         "outer Nesterov",
-        0.4,
+        0.1,
         0.7 / (1 - 0.5),
         {"method": "outer-nesterov", "outer_momentum": 0.5, "outer_period": 10},
     ),
-    "tail": Method("tail average", 0.4, 1.0, {"method": "tail-average"}),
+    "tail": Method("tail average", 0.2, 1.0, {"method": "tail-average"}),
     # On steady updates a jump goes back to the average of the window, 4.5 steps.
     "adaptive": Method(
         "adaptive window, noise gate",
