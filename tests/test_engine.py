@@ -17,6 +17,7 @@ from tests import programs
 from tests.programs import DATASET, Linear, Normalised, train_epoch
 from training import data, feed, parallel, recipe
 from training.config import resolve
+from training.errors import ConfigError
 from training.feed import Host, Resident, prefetch
 from training.program import means
 from training.state import make_initial_state
@@ -434,3 +435,14 @@ def test_nothing_compiles_after_the_first_epoch_of_the_first_seed(single):
     finally:
         jax.monitoring.clear_event_listeners()
     assert not compiled
+
+
+def test_images_that_do_not_fit_are_refused_with_the_remedy():
+    class Huge(Host):
+        def calls(self, seed, epoch, steps):
+            jnp.zeros(2**50, jnp.uint8)
+
+    config = resolve({"model": "tiny", "width": 2, "batch_size": 16})
+    source = Huge(DATASET.train, config.batch_size)
+    with pytest.raises(ConfigError, match=r"enough memory .* --input host"):
+        recipe.build(config, DATASET, source)

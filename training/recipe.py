@@ -251,7 +251,16 @@ def build(
     Raises:
       ConfigError: If the optimizer does not fit the network, or the batch the devices.
     """
-    return assemble(config, dataset, source).compile()
+    try:
+        return assemble(config, dataset, source).compile()
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        if "RESOURCE_EXHAUSTED" not in reason:
+            raise
+        raise ConfigError(
+            f"the devices have not enough memory ({reason}): choose a smaller "
+            f"--batch-size or network, more --batch-parts, or --input host"
+        ) from error
 
 
 def assemble(
