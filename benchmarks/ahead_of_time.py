@@ -124,7 +124,8 @@ def _cuda(topology: str, target_config: str) -> list[Any]:
     except (NotImplementedError, jax.errors.JaxRuntimeError) as error:
         raise ConfigError(
             f"the GPU of {target_config} cannot be compiled for ({_sentence(error)}): "
-            f'pip install "jax[cuda12]", and take the file of its version of XLA'
+            f'pip install "jax[cuda12]", and take the file of its version of XLA or '
+            f"delete the fields that it names above"
         ) from error
 
 
@@ -250,7 +251,7 @@ def run(
     input: list[str],
     device_batch: int,
     steps_per_call: int,
-    images: int,
+    images: list[int],
 ) -> dict[str, Any]:
     """Compiles all combinations; takes the flags, returns the figures.
 
@@ -263,7 +264,9 @@ def run(
     meshes = {name: make_mesh(platform, name, target_config) for name in topology}
     dataset = measure.synthetic(IMAGES)
     cells = []
-    for name, *choice in itertools.product(topology, model, precision, input, methods):
+    for name, count, *choice in itertools.product(
+        topology, images, model, precision, input, methods
+    ):
         fields = dict(
             zip(("model", "precision", "input", "method"), choice, strict=True)
         )
@@ -274,11 +277,11 @@ def run(
             steps_per_call=steps_per_call if fields["input"] == "resident" else None,
             **fields,
         )
-        cell = {"topology": name, "devices": mesh.size, **fields}
+        cell = {"topology": name, "devices": mesh.size, "images": count, **fields}
         cell["device_kind"] = mesh.devices.flat[0].device_kind
         print(*cell.values(), sep=", ", file=sys.stderr, flush=True)
         try:
-            state, lowered = lower_step(mesh, config, dataset, images)
+            state, lowered = lower_step(mesh, config, dataset, count)
             start = time.perf_counter()
             compiled = lowered.compile()
             cell["compile_seconds"] = time.perf_counter() - start
@@ -342,7 +345,9 @@ def table(record: dict[str, Any]) -> Table:
 
 def _name(cell: dict[str, Any]) -> tuple[str, str]:
     """The devices and the step of a cell, without its method."""
-    step = ", ".join(cell[n] for n in ("model", "precision", "input"))
+    step = ", ".join(cell[name] for name in ("model", "precision", "input"))
+    if cell["input"] == "resident":
+        step += f" {cell['images']:,}"
     return f"{cell['devices']} x {cell['device_kind']}", step
 
 
@@ -360,21 +365,25 @@ def draw(path: Path, record: dict[str, Any]) -> None:
             name = ", ".join((cell["device_kind"], _name(cell)[1], cell["method"]))
             series.setdefault(name, []).append(cell)
     panels = (
-        (axes[0], "peak_bytes", "o-"),
-        (axes[0], "temporary_bytes", "s--"),
-        (axes[1], "collective_bytes", "o-"),
+        (axes[0], "peak_bytes", "-"),
+        (axes[0], "temporary_bytes", "--"),
+        (axes[1], "collective_bytes", "-"),
     )
     for number, (name, cells) in enumerate(series.items()):
         cells.sort(key=lambda cell: cell["devices"])
         devices = [cell["devices"] for cell in cells]
-        for ax, key, style in panels:
+        style = {"color": f"C{number}", "marker": "os^vD"[number % 5], "label": name}
+        style["markerfacecolor"] = "none"  # where lines coincide
+        for ax, key, line in panels:
             values = [cell[key] / 1e6 for cell in cells]
-            ax.plot(devices, values, style, color=f"C{number}", label=name)
-    axes[0].set_ylabel("memory of a device (MB): peak and, dashed, temporaries")
-    axes[1].set_ylabel("results of a step's collectives (MB a device)")
+            ax.plot(devices, values, line, **style)
+    axes[0].set_title("memory: peak and, dashed, temporaries")
+    axes[1].set_title("results of a step's collectives")
+    sizes = sorted({cell["devices"] for cell in record["cells"]})
     for ax in axes:
         ax.set_xscale("log", base=2)
-        ax.set_xlabel("devices")
+        ax.set_xticks(sizes, labels=map(str, sizes))
+        ax.set(xlabel="devices", ylabel="MB a device")
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
     lines = axes[1].get_lines()
@@ -416,7 +425,7 @@ def main(argv: list[str] | None = None) -> int:
             input=["resident"],
             device_batch=128,
             steps_per_call=10,
-            images=IMAGES,
+            images=[IMAGES],
         ).parse_args(argv)
     )
     out = options.pop("out")
