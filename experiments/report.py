@@ -93,10 +93,13 @@ def _shared(
     """Comparisons and results; nothing for a study whose module has no METRICS."""
     if not metrics:
         return []
-    return [
+    compared = [
         figures.differences(runs, found, metrics[0]),
         "## Comparisons",
         *tables.comparisons(runs, found),
+    ]
+    return [
+        *(compared if found else ()),
         "## Results",
         *tables.results(runs, metrics),
     ]
