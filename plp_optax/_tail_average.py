@@ -51,10 +51,11 @@ def tail_average(
     so that there is one buffer, small in training's last part, and no parameters are
     needed. The drift is that of the optimizer: updates pass unchanged.
 
-    Use it with small batches: of the methods here it is the best supported, costs one
-    buffer, and replaces part of the decay of the learning rate. Start it where the loss
-    has settled: an average over the descent lags. With full batches use
-    :func:`~plp_optax.adaptive_window`, whose coefficients extrapolate.
+    Use it with small batches at a constant or slowly falling learning rate, in place of
+    part of its decay; it costs one buffer. After a decay to about 0 little is left to
+    average out. Start it where the loss has settled: an average over the descent lags.
+    With full batches use :func:`~plp_optax.adaptive_window`, whose coefficients
+    extrapolate.
 
     Place it **last** in a chain, so that it sees the final update. Statistics of batch
     normalisation are not parameters: compute them again for the averaged ones.
