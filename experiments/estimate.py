@@ -42,8 +42,10 @@ def describe(
         ours = [task for task in left if task.model == model]
         count = sum(scale.runs(arm, model) for arm in arms.values())
         line = f"{model}: {count} arms x {scale.seeds} seeds, {len(ours)} runs to do"
-        if study.execute is None:
-            compiling, running = Trainer(study, folder, settings).measure(ours[0])
+        # A cascade's stages cannot be measured before those before them.
+        measured = [task for task in ours if "cascade" not in task.config]
+        if study.execute is None and measured:
+            compiling, running = Trainer(study, folder, settings).measure(measured[0])
             programs = len({task.arm.name for task in ours})
             expected = programs * compiling + len(ours) * running
             total += expected

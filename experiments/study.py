@@ -126,7 +126,8 @@ class Study:
         rates.
       observe: ``observe(prepared, config)`` returns a ``training.callbacks.Callback``
         with a dict ``measures``, which becomes part of the record, or None for a run
-        that is not observed. ``prepared`` is a ``training.recipe.Prepared``.
+        that is not observed. ``prepared`` is a ``training.recipe.Prepared``, or None
+        for a cascade, which prepares each stage in its turn.
       execute: ``execute(config, tick)`` carries out a run, for a study that does not
         use the training recipe. ``config`` is a dict of the study's, scale's and arm's
         fields with ``model`` and ``seed``; a run that diverges raises

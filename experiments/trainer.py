@@ -16,7 +16,7 @@ from experiments.plan import Task
 from experiments.records import explained
 from experiments.study import Outcome, Study, Tick
 from training import config as config_lib
-from training import recipe, workdir
+from training import recipe, stages, workdir
 from training.callbacks import Callback
 from training.config import Config
 from training.errors import DivergedError
@@ -58,6 +58,8 @@ class Trainer:
         """
         start = time.monotonic()
         config = self._config(task)
+        if config.cascade is not None:  # each stage is compiled in its turn
+            return 0.0
         seed = task.seed if recipe.depends_on_seed(config) else None
         kept = self._programs.get(task.arm.name)
         if kept is not None and kept[:2] == (task.part, seed):
@@ -79,7 +81,8 @@ class Trainer:
           UserError: If the data or the folder do not allow it.
         """
         self.prepare(task)
-        prepared = self._programs[task.arm.name].prepared
+        kept = self._programs.get(task.arm.name)
+        prepared = kept and kept.prepared
         place = self._unfinished / task.folder
         config = dataclasses.replace(
             self._config(task),
@@ -91,13 +94,16 @@ class Trainer:
         observer = self._observe(prepared, config)
         self.resumes = observer is None
         config = dataclasses.replace(config, overwrite=not self.resumes)
-        callback = _Ticking(observer or Callback(), prepared, tick)
+        callback = _Ticking(observer or Callback(), config, tick)
         with explained(place):
             place.mkdir(parents=True, exist_ok=True)
             log = (place / "log.txt").open("a", encoding="utf-8")
         with log, contextlib.redirect_stdout(log):
             try:
-                result = recipe.run(prepared, config, callback)
+                if prepared is None:
+                    (result,) = recipe.train([config], callback)
+                else:
+                    result = recipe.run(prepared, config, callback)
             except DivergedError as error:
                 result = {"diverged": str(error)}
         has_metrics = (place / "run" / workdir.METRICS).exists()
@@ -153,15 +159,22 @@ class _Kept(NamedTuple):
 class _Ticking(Callback):
     """Reports progress after the study's observer has had its turn."""
 
-    def __init__(self, observer: Callback, prepared: Prepared, tick: Tick) -> None:
+    def __init__(self, observer: Callback, config: Config, tick: Tick) -> None:
         self._observer = observer
         self._tick = tick
+        self._stages = 1 if config.cascade is None else len(stages.make_stages(config))
+        self._stage = 0
+        self._loss = ""
+
+    def on_start(self, config: Config, prepared: Prepared) -> None:
+        """See :class:`Callback`."""
+        self._observer.on_start(config, prepared)
+        self._stage = config.cascade_stage or 1
         self._epochs = _epochs(prepared)
         self._epoch: int | None = None  # unknown until the first call, if resumed
         self._calls = 0
         self._steps_per_epoch = prepared.program.steps_per_epoch
         self._calls_per_epoch = self._steps_per_epoch
-        self._loss = ""
 
     def on_call(self, state: TrainState) -> None:
         """See :class:`Callback`."""
@@ -183,9 +196,11 @@ class _Ticking(Callback):
         done = self._epoch or 0
         within = min(self._calls / self._calls_per_epoch, 1)
         epoch = min(done + 1, self._epochs)
+        part = min((done + within) / self._epochs, 1)
+        where = f"stage {self._stage}/{self._stages}, " if self._stages > 1 else ""
         self._tick(
-            min((done + within) / self._epochs, 1),
-            f"epoch {epoch}/{self._epochs}{self._loss}",
+            (self._stage - 1 + part) / self._stages,
+            f"{where}epoch {epoch}/{self._epochs}{self._loss}",
         )
 
 

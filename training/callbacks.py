@@ -1,8 +1,12 @@
 """What a caller of the training program can do while a run trains."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from training.config import Config
 from training.state import TrainState
+
+if TYPE_CHECKING:  # it imports this module
+    from training.recipe import Prepared
 
 
 class Callback:
@@ -25,6 +29,9 @@ class Callback:
 
         recipe.train(config.parse(["--dataset", "cifar100"]), MyCallback())
     """
+
+    def on_start(self, config: Config, prepared: "Prepared") -> None:
+        """Called before a run, and before each stage of a cascade, once compiled."""
 
     def on_call(self, state: TrainState) -> None:
         """Called after each call of the compiled training function is dispatched."""

@@ -139,6 +139,8 @@ def _run(
     callback: Callback | None,
     given: Given | None = None,
 ) -> dict[str, Any]:
+    callback = callback or Callback()
+    callback.on_start(config, prepared)
     session = Session(
         config,
         directory,
@@ -146,7 +148,7 @@ def _run(
         prepared.program,
         prepared.schedule,
         prepared.total_steps,
-        callback or Callback(),
+        callback,
         prepared.weights if given is None else given,
     )
     with session.saved_when_stopped():

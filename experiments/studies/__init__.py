@@ -19,6 +19,7 @@ NAMES = (
     "small_batches",
     "image_batches",
     "acceleration",
+    "cascade",
 )
 
 
