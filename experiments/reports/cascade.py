@@ -34,8 +34,8 @@ _GRADIENTS = (
 
 def operations(record: Record) -> np.ndarray | None:
     """Operations of training until the end of each epoch: ``[epochs]``."""
-    costs = [stage["operations"] for stage in record.measures["stages"]]
-    if None in costs or not record.history:
+    costs = [stage.get("operations") for stage in _measured(record)]
+    if not costs or None in costs or not record.history:
         return None
     stage = [m.get("stage", 1) - 1 for m in record.history]
     steps = np.diff(history(record, "step"), prepend=0)
@@ -56,7 +56,14 @@ def _to_target(record: Record, controls: Sequence[Record]) -> float | None:
 
 
 def _temporary(record: Record, controls: Sequence[Record]) -> float | None:
-    return max(s["temporary"] for s in record.measures["stages"]) / 1e6
+    sizes = [stage["temporary"] for stage in _measured(record)]
+    return max(sizes) / 1e6 if sizes else None
+
+
+def _measured(record: Record) -> list[dict[str, Any]]:
+    """What was measured of each stage; nothing of a run that did not begin."""
+    stages: list[dict[str, Any]] = record.measures.get("stages", [])
+    return stages
 
 
 METRICS = (
@@ -99,14 +106,14 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
     ]
 
 
-def _costs(runs: Runs) -> str:
+def _costs(runs: Runs) -> str | None:
     rows = []
     for model in runs.models:
         for arm in runs.study.arms:
             finished = runs.finished(model, arm.name)
-            if not finished:
+            stages = _measured(finished[0]) if finished else []
+            if not stages:
                 continue
-            stages = finished[0].measures["stages"]
             spent = operations(finished[0])
             seconds = [r.result["train_seconds"] for r in finished]
             rows.append(
@@ -121,6 +128,8 @@ def _costs(runs: Runs) -> str:
                     tables.spread(np.array(seconds), 1),
                 ]
             )
+    if not rows:
+        return None
     return tables.markdown(
         f"Costs, {tables.join(runs.datasets)}",
         [
@@ -133,13 +142,13 @@ def _costs(runs: Runs) -> str:
     )
 
 
-def _stages(runs: Runs, model: str) -> str:
+def _stages(runs: Runs, model: str) -> str | None:
     """The cost and the result of each stage of the cascades, of the first seed."""
     rows = []
     for arm in runs.study.arms:
         for record in runs.finished(model, arm.name)[:1]:
             lines: list[Mapping[str, Any]] = record.result.get("stages", [])
-            for line, cost in zip(lines, record.measures["stages"], strict=False):
+            for line, cost in zip(lines, _measured(record), strict=False):
                 spent = cost["operations"]
                 rows.append(
                     [
@@ -149,6 +158,8 @@ def _stages(runs: Runs, model: str) -> str:
                         tables.number(100 * line["test_accuracy"], 2),
                     ]
                 )
+    if not rows:
+        return None
     return tables.markdown(
         f"Stages, {runs.place(model)}, first seed",
         ["arm", "block", "temporary (MB)", "MFLOP a step", "test accuracy (%)"],
@@ -186,7 +197,7 @@ def _curves(runs: Runs, model: str) -> Picture | None:
 def _gradients(runs: Runs, model: str) -> Picture | None:
     """Norms by layer: end to end, in a cascade, and amplified."""
     first = {
-        arm: next((r for r in runs.finished(model, arm) if _measured(r)), None)
+        arm: next((r for r in runs.finished(model, arm) if _courses(r)), None)
         for arm in (END_TO_END, "dense", "conv", AMPLIFIED)
     }
     found = {arm: record for arm, record in first.items() if record is not None}
@@ -212,14 +223,10 @@ def _gradients(runs: Runs, model: str) -> Picture | None:
     return Picture(f"gradients-{model}", figure, _GRADIENTS)
 
 
-def _measured(record: Record) -> bool:
-    return bool(record.measures["gradients"])
-
-
 def _courses(record: Record) -> dict[str, list[float]]:
     """The norms of each layer in the order of training, without heads."""
     courses: dict[str, list[float]] = {}
-    for measured in record.measures["gradients"]:
+    for measured in record.measures.get("gradients", []):
         for layer, norm in measured["norms"].items():
             if not layer.startswith("head"):
                 courses.setdefault(layer, []).append(norm)
