@@ -162,6 +162,9 @@ def adaptive_window(
       Scieur, d'Aspremont and Bach, `Regularized Nonlinear Acceleration
       <https://arxiv.org/abs/1606.04133>`_, 2016
 
+      Scieur, Oyallon, d'Aspremont and Bach, `Nonlinear Acceleration of Deep Neural
+      Networks <https://arxiv.org/abs/1805.09639>`_, 2018
+
       Pasini et al., `Anderson Acceleration for Distributed Training of Deep Learning
       Models <https://arxiv.org/abs/2110.14813>`_, 2021
     """
