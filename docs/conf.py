@@ -1,12 +1,25 @@
-"""The documentation site: ``sphinx-build -W -b html docs docs/_build``."""
+"""The documentation site: ``sphinx-build -W -n -b html docs docs/_build``.
+
+Formulas, pictures and links to other projects need no network: neither at the build,
+nor in the browser.
+"""
 
 import shutil
+import sys
+import zlib
 from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
 
 import plp_optax
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+sys.path.insert(0, str(DOCS))
+
+import pictures
+import records
 
 project = "plp_optax"
 author = "The plp_optax authors"
@@ -14,14 +27,19 @@ version = release = plp_optax.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.intersphinx",
+    "mathml",
     "myst_nb",
 ]
 html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
 html_extra_path = ["llms.txt"]
 html_title = "plp_optax"
-exclude_patterns = ["_build", "jupyter_execute", "**/conclusions.md"]
-myst_enable_extensions = ["dollarmath"]
+html_copy_source = False
+exclude_patterns = ["_build", "jupyter_execute", "tables", "**/conclusions.md"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
@@ -70,5 +88,34 @@ def copy_studies() -> None:
     (folder / "index.md").write_text(index)
 
 
+def write_inventory(project: str, site: str) -> tuple[str, str]:
+    """Links to another project: Sphinx's format of the list in ``inventories``."""
+    inventory = DOCS / "inventories" / f"{project}.inv"
+    head = (
+        f"# Sphinx inventory version 2\n# Project: {project}\n# Version:\n"
+        "# The remainder of this file is compressed using zlib.\n"
+    )
+    lines = inventory.with_suffix(".txt").read_bytes()
+    inventory.write_bytes(head.encode() + zlib.compress(lines))
+    return site, str(inventory)
+
+
+intersphinx_mapping = {
+    "jax": write_inventory("jax", "https://docs.jax.dev/en/latest"),
+    "optax": write_inventory("optax", "https://optax.readthedocs.io/en/latest"),
+    "python": write_inventory("python", "https://docs.python.org/3"),
+}
 write_api()
 copy_studies()
+pictures.draw(DOCS / "methods" / "pictures")
+records.write_tables(ROOT / "benchmarks" / "records", DOCS / "tables")
+
+
+def name_arrays(*arguments: Any) -> None:
+    """``jax.Array`` under its public name, in the docstring's lines."""
+    lines = arguments[-1]
+    lines[:] = [line.replace("jax.jaxlib._jax.Array", "jax.Array") for line in lines]
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", name_arrays, priority=1000)
