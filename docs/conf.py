@@ -32,6 +32,7 @@ extensions = [
     "myst_nb",
 ]
 html_theme = "sphinx_book_theme"
+html_theme_options = {"navbar_persistent": []}  # search is in the side bar
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
