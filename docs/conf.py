@@ -4,6 +4,7 @@ Formulas, pictures and links to other projects need no network: neither at the b
 nor in the browser.
 """
 
+import importlib
 import shutil
 import sys
 import zlib
@@ -59,13 +60,19 @@ def write_api() -> None:
         "plp_optax.linen.amplify_cotangent",
         "plp_optax.linen.propagate_amplification",
     ]
+    lines = []
     for name in names:
-        short = name.rpartition(".")[2]
-        directive = "autoclass" if short[0].isupper() else "autofunction"
+        place, _, short = name.rpartition(".")
+        summary = getattr(importlib.import_module(place), short).__doc__.splitlines()[0]
+        directive, role = "autofunction", "func"
+        if short[0].isupper():
+            directive, role = "autoclass", "class"
         page = f"# {short}\n\n```{{eval-rst}}\n.. {directive}:: {name}\n```\n"
         (folder / f"{name}.md").write_text(page)
+        lines.append(f"| {{{role}}}`~{name}` | {summary.replace('`', '')} |")
+    table = "\n".join(["| name | |", "|---|---|", *lines])
     entries = "\n".join(names)
-    index = f"# API\n\n```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n"
+    index = f"# API\n\n{table}\n\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"
     (folder / "index.md").write_text(index)
 
 

@@ -85,7 +85,8 @@ def amplify_layers(figure: Figure) -> None:
     right.axvspan(20, 40, color="0.9", label="analysis epoch")
     for column, color in zip(np.transpose(factors), colors, strict=True):
         right.step(range(100), column, where="post", color=color, lw=2)
-    right.set(title="Factor of each layer", xlabel="optimizer step", yticks=[1, 2])
+    right.set(title="Factor of each layer", xlabel="optimizer step", ylim=(0.9, 2.4))
+    right.set_yticks([1, 2])
     right.legend(loc="upper right")
 
 
