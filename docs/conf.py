@@ -5,6 +5,7 @@ nor in the browser.
 """
 
 import importlib
+import re
 import shutil
 import sys
 import zlib
@@ -64,12 +65,14 @@ def write_api() -> None:
     for name in names:
         place, _, short = name.rpartition(".")
         summary = getattr(importlib.import_module(place), short).__doc__.splitlines()[0]
+        summary = re.sub(r":math:`(.*?)`", r"$\1$", summary)
+        summary = re.sub(r":\w+:`(.*?)`", r"`\1`", summary)
         directive, role = "autofunction", "func"
         if short[0].isupper():
             directive, role = "autoclass", "class"
         page = f"# {short}\n\n```{{eval-rst}}\n.. {directive}:: {name}\n```\n"
         (folder / f"{name}.md").write_text(page)
-        lines.append(f"| {{{role}}}`~{name}` | {summary.replace('`', '')} |")
+        lines.append(f"| {{{role}}}`~{name}` | {summary} |")
     table = "\n".join(["| name | |", "|---|---|", *lines])
     entries = "\n".join(names)
     index = f"# API\n\n{table}\n\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"

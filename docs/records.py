@@ -16,7 +16,8 @@ def _table(head: str, rows: Iterable[Iterable[object]]) -> str:
 
 
 def _interval(values: dict[str, float]) -> str:
-    return f"{values['median']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
+    text = f"{values['median']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def step_overhead(record: Record) -> str:
