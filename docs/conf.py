@@ -84,19 +84,27 @@ def copy_studies() -> None:
     folder = DOCS / "studies"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    entries = []
-    for report in sorted((ROOT / "results").glob("*/*/report.md")):
+    entries, rows = [], []
+    for report in sorted((ROOT / "results").glob("*/*/report.md"), key=study_first):
         scale, study = report.parts[-3:-1]
-        target = folder / scale / study
+        place = f"{scale}/{study}"
         shutil.copytree(
             report.parent,
-            target,
+            folder / place,
             ignore=shutil.ignore_patterns("*.jsonl", "conclusions.md"),
         )
-        entries.append(f"{study}, {scale} <{scale}/{study}/report>")
-    listing = "\n".join(sorted(entries))
-    index = f"# Studies\n\n```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```\n"
+        title = report.read_text().partition("\n")[0].removeprefix("# ")
+        entries.append(f"{study}, {scale} <{place}/report>")
+        rows.append(f"| [{title}]({place}/report.md) | `results/{place}` |")
+    table = "\n".join(["| report | record |", "|---|---|", *rows])
+    listing = "\n".join(entries)
+    index = f"# Studies\n\n{table}\n\n```{{toctree}}\n:hidden:\n\n{listing}\n```\n"
     (folder / "index.md").write_text(index)
+
+
+def study_first(report: Path) -> tuple[str, str]:
+    scale, study = report.parts[-3:-1]
+    return study, scale
 
 
 def write_inventory(project: str, site: str) -> tuple[str, str]:
