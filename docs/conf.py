@@ -40,7 +40,6 @@ html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_extra_path = ["llms.txt"]
 html_title = "plp_optax"
-html_copy_source = False
 exclude_patterns = ["_build", "jupyter_execute", "tables", "**/conclusions.md"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -130,11 +129,25 @@ pictures.draw(DOCS / "methods" / "pictures")
 records.write_tables(ROOT / "benchmarks" / "records", DOCS / "tables")
 
 
-def name_arrays(*arguments: Any) -> None:
-    """``jax.Array`` under its public name, in the docstring's lines."""
+ELSEWHERE = {
+    name: "class" if kind == "py:class" else "func"
+    for inventory in (DOCS / "inventories").glob("*.txt")
+    for name, kind, *_ in map(str.split, inventory.read_text().splitlines())
+}
+
+
+def link_names(*arguments: Any) -> None:
+    """Names of other projects in a docstring become links."""
+
+    def link(match: re.Match[str]) -> str:
+        name = match[1]
+        return f":{ELSEWHERE[name]}:`{name}`" if name in ELSEWHERE else match[0]
+
     lines = arguments[-1]
-    lines[:] = [line.replace("jax.jaxlib._jax.Array", "jax.Array") for line in lines]
+    for i, line in enumerate(lines):
+        public = line.replace("jax.jaxlib._jax.Array", "jax.Array")
+        lines[i] = re.sub(r"``([\w.]+)``", link, public)
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("autodoc-process-docstring", name_arrays, priority=1000)
+    app.connect("autodoc-process-docstring", link_names, priority=1000)
