@@ -82,6 +82,10 @@ def train(
         stage = config.cascade_stage
         if stage not in prepared or depends_on_seed(config):
             prepared.clear()  # it holds the images
+            if stage is not None:
+                # JAX keeps compiled functions that nobody can call any more, and on a
+                # CPU a process has room for those of about a hundred stages.
+                jax.clear_caches()
             prepared[stage] = prepare(config, given)
         with _precision(config):
             return _run(prepared[stage], config, directory, callback, given)
