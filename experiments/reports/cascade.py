@@ -43,22 +43,12 @@ def operations(record: Record) -> np.ndarray | None:
     return np.cumsum(steps * np.array(costs)[stage])
 
 
-def _total(record: Record, controls: Sequence[Record]) -> float | None:
-    spent = operations(record)
-    return None if spent is None else float(spent[-1]) / 1e9
-
-
 def _to_target(record: Record, controls: Sequence[Record]) -> float | None:
     spent, target = operations(record), comparisons.target_accuracy(controls)
     if spent is None or target is None:
         return None
     until = comparisons.epochs_to(record, target)
     return float(np.append(spent, spent[-1])[until - 1]) / 1e9
-
-
-def _temporary(record: Record, controls: Sequence[Record]) -> float | None:
-    sizes = [stage["temporary"] for stage in _measured(record)]
-    return max(sizes) / 1e6 if sizes else None
 
 
 def _measured(record: Record) -> list[dict[str, Any]]:
@@ -69,16 +59,6 @@ def _measured(record: Record) -> list[dict[str, Any]]:
 
 METRICS = (
     *comparisons.METRICS[:2],  # accuracy and loss
-    Metric(
-        "temporary",
-        "temporary memory",
-        "MB",
-        False,
-        2,
-        _temporary,
-        "Of the stage that needs most. It is the same for all seeds.",
-    ),
-    Metric("operations", "operations", "GFLOP", False, 1, _total),
     Metric(
         "operations_to_target",
         "operations to target",
