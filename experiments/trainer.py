@@ -16,10 +16,11 @@ from experiments.plan import Task
 from experiments.records import explained
 from experiments.study import Outcome, Study, Tick
 from training import config as config_lib
-from training import recipe, stages, workdir
+from training import data, recipe, stages, workdir
 from training.callbacks import Callback
 from training.config import Config
 from training.errors import DivergedError
+from training.program import Program
 from training.recipe import Prepared
 from training.state import TrainState
 
@@ -166,14 +167,15 @@ class _Ticking(Callback):
         self._stage = 0
         self._loss = ""
 
-    def on_start(self, config: Config, prepared: Prepared) -> None:
+    def on_start(self, config: Config, program: Program, dataset: data.Dataset) -> None:
         """See :class:`Callback`."""
-        self._observer.on_start(config, prepared)
+        self._observer.on_start(config, program, dataset)
         self._stage = config.cascade_stage or 1
-        self._epochs = _epochs(prepared)
+        _, steps = recipe.count_steps(config, dataset)
+        self._epochs = -(-steps // program.steps_per_epoch)
         self._epoch: int | None = None  # unknown until the first call, if resumed
         self._calls = 0
-        self._steps_per_epoch = prepared.program.steps_per_epoch
+        self._steps_per_epoch = program.steps_per_epoch
         self._calls_per_epoch = self._steps_per_epoch
 
     def on_call(self, state: TrainState) -> None:

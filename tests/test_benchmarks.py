@@ -233,7 +233,7 @@ def test_first_step_fails_with_train(tmp_path):
 def test_committed_records_can_be_shown(path):
     record = json.loads(path.read_text())
     benchmark = importlib.import_module(f"benchmarks.{record['benchmark']}")
-    assert path.stem.rpartition("-")[0] == record["benchmark"]
+    assert path.stem.startswith(f"{record['benchmark']}-")
     (rows,) = (record[k] for k in ("arms", "cells", "feeds") if k in record)
     assert benchmark.table(record).row_count == len(rows)
 

@@ -134,7 +134,7 @@ def test_several_seeds_equal_single_runs(finished, tmp_path, monkeypatch, capsys
     prepared = []
     prepare = recipe.prepare
     monkeypatch.setattr(
-        recipe, "prepare", lambda config: prepared.append(1) or prepare(config)
+        recipe, "prepare", lambda *arguments: prepared.append(1) or prepare(*arguments)
     )
     argv = [*TINY, "--seed", "1", "0", "--workdir", str(tmp_path)]
     assert train.main(argv) == 0
@@ -158,7 +158,7 @@ def test_what_depends_on_the_seed_is_built_for_every_seed(tmp_path, monkeypatch)
     """Random layers are drawn in the compiled step."""
     built = []
 
-    def build(config, dataset):
+    def build(config, dataset, source):
         built.append((config.seed, dataset.validation.images.tobytes()))
 
     result = {"test_accuracy": 0.5, "test_loss": 1.0}

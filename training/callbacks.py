@@ -1,12 +1,11 @@
 """What a caller of the training program can do while a run trains."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from training import data
 from training.config import Config
+from training.program import Program
 from training.state import TrainState
-
-if TYPE_CHECKING:  # it imports this module
-    from training.recipe import Prepared
 
 
 class Callback:
@@ -30,7 +29,7 @@ class Callback:
         recipe.train(config.parse(["--dataset", "cifar100"]), MyCallback())
     """
 
-    def on_start(self, config: Config, prepared: "Prepared") -> None:
+    def on_start(self, config: Config, program: Program, dataset: data.Dataset) -> None:
         """Called before a run, and before each stage of a cascade, once compiled."""
 
     def on_call(self, state: TrainState) -> None:

@@ -144,7 +144,7 @@ def _run(
     given: Given | None = None,
 ) -> dict[str, Any]:
     callback = callback or Callback()
-    callback.on_start(config, prepared)
+    callback.on_start(config, prepared.program, prepared.dataset)
     session = Session(
         config,
         directory,

@@ -15,6 +15,7 @@ from experiments.study import SMALL, Arm, Scale, Study
 from training import data, networks, stages
 from training.callbacks import Callback
 from training.config import Config
+from training.program import Program
 from training.recipe import Prepared
 from training.state import TrainState
 
@@ -38,9 +39,9 @@ class Costs(Callback):
         self._norms: Any = None
         self._is_first = False
 
-    def on_start(self, config: Config, prepared: Prepared) -> None:
+    def on_start(self, config: Config, program: Program, dataset: data.Dataset) -> None:
         """See :class:`Callback`."""
-        function = prepared.program.train_call
+        function = program.train_call
         memory = function.memory_analysis()
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes
         self._stages.append(
@@ -52,11 +53,9 @@ class Costs(Callback):
             }
         )
         if self._has_gradients:
-            module = stages.make_network(
-                config, prepared.dataset.num_classes, axis_name=None
-            )
+            module = stages.make_network(config, dataset.num_classes, axis_name=None)
             dtype = networks.DTYPES[config.precision]
-            self._norms = make_norms(module, prepared.dataset, dtype)
+            self._norms = make_norms(module, dataset, dtype)
             self._is_first = True
 
     def on_call(self, state: TrainState) -> None:
