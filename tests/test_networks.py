@@ -103,6 +103,7 @@ def test_methods_train_in_half_precision(
             **{"model": name, "width": 8, "method": method, "precision": precision},
             "strategy": "[(2, 0.05, 0, 1), (5, 0.05, 1, 2.0)]",
             "workdir": str(tmp_path / "run"),
+            **({"amplify_threshold": 0.1} if "amplify" in method else {}),
         }
     )
     (result,) = recipe.train([config])
