@@ -95,6 +95,28 @@ METRICS = (
 )
 
 
+def _seconds_to_target(record: Record, controls: Sequence[Record]) -> float | None:
+    seconds, target = seconds_by_epoch(record), target_accuracy(controls)
+    if seconds is None or target is None:
+        return None
+    until = epochs_to(record, target)
+    return float(np.append(seconds, np.mean(seconds))[:until].sum())
+
+
+# For studies that compare times.
+SECONDS_TO_TARGET = Metric(
+    "seconds_to_target",
+    "seconds to target",
+    "s",
+    False,
+    2,
+    _seconds_to_target,
+    f"Training time until the validation accuracy first reaches "
+    f"{100 * TARGET:.0f} % of the mean best one of the control's runs. "
+    f"A run that never does counts as if it did after one more epoch.",
+)
+
+
 class Compared(NamedTuple):
     """A comparison on a network in a metric.
 
@@ -179,3 +201,12 @@ def epochs_to(record: Record, target: float) -> int:
     """
     reached = history(record, "validation_accuracy") >= target
     return int(reached.argmax()) + 1 if reached.any() else len(reached) + 1
+
+
+def seconds_by_epoch(record: Record) -> np.ndarray | None:
+    """The training time of each epoch in seconds: ``[epochs]``; None if not known."""
+    rates = history(record, "images_per_second")
+    if not np.isfinite(rates).all():
+        return None
+    # All epochs have the same number of images.
+    return record.result["train_seconds"] * (1 / rates) / (1 / rates).sum()

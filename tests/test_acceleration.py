@@ -11,6 +11,7 @@ from experiments.reports import acceleration as own
 from experiments.runs import Runs
 from experiments.studies import acceleration
 from tests.reports import PROVENANCE, make, run, tables_of
+from training.program import Program
 
 SPEED = "Speed and memory"
 MEMORY = {"held": 3_000_000, "temporary": 1_500_000}  # None is not recorded
@@ -52,6 +53,7 @@ def test_pinned_memory_has_no_times_on_a_cpu():
 @dataclasses.dataclass
 class Compiled:
     train_call: object
+    memory = Program.memory
 
 
 def test_memory_is_the_compilers_and_the_peak_only_if_it_rose(monkeypatch):

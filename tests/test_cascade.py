@@ -181,7 +181,7 @@ def test_a_stage_costs_less_than_end_to_end():
 def test_stages():
     made = config.parse([*STAGES, "--cascade-cache", "--workdir", "runs/x"])[0]
     found = stages.make_stages(made)
-    assert [(s.block, s.start, s.stop, s.epochs, s.is_new) for s in found] == [
+    assert [(s.block, s.start, s.stop, s.epochs, s.has_new_head) for s in found] == [
         ("stage1", 0, 1, 2, True),
         ("stage2", 1, 2, 3, True),
         ("all", 0, 2, 1, False),
@@ -311,6 +311,7 @@ def test_cache_changes_nothing_in_float64(tmp_path):
     [
         (["--model", "googlenet"], "googlenet cannot be: choose a --model of vgg16"),
         (["--epochs", "3"], "leave --epochs out"),
+        (["--head", "linear"], "leave --head out"),
         (["--cascade-cache", "--augment"], "leave one of them out"),
         (
             ["--method", "amplify", "--strategy", "[(10, 0.1, 1, 2.0)]"],
@@ -321,6 +322,23 @@ def test_cache_changes_nothing_in_float64(tmp_path):
 def test_bad_choices(flags, message):
     with pytest.raises(ConfigError, match=message):
         config.parse(["--cascade", "conv", *flags])
+
+
+def test_weights_are_for_a_network_as_a_whole(tmp_path):
+    weights = tmp_path / "weights.npz"
+    np.savez(weights, a=np.ones(1))
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        config.parse(["--cascade", "conv", "--initial-weights", str(weights)])
+
+
+@pytest.mark.xdist_group("cascade")
+def test_a_stage_is_not_run_alone(uninterrupted):
+    path, _ = uninterrupted
+    stage = path / workdir.STAGES / "02" / workdir.CONFIG
+    with pytest.raises(ConfigError, match="two directories up"):
+        config.parse(["--config", str(stage)])
+    (whole,) = config.parse(["--config", str(path / workdir.CONFIG)])
+    assert (whole.cascade, whole.cascade_stage) == ("conv", None)
 
 
 def test_flags_of_a_cascade_need_one():

@@ -16,7 +16,8 @@ import models
 from experiments import paths, plan, stability
 from experiments.curvature import top_eigenvalue
 from experiments.studies import mechanism
-from experiments.studies.mechanism import REGIMES, STUDY, TrainingLoss
+from experiments.studies.mechanism import REGIMES, STUDY
+from experiments.training_loss import TrainingLoss
 from training import data, networks, recipe
 from training.callbacks import Callback
 from training.config import resolve

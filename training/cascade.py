@@ -3,19 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from training import data, networks, optimizers, parallel, workdir
+from training import data, workdir
 from training.checkpoints import read
 from training.config import Config
 from training.display import result_lines, say
-from training.errors import ConfigError
-from training.stages import Stage, Trained, handed_on, make_network, make_stages
+from training.stages import Stage, handed_on, make_stages
 from training.state import Given
 from training.workdir import WorkDirectory, read_metrics
 
-RunStage = Callable[[Config, WorkDirectory, Given | None], dict[str, Any]]
+RunStage = Callable[[Config, WorkDirectory, data.Dataset, Given | None], dict[str, Any]]
 
 
 def run(
@@ -30,8 +26,9 @@ def run(
       config: The cascade's configuration.
       directory: Its work directory.
       dataset: Its data.
-      run_stage: Runs a stage, from its configuration, its work directory and the
-        variables that it starts from; returns the content of its ``result.json``.
+      run_stage: Runs a stage, from its configuration, its work directory, the data
+        and the variables that it starts from; returns the content of its
+        ``result.json``.
 
     Returns:
       The content of the cascade's ``result.json``.
@@ -40,8 +37,6 @@ def run(
       UserError: See :func:`training.recipe.train`.
     """
     stages = make_stages(config)
-    for stage in stages:
-        _check(stage, config, dataset)  # not only when its turn comes
     if not directory.is_unfinished:
         directory.start(dataset)
     best: Any = None
@@ -53,7 +48,7 @@ def run(
             if part.result is None:
                 say(f"stage {stage.number} of {len(stages)}: {stage.block}")
                 given = None if best is None else handed_on(best, stage)
-                results.append(run_stage(own, part, given))
+                results.append(run_stage(own, part, dataset, given))
             else:
                 results.append(part.result)
             best = read(part.path / workdir.BEST).tree
@@ -96,22 +91,3 @@ def _summary(
     ]
     last = results[-1]
     return last | sums | {"best_epoch": before + last["best_epoch"], "stages": lines}
-
-
-def _check(stage: Stage, config: Config, dataset: data.Dataset) -> None:
-    """Raises ConfigError if the optimizer does not fit the layers of a stage."""
-    own = stage.configure(config)
-    module = make_network(own, dataset.num_classes, axis_name=parallel.AXIS)
-    shape = dataset.train.images.shape[1:]
-    images = jnp.zeros((1, *shape), networks.DTYPES[config.precision])
-
-    def init(key: jax.Array) -> Any:
-        steps_per_epoch = max(1, len(dataset.train.labels) // config.batch_size)
-        tx = optimizers.make_optimizer(own, steps_per_epoch=steps_per_epoch)
-        tx = Trained(module, shape).only(tx)
-        return tx.init(module.init(key, images, train=False)["params"])
-
-    try:
-        jax.eval_shape(init, jax.random.key(0))
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"in the stage of {stage.block}, {error}") from error

@@ -49,8 +49,8 @@ def parse(argv: Sequence[str]) -> list[Config]:
         base = chosen(resolve({}, read(Path(file), "--config ")))
         if "cascade_stage" in base:
             raise ConfigError(
-                f"--config {file} is of one stage of a cascade: give the cascade's, "
-                f"two directories up"
+                f"--config {file} is of one stage of a cascade: name the config.json "
+                f"of the whole cascade, two directories up"
             )
     seeds = explicit.pop("seed", (base.get("seed", 0),))
     if not seeds or len(set(seeds)) < len(seeds):
@@ -61,6 +61,11 @@ def parse(argv: Sequence[str]) -> list[Config]:
         if len(seeds) > 1 and explicit.get("workdir") is not None:
             own["workdir"] = str(Path(explicit["workdir"], f"seed-{seed}"))
         configs.append(resolve({**explicit, **own}, base))
+    if explicit.get("head") and configs[0].cascade is not None:
+        raise ConfigError(
+            f"--head {explicit['head']} has no meaning with --cascade "
+            f"{configs[0].cascade}, which is the kind of head: leave --head out"
+        )
     if show:
         print(json.dumps(identity(configs[0]), indent=2))
         raise SystemExit(0)
@@ -245,8 +250,8 @@ def _check_cascade(c: Any) -> None:
         )
     if listed_epochs(c.strategy):
         raise ConfigError(
-            "a listed --strategy is for one run end to end, and --cascade starts anew "
-            "in each stage: choose --strategy paper or paper-deep, or leave it out"
+            "a listed --strategy is for one run end to end, and --cascade has a run "
+            "for each stage: choose --strategy paper or paper-deep, or leave it out"
         )
     if c.initial_weights is not None:
         raise ConfigError(

@@ -142,6 +142,17 @@ class Program:
         self.compile_seconds = time.perf_counter() - start
         return self
 
+    def memory(self) -> dict[str, int]:
+        """Bytes that the compiled training function needs on a device.
+
+        ``held``: its arguments and results, which are the state, and the data set or a
+        batch. ``temporary``: what it needs besides.
+        """
+        memory = self.train_call.memory_analysis()
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        held -= memory.alias_size_in_bytes  # the state counts once
+        return {"held": held, "temporary": memory.temp_size_in_bytes}
+
     def initial_state(self, seed: int, given: Given | None = None) -> TrainState:
         """Draws the state that a run with this seed starts from.
 

@@ -5,12 +5,15 @@ selects the best epoch, tests it once, and records everything.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from training import (
@@ -77,16 +80,19 @@ def train(
     results = []
 
     def run_one(
-        config: Config, directory: WorkDirectory, given: Given | None = None
+        config: Config,
+        directory: WorkDirectory,
+        dataset: data.Dataset | None = None,
+        given: Given | None = None,
     ) -> dict[str, Any]:
         stage = config.cascade_stage
         if stage not in prepared or depends_on_seed(config):
             prepared.clear()  # it holds the images
             if stage is not None:
-                # JAX keeps compiled functions that nobody can call any more, and on a
-                # CPU a process has room for those of about a hundred stages.
+                # JAX keeps compiled functions that can no longer be called. Those of
+                # about a hundred stages use up the memory maps of a process on Linux.
                 jax.clear_caches()
-            prepared[stage] = prepare(config, given)
+            prepared[stage] = prepare(config, dataset, given)
         with _precision(config):
             return _run(prepared[stage], config, directory, callback, given)
 
@@ -94,7 +100,8 @@ def train(
         try:
             directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
         except RunError:
-            _load(configs[0])  # a mistake in the configuration is reported first
+            # A mistake in the configuration is reported first.
+            _plan(configs[0], _load(configs[0]))
             raise
         for config, directory in zip(configs, directories, strict=True):
             if directory.result is not None:
@@ -107,7 +114,8 @@ def train(
                 results.append(run_one(config, directory))
             else:
                 with _precision(config):
-                    dataset, *_ = _load(config)
+                    dataset = _load(config)
+                    _check_stages(config, dataset)
                     results.append(cascade.run(config, directory, dataset, run_one))
         if len(configs) > 1:
             say(summary_line(results))
@@ -169,11 +177,14 @@ def _run(
 # -- Preparing -------------------------------------------------------------------------
 
 
-def prepare(config: Config, given: Given | None = None) -> Prepared:
+def prepare(
+    config: Config, dataset: data.Dataset | None = None, given: Given | None = None
+) -> Prepared:
     """Loads the data, builds network and optimizer, and compiles them.
 
     Args:
       config: A complete configuration. Its seed matters if :func:`depends_on_seed`.
+      dataset: Its data, if they are loaded already.
       given: Of a stage of a cascade, the variables that it starts from.
 
     Raises:
@@ -181,7 +192,9 @@ def prepare(config: Config, given: Given | None = None) -> Prepared:
     """
     _cache_programs(config.cache_dir)
     with _precision(config):
-        dataset, schedule, total_steps = _load(config)
+        if dataset is None:
+            dataset = _load(config)
+        schedule, total_steps = _plan(config, dataset)
         say(
             f"{config.model} on {dataset.name} with {config.method}: "
             f"{len(dataset.train.labels):,} training, "
@@ -221,9 +234,9 @@ def _load_weights(config: Config, dataset: data.Dataset) -> Given | None:
     return weights
 
 
-def _load(config: Config) -> tuple[data.Dataset, optax.Schedule, int]:
-    """Data, learning rate and number of steps of a run."""
-    dataset = data.load(
+def _load(config: Config) -> data.Dataset:
+    """The data of a run."""
+    return data.load(
         config.dataset,
         data_dir=config.data_dir,
         image_size=config.image_size,
@@ -231,9 +244,13 @@ def _load(config: Config) -> tuple[data.Dataset, optax.Schedule, int]:
         train_fraction=config.train_fraction,
         split_seed=config.seed if config.split_per_seed else config.split_seed,
     )
+
+
+def _plan(config: Config, dataset: data.Dataset) -> tuple[optax.Schedule, int]:
+    """Learning rate and number of steps of a run."""
     steps_per_epoch, total_steps = count_steps(config, dataset)
     schedule = optimizers.make_schedule(config, steps_per_epoch=steps_per_epoch)
-    return dataset, schedule, total_steps
+    return schedule, total_steps
 
 
 def depends_on_seed(config: Config) -> bool:
@@ -273,15 +290,12 @@ def assemble(
     config: Config, dataset: data.Dataset, source: feed.Feed | None = None
 ) -> Program:
     """As :func:`build`, without compiling."""
-    steps_per_epoch, _ = count_steps(config, dataset)
-    module = stages.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
-    trained = stages.Trained(module, dataset.train.images.shape[1:])
-    tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
+    module, trained, tx = _network_and_optimizer(config, dataset)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
     return Program(
         module,
-        trained.only(tx),
+        tx,
         source or _feed(config, dataset.train),
         dataset,
         batch_size=config.batch_size * config.batches_per_step,
@@ -295,6 +309,34 @@ def assemble(
         ema=config.ema,
         most_skipped=_MOST_SKIPPED if is_patient else 1,
     )
+
+
+def _network_and_optimizer(
+    config: Config, dataset: data.Dataset
+) -> tuple[nn.Module, stages.Trained, optax.GradientTransformationExtraArgs]:
+    """The network, which of its parameters are trained, and the optimizer of those."""
+    module = stages.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
+    trained = stages.Trained(module, dataset.train.images.shape[1:])
+    steps_per_epoch, _ = count_steps(config, dataset)
+    tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
+    return module, trained, trained.only(tx)
+
+
+def _check_stages(config: Config, dataset: data.Dataset) -> None:
+    """Raises ConfigError if the optimizer does not fit the layers of a stage.
+
+    At the beginning, and not only in the stage itself, hours later.
+    """
+    shape = dataset.train.images.shape[1:]
+    images = jnp.zeros((1, *shape), networks.DTYPES[config.precision])
+    for stage in stages.make_stages(config):
+        module, _, tx = _network_and_optimizer(stage.configure(config), dataset)
+        init = functools.partial(module.init, train=False)
+        variables = jax.eval_shape(init, jax.random.key(0), images)
+        try:
+            jax.eval_shape(tx.init, variables["params"])
+        except (ConfigError, ValueError) as error:
+            raise ConfigError(f"in the stage of {stage.block}, {error}") from error
 
 
 def _feed(config: Config, examples: data.Examples) -> feed.Feed:

@@ -37,7 +37,7 @@ class Stage(NamedTuple):
       block: The name of the block that it trains; "all" if it trains all.
       start: The index of the first block that is trained. Those before are frozen.
       stop: The index after the last one.
-      is_new: Whether its head starts anew.
+      has_new_head: Whether its head is drawn, and not that of the stage before.
       epochs: Passes over the training set.
     """
 
@@ -45,7 +45,7 @@ class Stage(NamedTuple):
     block: str
     start: int
     stop: int
-    is_new: bool
+    has_new_head: bool
     epochs: int
 
     def configure(self, config: Config) -> Config:
@@ -200,4 +200,4 @@ def handed_on(variables: Any, stage: Stage) -> Given:
     """What a stage starts from, of the variables of the one before."""
     flat = traverse_util.flatten_dict(variables, sep="/")
     is_head = re.compile(r"\w+/head/").match
-    return {p: x for p, x in flat.items() if not (stage.is_new and is_head(p))}
+    return {p: x for p, x in flat.items() if not (stage.has_new_head and is_head(p))}

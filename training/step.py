@@ -31,7 +31,10 @@ class Preprocess(NamedTuple):
         key: jax.Array | None = None,
         positions: jax.Array | None = None,
     ) -> jax.Array:
-        """Augments if given a key, and normalises. Floats are activations already."""
+        """Augments if given a key, and normalises.
+
+        Floats are not images but activations of frozen blocks, and remain as they are.
+        """
         if jnp.issubdtype(images.dtype, jnp.floating):
             return images
         if key is not None and positions is not None:

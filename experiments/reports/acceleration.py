@@ -36,16 +36,16 @@ def _f1(record: Record, controls: Sequence[Record]) -> float | None:
 
 
 def _seconds_per_epoch(record: Record, controls: Sequence[Record]) -> float | None:
-    seconds = _epochs(record)
-    return None if seconds is None else float(np.median(seconds))
+    seconds = comparisons.seconds_by_epoch(record)
+    if seconds is None or _means_nothing(record):
+        return None
+    return float(np.median(seconds))
 
 
 def _seconds_to_target(record: Record, controls: Sequence[Record]) -> float | None:
-    seconds, target = _epochs(record), comparisons.target_accuracy(controls)
-    if seconds is None or target is None:
+    if _means_nothing(record):
         return None
-    until = comparisons.epochs_to(record, target)
-    return float(np.append(seconds, np.mean(seconds))[:until].sum())
+    return comparisons.SECONDS_TO_TARGET.read(record, controls)
 
 
 _SECONDS = Metric(
@@ -57,22 +57,11 @@ _SECONDS = Metric(
     _seconds_per_epoch,
     "The median over a run's epochs.",
 )
-SECONDS_TO_TARGET = Metric(
-    "seconds_to_target",
-    "seconds to target",
-    "s",
-    False,
-    2,
-    _seconds_to_target,
-    f"Training time until the validation accuracy first reaches "
-    f"{100 * comparisons.TARGET:.0f} % of the mean best one of the control's runs. "
-    f"A run that never does counts as if it did after one more epoch.",
-)
 METRICS = (
     *comparisons.METRICS[:2],  # accuracy and loss
     Metric("macro_f1", "test macro-F1", "points", True, 2, _f1),
     _SECONDS,
-    SECONDS_TO_TARGET,
+    comparisons.SECONDS_TO_TARGET._replace(read=_seconds_to_target),
 )
 
 
@@ -91,13 +80,9 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
     ]
 
 
-def _epochs(record: Record) -> np.ndarray | None:
-    """The seconds of each epoch; None where they are not known, or mean nothing."""
-    rates = history(record, "images_per_second")
-    if (record.arm == PINNED and _on_cpu(record)) or not np.isfinite(rates).all():
-        return None
-    # All epochs have the same number of images.
-    return record.result["train_seconds"] * (1 / rates) / (1 / rates).sum()
+def _means_nothing(record: Record) -> bool:
+    """Whether the run has pinned memory where batches are not transferred."""
+    return record.arm == PINNED and _on_cpu(record)
 
 
 def _on_cpu(record: Record) -> bool:

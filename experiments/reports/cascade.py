@@ -10,7 +10,6 @@ from experiments import comparisons, style, tables
 from experiments.comparisons import Compared, Metric
 from experiments.figures import Picture
 from experiments.records import Record
-from experiments.reports.acceleration import SECONDS_TO_TARGET
 from experiments.runs import Runs, history
 from experiments.studies.cascade import AMPLIFIED, END_TO_END
 from training.plots import by_depth
@@ -70,7 +69,7 @@ METRICS = (
         f"of the mean best one of the control's runs, in whatever stage. A run that "
         f"never does counts with all its operations.",
     ),
-    SECONDS_TO_TARGET,
+    comparisons.SECONDS_TO_TARGET,
 )
 
 

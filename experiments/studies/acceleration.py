@@ -35,20 +35,10 @@ class Memory(Callback):
 
     @property
     def measures(self) -> dict[str, Any]:
-        """``memory``, in bytes: ``held``, ``temporary`` and ``device_peak`` or None.
-
-        Held are arguments and results: the state, and the data set or a batch.
-        """
-        memory = self._program.train_call.memory_analysis()
-        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        """``memory``: see :meth:`Program.memory`, and ``device_peak`` or None."""
         peak = _peak()
-        return {
-            "memory": {
-                "held": held - memory.alias_size_in_bytes,  # the state counts once
-                "temporary": memory.temp_size_in_bytes,
-                "device_peak": peak if peak > self._before else None,
-            }
-        }
+        rose = peak if peak > self._before else None
+        return {"memory": {**self._program.memory(), "device_peak": rose}}
 
 
 def _peak() -> int:

@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
+from experiments.training_loss import TrainingLoss
 from training import data, networks, stages
 from training.callbacks import Callback
 from training.config import Config
@@ -41,17 +42,9 @@ class Costs(Callback):
 
     def on_start(self, config: Config, program: Program, dataset: data.Dataset) -> None:
         """See :class:`Callback`."""
-        function = program.train_call
-        memory = function.memory_analysis()
-        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        self._stages.append(
-            {
-                # A loop on the device counts as one step.
-                "operations": (function.cost_analysis() or {}).get("flops"),
-                "held": held - memory.alias_size_in_bytes,  # the state counts once
-                "temporary": memory.temp_size_in_bytes,
-            }
-        )
+        # A loop on the device counts as one step.
+        operations = (program.train_call.cost_analysis() or {}).get("flops")
+        self._stages.append({"operations": operations, **program.memory()})
         if self._has_gradients:
             module = stages.make_network(config, dataset.num_classes, axis_name=None)
             dtype = networks.DTYPES[config.precision]
@@ -84,10 +77,9 @@ class Costs(Callback):
     def measures(self) -> dict[str, Any]:
         """``stages`` and ``gradients``.
 
-        A stage has the ``operations`` of a step, and the memory of the training
-        function in bytes: ``held`` (arguments and results) and ``temporary``. Gradients
-        are those of the loss without decay, after the first step of a stage and after
-        each of its epochs: ``stage``, ``step``, and ``norms`` of the kernels.
+        A stage has the ``operations`` of a step, and what :meth:`Program.memory` says.
+        Gradients are those of the loss without decay, after the first step of a stage
+        and after each of its epochs: ``stage``, ``step``, and ``norms`` of the kernels.
         """
         return {"stages": self._stages, "gradients": self._gradients}
 
@@ -95,26 +87,16 @@ class Costs(Callback):
 def make_norms(module: nn.Module, dataset: data.Dataset, dtype: Any) -> Any:
     """Returns ``norms(params, batch_stats)``, a dict from layers to gradient norms.
 
-    The gradient is that of the loss on the first training images, without dropout and
-    with the statistics of these images; its norms are those of the kernels.
+    The gradient is that of the loss on the first training images, and its norms are
+    those of the kernels.
     """
     images, labels = (x[:_IMAGES] for x in dataset.train)
-
-    def loss_fn(params: Any, batch_stats: Any) -> jax.Array:
-        pixels = data.normalize(images, dataset.mean, dataset.std, dtype)
-        logits, _ = module.apply(
-            {"params": params, "batch_stats": batch_stats},
-            pixels,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(0)},
-        )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean()
+    pixels = data.normalize(images, dataset.mean, dataset.std, dtype)
 
     @jax.jit
     def norms(params: Any, batch_stats: Any) -> dict[str, jax.Array]:
-        gradient = jax.grad(loss_fn)(params, batch_stats)
+        loss = TrainingLoss(module)
+        gradient = jax.grad(loss, argnums=2)(pixels, labels, params, batch_stats)
         flat = traverse_util.flatten_dict(gradient)
         return {
             "/".join(path[:-1]): optax.tree.norm(x)

@@ -13,16 +13,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jax.tree_util import Partial
 
 from experiments import paths
 from experiments.curvature import top_eigenvalue
 from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
+from experiments.training_loss import TrainingLoss
 from training import data, networks
 from training.callbacks import Callback
 from training.config import Config
@@ -123,32 +122,6 @@ def _arms(regime: Regime) -> tuple[Arm, ...]:
 _EPOCHS_BETWEEN = 2 * PERIOD
 _IMAGES = 512
 _TOLERANCE = 0.01
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingLoss:
-    """The training loss of a batch as a function of the parameters.
-
-    Batch normalisation takes its statistics from this batch, so that they are part of
-    what is differentiated. Dropout always uses the same random numbers.
-
-    Attributes:
-      module: The network. Losses of equal networks are equal, and compile once.
-    """
-
-    module: nn.Module
-
-    def __call__(self, images: jax.Array, labels: jax.Array, params: Any) -> jax.Array:
-        """The mean cross-entropy, in nats."""
-        logits, _ = self.module.apply(
-            {"params": params},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(0)},
-        )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean()
 
 
 class Observer(Callback):
