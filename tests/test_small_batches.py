@@ -97,11 +97,17 @@ def test_a_grid_is_continued_until_the_best_is_within():
         np.testing.assert_allclose(sorted(tried), expected)
 
 
+def test_a_constant_rate_does_not_fall_and_is_averaged_as_another():
+    rates = batches.multipliers("tail-constant", 1.0, STEPS)
+    np.testing.assert_allclose(rates, 1)  # one step of warm-up, which ends at the peak
+    assert batches.multipliers("tail", 1.0, STEPS)[-1] < 0.2
+
+
 def test_every_arm_has_a_matched_one():
     arms = {arm.name: arm for arm in small_batches.STUDY.arms}
-    for name in batches.METHODS:
-        if name != "base":
-            assert arms[name].baseline == "base"
+    for name, method in batches.METHODS.items():
+        if name != method.base:
+            assert arms[name].baseline == method.base
             expected = {"method": name, "matched": True}
             assert arms[arms[name].matched].fields == expected
 

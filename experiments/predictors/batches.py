@@ -47,10 +47,16 @@ class Method(NamedTuple):
       drift: How much further it moves on steady updates than the base, by the part of
         the steps that is done; None if it has no such number, and the ratio of the
         lengths of all updates is taken.
+      base: The method that it is compared with; itself for a plain one.
+      last_rate: Where half a cosine leads the rate, relative to its peak.
+      is_average: Whether the average of the parameters is evaluated.
     """
 
     make: Callable[[int], optax.GradientTransformation]
     drift: Callable[[np.ndarray], Any] | None = np.ones_like
+    base: str = "base"
+    last_rate: float = _LAST_RATE
+    is_average: bool = False
 
 
 class Course(NamedTuple):
@@ -86,6 +92,10 @@ def _constant(drift: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda part: np.full_like(part, drift)
 
 
+def _tail(steps: int) -> optax.GradientTransformation:
+    return plp_optax.tail_average(start=round(_TAIL * steps))
+
+
 SETUPS = {
     "characters": Setup(
         characters,
@@ -114,18 +124,22 @@ METHODS = {
         ),
         _constant(0.5),
     ),
-    "tail": Method(lambda steps: plp_optax.tail_average(start=round(_TAIL * steps))),
+    "tail": Method(_tail, is_average=True),
     "gated": Method(
         lambda steps: plp_optax.adaptive_window(10, period=20, min_signal=0.5),
         drift=None,
     ),
+    "constant": Method(lambda steps: optax.identity(), base="constant", last_rate=1.0),
+    "tail-constant": Method(_tail, base="constant", last_rate=1.0, is_average=True),
 }
 
 
-def multipliers(drift: float | Callable[[np.ndarray], Any], steps: int) -> np.ndarray:
-    """A warm-up and half a cosine, times a drift: (steps,)."""
+def multipliers(
+    method: str, drift: float | Callable[[np.ndarray], Any], steps: int
+) -> np.ndarray:
+    """A method's warm-up and half a cosine, times a drift: (steps,)."""
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, 1.0, round(_WARMUP * steps), steps, _LAST_RATE
+        0.0, 1.0, round(_WARMUP * steps), steps, METHODS[method].last_rate
     )
     part = np.arange(steps) / steps
     factor = drift(part) if callable(drift) else drift
@@ -154,7 +168,7 @@ def _make_step(setup: Setup, method: str, steps: int) -> Any:
 
     def evaluate(carry: Any, data: Any) -> jax.Array:
         params, _, link_state, _ = carry
-        if method == "tail":
+        if METHODS[method].is_average:
             params = plp_optax.averaged_params(link_state, params)
         return part.evaluate(params, data)
 
@@ -204,7 +218,7 @@ def courses(
     for i in range(0, len(given[0]), lanes):
         # Lanes without a run of their own repeat the first one.
         rest = [np.resize(x[i : i + lanes], lanes) for x in given]
-        losses, lengths = run(*rest, multipliers(drift, steps), _data(name))
+        losses, lengths = run(*rest, multipliers(method, drift, steps), _data(name))
         found += list(zip(np.asarray(losses), np.asarray(lengths), strict=True))
     return [
         Course(losses, float(a / max(b, 1e-30)))
@@ -256,7 +270,7 @@ def _group(name: str, method: str, matched: bool, steps: int, group: int) -> Any
     drift = drift_of(name, method, steps) if matched else 1.0
     lanes = SETUPS[name].lanes
     seeds = range(group * lanes, (group + 1) * lanes)
-    runs = "base" if matched else method
+    runs = METHODS[method].base if matched else method
     return courses(name, runs, [rate] * lanes, seeds, steps, drift)
 
 

@@ -12,15 +12,16 @@ from experiments.runs import Runs
 
 _METHOD = (
     "*characters*: a transformer of two layers and width 32 on the text of Python's "
-    "`help()`, AdamW. The rate warms up and falls to a tenth "
-    "of its peak by half a cosine. Each method has its peak rate chosen on a grid over "
-    "two decades, by the mean of the last losses of seeds that are not reported; the "
-    "grid is continued where the best rate is at its edge. A seed sets the start and "
-    "the batches, so that arms are paired. *At the rate of* a method: the base at that "
-    "method's rate times its drift, at each step, where the drift follows a schedule; "
-    "for the adaptive window, times the ratio of the lengths of all emitted updates "
-    "and of what the base would have emitted there. The extrapolation of EMA-Nesterov "
-    "falls from 0.5 to 0. Averages of the tail are over the last quarter of the steps."
+    "`help()`, AdamW. The rate warms up and falls to a tenth of its peak by half a "
+    "cosine, or stays at its peak (*constant rate*). Each method has its peak rate "
+    "chosen on a grid over two decades, by the mean of the last losses of seeds that "
+    "are not reported; the grid is continued where the best rate is at its edge. A "
+    "seed sets the start and the batches, so that arms are paired. *At the rate of* a "
+    "method: the base at that method's rate times its drift, at each step, where the "
+    "drift follows a schedule; for the adaptive window, times the ratio of the "
+    "lengths of all emitted updates and of what the base would have emitted there. "
+    "The extrapolation of EMA-Nesterov falls from 0.5 to 0. Averages of the tail are "
+    "over the last quarter of the steps."
 )
 METRICS = (
     Metric(

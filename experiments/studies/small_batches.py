@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.predictors import batches
-from experiments.study import Arm, Outcome, Scale, Study, Tick
+from experiments.study import Arm, Comparison, Outcome, Scale, Study, Tick
 from training.errors import ConfigError, DivergedError
 from training.provenance import provenance
 
@@ -23,6 +23,8 @@ _LABELS = {
     "lookahead": "Lookahead",
     "tail": "tail average",
     "gated": "adaptive window, noise gate",
+    "constant": "base optimizer, constant rate",
+    "tail-constant": "tail average, constant rate",
 }
 
 
@@ -87,13 +89,13 @@ def _short(value: float) -> float:
 def _arms() -> tuple[Arm, ...]:
     arms = []
     for name, label in _LABELS.items():
-        is_base = name == "base"
-        matched = None if is_base else f"{name}-matched"
-        baseline = None if is_base else "base"
+        base = batches.METHODS[name].base
+        matched = None if name == base else f"{name}-matched"
+        baseline = None if name == base else base
         fields = {"method": name, "matched": False}
         arms.append(Arm(name, label, fields, baseline=baseline, matched=matched))
         if matched:
-            label = f"base optimizer at the rate of: {label}"
+            label = f"{_LABELS[base]} at the rate of: {label}"
             arms.append(Arm(matched, label, {**fields, "matched": True}))
     return tuple(arms)
 
@@ -113,6 +115,11 @@ STUDY = Study(
         dataclasses.replace(
             _FULL, name="quick", models=("characters",), seeds=9, fields={"steps": 400}
         ),
+    ),
+    # Does an average make up for a rate that does not fall?
+    extra_comparisons=(
+        Comparison("constant", "base"),
+        Comparison("tail-constant", "base"),
     ),
     execute=execute,
 )
