@@ -75,8 +75,10 @@ def ema_nesterov(
 
     Use it with small batches where a higher learning rate is limited by noise or by
     sharp directions, as a cheap alternative to more momentum. Let ``extrapolation``
-    fall to 0 before training ends, so that it ends at the slow parameters. If the
-    matched learning rate does as well, use that.
+    fall to 0 before training ends, so that it ends at the slow parameters. The paper
+    takes :math:`\gamma = 0.99` in runs of thousands of steps, and 0.3 to 0.6 times the
+    learning rate over its peak for :math:`\beta_t`, with 0 during the warm-up and in
+    the last part of the run. If the matched learning rate does as well, use that.
 
     Place it **last** in a chain. Heavy-ball momentum before it is a second pole near 1:
     where the two together overshoot, lower ``decay`` or the momentum.
@@ -116,6 +118,9 @@ def ema_nesterov(
       11.93
 
     References:
+      Yau et al., `EMA-Nesterov: Stabilizing Nesterov's Lookahead for Accelerated Deep
+      Learning Optimization <https://arxiv.org/abs/2605.25395>`_, 2026
+
       Defazio et al., `Smoothing DiLoCo with Primal Averaging for Faster Training of
       LLMs <https://arxiv.org/abs/2512.17131>`_, 2025
     """

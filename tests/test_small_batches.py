@@ -103,6 +103,15 @@ def test_a_constant_rate_does_not_fall_and_is_averaged_as_another():
     assert batches.multipliers("tail", 1.0, STEPS)[-1] < 0.2
 
 
+def test_the_published_extrapolation_follows_the_learning_rate():
+    rates = batches.multipliers("base", 1.0, 400)
+    part = np.arange(1, 401) / 400  # the first step has the rate of the schedule's 1
+    beta = np.asarray(batches._published(part))
+    active = (part >= 0.16) & (part < 0.76)
+    np.testing.assert_allclose(beta[active], 0.6 * rates[active], rtol=1e-4)
+    assert not beta[~active].any()
+
+
 def test_every_arm_has_a_matched_one():
     arms = {arm.name: arm for arm in small_batches.STUDY.arms}
     for name, method in batches.METHODS.items():

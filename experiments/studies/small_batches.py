@@ -19,6 +19,7 @@ _LABELS = {
     "base": "base optimizer",
     "plp": "PLP",
     "ema": "EMA-Nesterov",
+    "ema-published": "EMA-Nesterov, published schedule",
     "outer": "outer Nesterov",
     "lookahead": "Lookahead",
     "tail": "tail average",
