@@ -25,7 +25,7 @@ GREY = "#777777"
 
 
 class Look(NamedTuple):
-    """How an arm is drawn."""
+    """How an arm is drawn: matplotlib's arguments."""
 
     color: str
     linestyle: str

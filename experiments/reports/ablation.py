@@ -104,8 +104,6 @@ def _draw(
     ax.plot(
         list(places.values()),
         [points[value].mean for value in places],
-        color=look.color,
-        ls=look.linestyle,
-        marker=look.marker,
+        **look._asdict(),
         label=label,
     )

@@ -50,9 +50,7 @@ def _sensitivity(runs: Runs) -> list[str | Picture | None]:
         look = runs.looks[name]
         ax.plot(
             *(list(means), list(means.values())),
-            color=look.color,
-            ls=look.linestyle,
-            marker=look.marker,
+            **look._asdict(),
             label=method.label,
         )
         cells = [tables.number(x if np.isfinite(x) else None) for x in means.values()]

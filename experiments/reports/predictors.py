@@ -226,9 +226,7 @@ def _sensitivity(runs: Runs) -> Picture:
                     look = runs.looks[arm]
                     ax.plot(
                         *(rates / rates[0], gaps),
-                        color=look.color,
-                        ls=look.linestyle,
-                        marker=look.marker,
+                        **look._asdict(),
                         ms=3,
                         label=runs.label(arm),
                     )

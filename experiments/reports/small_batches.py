@@ -93,9 +93,7 @@ def _sensitivity(runs: Runs) -> Picture:
             look = runs.looks[arm]
             ax.plot(
                 *(rates, losses.mean(axis=1)),
-                color=look.color,
-                ls=look.linestyle,
-                marker=look.marker,
+                **look._asdict(),
                 ms=3.5,
                 label=runs.label(arm),
             )
