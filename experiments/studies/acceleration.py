@@ -144,8 +144,8 @@ STUDY = Study(
             "small",
             models=tuple(_NETWORKS),
             seeds=3,
-            fields={**SMALL, "train_fraction": 0.1, "epochs": 6},
-            arms=_ON_CPU,
+            fields={**SMALL, "train_fraction": 0.2, "epochs": 8},
+            arms=(NONE, "bfloat16", "enlarged", "all"),
         ),
         Scale(
             "quick",
