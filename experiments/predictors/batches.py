@@ -145,6 +145,7 @@ METHODS = {
         lambda steps: plp_optax.adaptive_window(10, period=20, min_signal=0.5),
         drift=None,
     ),
+    "to-zero": Method(lambda steps: optax.identity(), base="to-zero", last_rate=0.0),
     "constant": Method(lambda steps: optax.identity(), base="constant", last_rate=1.0),
     "tail-constant": Method(_tail, base="constant", last_rate=1.0, is_average=True),
 }

@@ -24,6 +24,7 @@ _LABELS = {
     "lookahead": "Lookahead",
     "tail": "tail average",
     "gated": "adaptive window, noise gate",
+    "to-zero": "base optimizer, rate to 0",
     "constant": "base optimizer, constant rate",
     "tail-constant": "tail average, constant rate",
 }
@@ -117,10 +118,14 @@ STUDY = Study(
             _FULL, name="quick", models=("characters",), seeds=9, fields={"steps": 400}
         ),
     ),
-    # Does an average make up for a rate that does not fall?
+    # Whether the base's schedule explains a gain, and whether an average makes up for a
+    # rate that does not fall.
     extra_comparisons=(
+        Comparison("to-zero", "base"),
+        Comparison("lookahead", "to-zero"),
         Comparison("constant", "base"),
         Comparison("tail-constant", "base"),
+        Comparison("tail-constant", "to-zero"),
     ),
     execute=execute,
 )
