@@ -51,10 +51,10 @@ def test_counts_gradients_to_a_gap():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("model", ["logistic-digits", "logistic-cancer"])
-def test_the_default_regularization_in_float32_is_measured(model):
+def test_the_default_regularization_is_measured(model, x64):
     """The sliding window's: of a grid, it is among the best in the gap that is left."""
-    problem = PROBLEMS[model](0)  # in float32
     with jax.enable_x64(True):
         minimum = descent.problem_of(model, 0)[1]
         rate = 2 / descent._curvature(model)
@@ -73,9 +73,11 @@ def test_the_default_regularization_in_float32_is_measured(model):
         carry = (problem.start, tx.init(problem.start))
         return float(jax.lax.scan(step, carry, length=200)[1].min()) - minimum
 
-    gaps = {strength: lowest(strength) for strength in (1e-10, 1e-7, 1e-3, 1e-2)}
-    assert lowest(None) < 1.1 * min(gaps.values()) + 1e-6
-    assert lowest(None) == lowest(1e-5)
+    with jax.enable_x64(x64):
+        problem = PROBLEMS[model](0)
+        gaps = {strength: lowest(strength) for strength in (1e-10, 1e-7, 1e-3, 1e-2)}
+        assert lowest(None) < 1.1 * min(gaps.values()) + 1e-6
+        assert lowest(None) == lowest(1e-5)
 
 
 def test_matched_arm_runs_the_base_at_rate_times_drift():
