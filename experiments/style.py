@@ -133,20 +133,23 @@ def _drawn(ax: Axes) -> np.ndarray:
 
 
 def legend(figure: Figure) -> None:
-    """One legend below all axes, an entry for each name."""
+    """One legend below all axes, no wider than the figure; an entry for each name."""
     entries: dict[str, Artist] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    if entries:
-        figure.legend(
+    for columns in range(min(len(entries), 4), 0, -1):
+        drawn = figure.legend(
             list(entries.values()),
             list(entries),
             loc="outside lower center",
-            ncols=min(len(entries), 4),
+            ncols=columns,
             frameon=False,
             fontsize=8.5,
         )
+        if drawn.get_window_extent().width <= figure.bbox.width:
+            return
+        drawn.remove()
 
 
 def mean_line(

@@ -253,3 +253,14 @@ def test_a_matched_rate_is_a_darker_shade_of_its_arm():
         shade = 0.5 * np.array(to_rgb(ours.color))
         np.testing.assert_allclose(to_rgb(control.color), shade, atol=1 / 255)
         assert ours.linestyle != control.linestyle
+
+
+def test_a_legend_is_not_wider_than_its_figure():
+    figure = style.figure("title", width=6)
+    ax = figure.subplots()
+    for i in range(9):
+        ax.plot([0, 1], label=f"a method with a name of some length, number {i}")
+    style.legend(figure)
+    (drawn,) = figure.legends
+    assert len(drawn.get_texts()) == 9
+    assert drawn.get_window_extent().width <= figure.bbox.width
