@@ -233,6 +233,48 @@ def test_the_average_of_the_tail_is_evaluated_next_to_the_parameters():
         )
 
 
+@pytest.mark.parametrize("host", [False, True])
+def test_running_statistics_are_computed_again_for_the_average(host):
+    """Batch by batch, as in training, with the averaged parameters."""
+    with jax.enable_x64(True):
+        tx = optax.chain(programs.momentum(), plp_optax.tail_average())
+        program = programs.make(Normalised(), tx, dtype=jnp.float64, host=host)
+        state = train_epoch(program, program.initial_state(0))
+        average = state.averaged_variables
+        actual = program.averaged(state, seed=3)
+        stats = average["batch_stats"]
+        for indices in np.asarray(feed._order(jax.random.key(3), 0, 64)).reshape(4, 16):
+            pixels = DATASET.train.images[indices].astype(np.float64) / 255
+            images = jnp.asarray((pixels - 0.5) / np.float32(0.3))
+            variables = {"params": average["params"], "batch_stats": stats}
+            _, mutated = Normalised(axis_name=None).apply(
+                jax.device_get(variables), images, train=True, mutable=["batch_stats"]
+            )
+            stats = mutated["batch_stats"]
+        expected = {"params": average["params"], "batch_stats": stats}
+        actual, average, expected = jax.device_get((actual, average, expected))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), actual, expected
+    )
+    changes = jax.tree.map(
+        lambda a, b: abs(a - b).max(), actual["batch_stats"], average["batch_stats"]
+    )
+    assert max(jax.tree.leaves(changes)) > 1e-3
+    assert int(state.step) == 4  # training goes on from its own state
+
+
+def test_without_normalisation_there_are_no_statistics_to_compute():
+    tx = optax.chain(programs.momentum(), plp_optax.tail_average())
+    program = programs.make(Linear(), tx)
+    state = train_epoch(program, program.initial_state(0))
+    assert not state.needs_statistics
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        program.averaged(state, seed=0),
+        state.averaged_variables,
+    )
+
+
 def test_pinned_batches_are_the_same_batches():
     """A CPU has pinned memory too."""
     plain, pinned = (

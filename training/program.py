@@ -15,11 +15,20 @@ from training.errors import DivergedError
 from training.evaluation import Evaluation
 from training.feed import Feed
 from training.state import Given, Metrics, Monitor, TrainState, make_initial_state
-from training.step import Batch, Preprocess, make_eval_step, make_train_step
+from training.step import (
+    Batch,
+    Preprocess,
+    make_eval_step,
+    make_statistics_step,
+    make_train_step,
+)
 
 # Calls that may be under way at once: enough to hide dispatch, few enough that Ctrl-C
 # and the progress display are not far behind.
 _IN_FLIGHT = 2
+# Batches after which running statistics, whose decay is 0.9 in these networks, are
+# those of new parameters to 1e-4.
+_STATISTICS_STEPS = 90
 
 
 class Call(NamedTuple):
@@ -95,8 +104,10 @@ class Program:
             dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
         )
         self.trained = trained
+        # As it takes what the feed gives.
+        train_module = train_module or module
         train_step = make_train_step(
-            train_module or module,
+            train_module,
             tx,
             preprocess,
             augment=augment,
@@ -117,6 +128,9 @@ class Program:
             with_average=ema is not None,
         )
         self.train_function = feed.wrap(train_step)
+        self._statistics_function = feed.wrap(
+            make_statistics_step(train_module, preprocess, augment=augment)
+        )
         self._eval_function = make_eval_step(module, preprocess)
         self._examples = dataset.train
 
@@ -128,12 +142,14 @@ class Program:
         """
         start = time.perf_counter()
         state = self.initial_state(0)
+        arguments = next(self._feed.calls(0, 0, range(1))).arguments
         self.train_call: Any = parallel.compile_step(
-            self.train_function,
-            state,
-            *next(self._feed.calls(0, 0, range(1))).arguments,
-            donate=True,
+            self.train_function, state, *arguments, donate=True
         )
+        if state.needs_statistics:
+            self._statistics_call: Any = parallel.compile_step(
+                self._statistics_function, state, *arguments
+            )
         self._eval_step: Callable[..., Any] = parallel.compile_step(
             self._eval_function,
             state.variables,
@@ -201,6 +217,21 @@ class Program:
             yield Call(state, call.steps, metrics)
         while under_way:
             self._finish(under_way.popleft(), epoch)
+
+    def averaged(self, state: TrainState, seed: int) -> Any:
+        """The average that is evaluated besides the variables; None without one.
+
+        Where the optimizer averages parameters, running statistics are computed again
+        for them, on the first batches of the seed's first epoch.
+        """
+        average = state.averaged_variables
+        if not state.needs_statistics:
+            return average
+        state = state._replace(params=average["params"])
+        steps = range(min(self.steps_per_epoch, _STATISTICS_STEPS))
+        for call in self._feed.calls(seed, 0, steps):
+            state, _ = self._statistics_call(state, *call.arguments)
+        return state.variables
 
     def _finish(self, monitor: Monitor, epoch: int) -> dict[str, float]:
         """Waits for a call; returns the means over the epoch so far."""

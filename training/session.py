@@ -204,7 +204,7 @@ class Session:
         if config.test_each_epoch:
             tested = self.evaluate(state.variables, self._dataset.test)
             metrics |= tested.metrics("test", *_RECORDED)
-        if (average := state.averaged_variables) is not None:
+        if (average := self._averaged()) is not None:
             averaged = self.evaluate(average, validation)
             metrics |= averaged.metrics("average_validation", *_RECORDED)
         if config.amplify_layers is not None:
@@ -225,9 +225,13 @@ class Session:
     def test(self) -> dict[str, Evaluation]:
         """Tests the best epoch's variables, and the average if there is one."""
         tested = {"test": self.evaluate(self.best, self._dataset.test)}
-        if (average := self.state.averaged_variables) is not None:
+        if (average := self._averaged()) is not None:
             tested["average_test"] = self.evaluate(average, self._dataset.test)
         return tested
+
+    def _averaged(self) -> Any:
+        """See :meth:`Program.averaged`."""
+        return self._program.averaged(self.state, self._config.seed)
 
     def evaluate(self, variables: Any, examples: data.Examples) -> Evaluation:
         """See :meth:`Program.evaluate`. A signal interrupts it."""
@@ -278,7 +282,7 @@ class Session:
             self._dataset.label_names,
             f"{name}, seed {config.seed}",
         )
-        if (average := self.state.averaged_variables) is not None:
+        if (average := self._averaged()) is not None:
             averaged = Checkpoint(copy_to_host(average), {})
             path = self._directory.path / workdir.AVERAGE
             parallel.from_coordinator(lambda: write(path, averaged))

@@ -95,16 +95,24 @@ class TrainState(NamedTuple):
 
     @property
     def averaged_variables(self) -> Any:
-        """What is evaluated besides them: an average; None without one.
+        """An average of them; None without one.
 
         Parameters that the optimizer averages (``plp_optax.tail_average``) come with
-        the latest running statistics.
+        the latest running statistics; see ``needs_statistics``.
         """
-        offset = optax.tree.get(self.opt_state, "average_offset")
-        if offset is None:
+        if not self._averages_parameters:
             return self.average
         params = plp_optax.averaged_params(self.opt_state, self.params)
         return {"params": params, "batch_stats": self.batch_stats}
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the average has running statistics of other parameters."""
+        return self._averages_parameters and bool(self.batch_stats)
+
+    @property
+    def _averages_parameters(self) -> bool:
+        return optax.tree.get(self.opt_state, "average_offset") is not None
 
 
 def make_initial_state(

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, as each device sees them."""
+"""Steps of training and of evaluation, as each device sees them."""
 
 import contextlib
 from collections.abc import Callable
@@ -93,14 +93,9 @@ def make_train_step(
     def train_step(
         state: TrainState, images: jax.Array, labels: jax.Array
     ) -> TrainState:
-        device = parallel.device_index()
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        augment_key, dropout_key = jax.random.split(key)
-        # Positions in the global batch, so that augmentation does not depend on the
-        # number of devices.
-        positions = device * labels.size + jnp.arange(labels.size)
-        pixels = preprocess(images, augment_key if augment else None, positions)
-        split = _split(pixels, labels, parts, first=device * parts)
+        pixels, dropout_key = _pixels(state, images, preprocess, augment=augment)
+        first = parallel.device_index() * parts
+        split = _split(pixels, labels, parts, first=first)
         sums = _sum_gradients(loss_fn, state, split, dropout_key, unroll=unroll)
         loss, accuracy, gradient, batch_stats = jax.lax.pmean(
             (*jax.tree.map(lambda x: x / parts, sums[:3]), sums.batch_stats),
@@ -127,6 +122,51 @@ def make_train_step(
         return after._replace(loss_scale=sums.loss_scale)
 
     return train_step
+
+
+def make_statistics_step(
+    module: nn.Module, preprocess: Preprocess, *, augment: bool = False
+) -> Callable[[TrainState, jax.Array, jax.Array], TrainState]:
+    """Returns ``statistics_step(state, images, labels) -> state``.
+
+    Running statistics follow the batch as in training, and parameters stay.
+
+    Args:
+      module: The network.
+      preprocess: What happens to images before the network.
+      augment: Whether it augments them.
+    """
+
+    def statistics_step(
+        state: TrainState, images: jax.Array, labels: jax.Array
+    ) -> TrainState:
+        del labels
+        pixels, dropout_key = _pixels(state, images, preprocess, augment=augment)
+        dropout_key = jax.random.fold_in(dropout_key, parallel.device_index())
+        _, mutated = module.apply(
+            state.variables,
+            pixels,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        batch_stats = jax.lax.pmean(mutated["batch_stats"], parallel.AXIS)
+        return state._replace(step=state.step + 1, batch_stats=batch_stats)
+
+    return statistics_step
+
+
+def _pixels(
+    state: TrainState, images: jax.Array, preprocess: Preprocess, *, augment: bool
+) -> tuple[jax.Array, jax.Array]:
+    """What a step's network sees of a device's images, and the step's dropout key."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    augment_key, dropout_key = jax.random.split(key)
+    # Positions in the global batch, so that augmentation does not depend on the number
+    # of devices.
+    count = len(images)
+    positions = parallel.device_index() * count + jnp.arange(count)
+    return preprocess(images, augment_key if augment else None, positions), dropout_key
 
 
 class _Part(NamedTuple):
