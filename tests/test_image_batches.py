@@ -12,7 +12,7 @@ from experiments.records import RecordFile
 from experiments.reports import image_batches as report
 from experiments.runs import Runs
 from experiments.studies import image_batches
-from experiments.studies.image_batches import BASE, METHODS, RATES, at_rate
+from experiments.studies.image_batches import METHODS, RATES, at_rate
 
 TUNED = Path(__file__).parent.parent / "results" / "tune" / "image_batches"
 
@@ -68,8 +68,9 @@ def test_drifts_are_those_of_steady_updates():
 def test_the_matched_arm_is_the_base_at_rate_times_drift():
     arms = {arm.name: arm for arm in image_batches.STUDY.arms}
     for name, method in METHODS.items():
-        if name != BASE:
+        if name != method.base:
             control = arms[arms[name].matched]
-            rate = method.rate * method.drift
-            assert control.fields == {"learning_rate": pytest.approx(rate, abs=1e-4)}
-            assert arms[name].baseline == BASE
+            rate = pytest.approx(method.rate * method.drift, abs=1e-4)
+            fields = METHODS[method.base].fields
+            assert control.fields == {**fields, "learning_rate": rate}
+            assert arms[name].baseline == method.base

@@ -11,13 +11,13 @@ from experiments.runs import Runs
 from experiments.studies.image_batches import BASE, METHODS, RATES, at_rate
 
 _METHOD = (
-    "The rate warms up and falls to 0 by half a cosine. The peak rate of each method "
-    "is one of {rates}, chosen at scale tune by the validation loss of a seed that is "
-    "not reported. *At the rate of* a method: the base at that rate times the method's "
-    "drift ({drifts}); EMA-Nesterov's is the mean over the run, weighted by the "
-    "learning rate. The numbers of the tail average are those of the average at the "
-    "end, with the running statistics of the last step; its curves are those of the "
-    "parameters."
+    "The rate warms up and falls to 0 by half a cosine, or stays (*constant rate*). "
+    "The peak rate of each method is one of {rates}, chosen at scale tune by the "
+    "validation loss of a seed that is not reported. *At the rate of* a method: the "
+    "base at that rate times the method's drift ({drifts}); EMA-Nesterov's is the "
+    "mean over the run, weighted by the learning rate. The numbers of the tail "
+    "average are those of the average at the end, with running statistics of its own; "
+    "its curves are those of the parameters."
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.study import SMALL, Arm, Scale, Study
+from experiments.study import SMALL, Arm, Comparison, Scale, Study
 
 RATES = (0.1, 0.2, 0.4, 0.8)
 TUNING_SEED = 1000
@@ -25,12 +25,14 @@ class Method(NamedTuple):
       rate: The one of ``RATES`` with the lowest last validation loss at scale tune.
       drift: How much further it moves on steady updates than the base.
       fields: Fields of ``training.config.Config``.
+      base: What it is compared with at the matched rate; itself for a plain one.
     """
 
     label: str
     rate: float
     drift: float
     fields: Mapping[str, Any]
+    base: str = BASE
 
 
 def falling_drift(extrapolation: float) -> float:
@@ -43,6 +45,7 @@ def falling_drift(extrapolation: float) -> float:
     return round(float(np.average(drift, weights=1 + np.cos(np.pi * part))), 2)
 
 
+_CONSTANT = {"schedule": "constant"}
 # With the settings of the study small_batches.
 METHODS = {
     BASE: Method("SGD-Nesterov", 0.2, 1.0, {}),
@@ -66,23 +69,37 @@ METHODS = {
             "adaptive_min_signal": 0.5,
         },
     ),
+    "constant": Method(
+        "SGD-Nesterov, constant rate", 0.1, 1.0, _CONSTANT, base="constant"
+    ),
+    "tail-constant": Method(
+        "tail average, constant rate",
+        0.1,
+        1.0,
+        {**_CONSTANT, "method": "tail-average"},
+        base="constant",
+    ),
 }
 
 
 def _compared() -> tuple[Arm, ...]:
-    base = METHODS[BASE]
-    arms = [Arm(BASE, base.label, {"learning_rate": base.rate})]
+    arms = []
     for name, method in METHODS.items():
-        if name == BASE:
+        base = METHODS[method.base]
+        fields = {**method.fields, "learning_rate": method.rate}
+        if method is base:
+            arms.append(Arm(name, method.label, fields))
             continue
         matched = round(method.rate * method.drift, 4)
         is_base = matched == base.rate
-        control = BASE if is_base else f"{name}-matched"
-        fields = {**method.fields, "learning_rate": method.rate}
-        arms.append(Arm(name, method.label, fields, baseline=BASE, matched=control))
+        control = method.base if is_base else f"{name}-matched"
+        arms.append(
+            Arm(name, method.label, fields, baseline=method.base, matched=control)
+        )
         if not is_base:
             label = f"{base.label} at the rate of: {method.label}"
-            arms.append(Arm(control, label, {"learning_rate": matched}))
+            fields = {**base.fields, "learning_rate": matched}
+            arms.append(Arm(control, label, fields))
     return tuple(arms)
 
 
@@ -148,5 +165,10 @@ STUDY = Study(
             arms=tuple(arm.name for arm in _tuned()),
             first_seed=TUNING_SEED,
         ),
+    ),
+    # Does an average make up for a rate that does not fall?
+    extra_comparisons=(
+        Comparison("constant", BASE),
+        Comparison("tail-constant", BASE),
     ),
 )  # fmt: skip
