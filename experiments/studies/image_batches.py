@@ -64,7 +64,7 @@ METHODS = {
     # On steady updates a jump goes back to the average of the window, 4.5 steps.
     "adaptive": Method(
         "adaptive window, noise gate",
-        0.4,
+        0.1,
         1 - 4.5 / 20,
         {
             "method": "adaptive-window",
@@ -73,11 +73,11 @@ METHODS = {
         },
     ),
     "constant": Method(
-        "SGD-Nesterov, constant rate", 0.1, 1.0, _CONSTANT, "constant", LOW_RATES
+        "SGD-Nesterov, constant rate", 0.025, 1.0, _CONSTANT, "constant", LOW_RATES
     ),
     "tail-constant": Method(
         "tail average, constant rate",
-        0.1,
+        0.025,
         1.0,
         {**_CONSTANT, "method": "tail-average"},
         "constant",
