@@ -55,7 +55,7 @@ class Program:
       trained: The parameters that the optimizer sees, of all that the network has.
       train_function: The training function as each device sees it.
       train_call: The same, compiled.
-      compile_seconds: Time that it took to trace and compile both functions.
+      compile_seconds: Time that it took to trace and compile the functions.
     """
 
     def __init__(
