@@ -97,7 +97,7 @@ def test_a_grid_is_continued_until_the_best_is_within():
         np.testing.assert_allclose(sorted(tried), expected)
 
 
-def test_a_constant_rate_does_not_fall_and_is_averaged_as_another():
+def test_a_constant_rate_does_not_fall():
     rates = batches.multipliers("tail-constant", 1.0, STEPS)
     np.testing.assert_allclose(rates, 1)  # one step of warm-up, which ends at the peak
     assert batches.multipliers("tail", 1.0, STEPS)[-1] < 0.2
