@@ -506,3 +506,18 @@ def test_early_stopping_and_the_moving_average(tmp_path, capsys):
 def test_a_run_without_an_average_says_so(finished):
     with pytest.raises(RunError, match="holds no average"):
         training.load(finished, average=True)
+
+
+def test_the_average_is_computed_once_after_an_epoch(tmp_path, monkeypatch):
+    """Its running statistics take a pass over training batches."""
+    steps, averaged = [], Program.averaged
+
+    def counted(program, state, seed):
+        steps.append(int(state.step))
+        return averaged(program, state, seed)
+
+    monkeypatch.setattr(Program, "averaged", counted)
+    path = tmp_path / "run"
+    argv = [*TINY, "--epochs", "2", "--method", "tail-average"]
+    assert train.main([*argv, "--workdir", str(path)]) == 0
+    assert steps == [m["step"] for m in read_metrics(path)]

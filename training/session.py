@@ -102,6 +102,7 @@ class Session:
         self.state = program.initial_state(config.seed, given)
         self.best = copy_to_host(self.state.variables)
         self.progress = Progress()
+        self._average: Any = None
         self._start()
         done = self.progress.epoch * program.steps_per_epoch + self.progress.step
         self._display = Display(total_steps, done)
@@ -155,6 +156,7 @@ class Session:
 
     def train_epoch(self) -> None:
         """Trains what is left of an epoch."""
+        self._average = None
         config, program, progress = self._config, self._program, self.progress
         epoch = progress.epoch
         before = epoch * program.steps_per_epoch
@@ -230,8 +232,10 @@ class Session:
         return tested
 
     def _averaged(self) -> Any:
-        """See :meth:`Program.averaged`."""
-        return self._program.averaged(self.state, self._config.seed)
+        """See :meth:`Program.averaged`. It is computed once after an epoch."""
+        if self._average is None:
+            self._average = self._program.averaged(self.state, self._config.seed)
+        return self._average
 
     def evaluate(self, variables: Any, examples: data.Examples) -> Evaluation:
         """See :meth:`Program.evaluate`. A signal interrupts it."""
