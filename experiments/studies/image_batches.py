@@ -1,8 +1,8 @@
 """Predictors on small batches of images, at rates tuned with one budget.
 
-Scale ``tune`` trains every method at four rates with a seed that is not
-reported. The others compare the methods, each at its best rate there, with the base at
-its own, and with the base at the method's rate times its drift.
+Scale ``tune`` trains every method at eight rates, over two decades, with a seed that is
+not reported. The others compare the methods, each at its best rate there, with the base
+at its own, and with the base at the method's rate times its drift.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,7 @@ import numpy as np
 
 from experiments.study import SMALL, Arm, Comparison, Scale, Study
 
-RATES = (0.1, 0.2, 0.4, 0.8)
-LOW_RATES = (0.025, 0.05, 0.1, 0.2)  # those that do not fall
+RATES = (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 TUNING_SEED = 1000
 BASE = "nesterov"
 
@@ -23,11 +22,10 @@ class Method(NamedTuple):
 
     Attributes:
       label: What reports call it.
-      rate: The one of ``rates`` with the lowest last validation loss at scale tune.
+      rate: The one of ``RATES`` with the lowest last validation loss at scale tune.
       drift: How much further it moves on steady updates than the base.
       fields: Fields of ``training.config.Config``.
       base: What it is compared with at the matched rate; itself for a plain one.
-      rates: Those that are tried.
     """
 
     label: str
@@ -35,7 +33,6 @@ class Method(NamedTuple):
     drift: float
     fields: Mapping[str, Any]
     base: str = BASE
-    rates: tuple[float, ...] = RATES
 
 
 def falling_drift(extrapolation: float) -> float:
@@ -73,7 +70,7 @@ METHODS = {
         },
     ),
     "constant": Method(
-        "SGD-Nesterov, constant rate", 0.025, 1.0, _CONSTANT, "constant", LOW_RATES
+        "SGD-Nesterov, constant rate", 0.025, 1.0, _CONSTANT, "constant"
     ),
     "tail-constant": Method(
         "tail average, constant rate",
@@ -81,7 +78,6 @@ METHODS = {
         1.0,
         {**_CONSTANT, "method": "tail-average"},
         "constant",
-        LOW_RATES,
     ),
 }
 
@@ -121,7 +117,7 @@ def _tuned() -> tuple[Arm, ...]:
             group="rates",
         )
         for name, method in METHODS.items()
-        for rate in method.rates
+        for rate in RATES
     )
 
 
