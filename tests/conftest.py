@@ -1,5 +1,6 @@
 """Strict JAX settings and several CPU devices for every test."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,14 +10,32 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
-# Nothing that an earlier run has compiled, and nothing left behind in the home folder.
-jax.config.update("jax_enable_compilation_cache", False)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 # A failed assertion in a helper shows its values, as in a test.
 pytest.register_assert_rewrite(
     "tests.bad_inputs", "tests.cifar_archives", "tests.reports"
 )
 
 from training import config, recipe  # noqa: E402
+
+
+def pytest_configure(config):
+    """Keeps what is compiled: ``pytest --cache-clear`` forgets it.
+
+    Each process has a folder of its own, since JAX may read a file that another process
+    is writing.
+    """
+    folder = config.cache.mkdir(f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_of_other_processes(tmp_path_factory):
+    """Those that tests start share a folder, which does not outlast the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("jax")
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        yield
 
 
 class Trained(NamedTuple):

@@ -15,13 +15,18 @@ def run(name, **arguments):
 
 @pytest.mark.parametrize(
     ("name", "package"),
-    [("linen_loop", "flax"), ("nnx_loop", "flax"), ("equinox_loop", "equinox")],
+    [
+        ("linen_loop", "flax"),
+        pytest.param("nnx_loop", "flax", marks=pytest.mark.slow),
+        pytest.param("equinox_loop", "equinox", marks=pytest.mark.slow),
+    ],
 )
 def test_the_loops_learn_the_digits(name, package):
     pytest.importorskip(package)
     assert run(name) > 0.95
 
 
+@pytest.mark.slow
 def test_the_transformer_learns_to_sort():
     assert run("transformer", steps=80) > 0.4  # chance is about 0.15
 
@@ -39,6 +44,7 @@ def test_amplification_selects_layers_by_their_scores():
     assert any(a.amplified for a in analyses)
 
 
+@pytest.mark.slow
 def test_every_member_of_the_ensemble_learns():
     accuracies, together = run("ensemble")
     assert min(accuracies) > 0.93

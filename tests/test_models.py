@@ -249,7 +249,14 @@ def test_finite_in_both_modes(name, side):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("shape", [(2, 1, 1, 3), (2, 7, 5, 2), (3, 96, 64, 4)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 1, 1, 3),
+        pytest.param((2, 7, 5, 2), marks=pytest.mark.slow),
+        (3, 96, 64, 4),
+    ],
+)
 def test_any_side_will_do(name, shape):
     network = models.create(name, width=4)
     logits, state = jax.eval_shape(
@@ -452,9 +459,13 @@ def test_starts_from_the_key():
 
 @pytest.mark.parametrize(
     ("dtype", "wide"),
-    [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"),
-     ("float64", "float64")],
-)  # fmt: skip
+    [
+        pytest.param("float16", "float32", marks=pytest.mark.slow),
+        ("bfloat16", "float32"),
+        pytest.param("float32", "float32", marks=pytest.mark.slow),
+        ("float64", "float64"),
+    ],
+)
 @pytest.mark.parametrize("name", [n for n in KINDS if n != "resnet50"])
 def test_dtypes(name, dtype, wide):
     with jax.enable_x64(True):

@@ -58,6 +58,7 @@ def test_both_convolutions_of_squeeze_and_excitation_are_layers():
     assert set(layers("efficientnet-b0", "modules")) == {*names} | norms
 
 
+@pytest.mark.slow
 def test_amplification_propagates_through_attention():
     """The query's gradient is doubled; of others, that of what it is computed from."""
     network = models.create("vit-tiny", 10, width=8, dtype=jnp.float64)

@@ -137,7 +137,7 @@ def test_a_run_stops_with_a_sentence_and_resumes_with_skip(
     monkeypatch.setattr(recipe, "build", programs.build)
     path = tmp_path / "run"
     argv = ["--model", "tiny", "--width", "4", "--batch-size", "128"]
-    argv += ["--method", "sgd", "--workdir", str(path), "--cache-dir", "none"]
+    argv += ["--method", "sgd", "--workdir", str(path)]
     # Two calm epochs, then a rate that no float32 survives.
     argv += ["--strategy", "[(2, 0.01, 0, 1), (6, 1e30, 0, 1)]"]
     assert train.main(argv) == 2

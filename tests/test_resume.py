@@ -24,6 +24,9 @@ from training.interrupts import Interrupts, acknowledged
 from training.program import Program
 from training.workdir import WorkDirectory, read_metrics
 
+# On one worker, so that what takes long is made once.
+pytestmark = pytest.mark.xdist_group("resume")
+
 ROOT = Path(__file__).parent.parent
 # Analysis, amplification, prediction and augmentation, a save after every step: all
 # that a state can hold, and every position that it can be saved at.
@@ -40,7 +43,7 @@ STALLING = [
     *("--ema", "0.5", "--lr", "20", "--checkpoint-minutes", "1e-6"),
 ]
 TINY = ["--model", "tiny", "--width", "4", "--batch-size", "128", "--method", "sgd"]
-TINY += ["--epochs", "4", "--cache-dir", "none"]
+TINY += ["--epochs", "4"]
 TIMES = {"images_per_second", "train_seconds"}
 
 
@@ -99,7 +102,7 @@ def uninterrupted(tmp_path_factory):
 
     def made(argv):
         run = path / str(hash(tuple(argv)))
-        argv = [*argv, "--cache-dir", "none", "--workdir", str(run)]
+        argv = [*argv, "--workdir", str(run)]
         assert run.exists() or train.main(argv) == 0
         return run
 
@@ -143,7 +146,11 @@ def fail_at(patch, place, number):
 
 # A run has at least 16 steps; a save of a best network and a checkpoint has 4
 # positions.
-@pytest.mark.parametrize("flags", [EVERYTHING, STALLING], ids=["all", "stalling"])
+@pytest.mark.parametrize(
+    "flags",
+    [EVERYTHING, pytest.param(STALLING, marks=pytest.mark.slow)],
+    ids=["all", "stalling"],
+)
 @pytest.mark.parametrize(
     ("place", "last"), [("step", 16), ("save", 60), ("evaluation", 12)]
 )
@@ -152,7 +159,7 @@ def test_resumed_at_any_moment_is_bitwise_the_same(
 ):
     """Several times in the same run, at random moments."""
     path = tmp_path / "run"
-    argv = [*flags, "--cache-dir", "none", "--workdir", str(path)]
+    argv = [*flags, "--workdir", str(path)]
     moments = np.random.default_rng().integers(1, last, 4)
     print("killed at passages", moments)
     killed = 0

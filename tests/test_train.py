@@ -20,9 +20,11 @@ from training.errors import RunError
 from training.program import Program
 from training.workdir import read_json, read_metrics
 
+# On one worker, so that what takes long is made once.
+pytestmark = pytest.mark.xdist_group("train")
+
 ROOT = Path(__file__).parent.parent
 TINY = ["--model", "tiny", "--width", "4", "--epochs", "3", "--batch-size", "128"]
-TINY += ["--cache-dir", "none"]
 STRATEGY = "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"
 LISTED = [*TINY[:4], *TINY[6:], "--strategy", STRATEGY]
 AMPLIFY = ["--method", "amplify", "--amplify-threshold", "0.5"]
@@ -123,7 +125,7 @@ def test_another_configuration_is_refused_with_the_differences(finished, capsys)
 
 
 def test_the_same_run_from_its_own_config_file(finished, tmp_path):
-    argv = ["--config", str(finished / "config.json"), "--cache-dir", "none"]
+    argv = ["--config", str(finished / "config.json")]
     assert train.main([*argv, "--workdir", str(tmp_path / "b")]) == 0
     first, second = (read_metrics(p) for p in (finished, tmp_path / "b"))
     assert without_times(first) == without_times(second)
@@ -204,7 +206,7 @@ def test_without_validation_and_with_the_rate_that_is_used(tmp_path):
     argv += ["--method", "sgd", "--momentum", "0", "--weight-decay", "0"]
     argv += ["--schedule", "cyclic", "--learning-rate", "0.01", "--cycle-steps", "3"]
     argv += ["--max-learning-rate", "0.07", "--warmup-epochs", "2"]
-    argv += ["--test-each-epoch", "--cache-dir", "none", "--workdir", str(path)]
+    argv += ["--test-each-epoch", "--workdir", str(path)]
     assert train.main(argv) == 0
     history = read_metrics(path)
 
@@ -300,8 +302,6 @@ def test_other_measures_are_recorded(tmp_path, measure):
 )
 def test_bad_input_gets_a_sentence_and_code_2(tmp_path, capsys, argv, message):
     argv = ["--model", "tiny", "--width", "4", "--method", "amplify", *argv]
-    if "--cache-dir" not in argv:
-        argv += ["--cache-dir", "none"]
     path = tmp_path / "run"
     assert train.main([*argv, "--workdir", str(path)]) == 2
     error = capsys.readouterr().err
@@ -406,11 +406,11 @@ def run_on(devices, path, *argv):
     )
 
 
+@pytest.mark.slow
 def test_one_and_four_devices_agree_to_1e_9_over_20_steps(tmp_path):
     """One step an epoch, so that every step's loss is on record."""
     argv = ["--model", "tiny", "--width", "4", "--precision", "float64", "--augment"]
     argv += ["--batch-size", "1024", "--epochs", "20", "--warmup-epochs", "4"]
-    argv += ["--cache-dir", "none"]
     run_on(1, tmp_path / "1", *argv)
     assert jax.device_count() == 4
     assert train.main([*argv, "--workdir", str(tmp_path / "4")]) == 0
