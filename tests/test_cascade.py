@@ -22,9 +22,6 @@ from training import callbacks, config, parallel, recipe, stages, workdir
 from training.errors import ConfigError
 from training.workdir import read_metrics
 
-# On one worker, so that what takes long is made once.
-pytestmark = pytest.mark.xdist_group("cascade")
-
 TINY = ["--model", "tiny", "--width", "4", "--batch-size", "256", "--method", "sgd"]
 CASCADE = [*TINY, "--cascade", "conv", "--cascade-epochs", "2"]
 STAGES = [*CASCADE, "--cascade-extra-epochs", "1", "--cascade-finetune", "1"]
@@ -216,6 +213,7 @@ def uninterrupted(tmp_path_factory):
     return path, callback.epochs
 
 
+@pytest.mark.xdist_group("cascade")
 def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     path, epochs = uninterrupted
     history = read_metrics(path)
@@ -246,6 +244,7 @@ def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     assert flat(trained.variables).keys() == tuned.keys()
 
 
+@pytest.mark.xdist_group("cascade")
 def test_interrupted_in_every_stage_is_bitwise_the_same(uninterrupted, tmp_path):
     expected, _ = uninterrupted
     path = tmp_path / "run"
@@ -331,6 +330,7 @@ def test_weights_are_for_a_network_as_a_whole(tmp_path):
         config.parse(["--cascade", "conv", "--initial-weights", str(weights)])
 
 
+@pytest.mark.xdist_group("cascade")
 def test_a_stage_is_not_run_alone(uninterrupted):
     path, _ = uninterrupted
     stage = path / workdir.STAGES / "02" / workdir.CONFIG

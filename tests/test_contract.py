@@ -18,15 +18,12 @@ import plp_optax
 from tests.factories import CASES
 from tests.problems import avals, jit, jitted, run_tree
 
-# On one worker, so that what takes long is made once.
-pytestmark = pytest.mark.xdist_group("contract")
-
 STEPS = 12
 CORE = [name for name, case in CASES.items() if case.core]
 every_case = pytest.mark.parametrize("name", CASES)
 core_cases = pytest.mark.parametrize("name", CORE)
-# For what takes long to compile.
-every_case_slowly = pytest.mark.parametrize(
+# For tests that take long to compile: the other cases are slow tests.
+core_cases_and_slow_others = pytest.mark.parametrize(
     "name", [n if n in CORE else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
 )
 
@@ -142,7 +139,7 @@ def test_initial_state_is_zeros_and_factors_of_one(name):
 # -- compilation and JAX's modes -------------------------------------------------------
 
 
-@every_case_slowly
+@core_cases_and_slow_others
 def test_compiles_once(name):
     chex.clear_trace_counter()
     tx = CASES[name].make()
@@ -368,7 +365,7 @@ def targets(w):
     )
 
 
-@every_case_slowly
+@core_cases_and_slow_others
 def test_optimizes_in_scan(name):
     tx = CASES[name].optimizer(0.01)
 

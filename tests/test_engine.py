@@ -23,9 +23,6 @@ from training.program import means
 from training.state import make_initial_state
 from training.step import Preprocess, make_train_step
 
-# On one worker, so that what takes long is made once.
-pytestmark = pytest.mark.xdist_group("engine")
-
 
 def trained(epochs=3, **options):
     """The means of each epoch and the last state, in float64."""

@@ -22,9 +22,6 @@ from training import data, networks, recipe
 from training.callbacks import Callback
 from training.config import resolve
 
-# On one worker, so that what takes long is made once.
-pytestmark = pytest.mark.xdist_group("mechanism")
-
 # Compiling is most of the cost here.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 

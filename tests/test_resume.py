@@ -24,9 +24,6 @@ from training.interrupts import Interrupts, acknowledged
 from training.program import Program
 from training.workdir import WorkDirectory, read_metrics
 
-# On one worker, so that what takes long is made once.
-pytestmark = pytest.mark.xdist_group("resume")
-
 ROOT = Path(__file__).parent.parent
 # Analysis, amplification, prediction and augmentation, a save after every step: all
 # that a state can hold, and every position that it can be saved at.

@@ -19,9 +19,6 @@ from training.callbacks import Callback
 from training.errors import DivergedError
 from training.program import Program
 
-# On one worker, so that what takes long is made once.
-pytestmark = pytest.mark.xdist_group("study_trainer")
-
 FIELDS = {"width": 2, "epochs": 2, "batch_size": 256}
 STEPS_PER_EPOCH = 1438 * 4 // 5 // 256
 SCALE = Scale("small", models=("tiny",), seeds=2, fields=FIELDS)

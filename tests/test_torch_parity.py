@@ -141,6 +141,7 @@ def by_reference(name, results):
     }
 
 
+# The others are slow tests.
 QUICK = ("vgg16-shallow", "resnet18-shallow")
 
 

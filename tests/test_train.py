@@ -20,9 +20,6 @@ from training.errors import RunError
 from training.program import Program
 from training.workdir import read_json, read_metrics
 
-# On one worker, so that what takes long is made once.
-pytestmark = pytest.mark.xdist_group("train")
-
 ROOT = Path(__file__).parent.parent
 TINY = ["--model", "tiny", "--width", "4", "--epochs", "3", "--batch-size", "128"]
 STRATEGY = "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"

@@ -1,8 +1,8 @@
 """Predictors on small batches of images, at rates tuned with one budget.
 
-Scale ``tune`` trains every method at eight rates, over two decades, with a seed that is
-not reported. The others compare the methods, each at its best rate there, with the base
-at its own, and with the base at the method's rate times its drift.
+Scale ``tune`` trains every method at each of ``RATES`` with a seed that is not
+reported. The others compare the methods, each at its best rate there, with the base at
+its own, and with the base at the method's rate times its drift.
 """
 
 from collections.abc import Mapping
