@@ -91,6 +91,10 @@ def test_results_of_a_run_and_of_several_seeds():
     assert "top-5 error 1.23%" in lines
     assert "61.0 s on 4 x cpu" in lines
     assert max(map(len, lines.split("\n"))) < 80
+    assert "average" not in lines
+    averaged = {"average_test_loss": 0.25, "average_test_accuracy": 0.875}
+    of_average = "the average: test loss 0.2500  accuracy 87.50%  macro-F1 -"
+    assert of_average in result_lines(results[0] | averaged).split("\n")
     summary = summary_line(results)
     mean, deviation = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
     assert f"3 seeds, mean ± standard deviation: test accuracy {mean:.2f} " in summary

@@ -179,16 +179,26 @@ def selection_line(analysis: Sequence[Mapping[str, Any]]) -> str:
 def result_lines(result: Mapping[str, Any]) -> str:
     """A finished run in a few lines."""
     stopped = ", stopped early" if result.get("stopped_early") else ""
+    average = ""
+    if "average_test_loss" in result:
+        average = f"the average: {_test(result, 'average_test')}\n"
     return (
         f"best epoch {result['best_epoch']} of {result['epochs']}{stopped} "
         f"(validation loss {_number(result['validation_loss'])})\n"
-        f"test loss {_number(result['test_loss'])}  "
-        f"accuracy {result['test_accuracy']:.2%}  "
-        f"macro-F1 {_number(result.get('test_macro_f1'))}\n"
+        f"{_test(result, 'test')}\n"
         f"top-1 error {result['test_top1_error']:.2%}  "
         f"top-5 error {result['test_top5_error']:.2%}\n"
+        f"{average}"
         f"trained for {result['train_seconds']:.1f} s on {result['device']}, not "
         f"counting compilation and evaluation"
+    )
+
+
+def _test(result: Mapping[str, Any], prefix: str) -> str:
+    return (
+        f"test loss {_number(result[f'{prefix}_loss'])}  "
+        f"accuracy {result[f'{prefix}_accuracy']:.2%}  "
+        f"macro-F1 {_number(result.get(f'{prefix}_macro_f1'))}"
     )
 
 
