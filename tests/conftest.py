@@ -13,7 +13,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 # A failed assertion in a helper shows its values, as in a test.
 pytest.register_assert_rewrite(
-    "tests.bad_inputs", "tests.cifar_archives", "tests.reports"
+    "tests.support.bad_inputs", "tests.support.cifar_archives", "tests.support.reports"
 )
 
 from training import config, recipe  # noqa: E402

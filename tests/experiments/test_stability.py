@@ -1,0 +1,241 @@
+"""The cycle's linear map: against a slow twin, real runs, and known limits."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import plp_optax
+from experiments import stability, stability_chart
+from experiments.stability import PLAIN, Cycle, plp_cycle
+from tests.support import reference
+
+LOOKAHEAD = Cycle(tuple(map(float, plp_optax.lookahead_coefficients(5, 0.5))), 5)
+AVERAGE = Cycle((0.0, 0.5, 0.5), 3)
+CYCLES = {
+    "plain": PLAIN,
+    "plp": plp_cycle(),
+    "plp-3": plp_cycle(period=3),
+    "step 2.5": plp_cycle(2.5, period=7),
+    "window 2": plp_cycle(window=2),
+    "regression": plp_cycle(0.7, window=5, period=6, fit="least_squares"),
+    "lookahead": LOOKAHEAD,
+    "average": AVERAGE,
+}
+each_cycle = pytest.mark.parametrize("cycle", CYCLES.values(), ids=CYCLES.keys())
+each_momentum = pytest.mark.parametrize("nesterov", [False, True])
+
+
+# -- the map ---------------------------------------------------------------------------
+
+
+@each_momentum
+@each_cycle
+def test_map_is_the_twins(cycle, nesterov):
+    rng = np.random.default_rng(0)
+    curvature, momentum = rng.uniform(0, 3, (4, 1)), rng.uniform(0, 1, 5)
+    found = stability.cycle_map(cycle, curvature, momentum, nesterov=nesterov)
+    growth = stability.growth(cycle, curvature, momentum, nesterov=nesterov)
+    assert found.shape == (4, 5, 2, 2)
+    for i, j in np.ndindex(4, 5):
+        expected = reference.cycle_map(
+            curvature[i, 0],
+            coefficients=list(cycle.coefficients),
+            period=cycle.period,
+            momentum=momentum[j],
+            nesterov=nesterov,
+        )
+        np.testing.assert_allclose(found[i, j], expected, rtol=1e-10, atol=1e-12)
+        radius = reference.spectral_radius(expected)
+        np.testing.assert_allclose(growth[i, j] ** cycle.period, radius, rtol=1e-6)
+
+
+@each_momentum
+@pytest.mark.parametrize(
+    ("cycle", "curvature"),
+    [
+        (plp_cycle(), 0.2),
+        (plp_cycle(), 0.52),
+        (plp_cycle(), 1.65),
+        (plp_cycle(2.0, window=4, period=6), 0.6),
+        (LOOKAHEAD, 1.3),
+    ],
+    ids=str,
+)
+def test_runs_of_the_transformation_grow_as_predicted(cycle, curvature, nesterov):
+    tx = optax.chain(
+        optax.sgd(1.0, 0.9, nesterov=nesterov),
+        plp_optax.affine_window(cycle.coefficients, period=cycle.period),
+    )
+
+    def step(carry, _):
+        w, state = carry
+        updates, state = tx.update(curvature * w, state)
+        return (optax.apply_updates(w, updates), state), w
+
+    with jax.enable_x64(True):
+        w = jnp.ones(())
+        _, path = jax.lax.scan(step, (w, tx.init(w)), length=400 * cycle.period)
+    # At the ends of cycles, once the larger eigenvalue has taken over; a complex pair
+    # makes it swing, which the slope over many cycles averages out.
+    ends = np.log(np.abs(path[:: cycle.period])[100:])
+    slope = np.polyfit(np.arange(300) * cycle.period, ends, 1)[0]
+    expected = stability.growth(cycle, curvature, 0.9, nesterov=nesterov)
+    np.testing.assert_allclose(slope, np.log(expected), atol=3e-3)
+
+
+@pytest.mark.parametrize("curvature", [0.1, 0.7, 1.3, 2.0, 2.5])
+def test_cycle_multiplies_the_error_by_the_closed_form(curvature):
+    """r^3 + (r^2 - r)/2 with r = 1 - curvature, and once more r at period 4."""
+    r = 1 - curvature
+    factor = r**3 + (r**2 - r) / 2
+    for period in (3, 4):
+        tx = optax.chain(optax.sgd(1.0), plp_optax.plp(period=period))
+        with jax.enable_x64(True):
+            w = jnp.ones(())
+            state = tx.init(w)
+            for _ in range(period):
+                updates, state = tx.update(curvature * w, state)
+                w = optax.apply_updates(w, updates)
+        np.testing.assert_allclose(w, factor * r ** (period - 3), rtol=1e-12)
+
+
+@pytest.mark.parametrize("period", [3, 4])
+def test_plp_before_momentum_has_the_same_map_up_to_a_change_of_basis(period):
+    """Filters of the gradient commute: only the order of a product changes."""
+    coefficients = np.array(plp_cycle().coefficients)
+    for curvature in (0.1, 0.468, 0.669, 1.2):
+        columns = []
+        for w, buffer in np.eye(2):
+            jump = 0.0
+            for j in range(period):
+                gradient = curvature * w
+                if j < 3:
+                    jump -= coefficients[: j + 1].sum() * gradient
+                buffer = 0.9 * buffer + gradient + (jump if j == 2 else 0.0)
+                w = w - buffer
+            columns.append([w, buffer])
+        found = np.linalg.eigvals(np.array(columns).T)
+        after = stability.cycle_map(plp_cycle(period=period), curvature, 0.9)
+        np.testing.assert_allclose(
+            np.sort_complex(found), np.sort_complex(np.linalg.eigvals(after)), rtol=1e-9
+        )
+
+
+def test_a_cycle_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="sum"):
+        stability.growth(Cycle((0.5, 0.6), 1), 0.1)
+    with pytest.raises(ValueError, match="period"):
+        stability.growth(Cycle((0.0, 0.0, 1.0), 1), 0.1)
+
+
+# -- limits ----------------------------------------------------------------------------
+
+NONE, HEAVY, NESTEROV = (0.0, False), (0.9, False), (0.9, True)
+
+
+@pytest.mark.parametrize(
+    ("cycle", "kind", "limit", "tolerance"),
+    [
+        (PLAIN, NONE, 2.0, 1e-6),
+        (PLAIN, HEAVY, 3.8, 1e-6),
+        (PLAIN, NESTEROV, 1.36, 5e-3),
+        (plp_cycle(period=3), NONE, 2.38, 5e-3),
+        (plp_cycle(), NONE, 2.32, 5e-3),
+        (plp_cycle(period=3), HEAVY, 0.669, 5e-4),
+        (plp_cycle(), HEAVY, 0.468, 5e-4),
+        (plp_cycle(period=3), NESTEROV, 1.60, 5e-3),
+        (plp_cycle(), NESTEROV, 1.57, 5e-3),
+    ],
+    ids=str,
+)
+def test_known_limits(cycle, kind, limit, tolerance):
+    momentum, nesterov = kind
+    found = stability.stability_limit(cycle, momentum, nesterov=nesterov)
+    assert abs(found - limit) <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("period", "kind", "limit"),
+    [
+        (3, NONE, 1.71),
+        (4, NONE, 1.78),
+        (3, HEAVY, 3.26),
+        (4, HEAVY, 3.38),
+        (3, NESTEROV, 1.16),
+        (4, NESTEROV, 1.21),
+    ],
+)
+def test_known_limits_of_the_matched_rate(period, kind, limit):
+    momentum, nesterov = kind
+    found = stability.matched_limit(
+        plp_cycle(period=period), momentum, nesterov=nesterov
+    )
+    assert abs(found - limit) <= 5e-3
+
+
+def test_known_bands():
+    bands = stability.unstable_bands(plp_cycle(), 0.9)
+    np.testing.assert_allclose(
+        bands, [(0.468, 0.573), (0.943, math.inf)], atol=5e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.7, 0.9, 0.97])
+@pytest.mark.parametrize("name", ["plp", "plp-3", "step 2.5"])
+def test_growth_crosses_one_at_each_edge_and_nowhere_between(name, momentum):
+    cycle = CYCLES[name]
+    bands = stability.unstable_bands(cycle, momentum)
+    edges = [edge for band in bands for edge in band if edge < math.inf]
+    assert edges == sorted(edges)
+    assert edges
+    below, above = (
+        stability.growth(cycle, np.array(edges) + shift, momentum) > 1
+        for shift in (-1e-6, 1e-6)
+    )
+    rises = np.arange(len(edges)) % 2 == 0
+    np.testing.assert_array_equal(below, ~rises)
+    np.testing.assert_array_equal(above, rises)
+    probes = np.random.default_rng(1).uniform(0.01, 5, 400)
+    inside = [any(low < x < high for low, high in bands) for x in probes]
+    found = stability.growth(cycle, probes, momentum) > 1
+    np.testing.assert_array_equal(found, inside)
+
+
+def test_a_cycle_that_is_stable_everywhere_in_sight_has_no_limit():
+    assert stability.unstable_bands(PLAIN, 0.9, top=3.0) == []
+    assert stability.stability_limit(PLAIN, 0.9, top=3.0) == math.inf
+
+
+# -- the picture -----------------------------------------------------------------------
+
+
+def test_chart_is_growth_over_its_grid():
+    momenta, curvatures = stability_chart.grid()
+    values = stability_chart.chart(plp_cycle(), rate=1.5)
+    assert values.shape == (len(curvatures), len(momenta))
+    for i, j in [(0, 0), (200, 40), (40, 200), (399, 399)]:
+        expected = stability.growth(plp_cycle(), 1.5 * curvatures[i], momenta[j])
+        np.testing.assert_allclose(values[i, j], expected)
+
+
+def test_drawn_limits_are_the_known_ones():
+    figure = stability_chart.draw()
+    _, _, *below, _ = figure.axes  # the last one is the colours' key
+    expected = {
+        "PLP (step 1, window 3, period 4)": (0.468, 1.573),
+        "with period 3": (0.669, 1.597),
+    }
+    for ax, column in zip(below, (0, 1), strict=True):
+        lines = {line.get_label(): line for line in ax.get_lines()}
+        assert len(lines) == 7
+        for label, limits in expected.items():
+            memory, limit = lines[label].get_data()
+            at = np.argmin(np.abs(memory - 10))  # momentum 0.9
+            assert abs(limit[at] - limits[column]) < 0.03
+    legend = figure.axes[1].get_legend()
+    labels = {text.get_text() for text in legend.get_texts()}
+    assert labels == {"PLP", "plain", "plain at the matched rate"}

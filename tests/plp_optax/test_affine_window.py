@@ -1,0 +1,285 @@
+"""The affine family: closed form, Lookahead, latching, gating, arguments."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import plp_optax
+from plp_optax import effective_rate_multiplier
+from tests.support import reference
+from tests.support.problems import W0, noisy_gradient, run, run_tree
+
+STORES = ("folded", "parameters", "snapshots")
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(
+    ("coefficients", "period"),
+    [
+        ([0.0, 1.0], 1),
+        ([-0.5, 1.5], 2),
+        ([0.2, 0.3, 0.5], 2),
+        ([0.0, -0.5, 0.5, 1.0], 3),
+        ([0.4, -0.1, 0.3, 0.15, 0.25], 6),
+        ([0.1, 0.2, 0.3, -0.4, 0.3, 0.5], 5),
+    ],
+)
+def test_follows_the_combination_as_written(coefficients, period, store):
+    tx = plp_optax.affine_window(coefficients, period=period, store=store)
+    expected = reference.train(
+        W0,
+        noisy_gradient,
+        reference.MomentumSGD(0.07, momentum=0.8),
+        14,
+        jump=lambda w, _: reference.combine(w, coefficients),
+        k=len(coefficients) - 1,
+        period=period,
+    )
+    actual = run(optax.chain(optax.sgd(0.07, momentum=0.8), tx), 14)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("k", "alpha"), [(1, 0.5), (3, 0.25), (5, 0.8), (6, 1.0)])
+def test_is_lookahead(k, alpha):
+    coefficients = plp_optax.lookahead_coefficients(k, alpha)
+    ours = optax.chain(
+        optax.sgd(0.1, momentum=0.9), plp_optax.affine_window(coefficients, period=k)
+    )
+    theirs = optax.lookahead(optax.sgd(0.1, momentum=0.9), k, alpha)
+    with jax.enable_x64(True):
+        w = jnp.asarray(W0)
+        pair = optax.LookaheadParams.init_synced(w)
+        state, pair_state = ours.init(w), theirs.init(pair)
+        for count in range(3 * k):
+            updates, state = ours.update(noisy_gradient(w, count), state, w)
+            w = optax.apply_updates(w, updates)
+            updates, pair_state = theirs.update(
+                noisy_gradient(pair.fast, count), pair_state, pair
+            )
+            pair = optax.apply_updates(pair, updates)
+            np.testing.assert_allclose(w, pair.fast, rtol=1e-12)
+
+
+def test_jump_is_the_sum_of_updates_weighted_by_coefficient_sums():
+    """sum_i c_i w_i - w_k = - sum_j (c_0 + ... + c_{j-1}) u_j."""
+    rng = np.random.default_rng(0)
+    c = rng.normal(size=6)
+    c /= c.sum()
+    w = rng.normal(size=(6, 4))
+    u = np.diff(w, axis=0)
+    weights = -np.cumsum(c)[:-1]
+    np.testing.assert_allclose(c @ w - w[-1], weights @ u, atol=1e-12)
+    tx = plp_optax.affine_window(c.tolist(), period=5)
+    with jax.enable_x64(True):
+        state = tx.init(jnp.zeros(4))
+        for u_j in u:
+            emitted, state = tx.update(jnp.asarray(u_j), state)
+        np.testing.assert_allclose(emitted, u[-1] + weights @ u, atol=1e-12)
+        np.testing.assert_allclose(state.window[0], weights @ u, atol=1e-12)
+
+
+def test_stores_agree_to_rounding_in_float32():
+    histories = []
+    for store in STORES:
+        tx = optax.chain(optax.sgd(0.1, momentum=0.9), plp_optax.plp(store=store))
+        histories.append(run(tx, 40, dtype=np.float32))
+    assert histories[0].dtype == np.float32
+    for other in histories[1:]:
+        np.testing.assert_allclose(other, histories[0], rtol=2e-5, atol=2e-6)
+
+
+def test_snapshots_hold_the_parameters_of_the_cycle():
+    tx = plp_optax.plp(store="snapshots", period=4)
+    w = jnp.array([1.0, 2.0])
+    state, seen = tx.init(w), [w]
+    for count in range(3):
+        update = jnp.array([0.1, -0.2]) * (count + 1)
+        emitted, state = tx.update(update, state, w)
+        seen.append(w + update)
+        w = optax.apply_updates(w, emitted)
+    chex.assert_trees_all_close(state.window, tuple(seen))
+
+
+def test_last_steps_of_a_cycle_are_the_optimizers_own():
+    tx = plp_optax.affine_window([0.0, 1.5, -0.5], period=5)
+    state = tx.init(jnp.zeros(()))
+    emitted = []
+    for u in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
+        update, state = tx.update(jnp.asarray(u), state)
+        emitted.append(float(update))
+    # w_2 = 3 becomes 1.5 w_1 - 0.5 w_2 = 0, an update of -1 instead of 2.
+    assert emitted == [1.0, -1.0, 3.0, 4.0, 5.0, 6.0]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_coefficients_are_latched_for_a_cycle(store):
+    def schedule(count):  # a different combination at every step
+        return jnp.stack([0.0, -0.1 * count, 1.0 + 0.1 * count])
+
+    tx = plp_optax.affine_window(schedule, period=3, store=store)
+    expected = reference.train(
+        W0,
+        noisy_gradient,
+        reference.MomentumSGD(0.1),
+        12,
+        jump=lambda w, start: reference.combine(
+            w, [0.0, -0.1 * start, 1 + 0.1 * start]
+        ),
+        k=2,
+        period=3,
+    )
+    actual = run(optax.chain(optax.sgd(0.1), tx), 12)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_active_is_read_at_the_start_of_a_cycle(store):
+    # True on steps 3..5 only: the cycle 3..5 jumps, that of 0..2 and 6..8 do not.
+    tx = plp_optax.plp(
+        period=3, active=lambda count: (count >= 2) & (count <= 5), store=store
+    )
+    expected = reference.train(
+        W0,
+        noisy_gradient,
+        reference.MomentumSGD(0.1),
+        9,
+        jump=lambda w, start: (
+            reference.predict_midpoint(w, 1.0) if start == 3 else w[-1]
+        ),
+        k=3,
+        period=3,
+    )
+    actual = run(optax.chain(optax.sgd(0.1), tx), 9)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_an_inactive_cycle_neither_stops_nor_keeps_a_nan(store):
+    tx = plp_optax.plp(period=3, active=lambda count: count >= 3, store=store)
+    w = jnp.ones(2)
+    state = tx.init(w)
+    updates = [1.0, jnp.nan, 2.0, 1.0, 2.0, 4.0]
+    emitted = []
+    for u in updates:
+        update, state = tx.update(jnp.full(2, u), state, w)
+        w = w + jnp.nan_to_num(update)  # the user's guard
+        emitted.append(np.asarray(update)[0])
+    np.testing.assert_array_equal(emitted, [1.0, np.nan, 2.0, 1.0, 2.0, 5.0])
+
+
+def test_state_is_one_copy_and_scalars():
+    params = {"a": jnp.zeros((3, 5)), "b": jnp.zeros(7, jnp.bfloat16)}
+    state = plp_optax.plp().init(params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state.window, (params,))
+    rest = jax.tree.leaves(state._replace(window=()))
+    assert sum(x.size for x in rest) == 3 + 4  # two counters, a flag, c_0..c_3
+    total = plp_optax.plp(store="parameters").init(params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(total.window, (params,))
+    snapshots = plp_optax.plp(store="snapshots").init(params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(snapshots.window, (params,) * 4)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_bfloat16_parameters_with_float32_window(store):
+    """The window's sums are those of float32, not of bfloat16."""
+    params = jnp.full(4, 256.0, jnp.bfloat16)
+    tx = plp_optax.affine_window(
+        [0.0, 0.5, 0.5], period=2, accumulator_dtype=jnp.float32, store=store
+    )
+    state = tx.init(params)
+    assert {x.dtype for x in jax.tree.leaves(state.window)} == {jnp.dtype("float32")}
+    history, state = run_tree(tx, params, [jnp.full(4, 4.0, jnp.bfloat16)] * 2)
+    assert history[-1].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(history[-1].astype(np.float32), 262.0)
+
+
+def test_the_folded_sum_does_not_round_to_the_updates_dtype():
+    tx = plp_optax.affine_window(
+        [-1.0, -1.0, 3.0], period=2, accumulator_dtype=jnp.float32
+    )
+    state = tx.init(jnp.zeros((), jnp.bfloat16))
+    for u in (1.0, 2.0**-10):  # their sum does not fit into bfloat16's 8 bits
+        _, state = tx.update(jnp.asarray(u, jnp.bfloat16), state)
+    assert float(state.window[0]) == 1.0 + 2 * 2.0**-10
+
+
+def test_complex_parameters_keep_their_dtype():
+    tx = plp_optax.plp(accumulator_dtype=jnp.float32)
+    w = jnp.array([1.0 + 2.0j])
+    history, _ = run_tree(tx, w, [w, 2 * w, 4 * w])
+    # w_0 = w, w_1 = 2w, w_2 = 4w, w_3 = 8w; the jump adds half of 2w.
+    np.testing.assert_allclose(history[-1], 9 * w, rtol=1e-6)
+
+
+def test_the_rate_multiplier_is_what_steady_updates_do():
+    for coefficients, period in [
+        (plp_optax.plp_coefficients(2.0, window=4, fit="least_squares"), 5),
+        (plp_optax.average_coefficients(3), 4),
+        (plp_optax.lookahead_coefficients(5, 0.3), 5),
+        ([0.3, -0.3, 1.0], 7),
+    ]:
+        tx = plp_optax.affine_window(coefficients, period=period)
+        with jax.enable_x64(True):
+            history, _ = run_tree(tx, jnp.zeros(()), [jnp.ones(())] * period)
+            np.testing.assert_allclose(
+                float(history[-1]) / period,
+                effective_rate_multiplier(coefficients, period=period),
+                rtol=1e-12,
+            )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"coefficients": [0.5, 0.4]}, r"sum to 1, got \[0.5, 0.4\]"),
+        ({"coefficients": [1.0]}, r"at least two .*\[1.0\]"),
+        ({"coefficients": []}, "at least two"),
+        ({"coefficients": [[0.5, 0.5]]}, "at least two"),
+        ({"coefficients": "plp"}, "'plp'"),
+        ({"coefficients": None}, "None"),
+        ({"coefficients": [np.nan, 1.0]}, "nan"),
+        ({"coefficients": [np.inf, -np.inf, 1.0]}, "inf"),
+        ({"coefficients": [np.inf, 0.0]}, "finite, .*inf"),
+        ({"coefficients": jnp.ones(1)}, r"\(1,\)"),
+        ({"coefficients": lambda count: jnp.ones((2, 2))}, r"\(2, 2\)"),
+        ({"period": 2}, "at least 3, .* got 2"),
+        ({"period": 0}, "got 0"),
+        ({"period": 3.0}, r"got 3\.0"),
+        ({"period": True}, "got True"),
+        ({"period": "3"}, "got '3'"),
+        ({"period": jnp.asarray(3)}, "'period' in static_args"),
+        ({"period": 2**31}, "int32, got 2147483648"),
+        ({"active": True}, "got True"),
+        ({"active": lambda n: jnp.ones(2)}, r"scalar, .* of \(2,\)"),
+        ({"active": jnp.asarray(True)}, "'active' in static_args"),
+        ({"store": "fold"}, "'folded', 'parameters', 'snapshots', got 'fold'"),
+        ({"accumulator_dtype": "int8"}, "got 'int8'"),
+        ({"accumulator_dtype": "none"}, "got 'none'"),
+        ({"accumulator_dtype": jnp.zeros(())}, "'accumulator_dtype' in static_args"),
+    ],
+)
+def test_bad_arguments_are_named(kwargs, message):
+    good = {"coefficients": [0.0, -0.5, 0.5, 1.0], "period": 3}
+    with pytest.raises(ValueError, match=message):
+        plp_optax.affine_window(**(good | kwargs))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plp_optax.lookahead_coefficients(0), "sync_period .* got 0"),
+        (lambda: plp_optax.lookahead_coefficients(5, np.nan), "slow_step_size"),
+        (lambda: plp_optax.average_coefficients(0), "window .* got 0"),
+        (lambda: effective_rate_multiplier([0.5, 0.6], period=4), "sum to 1"),
+        (
+            lambda: effective_rate_multiplier([0.5, 0.0, 0.5], period=1),
+            "at least 2",
+        ),
+    ],
+)
+def test_bad_arguments_of_coefficients_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

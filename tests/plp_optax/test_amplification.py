@@ -1,0 +1,500 @@
+"""Amplification: whole strategies against their twin, when, and arguments."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import plp_optax
+from plp_optax import (
+    AmplificationWindow,
+    TrainingStrategy,
+    all_layers,
+    at_random,
+    by_score,
+    named,
+)
+from tests.support import reference
+from tests.support.amplification import PARTS, every_measure, feed, jit, kernels
+
+# -- a whole strategy ------------------------------------------------------------------
+
+# Epochs 1-2 plain; 3 analysed, 4-7 amplified; 8 analysed, 9-11 amplified; 12 plain.
+STAGES = [(2, 0.1, 0, 1.0), (7, 0.1, 1, 1.75), (11, 0.02, 1, 2.5), (12, 0.02, 0, 1.0)]
+STEPS = 3  # an epoch
+TOTAL = 12 * STEPS
+THRESHOLD = 0.6
+ONE_SIDED = by_score(THRESHOLD)
+LAYERS = ["conv0", "conv1", "conv2", "conv3", "head"]
+SHAPES = [[(2, 3), (3,)], [(4, 1)], [(1, 2), (2,)], [(5,)], [(3, 2), (2,)]]
+
+_rng = np.random.default_rng(11)
+START = [[_rng.normal(size=s) for s in shapes] for shapes in SHAPES]
+PULL = [0.1, 1.0, 0.3, 2.0, 0.02]
+NOISE = [
+    [[0.5 * _rng.normal(size=s) for s in shapes] for shapes in SHAPES]
+    for _ in range(TOTAL)
+]
+
+
+def strategy_gradient(layers, count):
+    """Noise, and a pull towards 2 that differs from layer to layer."""
+    return [
+        [pull * (w - 2.0) + e for w, e in zip(layer, noise, strict=True)]
+        for layer, pull, noise in zip(layers, PULL, NOISE[count], strict=True)
+    ]
+
+
+def as_tree(layers):
+    return {
+        name: dict(zip(PARTS, layer, strict=False))
+        for name, layer in zip(LAYERS, layers, strict=True)
+    }
+
+
+def as_layers(tree):
+    return [
+        [np.asarray(tree[name][part]) for part in PARTS if part in tree[name]]
+        for name in LAYERS
+    ]
+
+
+def run_strategy(momentum=0.8, weight_decay=0.05, select=ONE_SIDED, **kwargs):
+    """Layers after each step, and (scores, z, amplified) of each selection."""
+    strategy = TrainingStrategy(STAGES, steps_per_epoch=STEPS)
+    with jax.enable_x64(True):
+        tx = optax.chain(
+            plp_optax.amplify_layers(strategy, select=select, **kwargs),
+            optax.add_decayed_weights(weight_decay),
+            optax.sgd(strategy.learning_rate, momentum=momentum),
+        )
+
+        @jit
+        def step(params, state, gradient):
+            updates, state = tx.update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        params = jax.tree.map(jnp.asarray, as_tree(START))
+        state, history, selections = tx.init(params), [], []
+        for count in range(TOTAL):
+            gradient = as_tree(strategy_gradient(as_layers(params), count))
+            params, state = step(params, state, gradient)
+            history.append(as_layers(params))
+            if int(state[0].selections) > len(selections):
+                s = state[0]
+                selections.append(
+                    tuple(np.asarray(x) for x in (s.scores, s.z_scores, s.amplified))
+                )
+    return history, selections
+
+
+def assert_follows_twin(history, selections, choose, measure="g2", **kwargs):
+    expected, analyses = reference.train_with_strategy(
+        START,
+        strategy_gradient,
+        STAGES,
+        steps_per_epoch=STEPS,
+        measure=measure,
+        choose=choose,
+        momentum=0.8,
+        weight_decay=0.05,
+        **kwargs,
+    )
+    assert len(selections) == len(analyses)
+    for (scores, z_scores, amplified), (scores_, chosen) in zip(
+        selections, analyses, strict=True
+    ):
+        np.testing.assert_allclose(scores, scores_, rtol=1e-11, atol=1e-13)
+        z_scores_ = reference.standardize(scores_)
+        np.testing.assert_allclose(z_scores, z_scores_, rtol=1e-9, atol=1e-9)
+        assert amplified.tolist() == chosen
+    assert any(any(chosen) for _, chosen in analyses)
+    chex.assert_trees_all_close(history, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("measure", "reselect_every", "two_sided"),
+    [
+        *(("g1", None, False), ("g1", 2, True), ("g1_per_weight", 1, False)),
+        *(("g1_per_weight", None, True), ("g2", None, True), ("g2", 1, True)),
+        *(("g2", 2, False), ("g2", None, False)),
+    ],
+)
+def test_strategy_follows_its_twin(measure, reselect_every, two_sided):
+    kwargs = {"measure": measure, "reselect_every": reselect_every}
+
+    def choose(z_scores):
+        return reference.select_layers(z_scores, THRESHOLD, two_sided)
+
+    history, selections = run_strategy(
+        **kwargs, select=by_score(THRESHOLD, two_sided=two_sided)
+    )
+    # Stages of 5 and 4 epochs: 4 and 3 amplified, the last of which is never analysed.
+    assert len(selections) == {None: 2, 1: 2 + 3 + 2, 2: 2 + 1 + 1}[reselect_every]
+    assert_follows_twin(history, selections, choose, **kwargs)
+
+
+def test_the_twins_cases_differ():
+    """Else the test above would not tell case 1 from case 2, or selections apart."""
+    _, one_sided = run_strategy()
+    _, two_sided = run_strategy(select=by_score(THRESHOLD, two_sided=True))
+    assert np.any(one_sided[0][2] != two_sided[0][2])
+    _, often = run_strategy(reselect_every=1)
+    assert len({tuple(s[2].tolist()) for s in often}) > 1
+
+
+SELECTORS = {
+    "scores": by_score(THRESHOLD),
+    "random": at_random(0.5, seed=3),
+    "all": all_layers(),
+    "names": named("head", "conv1"),
+}
+FACTORS = {
+    "of the strategy": None,
+    "number": 3.0,
+    "schedule": lambda count: 1.0 + 0.1 * count,
+}
+
+
+@pytest.mark.parametrize(
+    ("select", "factor"),
+    [
+        *(("scores", "of the strategy"), ("scores", "number"), ("random", "schedule")),
+        *(("all", "number"), ("names", "schedule"), ("names", "of the strategy")),
+    ],
+)
+def test_every_selection_and_factor_follows_the_twin(select, factor):
+    kwargs = {"factor": FACTORS[factor], "reselect_every": 2}
+    history, selections = run_strategy(select=SELECTORS[select], **kwargs)
+    drawn = iter([amplified.tolist() for _, _, amplified in selections])
+    of_names = [name in ("head", "conv1") for name in LAYERS]
+
+    def choose(z_scores):
+        match select:
+            case "scores":
+                return reference.select_layers(z_scores, THRESHOLD, False)
+            case "random":
+                return next(drawn)
+            case "all":
+                return [True] * len(z_scores)
+        return of_names
+
+    assert_follows_twin(history, selections, choose, **kwargs)
+
+
+# -- random selection ------------------------------------------------------------------
+
+
+def random_selections(layers=12, selections=6, **kwargs):
+    windows = [AmplificationWindow(0, selections + 1, 1, factor=2.0)]
+    tx = plp_optax.amplify_layers(
+        windows, select=at_random(**kwargs), reselect_every=1, measure="g1"
+    )
+    gradients = [kernels(np.ones((layers, 2), np.float32))] * selections
+    return [tuple(s.amplified.tolist()) for s in feed(tx, gradients)[1][1:]]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "drawn"), [(0.01, 1), (0.25, 3), (0.5, 6), (0.7, 8), (1.0, 12)]
+)
+def test_random_draws_the_ratio_of_layers_at_least_one(ratio, drawn):
+    assert {sum(s) for s in random_selections(ratio=ratio)} == {drawn}
+
+
+def test_random_draws_anew_and_depends_on_the_seed():
+    draws = random_selections(ratio=0.5, selections=12)
+    assert len(set(draws)) > 8  # of 924 possible ones
+    assert np.mean(draws, axis=0).max() < 1  # no layer is always drawn
+    assert draws == random_selections(ratio=0.5, selections=12)
+    assert draws != random_selections(ratio=0.5, selections=12, seed=1)
+    random_selections(ratio=0.5, selections=1, seed=2**31 - 1)
+
+
+# -- when ------------------------------------------------------------------------------
+
+
+def timeline(windows, steps, **kwargs):
+    """By step: the factor on the one selected layer; where a selection was made."""
+    tx = plp_optax.amplify_layers(windows, select=named("a"), **kwargs)
+    gradients = [kernels(np.ones((2, 1), np.float32))] * steps
+    outputs, states = feed(tx, gradients)
+    assert all(float(u["b"]["kernel"][0]) == 1 for u in outputs)
+    counts = [int(s.selections) for s in states]
+    selected = [step for step in range(steps) if counts[step + 1] > counts[step]]
+    assert [int(s.gradients_seen) for s in states] == list(range(steps + 1))
+    return [float(u["a"]["kernel"][0]) for u in outputs], selected
+
+
+def test_a_window_at_step_0_and_one_right_behind():
+    windows = [AmplificationWindow(0, 4, 2, 3.0), AmplificationWindow(4, 7, 1, 5.0)]
+    factors, selected = timeline(windows, 9)
+    assert factors == [1, 1, 3, 3, 1, 5, 5, 1, 1]
+    assert selected == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("reselect_every", "selected"),
+    [
+        (None, [3]),
+        (1, [3, 5, 7, 9]),
+        (2, [3, 7]),
+        (3, [3, 9]),
+        (4, [3]),
+        (5, [3]),
+    ],
+)
+def test_reselection_is_at_the_end_of_every_k_amplified_epochs(
+    reselect_every, selected
+):
+    """Epochs of two steps: analysis in 2-3, amplified 4-5, 6-7, 8-9 and 10-11."""
+    windows = [AmplificationWindow(2, 12, 2, 3.0)]
+    factors, actual = timeline(windows, 14, reselect_every=reselect_every)
+    assert factors == [1] * 4 + [3] * 8 + [1] * 2
+    assert actual == selected
+
+
+def test_a_partial_last_epoch_is_amplified_and_not_analyzed():
+    windows = [AmplificationWindow(0, 7, 2, 3.0)]
+    factors, selected = timeline(windows, 8, reselect_every=1)
+    assert factors == [1, 1, 3, 3, 3, 3, 3, 1]
+    assert selected == [1, 3, 5]  # the partial epoch 6 follows the one of 4 and 5
+
+
+def test_windows_up_to_the_last_step_that_int32_counts():
+    """Three epochs of two steps and a partial one, which would be analysed again."""
+    last = 2**31 - 1
+    start = last - 7
+    tx = plp_optax.amplify_layers(
+        [AmplificationWindow(start, last, 2, 3.0)],
+        select=all_layers(),
+        reselect_every=3,
+        apply=False,
+    )
+    gradient = {"kernel": jnp.ones(1)}
+    state = tx.init(gradient)._replace(gradients_seen=jnp.asarray(start, jnp.int32))
+    factors, selections = [], []
+    update = jit(tx.update)
+    for _ in range(10):
+        factors.append(float(state.factors[0]))
+        _, state = update(gradient, state)
+        selections.append(int(state.selections))
+    assert factors == [1, 1, 3, 3, 3, 3, 3, 1, 1, 1]
+    assert selections == [0, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert int(state.gradients_seen) == last
+
+
+def test_reselection_sees_raw_gradients_while_amplification_goes_on():
+    """A selected layer's score does not rise because it is amplified."""
+    rows = np.random.default_rng(2).normal(size=(8, 3, 4)).astype(np.float32) + 0.4
+    gradients = [kernels(row) for row in rows]
+    windows = [AmplificationWindow(0, 8, 2, factor=64.0)]
+    tx = plp_optax.amplify_layers(windows, select=by_score(0.5), reselect_every=1)
+    outputs, states = feed(tx, gradients)
+    for end in (2, 4, 6):
+        epoch = rows[end - 2 : end]
+        scores = [reference.measure_g2(epoch[:, layer]) for layer in range(3)]
+        np.testing.assert_allclose(states[end].scores, scores, rtol=1e-5)
+        # They hold until the next epoch of analysis is over.
+        np.testing.assert_array_equal(states[end + 1].scores, states[end].scores)
+        np.testing.assert_array_equal(states[end + 1].z_scores, states[end].z_scores)
+    for step in (2, 3, 4, 5, 6, 7):
+        held = states[step // 2 * 2].amplified  # by the epoch before
+        assert np.any(held)
+        for layer, name in enumerate("abc"):
+            factor = 64.0 if held[layer] else 1.0
+            np.testing.assert_array_equal(
+                outputs[step][name]["kernel"], factor * rows[step, layer]
+            )
+
+
+def test_parameters_outside_of_layers_pass_and_do_not_count():
+    gradient = {
+        "conv": {"kernel": jnp.ones((2, 2)), "bias": -jnp.ones(2)},
+        "head": {"kernel": jnp.ones(3)},
+        "norm": {"scale": jnp.full(2, jnp.nan), "bias": jnp.ones(2)},
+    }
+    windows = [AmplificationWindow(0, 3, 1, factor=2.0)]
+    tx = plp_optax.amplify_layers(windows, measure="g1", select=all_layers())
+    outputs, states = feed(tx, [gradient] * 2)
+    np.testing.assert_allclose(states[1].scores, [(4 - 2) / (4 + 2), 1], rtol=1e-6)
+    twice = jax.tree.map(lambda g: 2 * g, gradient)
+    chex.assert_trees_all_equal(outputs[1], twice | {"norm": gradient["norm"]})
+
+
+# -- apply=False -----------------------------------------------------------------------
+
+
+@every_measure
+def test_apply_false_measures_and_changes_nothing(measure):
+    rows = np.random.default_rng(2).normal(size=(8, 3, 4)).astype(np.float32) + 0.4
+    gradients = [kernels(row) for row in rows]
+    windows = [AmplificationWindow(0, 6, 2, factor=3.0)]
+    make = functools.partial(
+        plp_optax.amplify_layers, windows, measure=measure, select=by_score(0.5)
+    )
+    outputs, states = feed(make(apply=False), gradients)
+    amplified, expected = feed(make(), gradients)
+    chex.assert_trees_all_equal(outputs, gradients)
+    chex.assert_trees_all_equal(states, expected)  # the factors included
+    assert {float(f) for f in states[3].factors} == {1.0, 3.0}
+    for step, updates in enumerate(amplified):  # which are what the other multiplies by
+        for i, name in enumerate("abc"):
+            np.testing.assert_array_equal(
+                updates[name]["kernel"], states[step].factors[i] * rows[step, i]
+            )
+
+
+def test_apply_false_has_factors_of_1_in_epochs_analyzed_again():
+    windows = [AmplificationWindow(0, 10, 2, factor=3.0)]
+    gradients = [kernels(np.ones((2, 1), np.float32))] * 11
+    factors = []
+    for apply in (True, False):
+        tx = plp_optax.amplify_layers(
+            windows, select=named("a"), reselect_every=2, apply=apply
+        )
+        factors.append([float(s.factors[0]) for s in feed(tx, gradients)[1]][:-1])
+    assert factors[0] == [1, 1, 3, 3, 3, 3, 3, 3, 3, 3, 1]
+    # The second amplified epoch, steps 4 and 5, is analysed; the fourth has none after.
+    assert factors[1] == [1, 1, 3, 3, 1, 1, 3, 3, 3, 3, 1]
+
+
+# -- arguments -------------------------------------------------------------------------
+
+
+def test_factor_and_threshold_can_be_injected():
+    rows = np.random.default_rng(4).normal(size=(6, 4, 3)).astype(np.float32) + 0.5
+    gradients = [kernels(row) for row in rows]
+    windows = [AmplificationWindow(0, 6, 3, factor=2.0)]
+
+    def amplified(threshold, factor):
+        return plp_optax.amplify_layers(
+            windows, select=by_score(threshold), factor=factor
+        )
+
+    tx = optax.inject_hyperparams(amplified)(threshold=0.3, factor=5.0)
+    actual, states = feed(tx, gradients)
+    expected, _ = feed(amplified(0.3, 5.0), gradients)
+    chex.assert_trees_all_close(actual, expected)
+    assert np.any(states[-1].inner_state.amplified)
+
+    # Changed in the state: the threshold before the selection, the factor after it.
+    state, update = tx.init(gradients[0]), jit(tx.update)
+    state.hyperparams["threshold"] = jnp.asarray(9.0)
+    for gradient in gradients[:3]:
+        _, state = update(gradient, state)
+    assert not np.any(state.inner_state.amplified)
+    state = states[3]
+    state.hyperparams["factor"] = jnp.asarray(7.0)
+    _, state = update(gradients[3], state)
+    assert {float(f) for f in state.inner_state.factors} == {1.0, 7.0}
+
+
+GOOD = {"strategy": [AmplificationWindow(0, 8, 4, 2.0)]}
+
+
+def window(**kwargs):
+    return {"strategy": [AmplificationWindow(0, 8, 4, 2.0)._replace(**kwargs)]}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"strategy": None}, "got None"),
+        ({"strategy": "paper"}, "got 'paper'"),
+        ({"strategy": 3}, "got 3"),
+        ({"strategy": [3]}, r"got \[3\]"),
+        ({"strategy": []}, r"nothing to do: \[\]"),
+        ({"strategy": TrainingStrategy([(3, 0.1)], 5)}, "nothing to do: .*0.1"),
+        ({"strategy": STAGES}, "stop .* got 0.1.*steps_per_epoch"),
+        (window(start=-1), "start .* got -1"),
+        (window(start=0.0), r"start .* got 0\.0"),
+        (window(stop="8"), "stop .* got '8'"),
+        (window(stop=4), "stop=4, .* before its analysis epoch does"),
+        (window(stop=2**31), r"stop .* int32, got 2147483648"),
+        (window(epoch_steps=0), "epoch_steps .* got 0"),
+        (window(factor=0.0), r"factor=0\.0\) must be positive"),
+        (window(factor=np.inf), "factor .* got inf"),
+        ({"strategy": [(0, 8, 4, 2.0), (7, 20, 4, 2.0)]}, "start=7, .* begins before"),
+        ({"strategy": [(9, 20, 4, 2.0), (0, 8, 4, 2.0)]}, "start=0, .* begins before"),
+        ({"select": "scores"}, "selector such as .* got 'scores'"),
+        ({"select": ["a"]}, r"got \['a'\]"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch .* got 0"),
+        (
+            {"strategy": TrainingStrategy(STAGES, 5), "steps_per_epoch": 5},
+            "has its own",
+        ),
+        ({"measure": "g3"}, "'g1', 'g1_per_weight', 'g2', got 'g3'"),
+        ({"factor": 0.0}, r"factor .* got 0\.0"),
+        ({"factor": -2}, "factor .* got -2"),
+        ({"factor": np.inf}, "factor .* got inf"),
+        ({"factor": "2"}, "factor .* got '2'"),
+        ({"factor": jnp.ones(3)}, r"factor .* \(3,\)"),
+        ({"reselect_every": 0}, "reselect_every .* got 0"),
+        ({"reselect_every": 1.0}, r"reselect_every .* got 1\.0"),
+        ({"reselect_every": jnp.asarray(1)}, "'reselect_every' in static_args"),
+        ({"layers": "kernel"}, "got 'kernel'"),
+        ({"layers": None}, "got None"),
+        ({"layers": [("(", "a")]}, r"got \[\('\(', 'a'\)\]"),
+        ({"apply": 0}, "apply .* got 0"),
+        ({"apply": jnp.asarray(True)}, "'apply' in static_args"),
+        ({"accumulator_dtype": "bfloat16"}, "float32 or wider, got 'bfloat16'"),
+        ({"accumulator_dtype": jnp.float16}, "float32 or wider"),
+        ({"accumulator_dtype": "int32"}, "accumulator_dtype .* got 'int32'"),
+        (
+            {"accumulator_dtype": jnp.zeros(())},
+            "'accumulator_dtype' in static_args",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        plp_optax.amplify_layers(**(GOOD | kwargs))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: by_score(-0.5), r"threshold .* got -0\.5"),
+        (lambda: by_score(np.nan), "threshold .* got nan"),
+        (lambda: by_score(None), "threshold .* got None"),
+        (lambda: by_score(True), "threshold .* got True"),
+        (lambda: by_score(jnp.ones(2)), r"threshold .* \(2,\)"),
+        (lambda: by_score(two_sided=1), "two_sided .* got 1"),
+        (lambda: by_score(two_sided=jnp.asarray(True)), "'two_sided' in static_args"),
+        (lambda: at_random(None), "ratio .* got None"),
+        (lambda: at_random(0.0), r"\(0, 1\], got 0\.0"),
+        (lambda: at_random(1.5), r"\(0, 1\], got 1\.5"),
+        (lambda: at_random(np.nan), "ratio .* got nan"),
+        (lambda: at_random("half"), "ratio .* got 'half'"),
+        (lambda: at_random(jnp.asarray(0.5)), "ratio must be a number, got a jax"),
+        (lambda: at_random(0.5, seed=-1), "seed .* got -1"),
+        (lambda: at_random(0.5, seed=0.5), r"seed .* got 0\.5"),
+        (lambda: at_random(0.5, seed=jnp.asarray(0)), "'seed' in static_args"),
+        (lambda: named(), r"at least one, got \(\)"),
+        (lambda: named(1), r"got \(1,\)"),
+        (lambda: named({"a"}), r"got \(\{'a'\},\)"),
+    ],
+)
+def test_bad_arguments_of_selectors_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_flags_may_be_numpys():
+    by_score(two_sided=np.True_)
+    plp_optax.amplify_layers(**GOOD, apply=np.False_)
+
+
+def test_layers_to_select_must_exist():
+    tx = plp_optax.amplify_layers(**GOOD, select=named("a", "z", "y"))
+    with pytest.raises(ValueError, match="no layers named y, z; the layers are a, b"):
+        tx.init(kernels(np.zeros((2, 3))))
+
+
+def test_windows_may_be_plain_tuples_and_numpy_numbers():
+    plain = [(np.int64(0), np.int32(4), 2, np.float32(3.0))]
+    assert timeline(plain, 5) == timeline([AmplificationWindow(0, 4, 2, 3.0)], 5)

@@ -1,0 +1,384 @@
+"""What every optax transformation owes its users, for every public factory.
+
+Includes each case of optax's own ``contrib/_common_test.py``.
+"""
+
+import functools
+
+import chex
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+import plp_optax
+from tests.support.factories import CASES
+from tests.support.problems import avals, jit, jitted, run_tree
+
+STEPS = 12
+CORE = [name for name, case in CASES.items() if case.core]
+every_case = pytest.mark.parametrize("name", CASES)
+core_cases = pytest.mark.parametrize("name", CORE)
+# For tests that take long to compile: the other cases are slow tests.
+core_cases_and_slow_others = pytest.mark.parametrize(
+    "name", [n if n in CORE else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+)
+
+
+def make_params(dtype=jnp.float32):
+    return {
+        "kernel": jnp.arange(6, dtype=dtype).reshape(2, 3) / 4,
+        "inner": (jnp.ones(3, dtype), [jnp.asarray(0.5, dtype)]),
+    }
+
+
+def make_gradients(params, steps=STEPS):
+    rng = np.random.default_rng(3)
+
+    def like(p):
+        return jnp.asarray(rng.normal(size=p.shape), p.dtype)
+
+    return [jax.tree.map(like, params) for _ in range(steps)]
+
+
+PARAMS = make_params()
+GRADIENTS = make_gradients(PARAMS)
+
+
+@functools.cache
+def made(name):
+    """The transformation, compiled."""
+    return jitted(CASES[name].make())
+
+
+@functools.cache
+def expected(name):
+    """Parameters after each of the gradients, and the last state."""
+    return run_tree(made(name), PARAMS, GRADIENTS)
+
+
+def assert_close(a, b, tolerance=2e-5):
+    chex.assert_trees_all_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+# -- arguments and types ---------------------------------------------------------------
+
+
+@every_case
+def test_takes_and_ignores_extra_arguments(name):
+    assert isinstance(CASES[name].make(), optax.GradientTransformationExtraArgs)
+    tx = made(name)
+    state = tx.init(PARAMS)
+    plain = tx.update(GRADIENTS[0], state, PARAMS)
+    extra = tx.update(GRADIENTS[0], state, PARAMS, value=1.0, something_else=None)
+    chex.assert_trees_all_equal(plain, extra)
+
+
+@every_case
+def test_parameters_are_optional_or_asked_for_in_words(name):
+    tx = made(name)
+    state = tx.init(PARAMS)
+    if CASES[name].needs_params:
+        with pytest.raises(ValueError, match="param"):
+            tx.update(GRADIENTS[0], state)
+    else:
+        with_params = tx.update(GRADIENTS[0], state, PARAMS)
+        assert_close(tx.update(GRADIENTS[0], state), with_params, 1e-7)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_state_and_updates_keep_their_types(name, dtype):
+    """Also where ``lax.cond`` asks for equal types of both."""
+    with jax.enable_x64(dtype == "float64"):
+        params = make_params(jnp.dtype(dtype))
+        gradient = make_gradients(params, 1)[0]
+        tx = CASES[name].make()
+
+        def step(state):
+            new = tx.update(gradient, state, params)
+            return jax.lax.cond(
+                optax.tree.sum(gradient) > 0, lambda: new, lambda: (gradient, state)
+            )
+
+        state = jax.eval_shape(tx.init, params)
+        updates, new = jax.eval_shape(step, state)
+        assert avals(new) == avals(state)
+        assert avals(updates) == avals(jax.eval_shape(lambda: gradient))
+
+
+@pytest.mark.parametrize("name", [n for n, c in CASES.items() if not c.optimizes])
+# optax.sgd and optax.adam themselves start with weakly typed moments here
+def test_weakly_typed_parameters_give_a_strongly_typed_state(name):
+    params = {"w": jnp.asarray(1.0) * 1, "scalar": 2.0}
+    tx = CASES[name].make()
+    if name == "amplify_layers-inner":  # which has Adam's
+        return
+    state = jax.eval_shape(tx.init, params)
+    assert not any(x.weak_type for x in jax.tree.leaves(state))
+
+
+@every_case
+def test_initial_state_is_zeros_and_factors_of_one(name):
+    """So that abstract parameters are enough, and nothing aliases the parameters."""
+    tx = made(name)
+    state = tx.init(PARAMS)
+    for path, x in jax.tree_util.tree_leaves_with_path(state):
+        of_one = path[-1] == jax.tree_util.GetAttrKey("factors")
+        np.testing.assert_array_equal(x, np.full(x.shape, of_one, x.dtype))
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        jax.eval_shape(tx.init, PARAMS), state
+    )
+    buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((PARAMS, state))]
+    assert len(set(buffers)) == len(buffers)
+
+
+# -- compilation and JAX's modes -------------------------------------------------------
+
+
+@core_cases_and_slow_others
+def test_compiles_once(name):
+    chex.clear_trace_counter()
+    tx = CASES[name].make()
+    update = jax.jit(chex.assert_max_traces(tx.update, n=1))
+    state = jax.jit(tx.init)(PARAMS)
+    for gradient in GRADIENTS[:3]:
+        _, state = update(gradient, state, PARAMS)
+    assert update._cache_size() == 1
+
+
+@core_cases
+def test_donated_in_scan(name):
+    tx = CASES[name].make()
+
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train(carry, gradients):
+        return jax.lax.scan(step, carry, gradients)[0]
+
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *GRADIENTS)
+    start = jax.tree.map(jnp.copy, PARAMS)
+    params, state = train((start, made(name).init(PARAMS)), stacked)
+    assert_close((params, state), (expected(name)[0][-1], expected(name)[1]))
+
+
+@core_cases
+def test_without_compilation_and_without_nan(name):
+    with jax.disable_jit(), jax.debug_nans(True):
+        history, _ = run_tree(CASES[name].make(), PARAMS, GRADIENTS[:2])
+    assert_close(history[-1], expected(name)[0][1])
+
+
+STRICT_TYPES = [name for name in CORE if name != "amplify_layers-inner"]  # optax's Adam
+
+
+@pytest.mark.parametrize("name", STRICT_TYPES)
+def test_under_jaxs_strict_settings(name):
+    """No promotion of types or ranks, no leaked tracer, no implicit transfer."""
+    tx = jitted(CASES[name].make())
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.checking_leaks(),
+        jax.transfer_guard("disallow"),
+    ):
+        history, _ = run_tree(tx, PARAMS, GRADIENTS[:2])
+    assert_close(history[-1], expected(name)[0][1])
+
+
+@pytest.mark.parametrize("name", STRICT_TYPES)
+def test_strict_types_with_bfloat16(name):
+    with jax.numpy_dtype_promotion("strict"):
+        params = make_params(jnp.bfloat16)
+        tx = CASES[name].make()
+        state = jax.eval_shape(tx.init, params)
+        jax.eval_shape(tx.update, params, state, params)
+
+
+@core_cases
+def test_vmap(name):
+    """A stack of optimizers equals the optimizers one by one."""
+    scales = jnp.array([1.0, -2.0, 0.5])
+    stacked = jax.vmap(lambda s: jax.tree.map(lambda p: s * p, PARAMS))(scales)
+    tx = CASES[name].make()
+    state = jit(jax.vmap(tx.init))(stacked)
+    update = jit(jax.vmap(tx.update, in_axes=(None, 0, 0)))
+    params = stacked
+    for gradient in GRADIENTS[:6]:
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    for i in range(len(scales)):
+        one = jax.tree.map(lambda p, i=i: p[i], stacked)
+        history, _ = run_tree(made(name), one, GRADIENTS[:6])
+        assert_close(jax.tree.map(lambda p, i=i: p[i], params), history[-1])
+
+
+# -- optax's own transformations -------------------------------------------------------
+
+
+@core_cases
+def test_masked_and_partition(name):
+    case = CASES[name]
+    mask = {"kernel": True, "inner": (False, [True])}
+    masked = jitted(optax.masked(case.make(), mask))
+    updates, _ = masked.update(GRADIENTS[0], masked.init(PARAMS), PARAMS)
+    chex.assert_trees_all_equal(updates["inner"][0], GRADIENTS[0]["inner"][0])
+
+    labels = {"kernel": "a", "inner": ("b", ["a"])}
+    parted = optax.partition({"a": case.make(), "b": optax.sgd(0.1)}, labels)
+    params, _ = run_tree(jitted(parted), PARAMS, GRADIENTS)
+    ours = [PARAMS, *GRADIENTS]
+    if case.couples:  # an empty leaf in the place of the other transformation's
+        ours = [{**x, "inner": (jnp.zeros(0), x["inner"][1])} for x in ours]
+    ours_alone, _ = run_tree(made(name), ours[0], ours[1:])
+    plain, _ = run_tree(optax.sgd(0.1), PARAMS, GRADIENTS)
+    assert_close(params[-1]["kernel"], ours_alone[-1]["kernel"])
+    assert_close(params[-1]["inner"][1], ours_alone[-1]["inner"][1])
+    assert_close(params[-1]["inner"][0], plain[-1]["inner"][0])
+
+
+@core_cases
+def test_multi_steps_around_the_chain_is_the_mean_gradient(name):
+    tx = optax.MultiSteps(CASES[name].make(), 2)
+    twice = [g for gradient in GRADIENTS[:6] for g in (gradient, gradient)]
+    accumulated, _ = run_tree(jitted(tx), PARAMS, twice)
+    assert_close(accumulated[-1], expected(name)[0][5])
+    # The first mini-step changes nothing.
+    chex.assert_trees_all_equal(accumulated[0], PARAMS)
+
+
+@pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.inject])
+def test_inject_hyperparams(name):
+    case = CASES[name]
+    value = dict(case.kwargs).get(case.inject, 1.0)
+    others = {k: v for k, v in case.kwargs.items() if k != case.inject}
+    injected = optax.inject_hyperparams(
+        case.factory, static_args=plp_optax.static_args(case.factory)
+    )(**{case.inject: value}, **others)
+    actual, state = run_tree(jitted(injected), PARAMS, GRADIENTS)
+    # Counters of states of chains are the same, too.
+    assert_close(actual[-1], expected(name)[0][-1])
+    assert_close(state.inner_state, expected(name)[1])
+    assert_close(state.hyperparams[case.inject], jnp.asarray(value))
+
+
+@pytest.mark.parametrize(
+    ("factory", "kwargs", "name"),
+    [
+        (plp_optax.plp, {}, "window"),
+        (plp_optax.affine_window, {"coefficients": [0.0, 1.0], "period": 1}, "period"),
+        (
+            plp_optax.amplify_layers,
+            {"strategy": [(0, 9, 3, 2.0)], "reselect_every": 2},
+            "reselect_every",
+        ),
+    ],
+)
+def test_inject_hyperparams_without_static_arguments_says_which(factory, kwargs, name):
+    with pytest.raises(ValueError, match=f"'{name}' in static_args"):
+        optax.inject_hyperparams(factory)(**kwargs).init(PARAMS)
+
+
+CHAINS = [plp_optax.plp_sgd, plp_optax.plp_adamw]
+
+
+@pytest.mark.parametrize("factory", CHAINS)
+def test_the_learning_rate_of_the_chains_is_injected_without_more(factory):
+    injected = optax.inject_hyperparams(factory)(learning_rate=0.1)
+    actual, state = run_tree(jitted(injected), PARAMS, GRADIENTS[:4])
+    plain, _ = run_tree(jitted(factory(0.1)), PARAMS, GRADIENTS[:4])
+    assert_close(actual[-1], plain[-1])
+    assert float(state.hyperparams["learning_rate"]) == np.float32(0.1)
+
+
+@pytest.mark.parametrize("factory", CHAINS)
+def test_the_learning_rate_of_the_chains_may_be_a_schedule(factory):
+    number, schedule = (
+        run_tree(jitted(factory(rate)), PARAMS, GRADIENTS[:6])[0][-1]
+        for rate in (1e-3, optax.constant_schedule(1e-3))
+    )
+    assert_close(schedule, number)
+
+
+@every_case
+def test_tree_map_params(name):
+    """Only what has the shape of the parameters is mapped."""
+    state = made(name).init(PARAMS)
+    marked = optax.tree_map_params(CASES[name].make(), lambda x: x + 1, state)
+    for before, after in zip(
+        jax.tree.leaves(state), jax.tree.leaves(marked), strict=True
+    ):
+        like_params = before.shape in {p.shape for p in jax.tree.leaves(PARAMS)} - {()}
+        if like_params:
+            np.testing.assert_array_equal(after, before + 1)
+        elif before.shape:
+            np.testing.assert_array_equal(after, before)
+
+
+FIELDS = (*plp_optax.AffineWindowState._fields, *plp_optax.AmplifyLayersState._fields)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_fields_are_found_without_ambiguity(field):
+    tx = optax.chain(
+        CASES["amplify_layers"].make(),
+        optax.clip_by_global_norm(1.0),
+        optax.adam(optax.cosine_decay_schedule(0.1, 10)),
+        plp_optax.plp(),
+    )
+    assert optax.tree.get(jax.eval_shape(tx.init, PARAMS), field) is not None
+
+
+@every_case
+def test_survives_orbax_and_flax_serialization(name, tmp_path):
+    state, blank = expected(name)[1], made(name).init(PARAMS)
+    restored = flax.serialization.from_bytes(blank, flax.serialization.to_bytes(state))
+    chex.assert_trees_all_equal(restored, state)
+
+    ocp.save(tmp_path / "state", state)
+    restored = ocp.load(tmp_path / "state", blank)
+    chex.assert_trees_all_equal(restored, state)
+    assert avals(restored) == avals(state)
+
+
+def targets(w):
+    """The targets of optax's test: two paraboloids, Rosenbrock's valley, two tensors.
+
+    All in one tree, the valley ten times less steep.
+    """
+    x, y = w["valley"]
+    matrix = jnp.asarray([[3.0, -2.0], [1.0, 4.0]])
+    return (
+        ((w["parabola"] - jnp.asarray([1.0, -1.0, 1.0])) ** 2).sum()
+        + ((w["matrix"] - matrix) ** 2).sum()
+        + ((w["mixed"][0] - jnp.asarray([1.0, -1.0, 2.0])) ** 2).sum()
+        + ((w["mixed"][1] - jnp.eye(2)) ** 2).sum()
+        + (1 - x) ** 2
+        + 10 * (y - x**2) ** 2
+    )
+
+
+@core_cases_and_slow_others
+def test_optimizes_in_scan(name):
+    tx = CASES[name].optimizer(0.01)
+
+    def step(carry, _):
+        w, state = carry
+        updates, state = tx.update(jax.grad(targets)(w), state, w)
+        return (optax.apply_updates(w, updates), state), None
+
+    w = {
+        "parabola": jnp.asarray([-1.0, 10.0, 1.0]),
+        "valley": jnp.zeros(2),
+        "matrix": jnp.zeros((2, 2)),
+        "mixed": (jnp.zeros(3), jnp.zeros((2, 2))),
+    }
+    (w, _), _ = jax.lax.scan(step, (w, tx.init(w)), length=6000)
+    assert targets(w) < 3e-3  # with weight decay; 1e-6 without

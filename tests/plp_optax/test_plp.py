@@ -1,0 +1,366 @@
+"""PLP against the paper's equations, and what is known about it."""
+
+import decimal
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import plp_optax
+from plp_optax import effective_rate_multiplier
+from tests.support import reference
+from tests.support.problems import W0, jitted, noisy_gradient, run, run_tree
+
+STORES = ("folded", "parameters", "snapshots")
+
+
+def twin(optimizer, steps, *, step=1.0, window=3, period=4, fit="midpoint"):
+    schedule = step if callable(step) else lambda count: step
+    return reference.train(
+        W0,
+        noisy_gradient,
+        optimizer,
+        steps,
+        jump=lambda w, start: reference.PREDICT[fit](w, schedule(start)),
+        k=window,
+        period=period,
+    )
+
+
+WINDOWS = [(2, 2), (2, 4), (3, 3), (3, 4), (4, 6), (5, 5)]  # and periods
+
+
+@pytest.mark.parametrize("fit", ["midpoint", "least_squares"])
+@pytest.mark.parametrize(("window", "period"), WINDOWS)
+def test_follows_the_paper(window, period, fit):
+    for store, step, nesterov in [
+        ("folded", 1.0, False),
+        ("folded", 0.3, True),
+        ("snapshots", 1.0, True),
+        ("snapshots", 0.3, False),
+        ("parameters", 0.3, True),
+    ]:
+        options = {"step": step, "window": window, "period": period, "fit": fit}
+        tx = plp_optax.plp_sgd(
+            0.05,
+            0.9,
+            nesterov,
+            weight_decay=0.01,
+            prediction=plp_optax.plp(**options, store=store),
+        )
+        expected = twin(
+            reference.MomentumSGD(0.05, 0.9, nesterov, 0.01), 3 * period + 1, **options
+        )
+        actual = run(tx, 3 * period + 1)
+        np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_scheduled_step_and_a_rate_that_changes_inside_a_cycle(store):
+    def step(count):
+        return 0.25 + 0.125 * count
+
+    def rate(count):
+        return 0.1 / (1 + count)
+
+    expected = twin(reference.MomentumSGD(rate, 0.5), 15, step=step)
+    actual = run(
+        plp_optax.plp_sgd(rate, 0.5, prediction=plp_optax.plp(step, store=store)), 15
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-11)
+
+
+def test_adamw_chain_is_adamw_then_plp():
+    ready = plp_optax.plp_adamw(
+        0.1, b1=0.8, weight_decay=0.1, prediction=plp_optax.plp(0.7, period=5)
+    )
+    spelled = optax.chain(
+        optax.adamw(0.1, b1=0.8, weight_decay=0.1), plp_optax.plp(0.7, period=5)
+    )
+    np.testing.assert_array_equal(run(ready, 12), run(spelled, 12))
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_vector_worked_by_hand(store):
+    """Rate 1, start 0, gradients 1, 2, 4, 1, period 3.
+
+    w = -1, -3, -7; midpoints -2 and -5, slope -3: w_3 becomes -8, then -9.
+    """
+    tx = optax.chain(optax.sgd(1.0), plp_optax.plp(period=3, store=store))
+    gradients = [jnp.asarray(g) for g in (1.0, 2.0, 4.0, 1.0)]
+    history, _ = run_tree(tx, jnp.zeros(()), gradients)
+    assert [float(w) for w in history] == [-1.0, -3.0, -8.0, -9.0]
+
+
+def test_the_printed_midpoint_would_reset_the_weights():
+    """(y - x)/2, as printed, predicts about zero; (x + y)/2 predicts near w_3."""
+    w1, w2, w3 = 5.0, 5.1, 5.15
+    m12, m23 = (w2 - w1) / 2, (w3 - w2) / 2
+    assert abs(m23 + (m23 - m12)) < 0.1
+    c = plp_optax.plp_coefficients(1.0)
+    np.testing.assert_allclose(c @ [0.0, w1, w2, w3], w3 + (w2 - w1) / 2)
+
+
+@pytest.mark.parametrize("step", [0.25, 0.5, 1.0, 3.0])
+def test_closed_form(step):
+    """w - w_3 = (step/2) u_2 + ((step - 1)/2) u_3."""
+    u = [1.0, 10.0, 100.0]
+    tx = plp_optax.plp(step, period=3)
+    with jax.enable_x64(True):
+        state = tx.init(jnp.zeros(()))
+        for x in u:
+            emitted, state = tx.update(jnp.asarray(x), state)
+    expected = u[2] + step / 2 * u[1] + (step - 1) / 2 * u[2]
+    np.testing.assert_allclose(emitted, expected, rtol=1e-14)
+
+
+def test_jump_at_step_one_is_half_of_the_second_update():
+    tx = plp_optax.plp()
+    state = tx.init(jnp.zeros(2))
+    second = jnp.array([0.5, -0.25])
+    for u in (jnp.ones(2), second, jnp.array([3.0, 7.0])):
+        emitted, state = tx.update(u, state)
+    chex.assert_trees_all_equal(emitted, u + second / 2)
+
+
+@pytest.mark.parametrize("fit", ["midpoint", "least_squares"])
+@pytest.mark.parametrize(("window", "period"), WINDOWS)
+def test_steady_updates_drift_as_the_matched_rate(window, period, fit):
+    """1 + (step - 1/2)/period, whatever the window and the fit."""
+    for step in (0.0, 0.5, 1.0, 2.0):
+        tx = plp_optax.plp(step, window=window, period=period, fit=fit)
+        c = plp_optax.plp_coefficients(step, window=window, fit=fit)
+        with jax.enable_x64(True):
+            history, _ = run_tree(tx, jnp.zeros(()), [jnp.ones(())] * period)
+        expected = 1 + (step - 0.5) / period
+        np.testing.assert_allclose(float(history[-1]) / period, expected, rtol=1e-12)
+        np.testing.assert_allclose(
+            effective_rate_multiplier(c, period=period), expected
+        )
+
+
+def test_step_half_is_neutral_in_drift_but_not_the_identity():
+    """It moves the parameters, by (u_2 - u_3)/4: only steady updates pass as is."""
+    tx = plp_optax.plp(0.5, period=3)
+    history, _ = run_tree(tx, jnp.zeros(()), [jnp.asarray(u) for u in (0.0, 4.0, 8.0)])
+    assert float(history[-1]) == 12.0 + (4.0 - 8.0) / 4
+
+
+@pytest.mark.parametrize(("period", "excess"), [(3, 1.0408), (4, 1.0370)])
+def test_gradient_noise_exceeds_the_matched_rates(period, excess):
+    """Independent unit updates: variances 4.25 / (49/12), and 5.25 / (81/16)."""
+    # The variance of a cycle, column by column: its response to each unit update.
+    tx = plp_optax.plp(period=period)
+    response = [
+        float(run_tree(tx, jnp.zeros(()), list(row))[0][-1]) for row in jnp.eye(period)
+    ]
+    variance = np.square(response).sum()
+    matched = period * (1 + 0.5 / period) ** 2
+    np.testing.assert_allclose(variance / matched, excess, atol=5e-5)
+
+
+def test_misplaced_in_the_chain_the_jump_is_rescaled():
+    """Ahead of the learning rate, PLP sees gradients and ignores the schedule."""
+
+    def rate(count):  # drops tenfold between the second and the third step
+        return jnp.where(count < 2, 1.0, 0.1)
+
+    scale = optax.scale_by_learning_rate(rate)
+    last = optax.chain(scale, plp_optax.plp(period=3))
+    first = optax.chain(plp_optax.plp(period=3), scale)
+    gradients = [jnp.asarray(g) for g in (1.0, 2.0, 4.0)]
+    ends = [
+        float(run_tree(tx, jnp.zeros(()), gradients)[0][-1]) for tx in (last, first)
+    ]
+    # -1, -3, -3.4; jump by half of the second *update*, -2, or gradient at rate 0.1.
+    np.testing.assert_allclose(ends, [-3.4 - 1.0, -3.4 - 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("period", [3, 4])
+def test_behind_multi_steps_with_as_many_mini_steps_it_does_nothing(period):
+    gradients = [jnp.asarray(g) for g in np.arange(1.0, 4 * period + 1)]
+    wrong = optax.chain(
+        optax.MultiSteps(optax.sgd(0.1), period), plp_optax.plp(period=period)
+    )
+    plain = optax.MultiSteps(optax.sgd(0.1), period)
+    right = optax.MultiSteps(
+        optax.chain(optax.sgd(0.1), plp_optax.plp(period=period)), period
+    )
+    ends = [
+        float(run_tree(jitted(tx), jnp.zeros(()), gradients)[0][-1])
+        for tx in (wrong, plain, right)
+    ]
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-6)
+    assert abs(ends[2] - ends[1]) > 0.1
+
+
+def test_a_line_searchs_stored_value_is_of_the_point_before_the_jump():
+    """As documented, and the way around it; the gradient is that of the jump's end."""
+
+    def loss(w):
+        return ((w - 1) ** 2 * jnp.arange(1.0, 4.0)).sum() + (w**4).sum()
+
+    value_and_grad = optax.value_and_grad_from_state(loss)
+    errors = {}
+    for discards in (False, True):
+        tx = optax.chain(optax.lbfgs(), plp_optax.plp())
+        w = jnp.array([3.0, -2.0, 1.5])
+        state, errors[discards] = tx.init(w), []
+
+        @jax.jit  # a line search takes minutes to compile without optimisation
+        def step(w, state, tx=tx, discards=discards):
+            value, grad = value_and_grad(w, state=state)
+            updates, state = tx.update(
+                grad, state, w, value=value, grad=grad, value_fn=loss
+            )
+            if discards:
+                state = optax.tree.set(state, value=jnp.asarray(jnp.inf))
+            return optax.apply_updates(w, updates), state, abs(value - loss(w))
+
+        for _ in range(4):
+            w, state, error = step(w, state)
+            errors[discards].append(float(error))
+    assert errors[False][3] > 1  # the point after the third step
+    assert max(errors[True]) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_after_adam_the_sum_of_parameters_needs_no_temporary_copy(dtype):
+    params = {name: jnp.ones((64, 256), dtype) for name in "abcd"}
+    size = sum(p.nbytes for p in params.values())
+
+    def temporaries(store):
+        window = plp_optax.plp(store=store, accumulator_dtype=jnp.float32)
+        tx = optax.chain(optax.adam(0.1), window)
+
+        def step(params, state, gradient):
+            updates, state = tx.update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        compiled = jax.jit(step).lower(params, tx.init(params), params).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries("parameters") < size / 20
+    assert temporaries("folded") > size / 5  # a leaf at a time: why there is another
+
+
+def test_injected_step_does_not_change_a_cycle_half_way():
+    tx = optax.inject_hyperparams(
+        plp_optax.plp,
+        static_args=plp_optax.static_args(plp_optax.plp),
+    )(step=1.0, period=3)
+    w = jnp.zeros(())
+    state, emitted = tx.init(w), []
+    for count, u in enumerate([1.0, 2.0, 4.0, 1.0, 2.0, 4.0]):
+        if count == 1:
+            state.hyperparams["step"] = jnp.asarray(3.0)
+        update, state = tx.update(jnp.asarray(u), state, w)
+        emitted.append(float(update))
+    # Step 1 in the first cycle, 4 + 2/2; then step 3, 4 + 3/2 * 2 + 1 * 4.
+    assert emitted == [1.0, 2.0, 5.0, 1.0, 2.0, 11.0]
+
+
+def test_predicates_that_inject_hyperparams_made_arrays_of_are_refused():
+    factory = optax.inject_hyperparams(plp_optax.plp, static_args=("window", "period"))
+    with pytest.raises(ValueError, match="'active' in static_args"):
+        factory(active=lambda count: count > 3).init(jnp.zeros(2))
+    with pytest.raises(ValueError, match="'accumulator_dtype' in static_args"):
+        factory(accumulator_dtype=jnp.float32).init(jnp.zeros(2))
+    with pytest.raises(ValueError, match="'window' in static_args"):
+        optax.inject_hyperparams(plp_optax.plp)(step=1.0).init(jnp.zeros(2))
+
+
+@pytest.mark.parametrize("make", [plp_optax.plp, plp_optax.plp_coefficients])
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"step": np.nan}, "step must be a finite number, got nan"),
+        ({"step": np.inf}, "got inf"),
+        ({"step": "1"}, "got '1'"),
+        ({"step": 10**400}, "got 1000"),
+        ({"step": decimal.Decimal(1)}, "got Decimal"),
+        ({"step": True}, "got True"),
+        ({"fit": ["midpoint"]}, "got .'midpoint'"),
+        ({"step": None}, "got None"),
+        ({"step": jnp.ones(3)}, r"scalar, got an array of \(3,\)"),
+        ({"window": 1}, "window must be an int of at least 2, got 1"),
+        ({"window": 2.5}, r"got 2\.5"),
+        ({"fit": "cubic"}, "'midpoint', 'least_squares', got 'cubic'"),
+    ],
+)
+def test_bad_arguments_are_named(make, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"period": 2}, "period must be at least 3, .* got 2"),
+        ({"window": 5}, "period must be at least 5, .* got 4"),
+        ({"store": "none"}, "got 'none'"),
+        ({"active": 3}, "active must be a function .* got 3"),
+        ({"step": np.nan}, "got nan"),
+    ],
+)
+def test_bad_arguments_of_the_transformation_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        plp_optax.plp(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plp_optax.plp_sgd(np.nan), "learning_rate .* got nan"),
+        (lambda: plp_optax.plp_sgd(0.1, "0.9"), "momentum .* got '0.9'"),
+        (lambda: plp_optax.plp_sgd(0.1, weight_decay="x"), "weight_decay .* got 'x'"),
+        (lambda: plp_optax.plp_sgd(0.1, weight_decay=None), "weight_decay .* got None"),
+        (lambda: plp_optax.plp_adamw(0.1, b2=np.inf), "b2 .* got inf"),
+    ],
+)
+def test_bad_arguments_of_the_chains_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_sgd_without_decay_needs_no_parameters():
+    tx = plp_optax.plp_sgd(0.1, weight_decay=np.float32(0))
+    updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert jnp.all(updates < 0)
+
+
+@pytest.mark.parametrize("factory", [plp_optax.plp_sgd, plp_optax.plp_adamw])
+def test_the_state_is_the_same_for_every_weight_decay(factory):
+    params = {"w": jnp.ones(2)}
+    states = [
+        factory(0.1, weight_decay=decay, mask=mask).init(params)
+        for mask in (None, {"w": True})
+        for decay in (0, 1e-4)
+    ]
+    for one, other in (states[:2], states[2:]):
+        chex.assert_trees_all_equal_structs(one, other)
+
+
+def test_chains_take_what_optaxs_optimizers_take():
+    """Every argument, by the same name and with the same default."""
+    for ours, theirs in (
+        (plp_optax.plp_sgd, optax.sgd),
+        (plp_optax.plp_adamw, optax.adamw),
+    ):
+        own = inspect.signature(ours).parameters
+        for name, parameter in inspect.signature(theirs).parameters.items():
+            assert own[name].default == parameter.default, name
+            assert own[name].kind == parameter.kind, name
+    options = {"eps_root": 1e-3, "mu_dtype": jnp.bfloat16, "nesterov": True}
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    gradients = [{"a": jnp.asarray([1.0, -2.0]), "b": jnp.ones(2)}] * 2
+    mask = {"a": True, "b": False}
+    ours = plp_optax.plp_adamw(0.1, **options, weight_decay=0.5, mask=mask)
+    theirs = optax.adamw(0.1, **options, weight_decay=0.5, mask=mask)
+    chex.assert_trees_all_equal(
+        run_tree(ours, params, gradients)[0], run_tree(theirs, params, gradients)[0]
+    )

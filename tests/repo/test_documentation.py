@@ -1,0 +1,68 @@
+"""What README and site promise: links that exist, intervals that have a record."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import plp_optax
+from tests.support.factories import CASES
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+RECORDS = ROOT / "benchmarks" / "records"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "methods").glob("*.md"))]
+
+
+def test_readme_is_short_and_its_links_exist():
+    assert len(README.splitlines()) <= 120
+    links = re.findall(r"\]\(([^)#]+)", README)
+    assert len(links) > 10
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def rounds_to(measured, claimed):
+    """Whether one of the measured intervals is the claimed one, or its negative."""
+    digits = len(claimed[0].partition(".")[2])
+    low, high = map(float, claimed)
+    tolerance = 0.5 * 10**-digits + 1e-9
+    return any(
+        max(abs(x - low), abs(y - high)) <= tolerance
+        for a, b in measured
+        for x, y in ((a, b), (-b, -a))
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_interval_is_in_a_record_that_the_page_names(page):
+    text = page.read_text()
+    places = re.findall(r"\.\./studies/(\S+?)/report|`results/(\S+?)`", text)
+    reports = {ROOT / "results" / (a or b) / "report.md" for a, b in places}
+    found = [pair for r in reports if r.exists() for pair in intervals(r.read_text())]
+    if re.search(r"step_overhead-cpu.json|#an-optimizer-step|plp.md#cost", text):
+        arms = json.loads((RECORDS / "step_overhead-cpu.json").read_text())["arms"]
+        ratios = [arm["time_ratio"] for arm in arms.values()]
+        found += [(ratio["low"], ratio["high"]) for ratio in ratios]
+    measured = [tuple(map(float, pair)) for pair in found]
+    missing = [c for c in intervals(text) if not rounds_to(measured, c)]
+    assert not missing
+
+
+def intervals(text):
+    pairs = re.findall(r"\[([+-]?[\d.]+),\s([+-]?[\d.]+)\]", text)
+    return [pair for pair in pairs if float(pair[0]) <= float(pair[1])]
+
+
+def test_every_public_transformation_is_under_contract():
+    """In ``test_contract.py``; that of ``ekf``, which takes Jacobians, is apart."""
+    factories = {
+        function
+        for name in plp_optax.__all__
+        if inspect.isfunction(function := getattr(plp_optax, name))
+        and "GradientTransformation" in str(function.__annotations__["return"])
+    }
+    assert len(factories) >= 10
+    assert factories == {case.factory for case in CASES.values()} | {plp_optax.ekf}

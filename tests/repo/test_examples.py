@@ -1,0 +1,67 @@
+"""Every example runs, and what it trains works."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples"
+
+
+def run(name, **arguments):
+    return runpy.run_path(str(FOLDER / f"{name}.py"))["main"](**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("linen_loop", "flax"),
+        pytest.param("nnx_loop", "flax", marks=pytest.mark.slow),
+        pytest.param("equinox_loop", "equinox", marks=pytest.mark.slow),
+    ],
+)
+def test_the_loops_learn_the_digits(name, package):
+    pytest.importorskip(package)
+    assert run(name) > 0.95
+
+
+@pytest.mark.slow
+def test_the_transformer_learns_to_sort():
+    assert run("transformer", steps=80) > 0.4  # chance is about 0.15
+
+
+def test_the_adaptive_window_ends_closest_to_the_minimum():
+    norms = run("full_batch")
+    assert norms["adaptive window"] < norms["Nesterov momentum"] / 10
+    assert norms["Nesterov momentum"] < norms["gradient descent"]
+
+
+def test_amplification_selects_layers_by_their_scores():
+    analyses = run("amplification")
+    assert [a.layer for a in analyses] == ["head", "hidden0", "hidden1", "hidden2"]
+    assert [a.amplified for a in analyses] == [a.z_score > 1 for a in analyses]
+    assert any(a.amplified for a in analyses)
+
+
+@pytest.mark.slow
+def test_every_member_of_the_ensemble_learns():
+    accuracies, together = run("ensemble")
+    assert min(accuracies) > 0.93
+    assert together > 0.95
+
+
+def test_examples_are_short():
+    for path in FOLDER.glob("*.py"):
+        assert len(path.read_text().splitlines()) < 100
+
+
+def test_the_notebook_draws_its_picture():
+    notebook = json.loads((FOLDER.parent / "docs" / "trajectory.ipynb").read_text())
+    code = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    names = {}
+    exec("\n".join(code), names)
+    left, right = names["figure"].axes
+    assert len(left.lines) == 4
+    assert len(right.lines) == 4
+    names["plt"].close(names["figure"])

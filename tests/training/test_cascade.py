@@ -1,0 +1,365 @@
+"""Training block by block: what is frozen, what trains, what is carried over."""
+
+import json
+import signal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+import models
+import plp_optax
+import train
+import training
+from models.cascade import HEADS, StageNetwork
+from tests.support import programs
+from tests.training.test_resume import Killed, assert_same_run, run, without_times
+from training import callbacks, config, parallel, recipe, stages, workdir
+from training.errors import ConfigError
+from training.workdir import read_metrics
+
+TINY = ["--model", "tiny", "--width", "4", "--batch-size", "256", "--method", "sgd"]
+CASCADE = [*TINY, "--cascade", "conv", "--cascade-epochs", "2"]
+STAGES = [*CASCADE, "--cascade-extra-epochs", "1", "--cascade-finetune", "1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_programs():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "build", programs.build)
+        yield
+
+
+def flat(tree):
+    return traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+
+
+def stage_network(head="conv", start=1, dtype=jnp.float64, **options):
+    network = models.create(
+        "tiny", programs.CLASSES, width=4, dtype=dtype, axis_name=parallel.AXIS
+    )
+    return StageNetwork(network, start, 2, head, **options)
+
+
+def make(module, tx, dtype=jnp.float64, **options):
+    """A program that trains a stage."""
+    trained = stages.Trained(module, (8, 8, 1))
+    tx = trained.only(optax.with_extra_args_support(tx))
+    return programs.make(module, tx, dtype=dtype, trained=trained, **options)
+
+
+# -- A stage ---------------------------------------------------------------------------
+
+
+def test_frozen_blocks_do_not_change_and_the_optimizer_does_not_see_them():
+    """With weight decay, momentum, amplification and prediction, which would."""
+    windows = (plp_optax.AmplificationWindow(0, 9, epoch_steps=2, factor=3.0),)
+    tx = optax.chain(
+        plp_optax.amplify_layers(windows, select=plp_optax.all_layers()),
+        programs.momentum(),
+        plp_optax.plp(),
+    )
+    with jax.enable_x64(True):
+        program = make(stage_network(), tx)
+        state = program.initial_state(0)
+        before = flat(state.variables)
+        for epoch in range(2):
+            state = programs.train_epoch(program, state, epoch)
+        after = flat(state.variables)
+    for path, value in after.items():
+        is_frozen = path.split("/")[1] == "stage1"
+        assert np.array_equal(value, before[path]) == is_frozen, path
+    # Momentum and window have the shapes of what is trained, amplification its layers.
+    trained = program.trained(state.params)
+    shapes = sorted(x.shape for x in jax.tree.leaves(trained))
+    for buffer in ("trace", "window"):
+        found = optax.tree.get(state.opt_state, buffer)
+        assert sorted(x.shape for x in jax.tree.leaves(found)) == shapes
+    names = plp_optax.layer_names(trained, "kernels")
+    assert names == ("head/conv", "head/output", "stage2/conv")
+    assert optax.tree.get(state.opt_state, "factors").shape == (3,)
+
+
+def torch_gradient(head, params, stats, images, labels):
+    """Loss and gradient of the last stage of the tiny network, written in PyTorch."""
+    torch = pytest.importorskip("torch")
+    f = torch.nn.functional
+    p = {k: torch.tensor(v, requires_grad=True) for k, v in params.items()}
+    s = {k: torch.tensor(v) for k, v in stats.items()}
+
+    def conv(x, name, stride=1):
+        kernel = p[f"{name}/kernel"].permute(3, 2, 0, 1)
+        return f.conv2d(x, kernel, stride=stride, padding=1)
+
+    def norm(x, name, train=True):
+        mean, var = s[f"{name}/mean"].clone(), s[f"{name}/var"].clone()
+        weight, bias = p[f"{name}/scale"], p[f"{name}/bias"]
+        return f.batch_norm(x, mean, var, weight, bias, train, eps=1e-5)
+
+    def dense(x, name):
+        return f.linear(x, p[f"{name}/kernel"].T, p[f"{name}/bias"])
+
+    x = torch.tensor(images).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        x = torch.relu(norm(conv(x, "stage1/conv"), "stage1/norm", train=False))
+    x = torch.relu(norm(conv(x, "stage2/conv", 2), "stage2/norm"))
+    if head == "conv":
+        x = torch.relu(norm(conv(x, "head/conv"), "head/norm1"))
+        x = norm(f.avg_pool2d(x, 2), "head/norm2")
+        logits = dense(x.permute(0, 2, 3, 1).flatten(1), "head/output")
+    else:
+        x = x.permute(0, 2, 3, 1).flatten(1)
+        for name in ("hidden1", "hidden2"):
+            x = torch.relu(dense(x, f"head/{name}"))
+        logits = dense(x, "head/output")
+    f.cross_entropy(logits, torch.tensor(labels).long()).backward()
+    return {k: None if v.grad is None else v.grad.numpy() for k, v in p.items()}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_gradient_of_a_stage_is_that_of_pytorch(head):
+    network = stage_network(head, dropout_rate=0.0)
+    module = network.clone(network=network.network.clone(axis_name=None))
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((16, 8, 8, 1)), np.arange(16) % 10
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(
+            lambda: module.init(jax.random.key(0), images, train=False)
+        )
+        variables = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape), shapes)
+        params, stats = variables["params"], variables["batch_stats"]
+
+        def loss_fn(params):
+            logits, _ = module.apply(
+                {"params": params, "batch_stats": stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits, labels
+            ).mean()
+
+        gradient = flat(jax.jit(jax.grad(loss_fn))(params))
+    expected = torch_gradient(head, flat(params), flat(stats), images, labels)
+    assert expected.keys() == gradient.keys()
+    for path, value in gradient.items():
+        if path.startswith("stage1"):
+            assert expected[path] is None
+            assert not value.any()
+        else:
+            np.testing.assert_allclose(value, expected[path], rtol=1e-9, atol=1e-9)
+
+
+def test_a_stage_costs_less_than_end_to_end():
+    """With the same head: no gradient is computed in frozen blocks, nor kept for one.
+
+    With a cache they are not run either.
+    """
+
+    def costs(start):
+        module = stage_network(start=start, dtype=jnp.float32)
+        program = make(module, optax.sgd(0.1), jnp.float32)
+        compiled = program.train_call
+        memory = compiled.memory_analysis()
+        return compiled.cost_analysis()["flops"], memory.temp_size_in_bytes
+
+    whole, stage = costs(0), costs(1)
+    print("operations, bytes:", whole, stage)
+    assert stage[0] < 0.8 * whole[0]
+    assert stage[1] < whole[1]
+
+
+# -- A cascade -------------------------------------------------------------------------
+
+
+def test_stages():
+    made = config.parse([*STAGES, "--cascade-cache", "--workdir", "runs/x"])[0]
+    found = stages.make_stages(made)
+    assert [(s.block, s.start, s.stop, s.epochs, s.has_new_head) for s in found] == [
+        ("stage1", 0, 1, 2, True),
+        ("stage2", 1, 2, 3, True),
+        ("all", 0, 2, 1, False),
+    ]
+    own = [stage.configure(made) for stage in found]
+    assert [c.workdir for c in own] == [f"runs/x/stages/0{i}" for i in (1, 2, 3)]
+    assert [stages.has_cache(c) for c in own] == [False, True, False]
+
+
+class Kept(callbacks.Callback):
+    """Keeps the variables of every epoch; ends the run at the given calls."""
+
+    def __init__(self, kill_at=None):
+        self.epochs, self.calls, self.kill_at = [], 0, kill_at
+
+    def on_call(self, state):
+        self.calls += 1
+        if self.calls == self.kill_at:
+            raise Killed
+
+    def on_epoch(self, state, metrics):
+        self.epochs.append((metrics, flat(state.variables)))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cascade") / "run"
+    callback = Kept()
+    recipe.train(config.parse([*STAGES, "--workdir", str(path)]), callback)
+    return path, callback.epochs
+
+
+@pytest.mark.xdist_group("cascade")
+def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
+    path, epochs = uninterrupted
+    history = read_metrics(path)
+    names = [(m["epoch"], m["step"], m["stage"], m["block"]) for m in history]
+    assert names == [
+        *((1, 4, 1, "stage1"), (2, 8, 1, "stage1")),
+        *((3, 12, 2, "stage2"), (4, 16, 2, "stage2"), (5, 20, 2, "stage2")),
+        (6, 24, 3, "all"),
+    ]
+    best = min(epochs[:2], key=lambda e: e[0]["validation_loss"])[1]
+    for _, variables in epochs[2:5]:
+        assert not any("stage2" in name for name in best)
+        for name, value in best.items():
+            same = np.array_equal(value, variables[name])
+            assert same == (name.split("/")[1] != "head"), name
+    last, tuned = epochs[4][1], epochs[5][1]
+    assert last.keys() == tuned.keys()
+    assert not any(np.array_equal(tuned[name], last[name]) for name in last)
+    # Each stage has the schedule of a run of its length.
+    rates = [m["learning_rate"] for m in history]
+    assert rates[0] == rates[2] == rates[5] > rates[1]
+    result = json.loads((path / workdir.RESULT).read_text())
+    assert [s["stage"] for s in result["stages"]] == [1, 2, 3]
+    assert result["best_epoch"] == 6
+    assert (result["epochs"], result["steps"]) == (6, 24)
+    trained = training.load(path)
+    assert isinstance(trained.module, StageNetwork)
+    assert flat(trained.variables).keys() == tuned.keys()
+
+
+@pytest.mark.xdist_group("cascade")
+def test_interrupted_in_every_stage_is_bitwise_the_same(uninterrupted, tmp_path):
+    expected, _ = uninterrupted
+    path = tmp_path / "run"
+    configs = config.parse([*STAGES, "--workdir", str(path)])
+    # A checkpoint is saved after every epoch of four calls.
+    for call, stage in ((6, "01"), (7, "02"), (8, "02"), (10, "03")):
+        with pytest.raises(Killed):
+            recipe.train(configs, Kept(call))
+        runs = [run.name for run in sorted((path / "stages").iterdir())]
+        assert runs[-1] == stage
+    recipe.train(configs)
+    assert_same_cascade(expected, path)
+
+
+def assert_same_cascade(expected, path):
+    for stage in sorted((expected / workdir.STAGES).iterdir()):
+        assert_same_run(stage, path / workdir.STAGES / stage.name)
+    histories = [[*map(without_times, read_metrics(p))] for p in (expected, path)]
+    assert histories[0] == histories[1]
+    summaries = [summary(p) for p in (expected, path)]
+    assert summaries[0] == summaries[1]
+
+
+def summary(path):
+    """The result of a cascade without times."""
+    result = json.loads((path / workdir.RESULT).read_text())
+    return without_times(result) | {"stages": [*map(without_times, result["stages"])]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [3, 7])
+def test_killed_in_a_stage(tmp_path, number):
+    """By SIGKILL, in the evaluation of an epoch of each stage."""
+    whole, path = tmp_path / "whole", tmp_path / "run"
+    run(whole, flags=CASCADE)
+    killed = run(path, killer=("evaluation", number), check=False, flags=CASCADE)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run(path, flags=CASCADE)
+    assert_same_cascade(whole, path)
+
+
+@pytest.mark.slow
+def test_cache_changes_nothing_in_float64(tmp_path):
+    """And a run that is resumed computes it again."""
+    argv = [*CASCADE, "--precision", "float64", "--validation-fraction", "0.1"]
+    runs = {}
+    for name, flags in {"plain": [], "cache": ["--cascade-cache"]}.items():
+        runs[name] = tmp_path / name
+        configs = config.parse([*argv, *flags, "--workdir", str(runs[name])])
+        if flags:
+            with pytest.raises(Killed):
+                recipe.train(configs, Kept(14))
+        recipe.train(configs)
+    plain, cache = (training.load(path).variables for path in runs.values())
+    chex.assert_trees_all_close(plain, cache, rtol=1e-9, atol=1e-12)
+
+
+# -- Bad choices -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "googlenet"], "googlenet cannot be: choose a --model of vgg16"),
+        (["--epochs", "3"], "leave --epochs out"),
+        (["--head", "linear"], "leave --head out"),
+        (["--cascade-cache", "--augment"], "leave one of them out"),
+        (
+            ["--method", "amplify", "--strategy", "[(10, 0.1, 1, 2.0)]"],
+            "choose --strategy paper or paper-deep",
+        ),
+    ],
+)
+def test_bad_choices(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        config.parse(["--cascade", "conv", *flags])
+
+
+def test_weights_are_for_a_network_as_a_whole(tmp_path):
+    weights = tmp_path / "weights.npz"
+    np.savez(weights, a=np.ones(1))
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        config.parse(["--cascade", "conv", "--initial-weights", str(weights)])
+
+
+@pytest.mark.xdist_group("cascade")
+def test_a_stage_is_not_run_alone(uninterrupted):
+    path, _ = uninterrupted
+    stage = path / workdir.STAGES / "02" / workdir.CONFIG
+    with pytest.raises(ConfigError, match="two directories up"):
+        config.parse(["--config", str(stage)])
+    (whole,) = config.parse(["--config", str(path / workdir.CONFIG)])
+    assert (whole.cascade, whole.cascade_stage) == ("conv", None)
+
+
+def test_flags_of_a_cascade_need_one():
+    with pytest.raises(ConfigError, match="no meaning without --cascade"):
+        config.parse(["--cascade-epochs", "3"])
+
+
+def test_amplification_of_too_few_layers(capsys, tmp_path):
+    """A threshold that no layer of so few can reach; and one of a later block."""
+    flags = [*CASCADE, "--method", "amplify", "--workdir", str(tmp_path / "run")]
+    flags[flags.index("--cascade-epochs") + 1] = "8"
+    assert train.main([*flags, "--amplify-threshold", "1.5"]) == 2
+    message = capsys.readouterr().err
+    assert "in the stage of stage1, --amplify-threshold 1.5 does not fit" in message
+    assert train.main([*flags, "--amplify-select", "stage1/conv"]) == 2
+    message = capsys.readouterr().err
+    assert "in the stage of stage2, --amplify-select stage1/conv does not" in message
+
+
+def test_a_cache_that_does_not_fit(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "_memory_gib", lambda: 1e-6)
+    argv = [*CASCADE, "--cascade-cache", "--workdir", str(tmp_path / "run")]
+    assert train.main(argv) == 2
+    message = capsys.readouterr().err
+    assert "GiB in stage 2, and there are 1e-06: leave it out" in message

@@ -1,0 +1,205 @@
+"""CIFAR on small archives and prepared sets: read, absent and damaged."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.image_classification import cifar as stock
+
+from tests.support.cifar_archives import (
+    LAYOUTS,
+    assert_holds,
+    by_hand,
+    image_features,
+    labelled,
+    prepared,
+    register,
+    rows,
+    write_archive,
+    write_prepared,
+)
+from training import data, errors
+from training.data import cifar
+
+pytest_plugins = ["tests.support.cifar_archives"]  # for its fixtures
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_official_archives_are_the_registered_ones(name):
+    builder = {"cifar10": stock.Cifar10, "cifar100": stock.Cifar100}[name]
+    ((url, registered),) = builder.url_infos.items()
+    archive = cifar.ARCHIVES[name]
+    assert archive.url == url
+    assert (archive.size, archive.sha256) == (registered.size, registered.checksum)
+    assert url.endswith(LAYOUTS[name]["archive"])
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_a_hand_placed_archive(name, tmp_path, monkeypatch):
+    contents = write_archive(by_hand(tmp_path, name), name)
+    register(monkeypatch, tmp_path, name)
+    dataset = data.load(name, data_dir=tmp_path, validation_fraction=0)
+    assert_holds(dataset, contents)
+    assert (dataset.name, dataset.crop_padding, dataset.flips) == (name, 4, True)
+    classes = LAYOUTS[name]["labels"][-1][1]
+    assert dataset.num_classes == len(dataset.label_names) == classes
+    letter = LAYOUTS[name]["labels"][-1][0][0]
+    assert dataset.label_names[3] == f"{letter}3"
+
+
+def test_a_prepared_set_is_its_archive(original):
+    # On disk the records are in another order than in the archive.
+    builder = tfds.builder_from_directory(prepared(original[0]))
+    ids = [record["id"] for record in builder.as_data_source("train")]
+    assert ids != sorted(ids)
+    by_hand(original[0]).rename(archive := original[0] / "elsewhere")
+    try:
+        dataset = data.load("cifar100", data_dir=original[0], validation_fraction=0)
+    finally:
+        archive.rename(by_hand(original[0]))
+    assert_holds(dataset, original[1])
+    assert dataset.label_names == tuple(f"f{i}" for i in range(100))
+
+
+def test_the_validation_part_of_cifar(original):
+    root, contents = original
+    dataset = data.load("cifar100", data_dir=str(root))
+    assert len(dataset.train.labels) == 160
+    both = rows(dataset.train) + rows(dataset.validation)
+    assert sorted(both) == rows(contents["train"])
+    pixels = dataset.train.images / 255
+    np.testing.assert_allclose(dataset.mean, pixels.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(dataset.std, pixels.std((0, 1, 2)), rtol=1e-5)
+
+
+def test_the_default_directory_is_created(tmp_path, original, monkeypatch):
+    root = tmp_path / "new"
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(root))
+    register(monkeypatch, original[0])
+    with pytest.raises(errors.DataError, match="cannot be reached"):
+        data.load("cifar100")
+    shutil.copytree(prepared(original[0]), prepared(root))
+    assert len(data.load("cifar100").test.labels) == 100
+
+
+@pytest.mark.parametrize("content", ["another archive", "not an archive", "cut"])
+def test_a_wrong_checksum_names_both(content, with_archive):
+    archive = by_hand(with_archive)
+    expected = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if content == "another archive":
+        write_archive(archive, "cifar100", (5, 5))
+    elif content == "cut":
+        archive.write_bytes(archive.read_bytes()[:50_000])
+    else:
+        archive.write_bytes(b"no archive")
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    with pytest.raises(errors.DataError) as caught:
+        data.load("cifar100", data_dir=with_archive)
+    for part in (str(archive), found, expected):
+        assert part in str(caught.value)
+
+
+# --- Damaged sets -------------------------------------------------------------------
+
+
+def _shard(directory, part="train"):
+    (shard,) = directory.glob(f"cifar100-{part}*")
+    return shard
+
+
+def _truncate(directory):
+    shard = _shard(directory)
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+
+
+def _flip_bits(directory):
+    shard = _shard(directory, "test")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    shard.write_bytes(content)
+
+
+def _edit_info(edit):
+    def damage(directory):
+        path = directory / "dataset_info.json"
+        info = json.loads(path.read_text())
+        edit({split["name"]: split for split in info["splits"]}, info)
+        path.write_text(json.dumps(info))
+
+    return damage
+
+
+def _forget_records(splits, info):
+    # All records can be read, but ten of the set are left out.
+    splits["train"]["shardLengths"] = ["190"]
+
+
+def _repeat_records(directory):
+    # Two shards in name, each the same file.
+    shard = _shard(directory)
+    for half in ("00000-of-00002", "00001-of-00002"):
+        shutil.copy(shard, str(shard).replace("00000-of-00001", half))
+
+    def edit(splits, info):
+        splits["train"]["shardLengths"] = ["200", "200"]
+
+    _edit_info(edit)(directory)
+
+
+def _cut_names(directory):
+    names = directory / "label.labels.txt"
+    names.write_text(names.read_text()[:200])
+
+
+DAMAGES = {
+    "truncated": _truncate,
+    "flipped": _flip_bits,
+    "no-shard": lambda directory: _shard(directory, "test").unlink(),
+    "no-info": lambda directory: (directory / "dataset_info.json").unlink(),
+    "half-info": lambda directory: (directory / "dataset_info.json").write_text('{"na'),
+    "features": lambda directory: (directory / "features.json").write_text("[]"),
+    "too-few": _edit_info(_forget_records),
+    "repeated": _repeat_records,
+    "tfrecord": _edit_info(lambda splits, info: info.update(fileFormat="tfrecord")),
+    "names-cut": _cut_names,
+    "no-names": lambda directory: (directory / "label.labels.txt").unlink(),
+    "other-split": _edit_info(lambda splits, _: splits["test"].update(name="tesu")),
+    "no-test": _edit_info(lambda splits, info: info.update(splits=[splits["train"]])),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_set_is_named(damage, tmp_path, original):
+    directory = prepared(tmp_path)
+    shutil.copytree(prepared(original[0]), directory)
+    damage(directory)
+    with pytest.raises(errors.DataError) as caught:
+        data.load("cifar100", data_dir=tmp_path)
+    assert str(directory.parent) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["absent", "file", "file/x", "link", "~no-one/x"])
+@pytest.mark.parametrize("name", ["cifar100", "other"])
+def test_unusable_data_directories(name, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("link")
+    for given in (place, "x" * 300):
+        with pytest.raises(errors.DataError, match=given):
+            data.load(name, data_dir=given)
+
+
+def test_a_name_of_a_class_may_consist_of_two_words(tmp_path):
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    examples = data.Examples(np.repeat(images, 10, 0), np.repeat([0, 1], 10))
+    write_prepared(
+        tmp_path,
+        "two",
+        {"train": labelled(examples)},
+        image_features((4, 4, 3), ["sea lion", "ant"]),
+    )
+    assert data.load("two", data_dir=tmp_path).label_names == ("sea lion", "ant")

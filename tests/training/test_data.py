@@ -1,0 +1,274 @@
+"""Splits, digits, what `load` makes of a set, normalisation and augmentation."""
+
+import hashlib
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training import data, errors
+
+
+def rows(examples):
+    """Returns the images as a sorted list of bytes, to compare as multisets."""
+    return sorted(image.tobytes() for image in examples.images)
+
+
+# --- Splits -------------------------------------------------------------------------
+
+
+def test_stratified_split_is_exact_and_covers():
+    labels = np.random.default_rng(0).integers(0, 7, 1001)
+    kept, drawn = data.stratified_split(labels, 0.3, seed=3)
+    np.testing.assert_array_equal(np.sort(np.concatenate([kept, drawn])), range(1001))
+    assert len(drawn) == 300
+    counts = np.bincount(labels[drawn], minlength=7)
+    np.testing.assert_array_less(np.abs(counts - 0.3 * np.bincount(labels)), 1)
+
+
+def test_stratified_split_follows_its_seed_and_nothing_else():
+    labels = np.repeat(np.arange(5), 20)
+    np.random.seed(1)
+    first = data.stratified_split(labels, 0.2, seed=0)[1]
+    np.random.seed(2)
+    np.testing.assert_array_equal(first, data.stratified_split(labels, 0.2, seed=0)[1])
+    assert set(first) != set(data.stratified_split(labels, 0.2, seed=1)[1])
+    # Drawn at random, not from one end of each class.
+    assert 0 < np.mean(first % 20 < 10) < 1
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_stratified_split_at_its_ends(fraction):
+    labels = np.repeat(np.arange(3), 4)
+    kept, drawn = data.stratified_split(labels, fraction, seed=0)
+    assert (len(kept), len(drawn)) == ((12, 0) if fraction == 0 else (0, 12))
+
+
+# --- Digits, and what `load` makes of a set -----------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def test_digits_facts(digits):
+    assert (digits.name, digits.num_classes) == ("digits", 10)
+    assert digits.label_names == tuple("0123456789")
+    sizes = [len(p.labels) for p in (digits.train, digits.validation, digits.test)]
+    assert sizes == [1150, 288, 359]
+    assert sum(sizes) == 1797
+    for part in (digits.train, digits.validation, digits.test):
+        assert part.images.shape == (len(part.labels), 8, 8, 1)
+        assert part.images.dtype == np.uint8
+        assert part.labels.dtype == np.int32
+        shares = np.bincount(part.labels) / len(part.labels)
+        np.testing.assert_allclose(shares, 0.1, atol=0.01)
+    assert digits.train.images.max() == 240
+    assert (digits.crop_padding, digits.flips) == (1, False)
+
+
+def test_digits_test_set_never_moves(digits):
+    # If this fails, results of different versions are on different test sets.
+    digest = hashlib.sha256(digits.test.images.tobytes()).hexdigest()
+    assert digest.startswith("e0e538334c50208b")
+    np.testing.assert_array_equal(digits.test.labels[:8], [3, 7, 3, 9, 0, 8, 7, 0])
+
+
+def test_parts_are_disjoint_and_cover(digits):
+    whole = data.load("digits", validation_fraction=0)
+    assert len(whole.validation.labels) == 0
+    assert whole.validation.images.shape == (0, 8, 8, 1)
+    assert rows(whole.train) == sorted(rows(digits.train) + rows(digits.validation))
+    assert not set(rows(digits.train)) & set(rows(digits.validation))
+    assert not set(rows(whole.train)) & set(rows(digits.test))
+
+
+def test_validation_follows_the_split_seed(digits):
+    again = data.load("digits")
+    np.testing.assert_array_equal(again.train.images, digits.train.images)
+    np.testing.assert_array_equal(again.validation.labels, digits.validation.labels)
+    other = data.load("digits", split_seed=1)
+    assert rows(other.validation) != rows(digits.validation)
+    np.testing.assert_array_equal(other.test.images, digits.test.images)
+
+
+def test_part_of_the_training_part(digits):
+    part = data.load("digits", train_fraction=0.25)
+    assert len(part.train.labels) == round(0.25 * len(digits.train.labels))
+    assert set(rows(part.train)) < set(rows(digits.train))
+    whole, quarter = (np.bincount(d.train.labels) for d in (digits, part))
+    assert np.abs(quarter - whole / 4).max() < 1
+    # What runs are chosen and judged by stays the same.
+    np.testing.assert_array_equal(part.validation.images, digits.validation.images)
+    np.testing.assert_array_equal(part.test.images, digits.test.images)
+    pixels = part.train.images.astype(np.float64) / 255
+    np.testing.assert_allclose(part.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
+    other = data.load("digits", train_fraction=0.25, split_seed=1)
+    assert rows(other.train) != rows(part.train)
+
+
+def test_statistics_come_from_the_training_part_alone(digits):
+    pixels = digits.train.images.astype(np.float64) / 255
+    np.testing.assert_allclose(digits.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(digits.std, pixels.std((0, 1, 2)), rtol=1e-6)
+    assert digits.mean.dtype == digits.std.dtype == np.float32
+    # Those of all that is not the test set differ by far more than the tolerance.
+    whole = data.load("digits", validation_fraction=0)
+    assert abs(whole.mean[0] / digits.mean[0] - 1) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "digits", "validation_fraction": 1.0}, r"1\.0.*\[0, 1\)"),
+        ({"name": "digits", "validation_fraction": float("nan")}, "nan"),
+        ({"name": "digits", "validation_fraction": 0.9999}, "leave nothing of digits"),
+        ({"name": "digits", "train_fraction": 0.0}, r"0\.0.*\(0, 1\]"),
+        ({"name": "digits", "train_fraction": 1.5}, r"1\.5.*\(0, 1\]"),
+        ({"name": "digits", "train_fraction": 1e-4}, "leave nothing of digits"),
+        ({"name": "digits", "split_seed": -1}, "-1"),
+        ({"name": "digits", "image_size": 0}, r"0: choose it in \[1, 10000\)"),
+    ],
+)
+def test_wrong_arguments_are_user_errors(arguments, words):
+    with pytest.raises(errors.UserError, match=words):
+        data.load(**arguments)
+
+
+def test_importing_the_package_imports_neither_jax_nor_a_data_library():
+    heavy = {"jax", "sklearn", "tensorflow_datasets", "requests"}
+    code = f"from training import data; import sys; print({heavy} & sys.modules.keys())"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (run.stdout, run.stderr) == ("set()\n", "")
+
+
+# --- Normalisation and augmentation -------------------------------------------------
+
+
+augment = jax.jit(data.augment, static_argnames=("crop_padding", "flips"))
+
+
+def _images(count=24, side=8, channels=3, seed=0):
+    shape = (count, side, side, channels)
+    return np.random.default_rng(seed).integers(1, 256, shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_normalize_is_the_formula(dtype):
+    images = _images()
+    mean, std = np.float32([0.1, 0.5, 0.9]), np.float32([0.2, 0.3, 0.4])
+    out = jax.jit(data.normalize, static_argnums=3)(images, mean, std, dtype)
+    assert out.dtype == dtype
+    want = (images / 255.0 - mean) / std
+    rtol = 1e-5 if dtype == jnp.float32 else 2**-8
+    np.testing.assert_allclose(np.asarray(out, np.float64), want, rtol, atol=1e-6)
+
+
+def test_normalize_takes_what_a_record_of_a_run_holds():
+    """Plain NumPy images, one or many; statistics as lists, as JSON keeps them."""
+    images = _images()
+    mean, std = [0.1, 0.5, 0.9], [0.2, 0.3, 0.4]
+    out = data.normalize(images, mean, std)
+    np.testing.assert_allclose(out, (images / 255 - mean) / std, rtol=1e-4, atol=1e-6)
+    one = data.normalize(images[3], mean, std)
+    np.testing.assert_allclose(one, out[3], rtol=1e-6)
+    with pytest.raises(TypeError, match="float32: give uint8"):
+        data.normalize(np.float32(images) / 255, mean, std)
+
+
+def test_normalized_training_part_has_mean_0_and_deviation_1(digits):
+    out = np.asarray(data.normalize(digits.train.images, digits.mean, digits.std))
+    np.testing.assert_allclose(out.mean(), 0, atol=1e-4)
+    np.testing.assert_allclose(out.std(), 1, atol=1e-4)
+
+
+def _augment_literally(key, images, positions, crop_padding, flips):
+    """The same, one image at a time in NumPy; only the draws come from JAX."""
+    results = []
+    for image, position in zip(images, positions, strict=True):
+        crop_key, flip_key = jax.random.split(jax.random.fold_in(key, position))
+        edge = crop_padding
+        padded = np.zeros(np.add(image.shape, (2 * edge, 2 * edge, 0)), image.dtype)
+        height, width = image.shape[:2]
+        padded[edge : edge + height, edge : edge + width] = image
+        row, column = 0, 0
+        if crop_padding:
+            row, column = jax.random.randint(crop_key, (2,), 0, 2 * edge + 1)
+        image = padded[row : row + height, column : column + width]
+        if flips and jax.random.bernoulli(flip_key):
+            image = np.flip(image, axis=1)
+        results.append(image)
+    return np.stack(results)
+
+
+@pytest.mark.parametrize("crop_padding", [0, 2])
+@pytest.mark.parametrize("flips", [False, True])
+def test_augment_equals_its_literal_twin(crop_padding, flips):
+    key, images, positions = jax.random.key(5), _images(12), np.arange(100, 112)
+    options = {"crop_padding": crop_padding, "flips": flips}
+    out = augment(key, images, positions, **options)
+    assert out.dtype == np.uint8
+    want = _augment_literally(key, images, positions, **options)
+    np.testing.assert_array_equal(out, want)
+    changed = bool(crop_padding or flips)
+    assert np.any(want != images) == changed
+
+
+def test_augment_does_not_depend_on_how_the_batch_is_cut():
+    key, images, positions = jax.random.key(1), _images(), np.arange(24)
+
+    def cut(images, positions):
+        return np.asarray(augment(key, images, positions, crop_padding=1, flips=True))
+
+    complete = cut(images, positions)
+    halves = [cut(images[p], p) for p in np.split(positions, 2)]
+    np.testing.assert_array_equal(complete, np.concatenate(halves))
+    # With the positions of the first half, the second would be cropped like it.
+    assert np.any(cut(images[12:], positions[:12]) != complete[12:])
+
+
+def test_crops_reach_every_window_and_pad_with_black():
+    image = np.arange(1, 17, dtype=np.uint8).reshape(1, 4, 4, 1)
+    images = np.repeat(image, 500, axis=0)
+    key, positions = jax.random.key(0), np.arange(500)
+    out = augment(key, images, positions, crop_padding=1, flips=False)
+    padded = np.pad(image[0], ((1, 1), (1, 1), (0, 0)))
+    windows = {
+        padded[r : r + 4, c : c + 4].tobytes(): 0 for r in range(3) for c in range(3)
+    }
+    for crop in np.asarray(out):
+        windows[crop.tobytes()] += 1  # A KeyError here is a crop that is no window.
+    # Each has probability 1/9: 55.6 +- 7.0 of 500.
+    assert min(windows.values()) > 25
+    assert max(windows.values()) < 90
+
+
+def test_half_of_the_images_are_mirrored_left_to_right():
+    images = np.repeat(_images(1), 500, axis=0)
+    out = np.asarray(
+        augment(jax.random.key(0), images, np.arange(500), crop_padding=0, flips=True)
+    )
+    mirrored = (out == images[:, :, ::-1]).all((1, 2, 3))
+    untouched = (out == images).all((1, 2, 3))
+    assert (mirrored ^ untouched).all()
+    assert 190 < mirrored.sum() < 310  # 250 +- 11
+
+
+def test_another_key_augments_otherwise():
+    images, positions = _images(), np.arange(24)
+    one, two = (
+        augment(jax.random.key(s), images, positions, crop_padding=1, flips=True)
+        for s in (0, 1)
+    )
+    assert np.any(one != two)

@@ -1,0 +1,375 @@
+"""Learning-rate schedules and chains, against their definitions."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import plp_optax
+from tests.support import reference
+from tests.support.problems import W0, jitted, noisy_gradient, run
+from training import plateau
+from training.config import resolve
+from training.errors import ConfigError
+from training.optimizers import make_optimizer, make_schedule, triangular_schedule
+
+
+def schedule(steps_per_epoch=10, epochs=10, **fields):
+    config = resolve({"epochs": epochs, **fields})
+    return make_schedule(config, steps_per_epoch=steps_per_epoch)
+
+
+def test_triangular_schedule_goes_up_and_down():
+    f = triangular_schedule(1.0, 3.0, 4)
+    assert [float(f(i)) for i in range(10)] == [1, 1.5, 2, 2.5, 3, 2.5, 2, 1.5, 1, 1.5]
+
+
+@pytest.mark.parametrize("name", ["cosine", "cyclic", "step", "constant", "plateau"])
+def test_rates_are_float64_where_that_is_enabled(name):
+    """Although optimizers count in int32."""
+    f = schedule(schedule=name, learning_rate=0.1, warmup_epochs=3)
+    with jax.enable_x64(True):
+        rates = [f(jnp.int32(i)) for i in (0, 7, 30, 99)]
+        assert {rate.dtype for rate in rates} == {jnp.dtype("float64")}
+        assert float(rates[1]) == pytest.approx(8 / 31 * 0.1, rel=1e-14)
+        assert [float(rate) for rate in rates] == [f(i) for i in (0, 7, 30, 99)]
+    assert f(jnp.int32(7)).dtype == jnp.float32
+
+
+def test_the_papers_schedule():
+    """One epoch of warm-up to 0.001, then up to 0.002 in 2,000 steps, and back."""
+    config = resolve({"dataset": "cifar100", "schedule": "cyclic",
+                      "learning_rate": 0.001, "max_learning_rate": 0.002})  # fmt: skip
+    f = make_schedule(config, steps_per_epoch=312)
+    warmup = np.array([f(i) for i in range(313)])
+    np.testing.assert_allclose(np.diff(warmup), 0.001 / 313, rtol=1e-3)
+    np.testing.assert_allclose(warmup[[0, -1]], [0.001 / 313, 0.001], rtol=1e-5)
+    turning_points = [float(f(312 + i)) for i in (0, 1000, 2000, 3000, 4000, 6000)]
+    np.testing.assert_allclose(
+        turning_points, [0.001, 0.0015, 0.002, 0.0015, 0.001, 0.002], rtol=1e-5
+    )
+
+
+def test_constant_step_and_cosine():
+    constant = schedule(schedule="constant", warmup_epochs=0, learning_rate=0.3)
+    assert {float(constant(i)) for i in (0, 50, 99)} == {0.3}
+    step = schedule(schedule="step", warmup_epochs=0, learning_rate=1.0)
+    np.testing.assert_allclose(
+        [step(i) for i in (29, 31, 59, 61, 79, 81)],
+        [1, 0.2, 0.2, 0.04, 0.04, 0.008],
+        rtol=1e-5,
+    )
+    cosine = schedule(schedule="cosine", warmup_epochs=2, learning_rate=0.4)
+    np.testing.assert_allclose(
+        [cosine(20 + i) for i in (0, 20, 40, 80)],
+        [0.2 * (1 + math.cos(math.pi * i / 80)) for i in (0, 20, 40, 80)],
+        atol=1e-6,
+    )
+
+
+def test_onecycle_rises_to_its_peak_and_falls_to_almost_nothing():
+    """The extremes of PyTorch's OneCycleLR; between them half a cosine."""
+    f = schedule(schedule="onecycle", learning_rate=0.5)
+    rates = np.array([f(i) for i in range(101)])
+    np.testing.assert_allclose(rates[[0, 30, 100]], [0.02, 0.5, 2e-6], rtol=1e-4)
+    np.testing.assert_allclose(rates[[15, 65]], [0.26, 0.25], rtol=1e-4)
+    assert (np.diff(rates[:31]) > 0).all()
+    assert (np.diff(rates[30:]) < 0).all()
+    assert schedule(schedule="onecycle", steps_per_epoch=1, epochs=1)(0) > 0
+
+
+def test_a_run_shorter_than_its_warm_up_stays_in_it():
+    f = schedule(steps_per_epoch=5, epochs=1, warmup_epochs=2, learning_rate=0.6)
+    rates = [float(f(i)) for i in range(5)]
+    np.testing.assert_allclose(rates, np.arange(1, 6) * 0.1, rtol=1e-6)
+
+
+def chain(**fields):
+    constant = {"learning_rate": 0.05, "schedule": "constant", "warmup_epochs": 0}
+    return make_optimizer(resolve(constant | fields), steps_per_epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "jump", "k", "period"),
+    [
+        ({"method": "sgd"}, None, 1, 1),
+        (
+            {"method": "plp", "plp_step": 2.0, "plp_window": 4, "plp_period": 5},
+            lambda w, _: reference.predict_midpoint(w, 2.0),
+            4,
+            5,
+        ),
+        (
+            {"method": "plp", "plp_fit": "least_squares"},
+            lambda w, _: reference.predict_least_squares(w, 1.0),
+            3,
+            4,
+        ),
+        (
+            {"method": "lookahead", "lookahead_alpha": 0.25},
+            lambda w, _: w[0] + 0.25 * (w[-1] - w[0]),
+            5,
+            5,
+        ),
+        ({"method": "average"}, lambda w, _: np.mean(w[1:], axis=0), 3, 4),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov"])
+def test_methods_follow_their_definitions(fields, jump, k, period, optimizer):
+    """L2 decay into the gradient, momentum, rate, and the method last."""
+    expected = reference.train(
+        W0,
+        noisy_gradient,
+        reference.MomentumSGD(0.05, 0.8, optimizer == "nesterov", 0.01),
+        12,
+        jump=jump,
+        k=k,
+        period=period,
+    )
+    tx = chain(optimizer=optimizer, momentum=0.8, weight_decay=0.01, **fields)
+    np.testing.assert_allclose(run(tx, 12), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "link"),
+    [
+        (
+            {"method": "adaptive-window", "adaptive_window": 3},
+            plp_optax.adaptive_window(3),
+        ),
+        (
+            {
+                "method": "adaptive-window",
+                **{"adaptive_window": 3, "adaptive_period": 4},
+                "adaptive_min_signal": 0.2,
+            },
+            plp_optax.adaptive_window(3, period=4, min_signal=0.2),
+        ),
+        (
+            {
+                "method": "ema-nesterov",
+                **{"extrapolation": 0.4, "extrapolation_decay": 0.8, "epochs": 4},
+            },
+            plp_optax.ema_nesterov(lambda count: 0.4 * (1 - count / 12), decay=0.8),
+        ),
+        (
+            {
+                "method": "outer-nesterov",
+                **{"outer_rate": 0.5, "outer_momentum": 0.6, "outer_period": 3},
+            },
+            plp_optax.outer_nesterov(0.5, momentum=0.6, period=3),
+        ),
+    ],
+)
+def test_predictors_follow_the_optimizer(fields, link):
+    """The library's, which have twins of their own; three steps are an epoch."""
+    tx = chain(momentum=0.8, weight_decay=0.01, **fields)
+    expected = optax.chain(
+        optax.add_decayed_weights(0.01), optax.sgd(0.05, momentum=0.8), link
+    )
+    np.testing.assert_allclose(run(tx, 12), run(expected, 12), rtol=1e-12)
+
+
+def test_the_tail_begins_after_a_part_of_the_run():
+    tx = chain(method="tail-average", tail_start=0.5, epochs=4)  # from step 7 of 12
+    w, state, seen = jnp.asarray(W0), tx.init(jnp.asarray(W0)), []
+    for count in range(12):
+        updates, state = tx.update(noisy_gradient(w, count), state, w)
+        w = optax.apply_updates(w, updates)
+        seen.append(np.asarray(w))
+    averaged = plp_optax.averaged_params(state, w)
+    np.testing.assert_allclose(averaged, np.mean(seen[6:], axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["adam", "adamw", "rmsprop", "adagrad", "adadelta"]
+)
+def test_other_optimizers_lower_a_loss_and_decay_weights(optimizer):
+    tx = chain(optimizer=optimizer, method="plp")
+    w = jnp.array([1.0, -1.0])
+    state = tx.init(w)
+    for _ in range(20):
+        updates, state = tx.update(2 * w, state, w)
+        w = optax.apply_updates(w, updates)
+    assert jnp.sum(w**2) < 2.0
+    # Without a gradient only decay is left to move the weights.
+    tx = chain(optimizer=optimizer, method="sgd", weight_decay=0.1)
+    w = jnp.ones(2)
+    updates, _ = tx.update(jnp.zeros(2), tx.init(w), w)
+    assert jnp.all(updates < 0)
+    tx = chain(optimizer=optimizer, method="sgd", weight_decay=0.0)
+    updates, _ = tx.update(jnp.zeros(2), tx.init(w), w)
+    assert not jnp.any(updates)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov"])
+def test_momentum_falls_while_the_cyclic_rate_rises(optimizer):
+    """As PyTorch's CyclicLR: 0.9 at the lower rate, 0.8 at the peak."""
+    tx = make_optimizer(
+        resolve(
+            {
+                "method": "sgd",
+                "optimizer": optimizer,
+                "schedule": "cyclic",
+                "learning_rate": 0.02,
+                "max_learning_rate": 0.04,
+                "cycle_steps": 4,
+                "cycle_momentum": True,
+                "warmup_epochs": 1,
+                "weight_decay": 0.0,
+            }
+        ),
+        steps_per_epoch=3,
+    )
+    rates = [0.005, 0.01, 0.015, *np.interp(range(9), [0, 4, 8], [0.02, 0.04, 0.02])]
+    momenta = [0.9] * 3 + [*np.interp(range(9), [0, 4, 8], [0.9, 0.8, 0.9])]
+    twin, w, expected = reference.MomentumSGD(0, 0, optimizer == "nesterov"), W0, []
+    for count in range(12):
+        twin.learning_rate, twin.momentum = rates[count], momenta[count]
+        w = twin.step(w, noisy_gradient(w, count), count)
+        expected.append(w)
+    np.testing.assert_allclose(run(tx, 12), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("clipping", "clip"),
+    [
+        ({"clip_norm": 0.5}, lambda g: g * min(1, 0.5 / np.linalg.norm(g))),
+        ({"clip_value": 0.2}, lambda g: np.clip(g, -0.2, 0.2)),
+        (
+            {"clip_norm": 0.5, "clip_value": 0.2},
+            lambda g: np.clip(g * min(1, 0.5 / np.linalg.norm(g)), -0.2, 0.2),
+        ),
+    ],
+    ids=["norm", "value", "both"],
+)
+def test_amplified_gradients_are_clipped_before_decay(clipping, clip):
+    def gradient(w, count):
+        amplified = (3.0 if count >= 3 else 1.0) * noisy_gradient(w, count)
+        return clip(amplified) + 0.03 * np.sign(w)
+
+    expected = reference.train(
+        W0,
+        gradient,
+        reference.MomentumSGD(0.05, 0.8, weight_decay=0.01),
+        9,
+        **{"jump": None, "k": 1, "period": 1},
+    )
+    tx = chain(
+        method="amplify",
+        strategy="[(4, 0.05, 1, 3.0)]",
+        **dict.fromkeys(("learning_rate", "schedule", "warmup_epochs")),
+        amplify_select="all",
+        **{"momentum": 0.8, "weight_decay": 0.01, "l1": 0.03},
+        **clipping,
+    )
+    with jax.enable_x64(True):
+        params = {"kernel": jnp.asarray(W0)}
+        state = tx.init(params)
+        for count, value in enumerate(expected):
+            w = np.asarray(params["kernel"])
+            raw = {"kernel": jnp.asarray(noisy_gradient(w, count))}
+            updates, state = tx.update(raw, state, params)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(params["kernel"], value, rtol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["sgd", "plp"])
+def test_a_plateau_divides_the_rate_by_ten(method):
+    """After so many losses in a row that are not below the lowest before."""
+    fields = {"schedule": "plateau", "plateau_patience": 2, "method": method}
+    tx, plain = chain(**fields), chain(method=method)
+    losses = [3.0, 2.0, 2.0, 2.5, 1.9, 1.9, 1.9, math.nan, 5.0]
+    scales = [1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001]
+    w, g = jnp.ones(3), jnp.arange(3.0)
+    state, plain_state = tx.init(w), plain.init(w)
+    assert plateau.scale(state) == plateau.scale(plain_state) == 1
+    for loss, scale in zip(losses, scales, strict=True):
+        state = plateau.observe(state, loss, patience=2)
+        assert plateau.scale(state) == pytest.approx(scale, rel=1e-6)
+    # The prediction follows the rate, so that its window sees it.
+    for _ in range(5):
+        updates, state = tx.update(g, state, w)
+        expected, plain_state = plain.update(g, plain_state, w)
+        np.testing.assert_allclose(updates, 0.001 * expected, rtol=1e-5)
+
+
+def midpoint(w, _):
+    return reference.predict_midpoint(w, 1.0)
+
+
+@pytest.mark.parametrize("method", ["amplify", "amplify+plp"])
+def test_gradients_are_amplified_before_decay_and_momentum(method):
+    """All layers times 3 from the second epoch; the jump comes after the optimizer."""
+    tx = chain(
+        method=method,
+        strategy="[(4, 0.05, 1, 3.0)]",
+        **dict.fromkeys(("learning_rate", "schedule", "warmup_epochs")),
+        amplify_select="all",
+        momentum=0.8,
+        weight_decay=0.01,
+    )
+    expected = reference.train(
+        W0,
+        lambda w, count: (3.0 if count >= 3 else 1.0) * noisy_gradient(w, count),
+        reference.MomentumSGD(0.05, 0.8, weight_decay=0.01),
+        12,
+        jump=midpoint if method == "amplify+plp" else None,
+        k=3,
+        period=4,
+    )
+    with jax.enable_x64(True):
+        tx = jitted(tx)
+        params = {"kernel": jnp.asarray(W0)}
+        state = tx.init(params)
+        for count, value in enumerate(expected):
+            w = np.asarray(params["kernel"])
+            gradient = {"kernel": jnp.asarray(noisy_gradient(w, count))}
+            updates, state = tx.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(params["kernel"], value, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"strategy": "[(2, 0.1, 1, 2), (2, 0.1, 0, 1)]"}, "--strategy .*stage 2"),
+        ({"strategy": "[(1, 0.1, 1, 2)]"}, "--strategy .*lasts only one epoch"),
+        ({"strategy": "[(3, -0.1, 1, 2)]"}, "--strategy .*positive learning rate"),
+        ({"strategy": "[(3, 0.1, 0, 1)]"}, "--method amplify: "),
+        ({"epochs": 2}, "--strategy paper: "),
+    ],
+)
+def test_what_the_library_refuses_names_the_flag(fields, message):
+    config = resolve({"method": "amplify", **fields})
+    with pytest.raises(ConfigError, match=message):
+        make_optimizer(config, steps_per_epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "flag"),
+    [
+        ({"amplify_threshold": 2.0}, "--amplify-threshold 2.0"),
+        ({"amplify_select": "a, nonsense"}, "--amplify-select a, nonsense"),
+    ],
+)
+def test_what_does_not_fit_the_network_names_the_flag(fields, flag):
+    tx = chain(
+        method="amplify",
+        learning_rate=None,
+        schedule=None,
+        warmup_epochs=None,
+        **fields,
+    )
+    layers = {name: {"kernel": jnp.zeros(2)} for name in "abc"}
+    with pytest.raises(ConfigError, match=f"^{flag} does not fit the network: "):
+        tx.init(layers)
+
+
+def test_the_chain_holds_one_window():
+    state = chain(method="plp").init(jnp.zeros(3))
+    (window,) = optax.tree.get(state, "window")
+    assert jax.tree.map(jnp.shape, window) == (3,)

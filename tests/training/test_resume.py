@@ -1,0 +1,525 @@
+"""Runs that are killed, stopped or damaged finish as if nothing had happened."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import jax
+import numpy as np
+import pytest
+
+import train
+import training
+from tests.support import programs
+from training import callbacks, checkpoints, config, recipe, workdir
+from training.checkpoints import read
+from training.errors import RunError
+from training.interrupts import Interrupts, acknowledged
+from training.program import Program
+from training.workdir import WorkDirectory, read_metrics
+
+ROOT = Path(__file__).parents[2]
+# Analysis, amplification, prediction and augmentation, a save after every step: all
+# that a state can hold, and every position that it can be saved at.
+STRATEGY = "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"
+EVERYTHING = [
+    *("--model", "tiny", "--width", "4", "--batch-size", "256", "--augment"),
+    *("--method", "amplify+plp", "--strategy", STRATEGY),
+    *("--amplify-threshold", "0.5", "--checkpoint-minutes", "1e-6"),
+]
+# What follows the validation loss, and the moving average.
+STALLING = [
+    *("--model", "tiny", "--width", "4", "--batch-size", "256", "--method", "sgd"),
+    *("--schedule", "plateau", "--plateau-patience", "1", "--early-stopping", "3"),
+    *("--ema", "0.5", "--lr", "20", "--checkpoint-minutes", "1e-6"),
+]
+TINY = ["--model", "tiny", "--width", "4", "--batch-size", "128", "--method", "sgd"]
+TINY += ["--epochs", "4"]
+TIMES = {"images_per_second", "train_seconds"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_programs():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "build", programs.build)
+        yield
+
+
+def saved(path):
+    return sorted((path / workdir.CHECKPOINTS).glob("*.msgpack"))
+
+
+def arrays(path):
+    """Every array of a file, by its place, as bytes."""
+    return {
+        jax.tree_util.keystr(place): (x.dtype, x.shape, np.asarray(x).tobytes())
+        for place, x in jax.tree_util.tree_leaves_with_path(read(path).tree)
+    }
+
+
+def without_times(fields):
+    return {name: value for name, value in fields.items() if name not in TIMES}
+
+
+def assert_same_run(a, b):
+    """Bitwise the same state and best network; the same records, times apart."""
+    assert saved(a)[-1].name == saved(b)[-1].name
+    assert arrays(saved(a)[-1]) == arrays(saved(b)[-1])
+    assert arrays(a / workdir.BEST) == arrays(b / workdir.BEST)
+    histories = [[*map(without_times, read_metrics(path))] for path in (a, b)]
+    assert histories[0] == histories[1]
+    results = [
+        without_times(json.loads((path / "result.json").read_text())) for path in (a, b)
+    ]
+    assert results[0] == results[1]
+    for name in ("layers.txt", "average.msgpack"):
+        kept = [
+            (path / name).exists() and (path / name).read_bytes() for path in (a, b)
+        ]
+        assert kept[0] == kept[1]
+
+
+# -- Simulated kills, in this process --------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no handler of errors sees, like SIGKILL."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The work directory of a run with these flags that nothing happened to."""
+    path = tmp_path_factory.mktemp("uninterrupted")
+
+    def made(argv):
+        run = path / str(hash(tuple(argv)))
+        argv = [*argv, "--workdir", str(run)]
+        assert run.exists() or train.main(argv) == 0
+        return run
+
+    history = read_metrics(made(EVERYTHING))
+    assert len(history) == 5
+    assert history[2]["amplified"]
+    assert len(read_metrics(made(STALLING))) < 30
+    return made
+
+
+def fail_at(patch, place, number):
+    """Ends runs when they are at a place for this time, as `killed_run` does."""
+    passages = []
+
+    def reached():
+        passages.append(1)
+        if len(passages) == number:
+            raise Killed
+
+    batches, fsync = Program._eval_batches, os.fsync
+
+    def evaluated(program, part):
+        for batch in batches(program, part):
+            reached()
+            yield batch
+
+    def synchronised(descriptor):
+        reached()
+        fsync(descriptor)
+
+    class AtCall(callbacks.Callback):
+        def on_call(self, state):
+            reached()
+
+    if place == "evaluation":
+        patch.setattr(Program, "_eval_batches", evaluated)
+    if place == "save":
+        patch.setattr(os, "fsync", synchronised)
+    return AtCall() if place == "step" else None
+
+
+# A run has at least 16 steps; a save of a best network and a checkpoint has 4
+# positions.
+@pytest.mark.parametrize(
+    "flags",
+    [EVERYTHING, pytest.param(STALLING, marks=pytest.mark.slow)],
+    ids=["all", "stalling"],
+)
+@pytest.mark.parametrize(
+    ("place", "last"), [("step", 16), ("save", 60), ("evaluation", 12)]
+)
+def test_resumed_at_any_moment_is_bitwise_the_same(
+    uninterrupted, tmp_path, place, last, flags
+):
+    """Several times in the same run, at random moments."""
+    path = tmp_path / "run"
+    argv = [*flags, "--workdir", str(path)]
+    moments = np.random.default_rng().integers(1, last, 4)
+    print("killed at passages", moments)
+    killed = 0
+    for moment in moments:
+        with pytest.MonkeyPatch.context() as patch:
+            callback = fail_at(patch, place, moment)
+            try:
+                recipe.train(config.parse(argv), callback)
+            except Killed:
+                killed += 1
+        if (path / workdir.RESULT).exists():  # it ended, or closed its files at least
+            break
+    assert killed
+    assert train.main(argv) == 0
+    assert_same_run(uninterrupted(flags), path)
+
+
+# -- Real kills, in other processes ----------------------------------------------------
+
+
+def run(path, *extra, killer=(), check=True, flags=EVERYTHING):
+    """Runs the program in another process."""
+    program = ["tests/support/killed_run.py", *map(str, killer)] if killer else ["train.py"]
+    return subprocess.run(
+        [sys.executable, *program, "--workdir", str(path), *flags, *extra],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=check,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A run that nothing happened to."""
+    path = tmp_path_factory.mktemp("reference") / "run"
+    run(path)
+    assert len(read_metrics(path)) == 5
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        *(("step", 1), ("step", 7), ("save", 12), ("save", 13)),
+        *(("evaluation", 5), ("evaluation", 11)),
+    ],
+    ids=lambda x: str(x),
+)
+def test_killed_and_resumed_is_bitwise_the_same(reference, tmp_path, place, number):
+    path = tmp_path / "run"
+    killed = run(path, killer=(place, number), check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (path / "result.json").exists()
+    resumed = run(path)
+    started = [line for line in resumed.stdout.splitlines() if "resuming from" in line]
+    assert bool(started) == ((place, number) != ("step", 1))
+    assert_same_run(reference, path)
+
+
+@pytest.mark.slow
+def test_killed_while_the_validation_loss_stalls(tmp_path):
+    """The rate has fallen by then, and early stopping counts."""
+    path, whole = tmp_path / "run", tmp_path / "whole"
+    run(whole, flags=STALLING)
+    epochs = len(read_metrics(whole))
+    killer = ("evaluation", 4 * (epochs - 1))  # of two batches, twice an epoch
+    killed = run(path, killer=killer, check=False, flags=STALLING)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert 1 < len(read_metrics(path)) < epochs
+    run(path, flags=STALLING)
+    assert_same_run(whole, path)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(reference, tmp_path):
+    path = tmp_path / "run"
+    random = np.random.default_rng()
+    moments = []
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "train.py", "--workdir", str(path), *EVERYTHING],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for line in process.stdout:
+            if line.startswith(("recording in", "resuming from")):
+                break
+        moments.append(random.uniform(0, 2))
+        time.sleep(moments[-1])
+        process.kill()
+        process.communicate()
+    print("killed so many seconds after the start of training:", moments)
+    run(path)
+    assert_same_run(reference, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_say_how_to_resume(tmp_path, number):
+    """A real signal at a random moment of a run that saves and evaluates often."""
+    path = tmp_path / "run"
+    argv = ["--model", "tiny", "--width", "4", "--epochs", "2000", "--method", "sgd"]
+    command = [sys.executable, "train.py", "--workdir", str(path), "--overwrite", *argv]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.strip().startswith("3/2000"):
+            break
+    time.sleep(np.random.default_rng().uniform(0, 0.5))
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, error
+    said, again = error.strip().splitlines()[-2:]
+    assert said == "train.py: stopped and saved: resume with"
+    # The same command, without what would start again.
+    assert again.strip() == f"python train.py --workdir {path} {' '.join(argv)}"
+    epochs = len(read_metrics(path))
+    assert epochs >= 3
+    assert all(
+        np.isfinite(x).all() for x in jax.tree.leaves(training.load(path).variables)
+    )
+    assert read(saved(path)[-1]).notes["epoch"] == epochs
+
+
+# -- Signals, in this process ----------------------------------------------------------
+
+
+def signal_after(patch, epoch, number=signal.SIGINT):
+    """Sends this process a signal when a run has recorded an epoch."""
+    add = WorkDirectory.add
+
+    def signalling(directory, metrics):
+        add(directory, metrics)
+        if metrics["epoch"] == epoch:
+            os.kill(os.getpid(), number)
+
+    patch.setattr(WorkDirectory, "add", signalling)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was stopped after three of four epochs."""
+    path = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        signal_after(patch, 3)
+        assert train.main([*TINY, "--workdir", str(path)]) == 130
+    return path
+
+
+@pytest.fixture
+def unfinished(stopped, tmp_path):
+    """Flags of such a run, and its directory."""
+    path = tmp_path / "run"
+    shutil.copytree(stopped, path)
+    return [*TINY, "--workdir", str(path)], path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch, number):
+    path = tmp_path / "run"
+    argv = [*TINY, "--checkpoint-epochs", "0", "--workdir", str(path)]
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        signal_after(patch, 2, number)
+        assert train.main([*argv, "--overwrite"]) == 128 + number
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    said, again = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert said == "train.py: stopped and saved: resume with"
+    # The same command, without what would start again.
+    assert again.strip() == f"python train.py {' '.join(argv)}"
+    (checkpoint,) = saved(path)
+    notes = read(checkpoint).notes
+    assert notes["epoch"] == len(read_metrics(path)) == 2
+    assert notes["step"] <= 1
+    assert train.main([*argv, "--resume", "required"]) == 0
+    assert f"resuming from {checkpoint}" in capsys.readouterr().out
+    assert [m["epoch"] for m in read_metrics(path)] == [1, 2, 3, 4]
+
+
+def test_a_signal_after_the_last_check_is_not_lost(tmp_path, monkeypatch):
+    """It comes when the first seed's last test is over: no second seed begins."""
+    check_last = Interrupts.check_last
+    paths = [tmp_path / f"seed-{seed}" for seed in (0, 1)]
+
+    def late(interrupts):
+        os.kill(os.getpid(), signal.SIGTERM)
+        check_last(interrupts)
+
+    argv = [*TINY, "--max-steps", "8", "--seed", "0", "1", "--workdir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupts, "check_last", late)
+        assert train.main(argv) == 128 + signal.SIGTERM
+    assert [(path / workdir.METRICS).exists() for path in paths] == [True, False]
+    assert train.main(argv) == 0
+    assert all((path / workdir.RESULT).exists() for path in paths)
+
+
+def test_ctrl_c_is_acknowledged_while_the_main_thread_is_busy(capfd, monkeypatch):
+    """At once; a second one ends the process."""
+    exits = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with acknowledged():
+            for count in (1, 2):
+                os.kill(os.getpid(), signal.SIGINT)
+                deadline = time.monotonic() + 20
+                seen = ""
+                while time.monotonic() < deadline:
+                    seen += capfd.readouterr().err
+                    if seen if count == 1 else exits:
+                        break
+                    time.sleep(0.01)
+                if count == 1:
+                    assert seen.strip().startswith("stopping as soon as")
+                    assert not exits
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert exits == [130]
+
+
+# -- Damage ----------------------------------------------------------------------------
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def contents(path):
+    return {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink], ids=["flipped", "missing"])
+def test_a_damaged_run_is_resumed_from_the_checkpoint_before(
+    unfinished, capsys, damage
+):
+    argv, path = unfinished
+    older, newer = saved(path)
+    damage(newer)
+    assert train.main(argv) == 0
+    output = capsys.readouterr()
+    assert f"resuming from {older}" in output.out
+    assert (f"resuming from {older} instead" in output.err) == (damage is flip)
+    assert [m["epoch"] for m in read_metrics(path)] == [1, 2, 3, 4]
+    for checkpoint in saved(path):
+        checkpoints._verified(checkpoint)
+
+
+def test_without_an_undamaged_checkpoint_a_sentence_and_nothing_lost(
+    unfinished, capsys
+):
+    argv, path = unfinished
+    for checkpoint in saved(path):
+        flip(checkpoint)
+    before = contents(path)
+    assert train.main(argv) == 2
+    error = capsys.readouterr().err
+    assert all(str(checkpoint) in error for checkpoint in saved(path))
+    assert "--overwrite" in error
+    assert contents(path) == before
+
+
+def test_removed_checkpoints_do_not_mean_a_new_run(unfinished, capsys):
+    argv, path = unfinished
+    shutil.rmtree(path / workdir.CHECKPOINTS)
+    assert train.main(argv) == 2
+    assert "checkpoints were removed" in capsys.readouterr().err
+    assert len(read_metrics(path)) == 3
+    assert training.load(path).config.model == "tiny"
+
+
+def test_damaged_best_is_noticed(unfinished):
+    _, path = unfinished
+    flip(path / workdir.BEST)
+    with pytest.raises(RunError, match=r"best\.msgpack is damaged"):
+        training.load(path)
+
+
+def test_a_missing_best_is_written_again(unfinished):
+    """Checkpoints hold it, too."""
+    argv, path = unfinished
+    (path / workdir.BEST).unlink()
+    assert train.main(argv) == 0
+    assert training.load(path).config.model == "tiny"
+
+
+# -- What may be asked for -------------------------------------------------------------
+
+
+def test_no_more_checkpoints_than_asked_for(tmp_path):
+    path = tmp_path / "run"
+    argv = [*TINY, "--keep-checkpoints", "3", "--workdir", str(path)]
+    assert train.main(argv) == 0
+    names = [f"epoch-{epoch:05d}-step-00000000.msgpack" for epoch in (2, 3, 4)]
+    assert [p.name for p in saved(path)] == names
+    argv = [*TINY, "--checkpoint-epochs", "3", "--keep-checkpoints", "9", "--overwrite"]
+    assert train.main([*argv, "--workdir", str(path)]) == 0
+    assert [read(p).notes["epoch"] for p in saved(path)] == [3, 4]
+
+
+def test_resume_can_be_refused_or_required(unfinished, tmp_path, capsys):
+    argv, path = unfinished
+    assert train.main([*argv, "--resume", "never"]) == 2
+    assert "did not finish" in capsys.readouterr().err
+    other = [*argv[:-1], str(tmp_path / "other"), "--resume", "required"]
+    assert train.main(other) == 2
+    assert "no run to resume" in capsys.readouterr().err
+    assert train.main([*argv, "--learning-rate", "0.01"]) == 2
+    assert "learning_rate is 0.05 there and 0.01 here" in capsys.readouterr().err
+    # Where and how a run is kept may change.
+    argv = [*argv, "--keep-checkpoints", "1", "--checkpoint-minutes", "5"]
+    assert train.main([*argv, "--resume", "required"]) == 0
+    assert "resuming from" in capsys.readouterr().out
+    assert len(saved(path)) == 1
+
+
+def test_a_directory_in_use_is_refused(unfinished, capsys):
+    argv, path = unfinished
+    with filelock.FileLock(path / ".lock"):
+        assert train.main(argv) == 2
+    assert "in use by another run" in capsys.readouterr().err
+    assert train.main(argv) == 0
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "metrics.jsonl", "result.json"])
+def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch, capsys, name):
+    """Where there is space again, the run is resumed from what was saved."""
+    path = tmp_path / "run"
+    argv = [*TINY, "--workdir", str(path)]
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    count = []
+
+    def fail_in_the_third_epoch(descriptor, fsync=os.fsync):
+        count.append(1)
+        fail() if len(count) > 10 else fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        if name == "checkpoint":
+            patch.setattr(os, "fsync", fail_in_the_third_epoch)
+        elif name == "metrics.jsonl":
+            patch.setattr(WorkDirectory, "_add_events", fail)
+        else:
+            patch.setattr(workdir, "_write_json", fail)
+        assert train.main(argv) == 2
+    error = capsys.readouterr().err
+    assert "No space left" in error
+    assert "make room" in error
+    assert error.count("\n") == 1
+    for checkpoint in saved(path):
+        checkpoints._verified(checkpoint)
+    assert train.main(argv) == 0
+    assert ("resuming from" in capsys.readouterr().out) == (name == "checkpoint")
+    assert [m["epoch"] for m in read_metrics(path)] == [1, 2, 3, 4]

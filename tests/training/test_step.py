@@ -1,0 +1,222 @@
+"""One step on one and on several devices, against the same thing done plainly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, f1_score
+
+import models
+import plp_optax
+from tests.support import problems, programs
+from tests.support.programs import DATASET, Normalised, train_epoch
+from training import data, parallel
+from training.config import resolve
+from training.errors import ConfigError
+from training.evaluation import macro_f1
+from training.program import means
+from training.recipe import count_steps
+from training.step import _rank
+
+
+@pytest.fixture(scope="module")
+def program():
+    """With prediction and augmentation, in float32."""
+    tx = optax.chain(programs.momentum(), plp_optax.plp())
+    return programs.make(tx=tx, augment=True)
+
+
+def test_step_on_four_devices_is_the_step_on_the_whole_batch():
+    """Losses, norms, parameters and statistics, in float64, without pmap."""
+    assert jax.local_device_count() == 4
+    with jax.enable_x64(True):
+        tx = optax.chain(programs.momentum(), plp_optax.plp())
+        create = {"num_classes": 10, "width": 2, "dtype": jnp.float64}
+        split = models.create("tiny", axis_name=parallel.AXIS, **create)
+        program = programs.make(split, tx, batch_size=64, dtype=jnp.float64)
+        training = program.initial_state(0)
+        variables = jax.tree.map(jnp.asarray, jax.device_get(training.variables))
+        tx = problems.jitted(tx)
+        module = models.create("tiny", **create)
+        pixels = DATASET.train.images.astype(np.float64) / 255
+        images = jnp.asarray((pixels - 0.5) / np.float32(0.3))
+
+        def loss_fn(params, batch_stats):
+            logits, mutated = module.apply(
+                {"params": params, "batch_stats": batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            labels = jax.nn.one_hot(DATASET.train.labels, 10, dtype=jnp.float64)
+            loss = -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1))
+            return loss, (logits, mutated["batch_stats"])
+
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        state = tx.init(params)
+        value_and_grad = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+        for epoch in range(5):  # PLP jumps with the fourth step
+            (loss, (logits, batch_stats)), gradient = value_and_grad(
+                params, batch_stats
+            )
+            updates, state = tx.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+            training = train_epoch(program, training, epoch)
+            expected = {
+                "loss": loss,
+                "accuracy": np.mean(logits.argmax(-1) == DATASET.train.labels),
+                "gradient_norm": optax.tree.norm(gradient),
+                "update_norm": optax.tree.norm(updates),
+            }
+            actual = means(training.monitor.epoch)
+            assert set(actual) == set(expected)
+            for name, value in expected.items():
+                np.testing.assert_allclose(actual[name], value, rtol=1e-9)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
+            {"params": params, "batch_stats": batch_stats},
+            jax.device_get(training.variables),
+        )
+
+
+def test_replicas_stay_the_same(program):
+    state = program.initial_state(0)
+    for epoch in range(2):
+        state = train_epoch(program, state, epoch)
+    for leaf in jax.tree.leaves(state):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 4
+        for shard in shards[1:]:
+            np.testing.assert_array_equal(shard, shards[0])
+
+
+def test_seeds_differ_in_parameters_and_key(program):
+    first, again, other = (program.initial_state(seed) for seed in (0, 0, 2**32 - 1))
+    for name in ("params", "key"):
+        a, b, c = (jax.tree.leaves(getattr(s, name)) for s in (first, again, other))
+        assert all(map(np.array_equal, a, b))
+        assert not all(map(np.array_equal, a, c))
+
+
+def test_augmentation_and_order_depend_on_the_seed(program):
+    """From the same parameters."""
+    losses = []
+    for key_seed, order_seed in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        state = program.initial_state(0)
+        key = program.initial_state(key_seed).key
+        state = train_epoch(program, state._replace(key=key), seed=order_seed)
+        losses.append(means(state.monitor.epoch)["loss"])
+    assert losses[0] == losses[3]
+    assert len(set(losses)) == 3
+
+
+def test_every_step_augments_differently(program):
+    losses = []
+    for step in (0, 1, 0):
+        state = program.initial_state(0)
+        state = state._replace(step=parallel.replicate(np.int32(step)))
+        for call in program.train_epoch(state, 0, 0, stop=1):
+            losses.append(float(call.state.monitor.last.loss))
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_evaluation_pads_and_masks(program):
+    """22 examples in batches of 16: the same sums as without batches."""
+    variables = jax.device_get(program.initial_state(0).variables)
+    logits = Normalised(axis_name=None).apply(
+        variables,
+        data.normalize(jnp.asarray(DATASET.test.images), DATASET.mean, DATASET.std),
+        train=False,
+    )
+    labels = DATASET.test.labels
+    order = np.argsort(-np.asarray(logits), axis=-1, kind="stable")
+    expected = {
+        "loss": -np.mean(np.asarray(jax.nn.log_softmax(logits))[range(22), labels]),
+        "accuracy": np.mean(order[:, 0] == labels),
+        "top1_error": np.mean(order[:, 0] != labels),
+        "top5_error": np.mean(
+            [y not in row[:5] for y, row in zip(labels, order, strict=True)]
+        ),
+    }
+    batches = []
+    actual = program.evaluate(variables, DATASET.test, lambda: batches.append(1))
+    expected["macro_f1"] = f1_score(labels, order[:, 0], average="macro")
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(actual, name), value, rtol=1e-5)
+    np.testing.assert_array_equal(
+        actual.confusion,
+        confusion_matrix(labels, order[:, 0], labels=range(programs.CLASSES)),
+    )
+    assert len(batches) == 2
+
+
+def test_losses_of_batches_add_up_in_float64(program, monkeypatch):
+    """A small loss after a large one is not lost, as it would be in float32."""
+    losses = iter([2.0**25, 1.0])
+
+    def eval_step(variables, batch):
+        zero = np.int32(0)
+        return {
+            **{"loss": np.float32(next(losses)), "top1": zero, "top5": zero},
+            **{"count": np.int32(batch.mask.sum())},
+            "confusion": np.zeros((programs.CLASSES, programs.CLASSES), np.int32),
+        }
+
+    monkeypatch.setattr(program, "_eval_step", eval_step)
+    evaluation = program.evaluate(program.initial_state(0).variables, DATASET.test)
+    assert evaluation.loss == (2**25 + 1) / 22
+
+
+def test_evaluation_of_nothing_is_nan(program):
+    empty = data.Examples(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32))
+    variables = program.initial_state(0).variables
+    evaluation = program.evaluate(variables, empty)
+    assert all(np.isnan(x) for x in evaluation.metrics("test").values())
+    assert not evaluation.confusion.any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_macro_f1_is_scikit_learns(classes, count, seed):
+    """Also where classes occur in neither labels nor predictions."""
+    labels, predictions = np.random.default_rng(seed).integers(classes, size=(2, count))
+    expected = f1_score(labels, predictions, average="macro")
+    confusion = np.zeros((12, 12), int)
+    np.add.at(confusion, (labels, predictions), 1)
+    assert macro_f1(confusion) == pytest.approx(expected, rel=1e-12)
+
+
+def test_rank_of_ties_and_nan():
+    logits = jnp.array(
+        [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [jnp.nan] * 3, [0.0, 2.0, 1.0]]
+    )
+    assert _rank(logits, jnp.array([0, 1, 0, 0])).tolist() == [0, 1, 3, 2]
+
+
+def test_steps_are_counted_in_whole_batches():
+    config = resolve({"batch_size": 20, "epochs": 3})
+    assert count_steps(config, DATASET) == (3, 9)
+    config = resolve({"batch_size": 20, "epochs": 3, "max_steps": 5})
+    assert count_steps(config, DATASET) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 18}, "--batch-size 18 .* over 4 devices: choose 16 or 20"),
+        ({"batch_size": 3}, "choose 4"),
+        ({"batch_size": 12, "batch_parts": 2}, "--batch-parts 2: choose 8 or 16"),
+        (
+            {"batch_size": 16, "batches_per_step": 5},
+            "--batch-size 16 times --batches-per-step 5 is more than the 64",
+        ),
+        ({"batch_size": 128}, "more than the 64 training examples of made"),
+        ({"batch_size": 4, "epochs": 2**27}, r"fewer than 2\*\*31"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        count_steps(resolve(fields), DATASET)

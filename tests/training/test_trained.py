@@ -1,0 +1,389 @@
+"""Using what was trained: in Python, and by ``python -m training``."""
+
+import dataclasses
+import functools
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import training
+from training import __main__ as command
+from training import data, recipe, workdir
+from training.config import identity, parse
+from training.data.images import resize
+from training.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def network(trained):
+    return training.load(trained.path)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.load("digits")
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A copy of the run that may be changed."""
+    return Path(shutil.copytree(trained.path, tmp_path / "run"))
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs ``python -m training``; returns its output, or the one line of an error."""
+    monkeypatch.setenv("COLUMNS", "150")
+
+    def run(*argv, code=0):
+        assert command.main([str(argument) for argument in argv]) == code
+        shown = capsys.readouterr()
+        if code == 0:
+            return shown.out
+        assert not shown.out
+        (line,) = shown.err.splitlines()
+        assert line.startswith("training: ")
+        return line
+
+    return run
+
+
+# -- In Python -------------------------------------------------------------------------
+
+
+def test_a_run_is_loaded_with_what_it_needs(trained, network, dataset):
+    assert network.config.model == "tiny"
+    assert network.config.workdir == str(trained.path)
+    assert network.image_shape == (8, 8, 1)
+    assert network.label_names == tuple("0123456789")
+    np.testing.assert_array_equal(network.mean, dataset.mean)
+    np.testing.assert_array_equal(network.std, dataset.std)
+
+
+def test_predictions_are_those_of_the_network(network, dataset):
+    """Normalised by hand; more images than a batch."""
+    images = dataset.test.images
+    pixels = (images / 255.0 - network.mean) / network.std
+    apply = jax.jit(functools.partial(network.module.apply, train=False))
+    logits = apply(network.variables, pixels.astype(np.float32))
+    exponentials = np.exp(np.asarray(logits, np.float64))
+    expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    found = network.predict(images)
+    assert found.shape == (359, 10)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(network.predict(images[:0]), np.zeros((0, 10)))
+
+
+def test_predictions_have_the_recorded_accuracy_and_loss(trained, network, dataset):
+    found = network.predict(dataset.test.images)
+    labels = dataset.test.labels
+    accuracy = (found.argmax(axis=1) == labels).mean()
+    assert accuracy == pytest.approx(trained.result["test_accuracy"])
+    loss = -np.log(found[np.arange(len(labels)), labels]).mean()
+    assert loss == pytest.approx(trained.result["test_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 8, 8, 1), np.float32),
+        np.zeros((8, 8, 1), np.uint8),
+        np.zeros((2, 8, 8), np.uint8),
+        np.zeros((2, 9, 8, 1), np.uint8),
+        np.zeros((2, 8, 8, 3), np.uint8),
+    ],
+)
+def test_other_images_are_refused(network, images):
+    with pytest.raises(ValueError, match=r"must be uint8 \[n, 8, 8, 1\], got "):
+        network.predict(images)
+
+
+def test_the_best_epoch_is_loaded(trained, network):
+    """Not the last one, and on the validation part as recorded."""
+    metrics = workdir.read_metrics(trained.path)
+    best = min(metrics, key=lambda line: line["validation_loss"])
+    assert trained.result["best_epoch"] == best["epoch"]
+    examples = trained.prepared.dataset.validation
+    found = network.predict(examples.images)
+    loss = -np.log(found[np.arange(len(examples.labels)), examples.labels]).mean()
+    assert loss == pytest.approx(best["validation_loss"], rel=1e-4)
+
+
+# -- Bad directories -------------------------------------------------------------------
+
+
+def change(name, **fields):
+    """Returns a function that changes fields of a run's file."""
+
+    def damage(run):
+        there = json.loads((run / name).read_text())
+        (run / name).write_text(json.dumps(there | fields))
+
+    return damage
+
+
+CONFIG, DATASET = "config.json", "dataset.json"
+DAMAGE = {
+    "absent": (lambda run: shutil.rmtree(run), "holds no run"),
+    "empty": (lambda run: [shutil.rmtree(run), run.mkdir()], "holds no run"),
+    "a file": (lambda run: [shutil.rmtree(run), run.write_text("x")], "holds no run"),
+    "no data set": (lambda run: (run / DATASET).unlink(), DATASET),
+    "no best": (lambda run: (run / "best.msgpack").unlink(), "reached a checkpoint"),
+    "damaged best": (
+        lambda run: (run / "best.msgpack").write_bytes(b"x" * 99),
+        "best.msgpack is damaged",
+    ),
+    "another width": (change(CONFIG, width=3), "best.msgpack does not fit"),
+    "another model": (change(CONFIG, model="plain"), "best.msgpack does not fit"),
+    "unknown field": (change(CONFIG, x=1), "unknown fields: x"),
+    "bad value": (change(CONFIG, width=0), "--width must be"),
+    "few classes": (change(DATASET, num_classes=9), "dataset.json is damaged"),
+    "no classes": (change(DATASET, num_classes=0), "dataset.json is damaged"),
+    "text classes": (change(DATASET, num_classes="9"), "dataset.json is damaged"),
+    "few names": (change(DATASET, label_names=["a"]), "dataset.json is damaged"),
+    "no names": (change(DATASET, label_names=None), "dataset.json is damaged"),
+    "text mean": (change(DATASET, mean="x"), "dataset.json is damaged"),
+    "long mean": (change(DATASET, mean=[1, 2, 3]), "best.msgpack does not fit"),
+    "no shape": (change(DATASET, image_shape=8), "dataset.json is damaged"),
+    "long shape": (change(DATASET, image_shape=[8] * 5), "best.msgpack does not fit"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_bad_directory_is_a_sentence(copy, run, how):
+    damage, message = DAMAGE[how]
+    damage(copy)
+    with pytest.raises(UserError) as error:
+        training.load(copy)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert run("evaluate", copy, code=2) == f"training: {error.value}"
+
+
+# -- The command line ------------------------------------------------------------------
+
+
+def test_evaluate_prints_the_recorded_result(trained, run):
+    shown = run("evaluate", trained.path)
+    result = trained.result
+    assert shown == (
+        f"359 test images of digits: loss {result['test_loss']:.4f}  "
+        f"accuracy {result['test_accuracy']:.2%}  "
+        f"top-5 error {result['test_top5_error']:.2%}\n"
+    )
+
+
+def test_evaluate_takes_another_set_of_the_same_classes(
+    trained, run, dataset, network, tmp_path
+):
+    images, labels = dataset.validation
+    np.savez(
+        tmp_path / "mine.npz",
+        images=images,
+        labels=labels,
+        test_images=images[:50],
+        test_labels=labels[:50],
+    )
+    shown = run("evaluate", trained.path, "--dataset", tmp_path / "mine.npz")
+    accuracy = (network.predict(images[:50]).argmax(axis=1) == labels[:50]).mean()
+    assert shown.startswith("50 test images of ")
+    assert f"accuracy {accuracy:.2%}" in shown
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "message"),
+    [((8, 8), 3, "has other classes than the run (3, not 10"), ((9, 8), 10, "[20, 9")],
+)
+def test_evaluate_refuses_other_sets(trained, run, tmp_path, shape, classes, message):
+    path = tmp_path / "mine.npz"
+    images = np.zeros((20 * classes, *shape), np.uint8)
+    np.savez(path, images=images, labels=np.arange(20 * classes) % classes,
+             test_images=images[:20], test_labels=np.arange(20) % classes)  # fmt: skip
+    assert message in run("evaluate", trained.path, "--dataset", path, code=2)
+    assert "absent" in run("evaluate", trained.path, "--dataset", "./absent", code=2)
+
+
+def test_predict_prints_the_five_most_probable_classes(
+    trained, run, network, dataset, tmp_path
+):
+    images = dataset.test.images[:2]
+    paths = [tmp_path / "a.png", tmp_path / "b.bmp"]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image[..., 0]).save(path)
+    lines = run("predict", trained.path, *paths).splitlines()
+    assert [lines[0], lines[6]] == [str(path) for path in paths]
+    for start, probabilities in zip((1, 7), network.predict(images), strict=True):
+        order = np.argsort(-probabilities)[:5]
+        assert [line.split() for line in lines[start : start + 5]] == [
+            [f"{probabilities[label]:.2%}", str(label)] for label in order
+        ]
+
+
+def test_predict_converts_colours_and_sizes(trained, run, dataset, network, tmp_path):
+    image = dataset.test.images[0, ..., 0]
+    colour = np.stack([image] * 3, axis=-1)
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    Image.fromarray(np.full((30, 20), 90, np.uint8)).save(tmp_path / "large.png")
+    Image.fromarray(colour).convert("RGBA").save(tmp_path / "alpha.png")
+    names = ["colour.png", "large.png", "alpha.png"]
+    lines = run("predict", trained.path, *(tmp_path / name for name in names))
+    lines = lines.splitlines()
+    flat = np.full((1, 8, 8, 1), 90, np.uint8)
+    expected = network.predict(np.concatenate([dataset.test.images[:1], flat]))
+    for start, probabilities in zip((1, 7, 13), expected[[0, 1, 0]], strict=True):
+        assert lines[start].split()[0] == f"{probabilities.max():.2%}"
+
+
+def test_predict_resizes_as_training_does(trained, run, network, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 1)).astype(np.uint8)
+    Image.fromarray(image[..., 0]).save(tmp_path / "a.png")
+    (expected,) = network.predict(resize(image, 8)[np.newaxis])
+    first = run("predict", trained.path, tmp_path / "a.png").splitlines()[1]
+    assert first.split() == [f"{expected.max():.2%}", str(expected.argmax())]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"\x89PNG\r\n\x1a\n\x00\x00"])
+def test_predict_refuses_what_is_no_image(trained, run, tmp_path, content):
+    path = tmp_path / "image.png"
+    if content is not None:
+        path.write_bytes(content)
+    assert f"{path} cannot be read" in run("predict", trained.path, path, code=2)
+
+
+@pytest.mark.parametrize("position", [20, 40, 60, -200])
+def test_predict_refuses_damaged_images(trained, run, tmp_path, position):
+    path = tmp_path / "image.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    content = bytearray(path.read_bytes())
+    del content[position:]
+    path.write_bytes(content)
+    assert f"{path} cannot be read" in run("predict", trained.path, path, code=2)
+    assert "name at least one image" in run("predict", trained.path, code=2)
+    assert "cannot be read" in run("predict", trained.path, tmp_path, code=2)
+
+
+# -- Comparing -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Writes the records that comparing needs."""
+
+    def make(name, argv, **result):
+        path = tmp_path / name
+        path.mkdir()
+        (config,) = parse(argv)
+        fields = identity(config)
+        (path / "config.json").write_text(json.dumps(fields))
+        if result:
+            (path / "result.json").write_text(json.dumps(result))
+        return path
+
+    return make
+
+
+def test_compare_groups_seeds(make_run, run):
+    losses, accuracies = [0.5, 0.25, 0.75], [0.5, 0.75, 0.625]
+    paths = [
+        make_run(f"a{seed}", ["--seed", str(seed)], test_loss=x, test_accuracy=y)
+        for seed, (x, y) in enumerate(zip(losses, accuracies, strict=True))
+    ]
+    paths += [make_run("b", ["--width", "4"], test_loss=0.1, test_accuracy=0.9)]
+    lines = run("compare", *paths).splitlines()
+    (defaults,) = (line for line in lines if "defaults" in line)
+    cells = [cell.strip() for cell in defaults.strip("│").split("│")]
+    deviation = statistics.stdev(accuracies)
+    assert cells == [
+        "defaults",
+        "3",
+        f"62.50 ± {100 * deviation:.2f} %",
+        f"0.5000 ± {statistics.stdev(losses):.4f}",
+    ]
+    (narrow,) = (line for line in lines if "width=4" in line)
+    cells = [cell.strip() for cell in narrow.strip("│").split("│")]
+    assert cells == ["width=4", "1", "90.00 %", "0.1000"]
+
+
+def test_compare_leaves_out_what_has_not_finished(make_run, run, tmp_path, capsys):
+    good = make_run("a", [], test_loss=0.5, test_accuracy=0.5)
+    others = [make_run("b", []), tmp_path / "absent"]
+    assert command.main(["compare", str(good), *map(str, others)]) == 0
+    shown = capsys.readouterr()
+    assert "50.00 %" in shown.out
+    assert shown.err.splitlines() == [
+        f"{path} holds no finished run: left out" for path in others
+    ]
+    assert command.main(["compare", *map(str, others)]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.endswith("training: none of these holds a finished run\n")
+
+
+@pytest.mark.parametrize("result", [{"test_loss": 1.0}, {"test_accuracy": 0.5}])
+def test_compare_refuses_damaged_results(make_run, run, result):
+    path = make_run("a", [], **result)
+    assert f"{path / 'result.json'} has no test_" in run("compare", path, code=2)
+
+
+def test_compare_shows_a_run_that_diverged(make_run, run):
+    """Its loss is not finite, which JSON writes as null."""
+    paths = [make_run("a", ["--seed", "1"], test_loss=None, test_accuracy=0.1)]
+    paths += [make_run("b", ["--seed", "2"], test_loss=1.0, test_accuracy=0.1)]
+    (line,) = (x for x in run("compare", *paths).splitlines() if "defaults" in x)
+    assert "10.00 ± 0.00 %" in line
+    assert " nan " in line
+
+
+# -- The program -----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_program_ends_with_a_sentence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "training", "predict", tmp_path / "nowhere", "a.png"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"training: {tmp_path}/nowhere holds no run")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["nonsense"], ["evaluate"], ["evaluate", "a", "--nonsense"]]
+)
+def test_flags_that_cannot_be_parsed_end_with_code_2(argv, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        command.main(argv)
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float64", "bfloat16", "float16"])
+def test_other_precisions_are_used(trained, tmp_path, precision):
+    argv = [*trained.argv, "--precision", precision, "--workdir", str(tmp_path / "run")]
+    (config,) = parse(argv)
+    (result,) = recipe.train([config])
+    network = training.load(config.workdir)
+    examples = data.load("digits").test
+    found = network.predict(examples.images)
+    accuracy = (found.argmax(axis=1) == examples.labels).mean()
+    # Rounding may decide a near tie otherwise.
+    assert accuracy == pytest.approx(result["test_accuracy"], abs=0.02)
+    if precision == "float64":
+        assert found.dtype == np.float64
+        assert accuracy == pytest.approx(result["test_accuracy"])
+    assert dataclasses.asdict(network.config) == dataclasses.asdict(config)

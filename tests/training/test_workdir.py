@@ -1,0 +1,380 @@
+"""Work directories: what they hold, what they refuse, and what they keep."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+
+from tests.support.bad_inputs import contents
+from training import data, workdir
+from training.checkpoints import Checkpoint, Checkpoints, read
+from training.config import identity, resolve
+from training.errors import RunError
+from training.workdir import WorkDirectory, read_metrics
+
+RESULT = {
+    **dict.fromkeys(("best_epoch", "epochs"), 1),
+    **dict.fromkeys(("validation_loss", "test_loss", "test_accuracy"), 0.5),
+    **dict.fromkeys(("test_top1_error", "test_top5_error", "train_seconds"), 0.5),
+    "device": "1 x cpu",
+}
+METRICS = {"epoch": 1, "train_loss": 0.5, "validation_loss": float("nan")}
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.load("digits")
+
+
+@pytest.fixture
+def config(tmp_path):
+    return resolve({"model": "tiny", "workdir": str(tmp_path / "run")})
+
+
+@pytest.fixture
+def started(config, dataset):
+    """The configuration of a run that has recorded an epoch, without a checkpoint."""
+    with WorkDirectory(config) as directory:
+        directory.start(dataset)
+        directory.add(METRICS)
+    return config
+
+
+@pytest.fixture
+def saved(started):
+    """The configuration of a run with two checkpoints."""
+    path = directory_of(started)
+    for step in (3, 5):
+        save(path, step, np.full(4, step))
+    (path / workdir.BEST).write_bytes(b"best")
+    return started
+
+
+def directory_of(config):
+    with WorkDirectory(dataclasses.replace(config, overwrite=True)) as directory:
+        return directory.path
+
+
+def save(path, step, array, keep=2):
+    checkpoint = Checkpoint({"x": array}, {"step": step})
+    Checkpoints(path / workdir.CHECKPOINTS, keep).save(0, step, checkpoint)
+
+
+def refusal(config):
+    """The message with which a work directory is refused; no file changes."""
+    before = contents(config.workdir)
+    with pytest.raises(RunError) as error:
+        WorkDirectory(config)
+    lock = Path(config.workdir, ".lock")  # which may be new
+    assert contents(config.workdir) == before | {lock: b""}
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def names(path):
+    return {p.name for p in path.iterdir()} - {".lock"}
+
+
+# -- What a run records ----------------------------------------------------------------
+
+
+def test_a_new_directory_is_described(config, dataset):
+    with WorkDirectory(config) as directory:
+        assert directory.result is None
+        assert not directory.is_unfinished
+        assert not names(directory.path)
+        directory.start(dataset)
+        directory.add(METRICS)
+    path = directory.path
+    assert names(path) == {
+        "config.json",
+        "dataset.json",
+        "metrics.jsonl",
+        "tensorboard",
+    }
+    assert json.loads((path / workdir.CONFIG).read_text()) == identity(config)
+    fields = json.loads((path / workdir.DATASET).read_text())
+    assert fields["name"] == "digits"
+    assert fields["num_classes"] == len(fields["label_names"]) == 10
+    assert fields["image_shape"] == [8, 8, 1]
+    assert [fields[p] for p in ("train", "validation", "test")] == [1150, 288, 359]
+    pixels = dataset.train.images / 255
+    np.testing.assert_allclose(fields["mean"], pixels.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(fields["std"], pixels.std((0, 1, 2)), rtol=1e-6)
+    # JSON has no NaN.
+    assert read_metrics(path) == [{**METRICS, "validation_loss": None}]
+
+
+def test_a_run_is_resumed_and_finished(started, dataset):
+    with WorkDirectory(started) as directory:
+        assert directory.is_unfinished
+        history = [METRICS, {**METRICS, "epoch": 2}]
+        directory.rewrite(dataset, history)
+        directory.finish(RESULT)
+    assert [m["epoch"] for m in read_metrics(directory.path)] == [1, 2]
+    with WorkDirectory(started) as directory:
+        assert directory.result == RESULT
+        assert not directory.is_unfinished
+    # How a run is kept may change.
+    other = dataclasses.replace(started, checkpoint_epochs=7, on_nonfinite="skip")
+    with WorkDirectory(other) as directory:
+        assert directory.result == RESULT
+
+
+def test_an_overwritten_run_is_removed_when_the_new_one_starts(saved, dataset):
+    config = dataclasses.replace(saved, overwrite=True, seed=5)
+    before = contents(config.workdir)
+    with WorkDirectory(config) as directory:
+        assert not directory.is_unfinished
+        assert contents(config.workdir) == before
+        directory.start(dataset)
+        assert names(directory.path) == {"config.json", "dataset.json"}
+    assert json.loads((directory.path / workdir.CONFIG).read_text())["seed"] == 5
+
+
+# -- What is refused -------------------------------------------------------------------
+
+
+def test_another_run_is_refused(started):
+    other = dataclasses.replace(started, seed=5, width=3)
+    assert refusal(other) == (
+        f"{started.workdir} holds a run with another configuration (width is 16 there "
+        f"and 3 here; seed is 0 there and 5 here): choose another --workdir, or "
+        f"--overwrite it"
+    )
+
+
+def test_types_in_a_configuration_differ_visibly(started):
+    path = directory_of(started) / workdir.CONFIG
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": "0"'))
+    assert 'seed is "0" there and 0 here' in refusal(started)
+
+
+def test_a_directory_in_use_is_refused(started):
+    with WorkDirectory(started):
+        assert "is in use by another run: wait for it" in refusal(started)
+    with WorkDirectory(started):  # free again
+        pass
+    with filelock.FileLock(directory_of(started) / ".lock"):
+        assert "is in use by another run" in refusal(started)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_others_are_refused(started, overwrite):
+    path = directory_of(started)
+    for name in ("thesis.tex", "thesis.tmp", "config.json.old", "a", "b"):
+        (path / name).write_text("precious")
+    config = dataclasses.replace(started, overwrite=overwrite)
+    assert refusal(config) == (
+        f"{path} holds files that are not a run's (a, b, config.json.old): choose "
+        f"another --workdir"
+    )
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "best.msgpack"])
+def test_names_of_a_run_without_a_configuration_are_refused(config, name):
+    path = directory_of(config)
+    (path / name).write_text("precious")
+    assert f"files that are not a run's ({name})" in refusal(config)
+
+
+def test_resuming_is_refused_or_required(config, dataset):
+    never = dataclasses.replace(config, resume="never")
+    required = dataclasses.replace(config, resume="required")
+    assert "holds no run to resume: leave --resume out" in refusal(required)
+    with WorkDirectory(never) as directory:
+        directory.start(dataset)
+    assert "holds a run that did not finish: leave --resume out" in refusal(never)
+    with WorkDirectory(dataclasses.replace(never, overwrite=True)) as directory:
+        assert not directory.is_unfinished
+    with WorkDirectory(required) as directory:
+        assert directory.is_unfinished
+
+
+@pytest.mark.parametrize("name", RESULT)
+def test_a_result_that_lacks_a_field_is_damaged(started, name):
+    path = directory_of(started) / workdir.RESULT
+    path.write_text(json.dumps({n: v for n, v in RESULT.items() if n != name}))
+    assert refusal(started) == (
+        f"{path} has no {name}: it is damaged; --overwrite starts the run again"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00", '{"a": ' * 2000])
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_damaged_records_are_refused(started, name, text):
+    path = directory_of(started) / name
+    path.write_text(text)
+    message = refusal(started)
+    assert message.startswith(str(path))
+    assert message.endswith("--overwrite starts the run again")
+    with WorkDirectory(dataclasses.replace(started, overwrite=True)):
+        pass
+
+
+# -- What a killed run leaves ----------------------------------------------------------
+
+TEMPORARY = ["config.json.tmp", "result.json.tmp", "best.msgpack.tmp", "layers.txt.tmp"]
+
+
+@pytest.mark.parametrize("name", TEMPORARY)
+def test_a_stranded_temporary_file_is_harmless(config, dataset, name):
+    path = directory_of(config)
+    for overwrite in (False, True):
+        some = dataclasses.replace(config, overwrite=overwrite)
+        (path / name).write_text("half a fi")
+        with WorkDirectory(some) as directory:
+            assert not directory.is_unfinished
+            directory.start(dataset)
+        assert names(path) == {"config.json", "dataset.json"}
+        (path / name).write_text("half a fi")
+        with WorkDirectory(some) as directory:
+            assert directory.is_unfinished != overwrite
+        for left in names(path):
+            (path / left).unlink()
+
+
+def test_a_stranded_checkpoint_is_no_checkpoint(saved):
+    path = directory_of(saved) / workdir.CHECKPOINTS
+    newest = path / "epoch-00000-step-00000009.msgpack.tmp"
+    newest.write_bytes(b"half a fi")
+    found, checkpoint = Checkpoints(path, 2).newest({"x": np.zeros(4, int)})
+    assert found.name == "epoch-00000-step-00000005.msgpack"
+    assert checkpoint.notes == {"step": 5}
+    save(path.parent, 9, np.zeros(4))
+    assert not newest.exists()
+
+
+def test_removed_checkpoints_are_reported(saved):
+    path = directory_of(saved)
+    for checkpoint in (path / workdir.CHECKPOINTS).iterdir():
+        checkpoint.unlink()
+    message = (
+        f"{path} holds a run whose checkpoints were removed: restore them; "
+        f"--overwrite starts the run again"
+    )
+    assert refusal(saved) == message
+    (path / workdir.CHECKPOINTS).rmdir()
+    assert refusal(saved) == message
+
+
+def test_a_run_that_starts_again_keeps_its_metrics(started, dataset, capsys):
+    """Without a checkpoint and a best epoch there is nothing to resume from."""
+    path = directory_of(started)
+    before = (path / workdir.METRICS).read_text()
+    with WorkDirectory(started) as directory:
+        assert directory.is_unfinished
+        directory.start(dataset)
+    assert "its metrics are kept in metrics.old.jsonl" in capsys.readouterr().out
+    assert (path / "metrics.old.jsonl").read_text() == before
+    assert not (path / workdir.METRICS).exists()
+    with WorkDirectory(started) as directory:
+        assert directory.is_unfinished
+    with WorkDirectory(dataclasses.replace(started, overwrite=True)) as directory:
+        directory.start(dataset)
+    assert not (path / "metrics.old.jsonl").exists()
+
+
+# -- Other people's files in checkpoints/ ----------------------------------------------
+
+OTHERS = ["notes.txt", "a.msgpack", "zzz", "epoch-00009.msgpack", "epoch-x-step-y"]
+
+
+@pytest.fixture
+def shared(saved):
+    """The configuration of a run with other files among its checkpoints."""
+    path = directory_of(saved) / workdir.CHECKPOINTS
+    for name in OTHERS:
+        (path / name).write_text("precious")
+    (path / "folder").mkdir()
+    (path / "folder" / "mine").write_text("precious")
+    return saved
+
+
+def others_in(path):
+    return {
+        p.relative_to(path).as_posix()
+        for p in path.rglob("*")
+        if p.is_file() and p.read_bytes() == b"precious"
+    }
+
+
+def test_files_of_others_among_checkpoints_are_left_alone(shared, capsys):
+    path = directory_of(shared) / workdir.CHECKPOINTS
+    found, _ = Checkpoints(path, 2).newest({"x": np.zeros(4, int)})
+    assert found.name == "epoch-00000-step-00000005.msgpack"
+    assert not capsys.readouterr().err
+    save(path.parent, 9, np.zeros(4), keep=1)
+    assert others_in(path) == {*OTHERS, "folder/mine"}
+    steps = [p.name for p in path.iterdir() if p.name.startswith("epoch-00000-")]
+    assert steps == ["epoch-00000-step-00000009.msgpack"]
+
+
+def test_files_of_others_survive_overwriting(shared, dataset):
+    path = directory_of(shared) / workdir.CHECKPOINTS
+    with WorkDirectory(dataclasses.replace(shared, overwrite=True)) as directory:
+        directory.start(dataset)
+    assert others_in(path) == {*OTHERS, "folder/mine"}
+    assert not [p for p in path.iterdir() if p.name.startswith("epoch-00000-")]
+
+
+# -- Checkpoints -----------------------------------------------------------------------
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    for step in (5, 3, 8, 8, 100_000_000):
+        save(tmp_path, step, np.full(2, step))
+    path = tmp_path / workdir.CHECKPOINTS
+    assert [p.name for p in sorted(path.iterdir())] == [
+        "epoch-00000-step-00000008.msgpack",
+        "epoch-00000-step-100000000.msgpack",
+    ]
+    found, (tree, notes) = Checkpoints(path, 2).newest({"x": np.zeros(2, int)})
+    assert found.name == "epoch-00000-step-100000000.msgpack"
+    assert notes == {"step": 100_000_000}
+    np.testing.assert_array_equal(tree["x"], [100_000_000] * 2)
+
+
+def test_checkpoints_beyond_the_position_are_removed(tmp_path):
+    """They are damaged: the run was resumed from an earlier one."""
+    for step in (3, 5, 8):
+        save(tmp_path, step, np.full(2, step), keep=3)
+    path = tmp_path / workdir.CHECKPOINTS
+    (path / "epoch-00000-step-00000008.msgpack").unlink()
+    (path / "epoch-00000-step-00000008.msgpack").mkdir()
+    (path / "epoch-00000-step-00000005.msgpack").write_bytes(b"\x00" * 100)
+    save(tmp_path, 4, np.full(2, 4), keep=3)
+    assert [p.name for p in sorted(path.iterdir()) if p.is_file()] == [
+        "epoch-00000-step-00000003.msgpack",
+        "epoch-00000-step-00000004.msgpack",
+    ]
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        {"x": np.zeros(5, int)},
+        {"x": np.zeros(4, np.float32)},
+        {"y": np.zeros(4, int)},
+        {"x": np.zeros(4, int), "y": np.zeros(4, int)},
+        {"x": {"y": np.zeros(4, int)}},
+        [np.zeros(4, int)],
+    ],
+)
+def test_a_checkpoint_of_another_program_is_refused(saved, like):
+    path = directory_of(saved) / workdir.CHECKPOINTS
+    with pytest.raises(RunError, match="does not fit this version of the program") as e:
+        Checkpoints(path, 2).newest(like)
+    assert "\n" not in str(e.value)
+    assert "--overwrite" in str(e.value)
+
+
+def test_reading_reports_what_is_absent_or_damaged(saved):
+    path = directory_of(saved)
+    with pytest.raises(RunError, match="does not exist: has the run reached a checkp"):
+        read(path / "absent")
+    with pytest.raises(RunError, match=r"best\.msgpack is damaged"):
+        read(path / workdir.BEST)
