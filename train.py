@@ -11,8 +11,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from training import config
 from training.errors import UserError
+from training.settings import config
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,11 +31,12 @@ from matplotlib.figure import Figure
 from rich.table import Column, Table
 
 from benchmarks import measure
-from training import config as config_lib
-from training import data, parallel, recipe
-from training.config import Config
+from training import data, recipe
+from training.engine import parallel
+from training.engine.program import Program
 from training.errors import ConfigError, UserError
-from training.program import Program
+from training.settings import config as config_lib
+from training.settings.config import Config
 
 IMAGES = 40_000  # the training images of CIFAR-100 without the validation part
 _BASE = "sgd"  # the method that others are compared with

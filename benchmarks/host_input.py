@@ -21,7 +21,8 @@ import numpy as np
 from rich.table import Column, Table
 
 from benchmarks import measure
-from training import data, feed, parallel
+from training import data
+from training.engine import feed, parallel
 
 RESIDENT = "resident"
 NUMPY = "numpy thread"
@@ -39,7 +40,7 @@ class Grain(feed.Host):
         self._by_batch = by_batch
 
     def calls(self, seed: int, epoch: int, steps: range) -> Iterator[feed.Call]:
-        """See :class:`training.feed.Feed`; the order is Grain's own."""
+        """See :class:`training.engine.feed.Feed`; the order is Grain's own."""
         grain = importlib.import_module("grain")
 
         def take(indices: Any) -> data.Examples:

@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 import models
-from training import config as config_lib
-from training import data, networks, recipe
-from training.config import Config
-from training.feed import Feed
-from training.program import means
-from training.provenance import provenance
-from training.registry import METHODS
+from training import data, recipe
+from training.engine import networks
+from training.engine.feed import Feed
+from training.engine.program import means
+from training.run.provenance import provenance
+from training.settings import config as config_lib
+from training.settings.config import Config
+from training.settings.registry import METHODS
 
 RECORDS = Path(__file__).parent / "records"
 # The optimizer of every training step here, in JAX and in PyTorch.

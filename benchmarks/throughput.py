@@ -36,8 +36,9 @@ import numpy as np
 from rich.table import Column, Table
 
 from benchmarks import measure
-from training import data, networks
-from training.config import Config
+from training import data
+from training.engine import networks
+from training.settings.config import Config
 
 MODELS = ["resnet18", "vgg16", "googlenet"]  # PyTorch has these
 OURS = "jax"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from training import data
-from training.config import Config
+from training.settings.config import Config
 
 _INCEPTIONS = {  # table 1 of the GoogLeNet paper
     "3a": (64, 96, 128, 16, 32, 32),

@@ -25,12 +25,12 @@ from rich.table import Column, Table
 
 from benchmarks import measure
 from training import data
-from training.callbacks import Callback
-from training.config import Config
-from training.program import Program
-from training.session import Session
-from training.state import TrainState
-from training.workdir import WorkDirectory
+from training.engine.program import Program
+from training.engine.state import TrainState
+from training.run.callbacks import Callback
+from training.run.session import Session
+from training.run.workdir import WorkDirectory
+from training.settings.config import Config
 
 BARE = "bare step"
 STEPS = {"step, sgd": "sgd", "step, plp": "plp"}

@@ -20,7 +20,7 @@ from experiments import estimate, plan, runner, studies
 from experiments.records import RecordFile
 from experiments.study import Scale, Study
 from training.errors import ConfigError, UserError
-from training.interrupts import acknowledged
+from training.run.interrupts import acknowledged
 
 _Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 _Folders = Annotated[

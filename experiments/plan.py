@@ -9,9 +9,9 @@ from experiments.rates import multiplied
 from experiments.records import Header, Record
 from experiments.study import Arm, Scale, Study
 from models import NETWORKS
-from training import config as config_lib
 from training.errors import ConfigError
-from training.presets import PRESETS
+from training.settings import config as config_lib
+from training.settings.presets import PRESETS
 
 
 class Task(NamedTuple):

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from experiments.plan import Task
 from experiments.records import Record
-from training.display import Terminal
+from training.run.display import Terminal
 
 _SECONDS_BETWEEN_LINES = 60  # without a terminal
 

@@ -5,8 +5,8 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import plp_optax
-from training import optimizers
-from training.config import Config
+from training.settings import optimizers
+from training.settings.config import Config
 
 
 def multiplied(config: Config, factor: float) -> dict[str, Any]:

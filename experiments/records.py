@@ -21,8 +21,8 @@ class Record:
       arm: The name of its arm.
       model: The network.
       seed: The seed, which pairs it with the other arms' runs.
-      config: What the run computed: ``training.config.chosen``, without fields that
-        follow by default.
+      config: What the run computed: ``training.settings.config.chosen``,
+        without fields that follow by default.
       result: Its ``result.json``: ``best_epoch``, ``validation_loss`` (of that epoch),
         ``test_loss``, ``test_accuracy``, ``test_top1_error``, ``test_top5_error``,
         ``train_seconds``, ``epochs``, ``steps``, ``device``, versions. A run that
@@ -95,7 +95,7 @@ class Header:
       study: The study's name.
       scale: The scale's name.
       models: Its networks.
-      fields: Its fields of ``training.config.Config``.
+      fields: Its fields of ``training.settings.config.Config``.
     """
 
     study: str

@@ -8,8 +8,8 @@ import numpy as np
 from experiments import style
 from experiments.records import Header, Record
 from experiments.study import Study
-from training.config import resolve
 from training.errors import RunError
+from training.settings.config import resolve
 
 
 class Runs:

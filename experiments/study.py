@@ -12,7 +12,7 @@ class Arm:
     Attributes:
       name: Short, and fit for a command line: ``plp-4``.
       label: What reports call it: ``PLP, period 4``.
-      fields: Fields of ``training.config.Config``, on top of the study's.
+      fields: Fields of ``training.settings.config.Config``, on top of the study's.
       rate: Multiplies the learning rate of the completed configuration: all of
         ``learning_rate``, ``max_learning_rate`` and the rates of a strategy.
       baseline: Name of the plain arm that it is compared with.
@@ -63,8 +63,8 @@ class Scale:
       name: ``quick``; the name of its folder, too.
       models: The networks.
       seeds: How many paired seeds.
-      fields: Fields of ``training.config.Config`` on top of the study's and under the
-        arm's: data set, width, epochs, batch size.
+      fields: Fields of ``training.settings.config.Config`` on top of the study's and
+        under the arm's: data set, width, epochs, batch size.
       arms: Names of the arms to run; None for all.
       first_seed: The first of the seeds: above 0 where settings were chosen on lower
         ones.
@@ -119,12 +119,12 @@ class Study:
         cores, with a narrow network and part of the images; ``quick`` is the embedded
         digits in ten minutes. A study may have others.
       preset: A preset of ``train.py`` that runs start from, or None.
-      fields: Fields of ``training.config.Config`` on top of the preset.
+      fields: Fields of ``training.settings.config.Config`` on top of the preset.
       model_fields: Fields on top of ``fields`` and under the scale's, for networks that
         are trained in another way than the rest.
       extra_comparisons: Those that do not follow from the arms' baselines and matched
         rates.
-      observe: ``observe(prepared, config)`` returns a ``training.callbacks.Callback``
+      observe: ``observe(prepared, config)`` returns a ``Callback`` of ``training.run``
         with a dict ``measures``, which becomes part of the record, or None for a run
         that is not observed. ``prepared`` is a ``training.recipe.Prepared``, or None
         for a cascade, which prepares each stage in its turn.

@@ -15,14 +15,15 @@ import jax
 from experiments.plan import Task
 from experiments.records import explained
 from experiments.study import Outcome, Study, Tick
-from training import config as config_lib
-from training import data, recipe, stages, workdir
-from training.callbacks import Callback
-from training.config import Config
+from training import data, recipe, stages
+from training.engine.program import Program
+from training.engine.state import TrainState
 from training.errors import DivergedError
-from training.program import Program
 from training.recipe import Prepared
-from training.state import TrainState
+from training.run import workdir
+from training.run.callbacks import Callback
+from training.settings import config as config_lib
+from training.settings.config import Config
 
 
 class Trainer:

@@ -16,7 +16,8 @@ pytest.register_assert_rewrite(
     "tests.support.bad_inputs", "tests.support.cifar_archives", "tests.support.reports"
 )
 
-from training import config, recipe  # noqa: E402
+from training import recipe  # noqa: E402
+from training.settings import config  # noqa: E402
 
 
 def pytest_configure(config):

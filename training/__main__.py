@@ -17,10 +17,11 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 
-from training import config as config_lib
-from training import data, workdir
-from training.display import spread
+from training import data
 from training.errors import DataError, RunError, UserError
+from training.run import workdir
+from training.run.display import spread
+from training.settings import config as config_lib
 from training.trained import Trained, load
 
 _Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from training import data, workdir
-from training.checkpoints import read
-from training.config import Config
-from training.display import result_lines, say
+from training import data
+from training.engine.state import Given
+from training.run import workdir
+from training.run.checkpoints import read
+from training.run.display import result_lines, say
+from training.run.workdir import WorkDirectory, read_metrics
+from training.settings.config import Config
 from training.stages import Stage, handed_on, make_stages
-from training.state import Given
-from training.workdir import WorkDirectory, read_metrics
 
 RunStage = Callable[[Config, WorkDirectory, data.Dataset, Given | None], dict[str, Any]]
 

@@ -16,25 +16,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from training import (
-    cascade,
-    data,
-    feed,
-    networks,
-    optimizers,
-    parallel,
-    pretrained,
-    stages,
-)
-from training.callbacks import Callback
-from training.config import Config
-from training.display import result_lines, say, summary_line, waiting
+from training import cascade, data, stages
+from training.engine import feed, networks, parallel, pretrained
+from training.engine.program import Program
+from training.engine.state import Given
 from training.errors import ConfigError, RunError
-from training.interrupts import acknowledged
-from training.program import Program
-from training.session import Session
-from training.state import Given
-from training.workdir import WorkDirectory
+from training.run.callbacks import Callback
+from training.run.display import result_lines, say, summary_line, waiting
+from training.run.interrupts import acknowledged
+from training.run.session import Session
+from training.run.workdir import WorkDirectory
+from training.settings import optimizers
+from training.settings.config import Config
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
@@ -64,7 +57,7 @@ def train(
     """Runs trainings that differ in their seeds only, compiled once.
 
     Args:
-      configs: Complete configurations (:func:`training.config.resolve`).
+      configs: Complete configurations (:func:`training.settings.config.resolve`).
       callback: Called while they train.
 
     Returns:

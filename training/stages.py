@@ -20,10 +20,12 @@ from flax import traverse_util
 
 from models import Network
 from models.cascade import StageNetwork
-from training import data, networks, workdir
-from training.config import Config
+from training import data
+from training.engine import networks
+from training.engine.state import Given
 from training.errors import ConfigError
-from training.state import Given
+from training.run import workdir
+from training.settings.config import Config
 
 _TRAINED, _FROZEN = "trained", "frozen"
 _BATCH = 256
@@ -88,7 +90,7 @@ def make_network(
 ) -> nn.Module:
     """The network that a run trains: of a stage, its blocks and its head.
 
-    See :func:`training.networks.make_network`.
+    See :func:`training.engine.networks.make_network`.
     """
     network = networks.make_network(config, num_classes, axis_name=axis_name)
     if config.cascade_stage is None:

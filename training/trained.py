@@ -11,11 +11,13 @@ import jax
 import numpy as np
 from flax.errors import FlaxError
 
-from training import config as config_lib
-from training import data, networks, stages, workdir
-from training.checkpoints import read
-from training.config import Config
+from training import data, stages
+from training.engine import networks
 from training.errors import RunError
+from training.run import workdir
+from training.run.checkpoints import read
+from training.settings import config as config_lib
+from training.settings.config import Config
 
 _BATCH = 256
 

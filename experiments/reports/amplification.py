@@ -14,7 +14,7 @@ from experiments.reports import layers
 from experiments.runs import Runs
 from experiments.studies.amplification import FACTOR
 from experiments.study import Arm
-from training.config import resolve
+from training.settings.config import resolve
 
 CONTROL = "original"
 _PLAIN = "noop"  # the plain control that shares the path of arms that amplify

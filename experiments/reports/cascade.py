@@ -12,7 +12,7 @@ from experiments.figures import Picture
 from experiments.records import Record
 from experiments.runs import Runs, history
 from experiments.studies.cascade import AMPLIFIED, END_TO_END
-from training.plots import by_depth
+from training.run.plots import by_depth
 
 _PUBLISHED = (
     "The authors' accuracies on CIFAR-10, with a network of six convolutions: about "

@@ -12,11 +12,11 @@ import jax
 
 from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
-from training.callbacks import Callback
-from training.config import Config
-from training.presets import PRESETS
-from training.program import Program
+from training.engine.program import Program
 from training.recipe import Prepared
+from training.run.callbacks import Callback
+from training.settings.config import Config
+from training.settings.presets import PRESETS
 
 # -- What is measured ------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.rates import stages, strategy
 from experiments.study import SMALL, Arm, Comparison, Scale, Study
-from training.config import Config
+from training.settings.config import Config
 
 _SHALLOW = ("vgg19", "resnet18", "resnet34")
 _DEEP = ("resnet50", "resnet101")

@@ -13,12 +13,13 @@ from flax import traverse_util
 from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
 from experiments.training_loss import TrainingLoss
-from training import data, networks, stages
-from training.callbacks import Callback
-from training.config import Config
-from training.program import Program
+from training import data, stages
+from training.engine import networks
+from training.engine.program import Program
+from training.engine.state import TrainState
 from training.recipe import Prepared
-from training.state import TrainState
+from training.run.callbacks import Callback
+from training.settings.config import Config
 
 # -- What is measured ------------------------------------------------------------------
 

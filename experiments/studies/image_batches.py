@@ -24,7 +24,7 @@ class Method(NamedTuple):
       label: What reports call it.
       rate: The one of ``RATES`` with the lowest last validation loss at scale tune.
       drift: How much further it moves on steady updates than the base.
-      fields: Fields of ``training.config.Config``.
+      fields: Fields of ``training.settings.config.Config``.
       base: What it is compared with at the matched rate; itself for a plain one.
     """
 

@@ -22,11 +22,12 @@ from experiments.curvature import top_eigenvalue
 from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
 from experiments.training_loss import TrainingLoss
-from training import data, networks
-from training.callbacks import Callback
-from training.config import Config
+from training import data
+from training.engine import networks
+from training.engine.state import TrainState
 from training.recipe import Prepared
-from training.state import TrainState
+from training.run.callbacks import Callback
+from training.settings.config import Config
 
 # -- The arms --------------------------------------------------------------------------
 

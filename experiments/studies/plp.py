@@ -10,10 +10,10 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
-from training.callbacks import Callback
-from training.config import Config
+from training.engine.state import TrainState
 from training.recipe import Prepared
-from training.state import TrainState
+from training.run.callbacks import Callback
+from training.settings.config import Config
 
 # -- What is measured ------------------------------------------------------------------
 

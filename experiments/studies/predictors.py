@@ -14,7 +14,7 @@ from experiments.predictors.methods import METHODS
 from experiments.predictors.problems import PROBLEMS
 from experiments.study import Arm, Comparison, Outcome, Scale, Study, Tick
 from training.errors import ConfigError, DivergedError
-from training.provenance import provenance
+from training.run.provenance import provenance
 
 _LABELS = {
     "gd": "gradient descent",

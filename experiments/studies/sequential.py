@@ -13,7 +13,7 @@ from typing import Any
 from experiments.sequential import arms
 from experiments.study import Arm, Comparison, Outcome, Scale, Study, Tick
 from training.errors import ConfigError, DivergedError
-from training.provenance import provenance
+from training.run.provenance import provenance
 
 _LABELS = {
     "ran-lms": "RAN-LMS",

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.predictors import batches
 from experiments.study import Arm, Comparison, Outcome, Scale, Study, Tick
 from training.errors import ConfigError, DivergedError
-from training.provenance import provenance
+from training.run.provenance import provenance
 
 _LABELS = {
     "base": "base optimizer",

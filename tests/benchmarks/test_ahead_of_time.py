@@ -13,9 +13,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import models
 from benchmarks import ahead_of_time, measure
 from benchmarks.ahead_of_time import IMAGES
-from training import data, parallel, recipe
+from training import data, recipe
+from training.engine import parallel
 from training.errors import ConfigError
-from training.registry import METHODS
+from training.settings.registry import METHODS
 
 DEVICES = 4
 SMALL = {"model": "tiny", "width": 2, "precision": "float32"}

@@ -9,7 +9,14 @@ from matplotlib.colors import to_rgb
 from experiments import figures, studies, style
 from experiments.comparisons import METRICS, compare_all
 from experiments.reports import ablation, curvature, layers
-from tests.support.reports import REGIMES, diverge, make, run, runs_of, without_validation
+from tests.support.reports import (
+    REGIMES,
+    diverge,
+    make,
+    run,
+    runs_of,
+    without_validation,
+)
 
 
 def values_of(records, arm, name):

@@ -18,9 +18,10 @@ from experiments.curvature import top_eigenvalue
 from experiments.studies import mechanism
 from experiments.studies.mechanism import REGIMES, STUDY
 from experiments.training_loss import TrainingLoss
-from training import data, networks, recipe
-from training.callbacks import Callback
-from training.config import resolve
+from training import data, recipe
+from training.engine import networks
+from training.run.callbacks import Callback
+from training.settings.config import resolve
 
 # Compiling is most of the cost here.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

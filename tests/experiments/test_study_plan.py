@@ -10,8 +10,8 @@ from experiments import plan, studies
 from experiments.rates import stages
 from experiments.records import Record
 from experiments.study import Arm, Comparison, Scale, Study
-from training import config as config_lib
 from training.errors import ConfigError
+from training.settings import config as config_lib
 
 TINY = {"width": 2, "epochs": 1, "batch_size": 128, "validation_fraction": 0.2}
 SGD = Arm("sgd", "SGD", {})

@@ -13,11 +13,13 @@ from experiments import estimate, plan, runner, trainer
 from experiments.records import RecordFile
 from experiments.studies import plp
 from experiments.study import Arm, Scale, Study
-from training import config as config_lib
-from training import feed, recipe, registry
-from training.callbacks import Callback
+from training import recipe
+from training.engine import feed
+from training.engine.program import Program
 from training.errors import DivergedError
-from training.program import Program
+from training.run.callbacks import Callback
+from training.settings import config as config_lib
+from training.settings import registry
 
 FIELDS = {"width": 2, "epochs": 2, "batch_size": 256}
 STEPS_PER_EPOCH = 1438 * 4 // 5 // 256

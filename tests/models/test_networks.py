@@ -9,9 +9,10 @@ import models
 import plp_optax
 from models import efficientnet, vit
 from plp_optax.linen import propagate_amplification
-from training import recipe, workdir
-from training.config import resolve
-from training.networks import make_network
+from training import recipe
+from training.engine.networks import make_network
+from training.run import workdir
+from training.settings.config import resolve
 
 
 @pytest.mark.parametrize("name", models.NETWORKS)

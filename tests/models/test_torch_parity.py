@@ -14,7 +14,7 @@ from flax import traverse_util
 
 import models
 from models import efficientnet, googlenet
-from training import pretrained
+from training.engine import pretrained
 
 VECTORS = np.load(pathlib.Path(__file__).with_name("torch_reference") / "vectors.npz")
 OPTIONS = {

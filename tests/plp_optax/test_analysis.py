@@ -10,7 +10,13 @@ import pytest
 import plp_optax
 from plp_optax import AmplificationWindow, all_layers, by_score
 from tests.support import reference
-from tests.support.amplification import IDENTITY_WINDOWS, MEASURES, analyze, feed, kernels
+from tests.support.amplification import (
+    IDENTITY_WINDOWS,
+    MEASURES,
+    analyze,
+    feed,
+    kernels,
+)
 
 
 def analysis_state(measure="g2", limit=0.5):

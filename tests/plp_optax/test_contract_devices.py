@@ -7,7 +7,6 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.support.factories import CASES
 from tests.plp_optax.test_contract import (
     GRADIENTS,
     PARAMS,
@@ -16,6 +15,7 @@ from tests.plp_optax.test_contract import (
     expected,
     made,
 )
+from tests.support.factories import CASES
 
 
 def mean_steps(tx, params, gradients, wrap):

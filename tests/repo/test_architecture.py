@@ -19,7 +19,7 @@ PARTS = {
     "plp_optax": (set(), {"jax", "numpy", "optax"}),
     "plp_optax.linen": ({"plp_optax"}, {"flax", "jax"}),
     "models": (set(), {"flax", "jax", "numpy"}),
-    "training.data": ({"training.errors", "training.registry"}, None),
+    "training.data": ({"training.errors", "training.settings.registry"}, None),
     "training": ({"plp_optax", "models", "training.data"}, None),
     "train": ({"training"}, None),
     "benchmarks": ({"plp_optax", "models", "training"}, None),
@@ -39,7 +39,11 @@ FORBIDDEN = [
     (["training.*"], ["training.recipe"], ["training.__main__"]),
     (["training.*"], ["training.__main__", "training.trained"], ["training.__main__"]),
     (
-        ["training.flags", "training.presets", "training.registry"],
+        [
+            "training.settings.flags",
+            "training.settings.presets",
+            "training.settings.registry",
+        ],
         ["training.*"],
         ["training.errors"],
     ),
@@ -155,7 +159,10 @@ def test_no_modules_import_each_other():
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("training.config", ["jax", "flax", "optax", "tyro", "tensorflow_datasets"]),
+        (
+            "training.settings.config",
+            ["jax", "flax", "optax", "tyro", "tensorflow_datasets"],
+        ),
         ("train", ["jax", "flax", "optax", "tyro", "tensorflow_datasets"]),
         ("training.errors", ["jax", "numpy"]),
         ("plp_optax", ["flax"]),

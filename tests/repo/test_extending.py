@@ -14,9 +14,11 @@ import training
 from experiments import plan
 from experiments.study import Arm, Scale, Study
 from models.layers import Layers, Network, as_input, as_logits
-from training import config as config_lib
-from training import data, recipe, registry, workdir
-from training.callbacks import Callback
+from training import data, recipe
+from training.run import workdir
+from training.run.callbacks import Callback
+from training.settings import config as config_lib
+from training.settings import registry
 
 HERE = "tests.repo.test_extending"
 

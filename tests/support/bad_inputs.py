@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 import train
-from training import config as config_lib
+from training.settings import config as config_lib
 
 # Small, should a bad input be taken for a good one.
 SMALL = {"model": "tiny", "width": 2, "batch_size": 256, "max_steps": 1}

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 import train
-from training.program import Program
+from training.engine.program import Program
 
 
 def pass_by(reached: Callable[[str], None]) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 
 from models.layers import Layers
-from training import config as config_lib
-from training import data, parallel, recipe
-from training.feed import Host, Resident
-from training.program import Program
+from training import data, recipe
+from training.engine import parallel
+from training.engine.feed import Host, Resident
+from training.engine.program import Program
+from training.settings import config as config_lib
 
 CLASSES = 10
 

@@ -11,7 +11,7 @@ from experiments.reports import acceleration as own
 from experiments.runs import Runs
 from experiments.studies import acceleration
 from tests.support.reports import PROVENANCE, make, run, tables_of
-from training.program import Program
+from training.engine.program import Program
 
 SPEED = "Speed and memory"
 MEMORY = {"held": 3_000_000, "temporary": 1_500_000}  # None is not recorded

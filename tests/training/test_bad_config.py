@@ -37,9 +37,9 @@ from tests.support.bad_inputs import (
     make_loop,
     trying,
 )
-from training import config as config_lib
-from training import flags
-from training.config import Config
+from training.settings import config as config_lib
+from training.settings import flags
+from training.settings.config import Config
 
 ROOT = Path(__file__).parents[2]
 

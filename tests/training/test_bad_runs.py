@@ -20,8 +20,9 @@ from tests.support.bad_inputs import (
     run,
     trying,
 )
-from training import checkpoints, recipe, workdir
+from training import recipe
 from training.errors import RunError, UserError
+from training.run import checkpoints, workdir
 
 
 @contextlib.contextmanager

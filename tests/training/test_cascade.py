@@ -18,9 +18,12 @@ import training
 from models.cascade import HEADS, StageNetwork
 from tests.support import programs
 from tests.training.test_resume import Killed, assert_same_run, run, without_times
-from training import callbacks, config, parallel, recipe, stages, workdir
+from training import recipe, stages
+from training.engine import parallel
 from training.errors import ConfigError
-from training.workdir import read_metrics
+from training.run import callbacks, workdir
+from training.run.workdir import read_metrics
+from training.settings import config
 
 TINY = ["--model", "tiny", "--width", "4", "--batch-size", "256", "--method", "sgd"]
 CASCADE = [*TINY, "--cascade", "conv", "--cascade-epochs", "2"]

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from training import checkpoints
-from training.checkpoints import Checkpoint, Checkpoints, read, write
 from training.errors import RunError
+from training.run import checkpoints
+from training.run.checkpoints import Checkpoint, Checkpoints, read, write
 
 DTYPES = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64")
 ARRAYS = st.sampled_from(DTYPES).flatmap(

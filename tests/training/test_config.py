@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import config as config_lib
-from training import flags
-from training.config import Config, chosen, identity, resolve
 from training.errors import ConfigError
-from training.presets import PRESETS
+from training.settings import config as config_lib
+from training.settings import flags
+from training.settings.config import Config, chosen, identity, resolve
+from training.settings.presets import PRESETS
 
 
 def parse(argv):

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from training import display, plots
-from training.display import (
+from training.run import display, plots
+from training.run.display import (
     Display,
     epoch_header,
     epoch_line,

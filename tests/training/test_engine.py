@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 import plp_optax
 from tests.support import programs
 from tests.support.programs import DATASET, Linear, Normalised, train_epoch
-from training import data, feed, parallel, recipe
-from training.config import resolve
+from training import data, recipe
+from training.engine import feed, parallel
+from training.engine.feed import Host, Resident, prefetch
+from training.engine.program import means
+from training.engine.state import make_initial_state
+from training.engine.step import Preprocess, make_train_step
 from training.errors import ConfigError
-from training.feed import Host, Resident, prefetch
-from training.program import means
-from training.state import make_initial_state
-from training.step import Preprocess, make_train_step
+from training.settings.config import resolve
 
 
 def trained(epochs=3, **options):

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import flags
 from training.errors import ConfigError
-from training.flags import flag
+from training.settings import flags
+from training.settings.flags import flag
 
 
 @dataclasses.dataclass(frozen=True)

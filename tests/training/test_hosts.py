@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from training import checkpoints, workdir
+from training.run import checkpoints, workdir
 
 ROOT = Path(__file__).parents[2]
 ARGV = [

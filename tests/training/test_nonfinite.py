@@ -13,10 +13,11 @@ import plp_optax
 import train
 from tests.support import programs
 from tests.support.programs import train_epoch
-from training import recipe, workdir
+from training import recipe
+from training.engine.feed import Resident
+from training.engine.program import means
 from training.errors import DivergedError
-from training.feed import Resident
-from training.program import means
+from training.run import workdir
 
 MOST = 8
 

@@ -11,10 +11,14 @@ import pytest
 import plp_optax
 from tests.support import reference
 from tests.support.problems import W0, jitted, noisy_gradient, run
-from training import plateau
-from training.config import resolve
 from training.errors import ConfigError
-from training.optimizers import make_optimizer, make_schedule, triangular_schedule
+from training.settings import plateau
+from training.settings.config import resolve
+from training.settings.optimizers import (
+    make_optimizer,
+    make_schedule,
+    triangular_schedule,
+)
 
 
 def schedule(steps_per_epoch=10, epochs=10, **fields):

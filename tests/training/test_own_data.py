@@ -12,7 +12,8 @@ from tests.support.cifar_archives import (
     rows,
     write_prepared,
 )
-from training import data, errors, registry
+from training import data, errors
+from training.settings import registry
 
 
 def _images(count=20, height=8, width=8, channels=3, seed=0):

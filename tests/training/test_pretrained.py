@@ -14,10 +14,12 @@ from PIL import Image
 
 import models
 from models import vit
-from tests.support.bad_inputs import assert_refused, contents
 from tests.models.test_torch_parity import by_reference
-from training import config, pretrained, recipe
+from tests.support.bad_inputs import assert_refused, contents
+from training import recipe
+from training.engine import pretrained
 from training.errors import ConfigError
+from training.settings import config
 
 
 @functools.cache

@@ -17,12 +17,14 @@ import pytest
 import train
 import training
 from tests.support import programs
-from training import callbacks, checkpoints, config, recipe, workdir
-from training.checkpoints import read
+from training import recipe
+from training.engine.program import Program
 from training.errors import RunError
-from training.interrupts import Interrupts, acknowledged
-from training.program import Program
-from training.workdir import WorkDirectory, read_metrics
+from training.run import callbacks, checkpoints, workdir
+from training.run.checkpoints import read
+from training.run.interrupts import Interrupts, acknowledged
+from training.run.workdir import WorkDirectory, read_metrics
+from training.settings import config
 
 ROOT = Path(__file__).parents[2]
 # Analysis, amplification, prediction and augmentation, a save after every step: all
@@ -179,7 +181,9 @@ def test_resumed_at_any_moment_is_bitwise_the_same(
 
 def run(path, *extra, killer=(), check=True, flags=EVERYTHING):
     """Runs the program in another process."""
-    program = ["tests/support/killed_run.py", *map(str, killer)] if killer else ["train.py"]
+    program = (
+        ["tests/support/killed_run.py", *map(str, killer)] if killer else ["train.py"]
+    )
     return subprocess.run(
         [sys.executable, *program, "--workdir", str(path), *flags, *extra],
         cwd=ROOT,

@@ -13,13 +13,14 @@ import models
 import plp_optax
 from tests.support import problems, programs
 from tests.support.programs import DATASET, Normalised, train_epoch
-from training import data, parallel
-from training.config import resolve
+from training import data
+from training.engine import parallel
+from training.engine.evaluation import macro_f1
+from training.engine.program import means
+from training.engine.step import _rank
 from training.errors import ConfigError
-from training.evaluation import macro_f1
-from training.program import means
 from training.recipe import count_steps
-from training.step import _rank
+from training.settings.config import resolve
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,12 @@ import pytest
 import train
 import training
 from tests.support import programs
-from training import callbacks, config, recipe, workdir
+from training import recipe
+from training.engine.program import Program
 from training.errors import RunError
-from training.program import Program
-from training.workdir import read_json, read_metrics
+from training.run import callbacks, workdir
+from training.run.workdir import read_json, read_metrics
+from training.settings import config
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--model", "tiny", "--width", "4", "--epochs", "3", "--batch-size", "128"]

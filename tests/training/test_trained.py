@@ -16,10 +16,11 @@ from PIL import Image
 
 import training
 from training import __main__ as command
-from training import data, recipe, workdir
-from training.config import identity, parse
+from training import data, recipe
 from training.data.images import resize
 from training.errors import UserError
+from training.run import workdir
+from training.settings.config import identity, parse
 
 ROOT = Path(__file__).parents[2]
 

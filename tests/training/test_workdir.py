@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tests.support.bad_inputs import contents
-from training import data, workdir
-from training.checkpoints import Checkpoint, Checkpoints, read
-from training.config import identity, resolve
+from training import data
 from training.errors import RunError
-from training.workdir import WorkDirectory, read_metrics
+from training.run import workdir
+from training.run.checkpoints import Checkpoint, Checkpoints, read
+from training.run.workdir import WorkDirectory, read_metrics
+from training.settings.config import identity, resolve
 
 RESULT = {
     **dict.fromkeys(("best_epoch", "epochs"), 1),

@@ -12,8 +12,9 @@ from flax.training.dynamic_scale import DynamicScale
 
 import plp_optax
 from plp_optax.linen import propagate_amplification
-from training import data, parallel
-from training.state import Metrics, Monitor, TrainState
+from training import data
+from training.engine import parallel
+from training.engine.state import Metrics, Monitor, TrainState
 
 
 class Preprocess(NamedTuple):

@@ -15,12 +15,14 @@ import filelock
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from training import config as config_lib
-from training import data, parallel, plots
-from training.checkpoints import is_checkpoint
-from training.config import Config
-from training.display import say
+from training import data
+from training.engine import parallel
 from training.errors import ConfigError, RunError
+from training.run import plots
+from training.run.checkpoints import is_checkpoint
+from training.run.display import say
+from training.settings import config as config_lib
+from training.settings.config import Config
 
 CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
 METRICS, CURVES, CONFUSION = "metrics.jsonl", "curves.png", "confusion.png"

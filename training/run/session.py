@@ -10,11 +10,15 @@ from typing import Any
 import jax
 import optax
 
-from training import amplification, data, parallel, plateau, workdir
-from training.callbacks import Callback
-from training.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
-from training.config import Config
-from training.display import (
+from training import data
+from training.engine import parallel
+from training.engine.program import Evaluation, Program, means
+from training.engine.state import Given
+from training.errors import RunError
+from training.run import amplification, workdir
+from training.run.callbacks import Callback
+from training.run.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
+from training.run.display import (
     LAG_LINE,
     Display,
     epoch_header,
@@ -22,12 +26,11 @@ from training.display import (
     say,
     selection_line,
 )
-from training.errors import RunError
-from training.interrupts import Interrupts, Stopped
-from training.program import Evaluation, Program, means
-from training.provenance import provenance
-from training.state import Given
-from training.workdir import WorkDirectory, without_nan
+from training.run.interrupts import Interrupts, Stopped
+from training.run.provenance import provenance
+from training.run.workdir import WorkDirectory, without_nan
+from training.settings import plateau
+from training.settings.config import Config
 
 # Compiled as one function: the first call otherwise compiles two for each shape.
 _norm = jax.jit(optax.tree.norm)

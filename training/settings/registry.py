@@ -8,18 +8,18 @@ import importlib
 from typing import Any
 
 # Name: function of the base optimizer, the configuration and the steps in an epoch that
-# returns the complete optimizer (see training.methods).
+# returns the complete optimizer (see training.settings.methods).
 METHODS = {
-    "sgd": "training.methods:none",
-    "plp": "training.methods:plp",
-    "lookahead": "training.methods:lookahead",
-    "average": "training.methods:average",
-    "adaptive-window": "training.methods:adaptive_window",
-    "ema-nesterov": "training.methods:ema_nesterov",
-    "outer-nesterov": "training.methods:outer_nesterov",
-    "tail-average": "training.methods:tail_average",
-    "amplify": "training.methods:amplify",
-    "amplify+plp": "training.methods:amplify_and_plp",
+    "sgd": "training.settings.methods:none",
+    "plp": "training.settings.methods:plp",
+    "lookahead": "training.settings.methods:lookahead",
+    "average": "training.settings.methods:average",
+    "adaptive-window": "training.settings.methods:adaptive_window",
+    "ema-nesterov": "training.settings.methods:ema_nesterov",
+    "outer-nesterov": "training.settings.methods:outer_nesterov",
+    "tail-average": "training.settings.methods:tail_average",
+    "amplify": "training.settings.methods:amplify",
+    "amplify+plp": "training.settings.methods:amplify_and_plp",
 }
 
 # Name: function of the data directory that returns a training.data.Source.

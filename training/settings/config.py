@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from models import IN_BLOCKS
-from training import flags
 from training.errors import ConfigError
-from training.options import GROUPS, VGG, Config, Start
-from training.presets import PRESETS
-from training.strategy import listed_epochs
+from training.settings import flags
+from training.settings.options import GROUPS, VGG, Config, Start
+from training.settings.presets import PRESETS
+from training.settings.strategy import listed_epochs
 
 
 def parse(argv: Sequence[str]) -> list[Config]:

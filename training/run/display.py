@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from training import parallel
+from training.engine import parallel
 
 
 def say(text: str) -> None:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 import models
-from training.config import Config
+from training.settings.config import Config
 
 # Types of the network's arithmetic; its parameters are at least float32.
 DTYPES = {

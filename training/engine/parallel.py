@@ -15,8 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from training.config import Config
 from training.errors import ConfigError, RunError, UserError
+from training.settings.config import Config
 
 AXIS = "batch"
 

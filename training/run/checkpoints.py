@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from training import parallel
+from training.engine import parallel
 from training.errors import RunError
 
 _NAME = re.compile(r"epoch-\d{5,}-step-\d{8,}\.msgpack")

@@ -10,18 +10,25 @@ import jax
 import numpy as np
 import optax
 
-from training import data, parallel
-from training.errors import DivergedError
-from training.evaluation import Evaluation
-from training.feed import Feed
-from training.state import Given, Metrics, Monitor, TrainState, make_initial_state
-from training.step import (
+from training import data
+from training.engine import parallel
+from training.engine.evaluation import Evaluation
+from training.engine.feed import Feed
+from training.engine.state import (
+    Given,
+    Metrics,
+    Monitor,
+    TrainState,
+    make_initial_state,
+)
+from training.engine.step import (
     Batch,
     Preprocess,
     make_eval_step,
     make_statistics_step,
     make_train_step,
 )
+from training.errors import DivergedError
 
 # Calls that may be under way at once: enough to hide dispatch, few enough that Ctrl-C
 # and the progress display are not far behind.
@@ -85,7 +92,7 @@ class Program:
           dataset: The data set of the feed.
           batch_size: Examples in a step, over all devices.
           dtype: Type of the network's arithmetic.
-          augment: See :func:`training.step.make_train_step`, as for the following.
+          augment: See :func:`~training.engine.step.make_train_step`, also below.
           propagate: The rule for layers in the propagated form of amplification.
           trained: The parameters that the optimizer sees, of all that the network has.
           train_module: The network as it takes what the feed gives, if that is not

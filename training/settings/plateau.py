@@ -8,7 +8,7 @@ import jax
 import optax
 from optax.contrib import ReduceLROnPlateauState, reduce_on_plateau
 
-from training import parallel
+from training.engine import parallel
 
 _FACTOR = 0.1
 

@@ -12,7 +12,7 @@ from types import FrameType
 
 import jax
 
-from training import parallel
+from training.engine import parallel
 
 _NOTICE = (
     b"\nstopping as soon as the current step or compilation ends; Ctrl-C again exits "

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from training import data, parallel
-from training.state import Monitor, TrainState
+from training import data
+from training.engine import parallel
+from training.engine.state import Monitor, TrainState
 
 TrainStep = Callable[[TrainState, Any, Any], TrainState]
 

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import optax
 
 import plp_optax
-from training import optimizers
-from training.config import Config
 from training.errors import ConfigError
+from training.settings import optimizers
+from training.settings.config import Config
 
 Transformation: TypeAlias = optax.GradientTransformationExtraArgs
 

@@ -7,11 +7,11 @@ type, default, help, the choice under which it has a meaning, and its range.
 import dataclasses
 
 from models import NETWORKS, WITH_DROPOUT
-from training.flags import flag
-from training.presets import PRESETS
-from training.pretrained import WITH_NAMES, digest
-from training.registry import DATASETS, METHODS
-from training.strategy import listed_epochs
+from training.engine.pretrained import WITH_NAMES, digest
+from training.settings.flags import flag
+from training.settings.presets import PRESETS
+from training.settings.registry import DATASETS, METHODS
+from training.settings.strategy import listed_epochs
 
 VGG = ("vgg16", "vgg19")
 _PLP = ("plp", "amplify+plp")

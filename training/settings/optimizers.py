@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 import plp_optax
-from training import plateau, registry
-from training.config import Config
 from training.errors import ConfigError
-from training.strategy import NAMED_STRATEGIES, listed_strategy
+from training.settings import plateau, registry
+from training.settings.config import Config
+from training.settings.strategy import NAMED_STRATEGIES, listed_strategy
 
 
 def make_strategy(

@@ -11,7 +11,7 @@ from flax import traverse_util
 from flax.training.dynamic_scale import DynamicScale
 
 import plp_optax
-from training import parallel
+from training.engine import parallel
 from training.errors import ConfigError
 
 # Variables by path, such as "params/stem/conv/kernel".

@@ -3,9 +3,9 @@
 from typing import Any
 
 from training import data
-from training.config import Config
-from training.program import Program
-from training.state import TrainState
+from training.engine.program import Program
+from training.engine.state import TrainState
+from training.settings.config import Config
 
 
 class Callback:

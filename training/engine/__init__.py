@@ -1,0 +1,1 @@
+"""What is compiled: network, state, step, and how batches reach it."""

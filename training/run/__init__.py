@@ -1,0 +1,1 @@
+"""A run under way: its work directory, checkpoints, screen, pictures and signals."""

@@ -1,0 +1,1 @@
+"""What a run can choose: flags, presets, methods, optimizers and schedules."""
