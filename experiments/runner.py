@@ -26,15 +26,22 @@ class _Own:
 
     resumes = False
 
-    def __init__(self, execute: Callable[[dict[str, Any], Tick], Outcome]) -> None:
+    def __init__(
+        self,
+        execute: Callable[[dict[str, Any], Tick], Outcome],
+        settings: Mapping[str, Any],
+    ) -> None:
         self._execute = execute
+        self._settings = settings
 
     def prepare(self, task: Task) -> float:
         return 0.0
 
     def execute(self, task: Task, tick: Tick) -> Outcome:
         try:
-            return self._execute({**task.config, "seed": task.seed}, tick)
+            return self._execute(
+                {**self._settings, **task.config, "seed": task.seed}, tick
+            )
         except DivergedError as error:
             return Outcome({"diverged": str(error)}, [], {})
 
@@ -54,7 +61,7 @@ def make_executor(
     """
     if study.execute is None:
         return Trainer(study, folder, settings)
-    return _Own(study.execute)
+    return _Own(study.execute, settings or {})
 
 
 def run(

@@ -32,30 +32,30 @@ def data() -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(train), jnp.asarray(windows)
 
 
-def init(key: jax.Array) -> Any:
+def init(key: jax.Array, width: int = WIDTH, layers: int = LAYERS) -> Any:
     """Parameters."""
     codes = 1 + max(part.max() for part in text())
-    keys = iter(jax.random.split(key, 3 + 4 * LAYERS))
+    keys = iter(jax.random.split(key, 3 + 4 * layers))
 
     def normal(*shape: int, scale: float = 1.0) -> jax.Array:
         return scale / np.sqrt(shape[0]) * jax.random.normal(next(keys), shape)
 
     def block() -> dict[str, jax.Array]:
-        deep = 1 / np.sqrt(2 * LAYERS)
+        deep = 1 / np.sqrt(2 * layers)
         return {
-            "attention": normal(WIDTH, 3 * WIDTH),
-            "projection": normal(WIDTH, WIDTH, scale=deep),
-            "expand": normal(WIDTH, 4 * WIDTH),
-            "contract": normal(4 * WIDTH, WIDTH, scale=deep),
-            "scales": jnp.ones((2, WIDTH)),
+            "attention": normal(width, 3 * width),
+            "projection": normal(width, width, scale=deep),
+            "expand": normal(width, 4 * width),
+            "contract": normal(4 * width, width, scale=deep),
+            "scales": jnp.ones((2, width)),
         }
 
     return {
-        "embedding": 0.02 * jax.random.normal(next(keys), (codes, WIDTH)),
-        "positions": 0.02 * jax.random.normal(next(keys), (CONTEXT, WIDTH)),
-        "blocks": [block() for _ in range(LAYERS)],
-        "scale": jnp.ones(WIDTH),
-        "head": normal(WIDTH, codes),
+        "embedding": 0.02 * jax.random.normal(next(keys), (codes, width)),
+        "positions": 0.02 * jax.random.normal(next(keys), (CONTEXT, width)),
+        "blocks": [block() for _ in range(layers)],
+        "scale": jnp.ones(width),
+        "head": normal(width, codes),
     }
 
 

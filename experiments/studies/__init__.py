@@ -18,6 +18,7 @@ NAMES = (
     "predictors",
     "small_batches",
     "image_batches",
+    "readouts",
     "acceleration",
     "cascade",
 )

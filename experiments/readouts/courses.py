@@ -1,0 +1,241 @@
+"""A run at a constant rate, what is read out of it, and runs that decay from it.
+
+The run is cut into blocks of steps. A decay over the last part of a horizon starts from
+the constant-rate run's state at that place, with the same batches as that run has.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.readouts.tasks import Task
+
+BLOCKS = 80
+HORIZONS = (10, 20, 40, 80)  # in blocks
+POWERS = (4, 8, 16, 32)
+PARTS = (0.1, 0.2, 0.5, 1.0)  # of a horizon, over which the rate falls
+WINDOWS = (0.1, 0.2, 0.3, 0.5)  # parts that are averaged
+BLEND = 0.3  # weight of the average
+_BLENDED = 16  # its power
+_WARMUP = 1 / 40  # part of the longest horizon
+
+# The learning rate over its peak, by the part of the decay that is done.
+SHAPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": lambda x: 1 - x,
+    "1-sqrt": lambda x: 1 - np.sqrt(x),
+    "cosine": lambda x: (1 + np.cos(np.pi * x)) / 2,
+}
+
+
+class _Carry(NamedTuple):
+    """What a step changes."""
+
+    variables: Any
+    opt_state: Any
+    averages: dict[str, Any]  # by power; each a tree like params
+    step: jax.Array
+
+
+def _make_step(task: Task) -> Callable[[_Carry, jax.Array, jax.Array], _Carry]:
+    def step(carry: _Carry, rate: jax.Array, key: jax.Array) -> _Carry:
+        variables = carry.variables
+        params = variables["params"]
+
+        def loss(params: Any) -> jax.Array:
+            return task.loss({**variables, "params": params}, task.sample(key))
+
+        gradient = jax.grad(loss)(params)
+        updates, opt_state = task.direction.update(gradient, carry.opt_state, params)
+        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+        n = carry.step + 1
+        averages = {
+            power: optax.incremental_update(
+                params, average, (int(power) + 1) / (n + int(power))
+            )
+            for power, average in carry.averages.items()
+        }
+        return _Carry({**variables, "params": params}, opt_state, averages, n)
+
+    return step
+
+
+@functools.cache
+def _make_block(task: Task) -> Callable[..., tuple[_Carry, Any]]:
+    """Returns ``block(carry, rates, keys)``: the carry after it, the mean parameters."""
+    step = _make_step(task)
+
+    def add(mean: Any, carry: _Carry, count: int) -> Any:
+        params = carry.variables["params"]
+        return jax.tree.map(lambda m, p: m + p / count, mean, params)
+
+    if task.loops:
+
+        @jax.jit
+        def block(carry: _Carry, rates: jax.Array, keys: jax.Array) -> Any:
+            def advance(carry_and_mean: Any, given: Any) -> Any:
+                carry = step(carry_and_mean[0], *given)
+                return (carry, add(carry_and_mean[1], carry, len(rates))), None
+
+            zero = jax.tree.map(jnp.zeros_like, carry.variables["params"])
+            return jax.lax.scan(advance, (carry, zero), (rates, keys))[0]
+
+        return block
+
+    one_step, one_add = jax.jit(step), jax.jit(add)
+
+    def unrolled(carry: _Carry, rates: jax.Array, keys: jax.Array) -> Any:
+        mean = jax.tree.map(jnp.zeros_like, carry.variables["params"])
+        for rate, key in zip(rates, keys, strict=True):
+            carry = one_step(carry, rate, key)
+            mean = one_add(mean, carry, len(rates))
+        return carry, mean
+
+    return unrolled
+
+
+class Readout(NamedTuple):
+    """The losses of some parameters.
+
+    Attributes:
+      step: Steps that led to them.
+      readout: Which parameters: ``last``, ``power-8``, ``decay-linear-0.2``.
+      choice: Loss on the first half of the held-out data, to choose by; in nats.
+      loss: Loss on the other half, to report.
+    """
+
+    step: int
+    readout: str
+    choice: float
+    loss: float
+
+
+def run(
+    task: Task,
+    *,
+    rate: float,
+    seed: int,
+    steps: int,
+    shapes: Sequence[str] = tuple(SHAPES),
+    parts: Sequence[float] = PARTS,
+) -> Iterator[Readout]:
+    """Trains at a constant rate, and yields all losses.
+
+    Args:
+      task: What is trained.
+      rate: The rate after the warm-up.
+      seed: Of initial parameters and batches.
+      steps: Steps of the longest horizon; a multiple of ``BLOCKS``.
+      shapes: Of the decays that are trained; names of ``SHAPES``.
+      parts: Of a horizon, over which the rate falls.
+    """
+    block = _make_block(task)
+    size = steps // BLOCKS
+    warmup = np.minimum(1, (np.arange(steps) + 1) / (_WARMUP * steps))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), steps)
+
+    def advance(carry: _Carry, start: int, stop: int, factors: Any) -> Any:
+        """Trains from block to block; yields the carry and the block's mean."""
+        rates = jnp.asarray(rate * warmup[start * size : stop * size] * factors)
+        for i in range(stop - start):
+            place = slice(i * size, (i + 1) * size)
+            own = keys[start * size + i * size : start * size + (i + 1) * size]
+            carry, mean = block(carry, rates[place], own)
+            yield carry, mean
+
+    def losses(carry: _Carry, params: Any, stop: int, name: str) -> Readout:
+        found = task.evaluate({**carry.variables, "params": params})
+        return Readout(stop * size, name, *map(float, found))
+
+    variables = task.init(jax.random.key(seed))
+    params = variables["params"]
+    averages = {str(power): params for power in POWERS}
+    carries = [
+        _Carry(
+            variables, task.direction.init(params), averages, jnp.zeros((), jnp.int32)
+        )
+    ]
+    means: list[Any] = []
+    ends: list[Any] = []
+    for carry, mean in advance(carries[0], 0, BLOCKS, np.ones(steps)):
+        carries.append(carry)
+        means.append(mean)
+        ends.append(carry.variables["params"])
+
+    for stop in HORIZONS:
+        carry = carries[stop]
+        for name, params in _readouts(carry, means[:stop], ends[:stop]):
+            yield losses(carry, params, stop, name)
+        for shape in shapes:
+            for part in parts:
+                start = stop - round(part * stop)
+                part_steps = (stop - start) * size
+                factors = SHAPES[shape](np.arange(part_steps) / part_steps)
+                *_, (end, _) = advance(carries[start], start, stop, factors)
+                params = end.variables["params"]
+                yield losses(end, params, stop, f"decay-{shape}-{part}")
+                average = end.averages[str(_BLENDED)]
+                blend = optax.incremental_update(average, params, BLEND)
+                yield losses(end, blend, stop, f"blend-{shape}-{part}")
+
+
+def _readouts(
+    carry: _Carry, means: Sequence[Any], ends: Sequence[Any]
+) -> Iterator[tuple[str, Any]]:
+    """What a run at a constant rate gives, by name."""
+    yield "last", carry.variables["params"]
+    for power, average in carry.averages.items():
+        yield f"power-{power}", average
+    count = len(means)
+    for part in WINDOWS:
+        weights = merge_weights(count, part, SHAPES["linear"])
+        yield f"merge-linear-{part}", combine(weights, means)
+    for shape in ("1-sqrt", "cosine"):
+        weights = merge_weights(count, 0.2, SHAPES[shape])
+        yield f"merge-{shape}-0.2", combine(weights, means)
+    # Checkpoints in place of the means between them.
+    for part in (0.1, 0.2):
+        weights = merge_weights(count, part, SHAPES["linear"])
+        yield f"raw-linear-{part}", combine(weights, ends)
+    for decay in (0.7, 0.85):  # by block
+        weights = decay ** np.arange(count)[::-1]
+        yield f"ema-{decay}", combine(weights / weights.sum(), means)
+    # The line through two consecutive averages, as in Extra-Merge (arXiv 2605.26484).
+    for part in (0.1, 0.2):
+        length = round(part * count)
+        window = np.zeros((2, count))
+        window[0, count - 2 * length : count - length] = 1 / length
+        window[1, count - length :] = 1 / length
+        for step in (0.25, 0.5):
+            weights = window[1] + step * (window[1] - window[0])
+            yield f"extrapolated-{part}-{step}", combine(weights, means)
+
+
+def merge_weights(
+    count: int, part: float, shape: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The weights of blocks' means by which a decay weights its updates: (count,).
+
+    Args:
+      count: Blocks.
+      part: The last part of them, over which the rate would fall.
+      shape: How it would.
+    """
+    begin = count - round(part * count)
+    done = np.clip((np.arange(count + 1) - begin) / (count - begin), 0, 1)
+    return -np.diff(shape(done))
+
+
+def combine(weights: np.ndarray, trees: Sequence[Any]) -> Any:
+    """The linear combination of trees."""
+    pairs = [(w, t) for w, t in zip(weights, trees, strict=True) if w]
+
+    def add(*leaves: jax.Array) -> jax.Array:
+        terms = [w * x for (w, _), x in zip(pairs, leaves, strict=True)]
+        return jnp.asarray(sum(terms), leaves[0].dtype)
+
+    return jax.tree.map(add, *(t for _, t in pairs))

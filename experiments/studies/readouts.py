@@ -1,0 +1,114 @@
+"""Decay without decaying: averages of a constant-rate run next to decayed runs.
+
+An arm is a learning rate. Its run has every read-out at four horizons, and every decay
+that starts from it, so that all differences are within a run. Settings are chosen on
+the seeds ``CHOICE_SEEDS`` and one half of the held-out data, and reported on the other
+seeds and the other half.
+"""
+
+import math
+from typing import Any
+
+from experiments.readouts import courses, tasks
+from experiments.study import Arm, Outcome, Scale, Study, Tick
+from training.errors import ConfigError, DivergedError
+from training.run.provenance import provenance
+
+REPORTED = 9  # seeds, from 0
+CHOICE_SEEDS = (9, 10, 11)
+_RATES = {
+    "adamw": (0.0018, 0.0032, 0.0056, 0.01),
+    "nesterov": (0.0125, 0.025, 0.05, 0.1),
+}
+_OPTIMIZERS = {
+    "characters": "adamw",
+    "characters-large": "adamw",
+    "digits": "nesterov",
+    "cifar100-patches": "nesterov",
+    "cifar100-resnet18": "nesterov",
+}
+
+
+def execute(config: dict[str, Any], tick: Tick) -> Outcome:
+    """Trains with one arm.
+
+    Args:
+      config: ``rate``, ``steps``, ``shapes`` and ``parts`` of the decays, ``model``
+        (the task) and ``seed``; ``data_dir``, if given.
+      tick: Called after each loss.
+
+    Returns:
+      ``result`` has the last ``loss`` at the constant rate, in nats, and ``steps``.
+      ``history`` has the fields of :class:`experiments.readouts.courses.Readout`.
+
+    Raises:
+      ConfigError: If there is no such task.
+      DivergedError: If the loss at the constant rate is not finite.
+    """
+    if config["model"] not in _OPTIMIZERS:
+        raise ConfigError(
+            f"--models {config['model']}: choose from {', '.join(_OPTIMIZERS)}"
+        )
+    task = tasks.make(config["model"], config.get("data_dir"))
+    rows: list[dict[str, Any]] = []
+    count = len(courses.HORIZONS) * (
+        17 + 2 * len(config["shapes"]) * len(config["parts"])
+    )
+    found = courses.run(
+        task,
+        rate=config["rate"],
+        seed=config["seed"],
+        steps=config["steps"],
+        shapes=config["shapes"],
+        parts=config["parts"],
+    )
+    for line in found:
+        rows.append(
+            {
+                **line._asdict(),
+                "choice": float(f"{line.choice:.6g}"),
+                "loss": float(f"{line.loss:.6g}"),
+            }
+        )
+        tick(min(len(rows) / count, 1.0), f"{line.readout} {line.loss:.4f}")
+    last = [row["loss"] for row in rows if row["readout"] == "last"][-1]
+    if not math.isfinite(last):
+        raise DivergedError(f"the loss is not finite with a rate of {config['rate']}")
+    return Outcome({"loss": last, "steps": config["steps"], **provenance()}, rows, {})
+
+
+_ARMS = tuple(
+    Arm(
+        f"{optimizer}-{rate:g}",
+        f"rate {rate:g}",
+        {"rate": rate},
+        models=tuple(m for m, name in _OPTIMIZERS.items() if name == optimizer),
+    )
+    for optimizer, rates in _RATES.items()
+    for rate in rates
+)
+_DECAYS = {"shapes": list(courses.SHAPES), "parts": list(courses.PARTS)}
+
+STUDY = Study(
+    name="readouts",
+    title="Decay without decaying",
+    question="Does an average of a run at a constant learning rate reach the loss of a "
+    "run whose rate decays, with shape, length and rate of the decay tuned for each "
+    "horizon?",
+    arms=_ARMS,
+    scales=(
+        Scale(
+            "quick",
+            models=("characters",),
+            seeds=REPORTED + len(CHOICE_SEEDS),
+            fields={"steps": 1600, **_DECAYS},
+        ),
+        Scale(
+            "small",
+            models=("characters-large", "cifar100-patches", "cifar100-resnet18"),
+            seeds=REPORTED + len(CHOICE_SEEDS),
+            fields={"steps": 1600, **_DECAYS},
+        ),
+    ),
+    execute=execute,
+)
