@@ -1,18 +1,18 @@
-"""Layer-wise gradient amplification."""
+"""Layer-wise gradient amplification, and the table of what it measured."""
 
 # Short signatures in help(): the names of types and not their members.
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from plp_optax import _checks
 from plp_optax._affine_window import Schedule
-from plp_optax._clock import Stages, Windows, check_windows, moment
-from plp_optax._dtypes import widened
 from plp_optax._layers import Layers, Place, assign_layers, check_layers
 from plp_optax._measures import (
     MEASURES,
@@ -24,11 +24,17 @@ from plp_optax._measures import (
     layer_scores,
     standardize,
     unstack,
+    weights_by_layer,
 )
 from plp_optax._selectors import Selector, by_score
-from plp_optax._strategy import TrainingStrategy
-
-AxisName = str | tuple[str, ...]
+from plp_optax._strategy import (
+    Stages,
+    TrainingStrategy,
+    Windows,
+    check_windows,
+    phase_at,
+)
+from plp_optax._trees import AxisName, arrays, scale
 
 
 class AmplifyLayersState(NamedTuple):
@@ -176,8 +182,7 @@ def amplify_layers(
 
     Raises:
       ValueError: If an argument is not as above; from ``init``, if the selector does
-        not fit the layers. Under ``optax.inject_hyperparams`` pass
-        :func:`plp_optax.static_args`; ``factor`` can be injected.
+        not fit the layers.
 
     Examples:
       The gradients of one layer agree, those of the other alternate:
@@ -230,11 +235,9 @@ def amplify_layers(
         )
     _checks.check_choice("measure", measure, MEASURES)
     if factor is not None and not callable(factor):
-        _checks.check_finite("factor", factor)
-        if not isinstance(factor, jax.Array) and factor <= 0:
-            raise ValueError(f"factor must be positive, got {factor!r}")
+        _checks.check_number("factor", factor, above=0)
     if reselect_every is not None:
-        _checks.check_int("reselect_every", reselect_every, at_least=1)
+        _checks.check_int("reselect_every", reselect_every, low=1)
     check_layers(layers)
     _checks.check_bool("apply", apply)
     _checks.check_accumulator_dtype(accumulator_dtype)
@@ -267,12 +270,11 @@ def amplify_layers(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, AmplifyLayersState]:
-        state = jax.tree.map(jnp.asarray, state)  # NumPy arrays, once restored
-        gradients = jax.tree.map(jnp.asarray, updates)
+        state, gradients = arrays(state), arrays(updates)
         # With parameters, a layer whose gradient is None keeps its position.
         names, places = assign_layers(updates if params is None else params, layers)
         _check_layers_of_state(names, state)
-        now = moment(windows, reselect_every, state.gradients_seen)
+        now = phase_at(windows, reselect_every, state.gradients_seen)
 
         sums = add_to_sums(
             measure,
@@ -295,7 +297,7 @@ def amplify_layers(
         amplified = jnp.where(now.decides, chosen, state.amplified)
 
         step_after = optax.safe_increment(state.gradients_seen)
-        after = moment(windows, reselect_every, step_after)
+        after = phase_at(windows, reselect_every, step_after)
         multiplier: Any = after.factor if factor is None else factor
         if callable(multiplier):
             multiplier = multiplier(step_after)
@@ -326,6 +328,128 @@ def amplify_layers(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+class LayerAnalysis(NamedTuple):
+    """One layer after an analysis epoch.
+
+    Attributes:
+      layer: Its name.
+      score: How consistently its gradients pointed one way, in [0, 1].
+      noise_floor: What gradients of pure noise would score.
+      z_score: The score in standard deviations from the mean of the layers.
+      amplified: Whether it was selected.
+    """
+
+    layer: str
+    score: float
+    noise_floor: float
+    z_score: float
+    amplified: bool
+
+
+def layer_analyses(
+    state: Any, params: Any, *, layers: Layers = "kernels"
+) -> list[LayerAnalysis]:
+    r"""The last finished analysis epoch, layer by layer.
+
+    The noise floor is that of independent gradients with mean zero: :math:`1/\sqrt n`
+    after n of them, and for ``"g1"`` :math:`1/\sqrt{n \cdot \text{weights}}`, because
+    it sums over a layer's weights too.
+
+    Args:
+      state: The state of :func:`amplify_layers`, or any state that contains one, such
+        as that of a chain.
+      params: Parameters, or arrays of their shapes.
+      layers: The rule that the transformation was given.
+
+    Returns:
+      One analysis per layer. Scores and floors are NaN before the first selection, and
+      for a layer none of whose gradients was finite.
+
+    Raises:
+      ValueError: If ``state`` contains no amplification state or several, if it is
+        that of several members (see :func:`amplification_table`), or if the rule does
+        not fit.
+    """
+    state = _checks.only_state(state, AmplifyLayersState)
+    if state.scores.ndim != 1:
+        raise ValueError(
+            f"the state holds {state.scores.shape[0]} members: take one, as in "
+            f"jax.tree.map(lambda x: x[0], state)"
+        )
+    names, places = assign_layers(params, layers)
+    if len(names) != state.scores.size:
+        raise ValueError(
+            f"the state is of {state.scores.size} layers, the rule layers={layers!r} "
+            f"finds {len(names)} in params: give both the same"
+        )
+    count = np.asarray(state.gradients_analyzed, float)
+    samples = np.where(count > 0, count, np.nan)
+    if isinstance(state.signed_sums, jax.Array | np.ndarray) and (
+        state.signed_sums.shape == (len(names),)
+    ):  # "g1", which sums over the layer's weights as well
+        leaves = jax.tree.leaves(params, is_leaf=lambda x: x is None)
+        samples = samples * weights_by_layer(leaves, places, len(names))
+    columns = (
+        np.where(count > 0, state.scores, np.nan),
+        1 / np.sqrt(samples),
+        np.where(count > 0, state.z_scores, np.nan),
+        np.asarray(state.amplified),
+    )
+    return [
+        LayerAnalysis(name, float(score), float(floor), float(z), bool(amplified))
+        for name, score, floor, z, amplified in zip(names, *columns, strict=True)
+    ]
+
+
+def amplification_table(state: Any, params: Any, *, layers: Layers = "kernels") -> str:
+    """The analyses of :func:`layer_analyses` as plain text, one line per layer.
+
+    Args:
+      state: As for :func:`layer_analyses`. The states of several members, stacked by
+        ``jax.vmap`` or ``jax.pmap``, give one table each; parameters are then stacked
+        too.
+      params: Parameters, or arrays of their shapes.
+      layers: The rule that the transformation was given.
+
+    Returns:
+      The table.
+
+    Raises:
+      ValueError: As :func:`layer_analyses`.
+    """
+    state = _checks.only_state(state, AmplifyLayersState)
+    if state.scores.ndim == 1:
+        return layer_table(layer_analyses(state, params, layers=layers))
+    member_params = jax.eval_shape(
+        lambda tree: jax.tree.map(lambda x: x[0], tree), params
+    )
+    tables = []
+    for i in range(state.scores.shape[0]):
+        member = jax.tree.map(lambda x, i=i: x[i], state)
+        table = amplification_table(member, member_params, layers=layers)
+        tables.append(f"member {i}\n{table}")
+    return "\n\n".join(tables)
+
+
+def layer_table(analyses: Sequence[LayerAnalysis]) -> str:
+    """Analyses as plain text, one line per layer.
+
+    Args:
+      analyses: As :func:`layer_analyses` returns them.
+
+    Returns:
+      The table.
+    """
+    width = max(len(name) for name in ("layer", *(a.layer for a in analyses)))
+    lines = [f"{'layer':{width}}  score  noise floor      z  amplified"]
+    lines += [
+        f"{a.layer:{width}} {a.score:6.4f} {a.noise_floor:12.4f} {a.z_score:6.2f}  "
+        f"{'yes' if a.amplified else ''}"
+        for a in analyses
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def _check_layers_of_state(names: tuple[str, ...], state: AmplifyLayersState) -> None:
     if len(names) != state.scores.size:
         raise ValueError(
@@ -341,14 +465,11 @@ def _multiply(
     leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
     by_layer = unstack(factors)
 
-    def scale(u: jax.Array, place: Place) -> jax.Array:
-        factor = entries(factors, by_layer, place, u.ndim)
-        dtype = widened(u)
-        return (u.astype(dtype) * factor.astype(dtype)).astype(u.dtype)
-
     scaled = [
-        u if u is None or p is None else scale(u, p)
-        for u, p in zip(leaves, places, strict=True)
+        u
+        if u is None or place is None
+        else scale(u, entries(factors, by_layer, place, u.ndim))
+        for u, place in zip(leaves, places, strict=True)
     ]
     return jax.tree.unflatten(treedef, scaled)
 

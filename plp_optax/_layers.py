@@ -59,7 +59,7 @@ def stacked(pattern: str, *, axis: int = 0, layers: Layers = "kernels") -> Stack
         raise ValueError(
             f"pattern must be a regular expression, got {pattern!r}"
         ) from error
-    _checks.check_int("axis", axis, at_least=0)
+    _checks.check_int("axis", axis, low=0)
     check_layers(layers)
     return Stacked(pattern, axis, layers)
 

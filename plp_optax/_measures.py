@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from plp_optax._dtypes import is_complex, widened
 from plp_optax._layers import Place
+from plp_optax._trees import is_complex, widened
 
 Measure = Literal["g1", "g1_per_weight", "g2"]
 MEASURES = ("g1", "g1_per_weight", "g2")
