@@ -10,7 +10,11 @@ import plp_optax
 from training.errors import ConfigError
 from training.settings import plateau, registry
 from training.settings.config import Config
-from training.settings.strategy import NAMED_STRATEGIES, listed_strategy
+from training.settings.strategy import (
+    NAMED_STRATEGIES,
+    listed_strategy,
+    paper_strategy,
+)
 
 
 def make_strategy(
@@ -26,10 +30,8 @@ def make_strategy(
         return None
     try:
         if config.strategy in NAMED_STRATEGIES:
-            return plp_optax.paper_strategy(
-                steps_per_epoch=steps_per_epoch,
-                epochs=c.epochs,
-                deep=config.strategy == "paper-deep",
+            return paper_strategy(
+                config.strategy, epochs=c.epochs, steps_per_epoch=steps_per_epoch
             )
         stages = listed_strategy(config.strategy)
         return plp_optax.TrainingStrategy(stages, steps_per_epoch=steps_per_epoch)
