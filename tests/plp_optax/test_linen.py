@@ -15,6 +15,7 @@ import models
 import plp_optax
 from plp_optax import all_layers, by_score
 from plp_optax.linen import amplify_cotangent, propagate_amplification
+from tests.support.problems import jit
 
 # -- amplify_cotangent -----------------------------------------------------------------
 
@@ -27,7 +28,7 @@ def test_forward_is_the_identity():
     chex.assert_trees_all_equal(out, tree)
 
 
-@pytest.mark.parametrize("factor", [1.0, 0.5, 3.0, 2, np.float32(4), jnp.asarray(5)])
+@pytest.mark.parametrize("factor", [0.5, 2, np.float32(4), jnp.asarray(5)])
 def test_the_cotangent_is_multiplied(factor):
     x = jnp.array([1.0, -2.0])
     out, vjp = jax.vjp(lambda x: amplify_cotangent(x, factor), x)
@@ -38,16 +39,12 @@ def test_the_cotangent_is_multiplied(factor):
     np.testing.assert_allclose(traced(x, factor), 2 * factor * x)
 
 
-def test_no_gradient_flows_to_the_factor():
-    gradient = jax.grad(lambda f: (amplify_cotangent(jnp.ones(3), f) ** 2).sum())(3.0)
-    assert float(gradient) == 0
+def test_factors_compound_and_get_no_gradient():
+    def chain(x, factor):
+        return amplify_cotangent(2 * amplify_cotangent(3 * x, 5.0), factor)
 
-
-def test_factors_compound():
-    def chain(x):
-        return amplify_cotangent(2 * amplify_cotangent(3 * x, 5.0), 7.0)
-
-    assert float(jax.grad(chain)(1.0)) == 2 * 3 * 5 * 7
+    gradients = jax.grad(chain, argnums=(0, 1))(1.0, 7.0)
+    assert [float(g) for g in gradients] == [2 * 3 * 5 * 7, 0]
 
 
 def test_integer_outputs_and_trees():
@@ -196,7 +193,7 @@ def test_a_network_with_batch_normalisation_and_rematerialisation():
             )
         return (logits**2).mean(), new
 
-    @jax.jit
+    @jit
     def run(params, factors):
         return jax.value_and_grad(loss_fn, has_aux=True)(params, factors)
 
