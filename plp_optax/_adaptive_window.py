@@ -247,6 +247,7 @@ def adaptive_window(
 
         following = position + 1
         if period is None:
+            # Back to n and not to 0: from n on, all places are filled.
             following = jnp.where(following == 2 * n, n, following)
         else:
             following %= period
@@ -305,6 +306,7 @@ def _coefficients(
 ) -> jax.Array:
     """Coefficients of the stored updates and the newest; 0 where nothing is stored."""
     # Rounding may leave eigenvalues below 0, and G + lambda singular.
+    # The matrix is tiny, so that eigh costs nothing next to the products.
     eigenvalues, vectors = jnp.linalg.eigh(gram)
     largest = eigenvalues[-1]
     inverse = 1 / (jnp.maximum(eigenvalues / largest, 0) + strength)

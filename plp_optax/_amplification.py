@@ -53,7 +53,7 @@ class AmplifyLayersState(NamedTuple):
         ``[L]``.
       amplified: Which layers it selected; bool ``[L]``.
       selections: How many selections there have been; int32 scalar.
-      factors: What each layer is multiplied by in the next update; 1 outside of
+      factors: The factor of each layer's gradient in the next update; 1 outside of
         amplified epochs; ``[L]``.
       inner_state: State of the inner transformation.
     """
@@ -112,8 +112,8 @@ def amplify_layers(
     layers); :func:`amplification_table` shows scores next to that floor. A layer leaves
     out the steps in which its gradient is not finite, so that an infinity, as loss
     scaling gives now and then, does not spoil an epoch. A layer without any finite
-    gradient takes no part in the standardisation. Of complex gradients the absolute
-    sums take magnitudes.
+    gradient takes no part in the standardisation. The absolute value of a complex
+    gradient is its magnitude.
 
     Put it **first** in the chain, where it receives raw gradients, with weight decay
     after it, as where decay joins the gradient inside PyTorch's optimizers::
@@ -157,7 +157,7 @@ def amplify_layers(
       select: Which layers are amplified: :func:`by_score` (the default),
         :func:`at_random`, :func:`all_layers` or :func:`named`.
       measure: ``"g1"``, ``"g1_per_weight"`` or ``"g2"``, as above.
-      factor: What gradients are multiplied by: a number, or a schedule over the
+      factor: The factor of the selected gradients: a number, or a schedule over the
         number of updates so far. By default the strategy's. (One that is injected by
         ``optax.inject_hyperparams`` acts one update later.)
       reselect_every: With k, the last of every k amplified epochs is analysed too, on
@@ -172,8 +172,9 @@ def amplify_layers(
       axis_name: Under ``shard_map``, the names of the mesh axes over which parameters
         are split; sums are then taken over these axes too. (A parameter of a layer
         that every shard holds entirely counts once for each shard.)
-      accumulator_dtype: Of the buffers, float32 or wider; by default the parameters'
-        own, and float32 at least. Narrower sums are wrong after some hundred steps.
+      accumulator_dtype: The buffers' dtype, float32 or wider; by default that of the
+        parameters, and float32 at least. Narrower sums are wrong after hundreds of
+        steps.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
@@ -290,12 +291,15 @@ def amplify_layers(
             axis_name=axis_name,
         )
         fresh = layer_scores(measure, sums, places, axis_name)
+        # Computed at every step and selected: a cond would copy the sums.
         scores = jnp.where(now.decides, fresh.astype(state.scores.dtype), state.scores)
         analyzed = jnp.where(now.decides, sums.counted, state.gradients_analyzed)
         z_scores = standardize(scores, analyzed > 0)
         chosen = selector.choose(names, z_scores, state.selections)
         amplified = jnp.where(now.decides, chosen, state.amplified)
 
+        # The factors of the next update: the last step of an analysis epoch decides,
+        # and the first one after it multiplies without waiting for any sum.
         step_after = optax.safe_increment(state.gradients_seen)
         after = phase_at(windows, reselect_every, step_after)
         multiplier: Any = after.factor if factor is None else factor
@@ -334,7 +338,7 @@ class LayerAnalysis(NamedTuple):
     Attributes:
       layer: Its name.
       score: How consistently its gradients pointed one way, in [0, 1].
-      noise_floor: What gradients of pure noise would score.
+      noise_floor: The score of gradients that are pure noise.
       z_score: The score in standard deviations from the mean of the layers.
       amplified: Whether it was selected.
     """
@@ -475,7 +479,7 @@ def _multiply(
 
 
 def _leaves(tree: Any) -> list[Any]:
-    """Leaves, None counting as one, as for :func:`assign_layers`."""
+    """Leaves as :func:`assign_layers` counts them, with those that are None."""
     return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
 
 

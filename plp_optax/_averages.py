@@ -41,8 +41,8 @@ def tail_average(
         \bar w_n = \bar w_{n-1} + \rho_n (w_n - \bar w_{n-1}), \qquad
         \rho_n = 1/n \text{ or } 1 - \text{decay},
 
-    their mean, or the exponential average that begins at :math:`w_0`. What is kept is
-    the offset :math:`o_n = \bar w_n - w_n`. With the update
+    their mean, or the exponential average that begins at :math:`w_0`. The state
+    keeps the offset :math:`o_n = \bar w_n - w_n`. With the update
     :math:`u_n = w_n - w_{n-1}` it follows
 
     .. math::
@@ -113,7 +113,7 @@ def tail_average(
         **extra_args: Any,
     ) -> tuple[optax.Updates, TailAverageState]:
         del params, extra_args
-        n = state.tail_steps - start + 1
+        n = state.tail_steps - start + 1  # below 1 before the tail begins
         if decay is None:
             kept = 1 - 1 / jnp.maximum(n, 1).astype(float)
         else:

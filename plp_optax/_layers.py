@@ -1,4 +1,4 @@
-"""Which layer each parameter belongs to."""
+"""The layer that each parameter belongs to."""
 
 import dataclasses
 import re
@@ -123,9 +123,8 @@ class Assignment(NamedTuple):
     """A tree's layers.
 
     Attributes:
-      names: Of the L layers.
-      places: Of each leaf, None counting as a leaf: its place, or None outside of
-        layers.
+      names: The names of the L layers.
+      places: The place of each leaf, None counting as a leaf; None outside of layers.
     """
 
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""How consistently a layer's gradients point one way.
+"""Measures: how consistently a layer's gradients point one way.
 
 Trees come as lists of leaves in which None, for a gradient that does not exist, has a
 position too. ``places`` says which layers each leaf counts for.
@@ -25,9 +25,9 @@ class Sums(NamedTuple):
     """Sums over the iterations of an analysis epoch, for L layers.
 
     Attributes:
-      signed: Of gradients: ``[L]`` for ``"g1"``, else leaves like the parameters.
-      absolute: Of absolute gradients: leaves like the parameters for ``"g2"``, else
-        ``[L]``.
+      signed: Sums of gradients: ``[L]`` for ``"g1"``, else leaves like the parameters.
+      absolute: Sums of absolute gradients: leaves like the parameters for ``"g2"``,
+        else ``[L]``.
       counted: How many gradients of each layer they hold; int32 ``[L]``.
     """
 
@@ -90,7 +90,7 @@ def add_to_sums(
     """
     layers = sums.counted.size
     magnitudes = _each(jnp.abs, gradients)
-    # Of "g2" the plain sum, since magnitudes that are used twice would be stored.
+    # "g2" takes the plain sum: magnitudes that are used twice would be stored.
     total = sum_by_layer(
         gradients if measure == "g2" else magnitudes, places, layers, axis_name
     )

@@ -1,4 +1,4 @@
-"""Which layers are amplified: selectors for :func:`plp_optax.amplify_layers`."""
+"""Selectors of the layers to amplify, for :func:`plp_optax.amplify_layers`."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -92,6 +92,7 @@ def at_random(ratio: float, *, seed: int = 0) -> Selector:
         names: tuple[str, ...], z_scores: jax.Array, selections: jax.Array
     ) -> jax.Array:
         del z_scores
+        # Named, since draws of other kinds of keys may differ between backends.
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), selections)
         drawn = max(1, round(ratio * len(names)))
         return jax.random.permutation(key, len(names)) < drawn

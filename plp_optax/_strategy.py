@@ -21,7 +21,7 @@ class Stage(NamedTuple):
       learning_rate: Its learning rate.
       amplify: Whether layers are amplified in it. Its first epoch is then the
         analysis epoch, which is trained without amplification.
-      factor: What the selected layers' gradients are multiplied by.
+      factor: The factor of the selected layers' gradients.
     """
 
     end_epoch: int
@@ -38,7 +38,7 @@ class AmplificationWindow(NamedTuple):
       stop: The step after its last one.
       epoch_steps: Steps in an epoch. Steps ``start`` to ``start + epoch_steps - 1``
         are analysed, the others amplified.
-      factor: What the selected layers' gradients are multiplied by.
+      factor: The factor of the selected layers' gradients.
     """
 
     start: int
@@ -157,6 +157,7 @@ def phase_at(
 ) -> Phase:
     """The amplification schedule at ``step``, an int32 scalar."""
 
+    # Looked up in arrays, so that many windows are no larger a program than one.
     def column(values: Sequence[Any], dtype: Any) -> jax.Array:
         return jnp.asarray(np.array(values, dtype))
 

@@ -145,8 +145,8 @@ def propagate_amplification(
 def _is_under_nn_jit(module: type) -> bool:
     """Whether ``nn.jit`` wraps a module's class or its ``__call__``.
 
-    Flax does not say so. Of its lifted transformations only those that cache their
-    traces, which are ``nn.jit``, keep the transformed function in a closure.
+    Flax does not say so. Among its lifted transformations only ``nn.jit``, which caches
+    its traces, keeps the transformed function in a closure.
     """
     method: Any = module.__call__
     while method is not None:

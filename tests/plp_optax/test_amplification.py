@@ -388,6 +388,7 @@ def window(**kwargs):
         ({"factor": 0.0}, r"factor .* got 0\.0"),
         ({"factor": jnp.ones(3)}, r"factor .* \(3,\)"),
         ({"reselect_every": 0}, "reselect_every .* got 0"),
+        ({"reselect_every": jnp.asarray(1)}, "'reselect_every' in static_args"),
         ({"layers": "kernel"}, "got 'kernel'"),
         ({"apply": 0}, "apply .* got 0"),
         ({"accumulator_dtype": "bfloat16"}, "float32 or wider, got 'bfloat16'"),

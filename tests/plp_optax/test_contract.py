@@ -212,21 +212,17 @@ def test_vmap(name):
 
 
 @core_cases
-def test_masked_and_partition(name):
+def test_partition(name):
+    """Which masks the gradients and parameters of others."""
     case = CASES[name]
-    mask = {"kernel": True, "inner": (False, [True])}
-    masked = jitted(optax.masked(case.make(), mask))
-    updates, _ = masked.update(GRADIENTS[0], masked.init(PARAMS), PARAMS)
-    chex.assert_trees_all_equal(updates["inner"][0], GRADIENTS[0]["inner"][0])
-
     labels = {"kernel": "a", "inner": ("b", ["a"])}
     parted = optax.partition({"a": case.make(), "b": optax.sgd(0.1)}, labels)
-    params, _ = run_tree(jitted(parted), PARAMS, GRADIENTS)
-    ours = [PARAMS, *GRADIENTS]
+    params, _ = run_tree(jitted(parted), PARAMS, GRADIENTS[:6])
+    ours = [PARAMS, *GRADIENTS[:6]]
     if case.couples:  # an empty leaf in the place of the other transformation's
         ours = [{**x, "inner": (jnp.zeros(0), x["inner"][1])} for x in ours]
     ours_alone, _ = run_tree(made(name), ours[0], ours[1:])
-    plain, _ = run_tree(optax.sgd(0.1), PARAMS, GRADIENTS)
+    plain, _ = run_tree(optax.sgd(0.1), PARAMS, GRADIENTS[:6])
     assert_close(params[-1]["kernel"], ours_alone[-1]["kernel"])
     assert_close(params[-1]["inner"][1], ours_alone[-1]["inner"][1])
     assert_close(params[-1]["inner"][0], plain[-1]["inner"][0])
@@ -256,27 +252,7 @@ def test_inject_hyperparams(name):
     assert_close(state.hyperparams["value"], jnp.asarray(value))
 
 
-@pytest.mark.parametrize(
-    ("factory", "kwargs", "name"),
-    [
-        (plp_optax.plp, {}, "window"),
-        (plp_optax.affine_window, {"coefficients": [0.0, 1.0], "period": 1}, "period"),
-        (
-            plp_optax.amplify_layers,
-            {"strategy": [(0, 9, 3, 2.0)], "reselect_every": 2},
-            "reselect_every",
-        ),
-    ],
-)
-def test_inject_hyperparams_without_static_arguments_says_which(factory, kwargs, name):
-    with pytest.raises(ValueError, match=f"'{name}' in static_args"):
-        optax.inject_hyperparams(factory)(**kwargs).init(PARAMS)
-
-
-CHAINS = [plp_optax.plp_sgd, plp_optax.plp_adamw]
-
-
-@pytest.mark.parametrize("factory", CHAINS)
+@pytest.mark.parametrize("factory", [plp_optax.plp_sgd, plp_optax.plp_adamw])
 def test_the_learning_rate_of_the_chains_is_injected_without_more(factory):
     injected = optax.inject_hyperparams(factory)(learning_rate=0.1)
     actual, state = run_tree(jitted(injected), PARAMS, GRADIENTS[:4])
@@ -344,7 +320,7 @@ def targets(w):
     )
 
 
-@pytest.mark.parametrize("name", [n for n in CORE if n != "ekf"])
+@pytest.mark.parametrize("name", [n for n in FIELDS if n != "ekf"])
 def test_optimizes_in_scan(name):
     tx = CASES[name].optimizer(0.01)
 
@@ -359,7 +335,8 @@ def test_optimizes_in_scan(name):
         "matrix": jnp.zeros((2, 2)),
         "mixed": (jnp.zeros(3), jnp.zeros((2, 2))),
     }
-    (w, _), _ = jax.lax.scan(step, (w, tx.init(w)), length=6000)
+    train = jit(lambda carry: jax.lax.scan(step, carry, length=6000)[0])
+    w, _ = train((w, tx.init(w)))
     assert targets(w) < 3e-3  # with weight decay; 1e-6 without
 
 
@@ -392,7 +369,7 @@ def test_replicas_with_the_mean_gradient_are_as_one_device(name):
             np.testing.assert_array_equal(replica, replicas[0])
 
 
-@core_cases
+@pytest.mark.parametrize("name", [n for n in CORE if CASES[n].buffers])
 def test_state_keeps_the_shardings_of_the_parameters(name):
     mesh = Mesh(np.array(jax.devices()), ("x",))
     sharded = NamedSharding(mesh, P("x"))
@@ -407,8 +384,7 @@ def test_state_keeps_the_shardings_of_the_parameters(name):
             if x.shape == (8, 1)
         ]
 
-    assert bool(shardings(state)) == CASES[name].buffers
+    assert shardings(state)
     assert all(shardings(state))
-    for _ in range(3):
-        _, state = tx.update(params, state, params)
-        assert all(shardings(state))
+    _, state = tx.update(params, state, params)
+    assert all(shardings(state))

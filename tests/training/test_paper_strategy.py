@@ -2,7 +2,8 @@
 
 import pytest
 
-from training.settings.strategy import NAMED_STRATEGIES, paper_strategy
+from plp_optax import TrainingStrategy
+from training.settings.strategy import NAMED_STRATEGIES, paper_stages
 
 LEAST = {"paper": 8, "paper-deep": 15}
 
@@ -10,7 +11,7 @@ LEAST = {"paper": 8, "paper-deep": 15}
 @pytest.mark.parametrize("name", NAMED_STRATEGIES)
 @pytest.mark.parametrize("epochs", [15, 16, 30, 60, 150, 300])
 def test_scaled(name, epochs):
-    strategy = paper_strategy(name, epochs=epochs, steps_per_epoch=1)
+    strategy = TrainingStrategy(paper_stages(name, epochs), steps_per_epoch=1)
     full = NAMED_STRATEGIES[name]
     assert strategy.epochs == epochs
     for stage, (end, rate, amplify, factor) in zip(strategy.stages, full, strict=True):
@@ -25,6 +26,6 @@ def test_scaled(name, epochs):
 
 @pytest.mark.parametrize(("name", "least"), LEAST.items())
 def test_the_least_number_of_epochs_is_enough(name, least):
-    assert paper_strategy(name, epochs=least, steps_per_epoch=1).epochs == least
+    assert TrainingStrategy(paper_stages(name, least), 1).epochs == least
     with pytest.raises(ValueError, match=f"epochs must be at least {least}, .* got"):
-        paper_strategy(name, epochs=least - 1, steps_per_epoch=1)
+        paper_stages(name, least - 1)

@@ -13,7 +13,7 @@ from training.settings.config import Config
 from training.settings.strategy import (
     NAMED_STRATEGIES,
     listed_strategy,
-    paper_strategy,
+    paper_stages,
 )
 
 
@@ -30,10 +30,9 @@ def make_strategy(
         return None
     try:
         if config.strategy in NAMED_STRATEGIES:
-            return paper_strategy(
-                config.strategy, epochs=c.epochs, steps_per_epoch=steps_per_epoch
-            )
-        stages = listed_strategy(config.strategy)
+            stages = paper_stages(config.strategy, c.epochs)
+        else:
+            stages = listed_strategy(config.strategy)
         return plp_optax.TrainingStrategy(stages, steps_per_epoch=steps_per_epoch)
     except ValueError as error:
         raise ConfigError(f"--strategy {config.strategy}: {error}") from error

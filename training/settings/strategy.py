@@ -4,7 +4,6 @@ import ast
 import itertools
 from typing import Any
 
-import plp_optax
 from training.errors import ConfigError
 
 Stages = list[tuple[Any, ...]]
@@ -52,26 +51,19 @@ def listed_epochs(strategy: str | None) -> Any:
     return listed_strategy(strategy)[-1][0]
 
 
-def paper_strategy(
-    name: str, *, epochs: int, steps_per_epoch: int
-) -> plp_optax.TrainingStrategy:
-    """A strategy of Basodi et al. 2023, scaled to another number of epochs.
+def paper_stages(name: str, epochs: int) -> Stages:
+    """The stages of a strategy of the paper, scaled to another number of epochs.
 
     Args:
       name: One of ``NAMED_STRATEGIES``.
       epochs: Length of the training. Stages keep their share of it, rounded.
-      steps_per_epoch: Optimizer steps in an epoch.
 
     Raises:
       ValueError: If there are too few epochs for the four stages.
 
     Examples:
-      >>> for stage in paper_strategy("paper", epochs=30, steps_per_epoch=1).stages:
-      ...     print(tuple(stage))
-      (10, 0.1, False, 1.0)
-      (20, 0.1, True, 2.0)
-      (26, 0.01, True, 2.0)
-      (30, 0.01, False, 1.0)
+      >>> paper_stages("paper", epochs=30)
+      [(10, 0.1, 0, 1), (20, 0.1, 1, 2), (26, 0.01, 1, 2), (30, 0.01, 0, 1)]
     """
     stages = NAMED_STRATEGIES[name]
     if epochs < (least := _least_epochs(stages)):
@@ -79,7 +71,7 @@ def paper_strategy(
             f"epochs must be at least {least}, so that no stage is empty and each "
             f"amplified stage has an epoch after its analysis, got {epochs}"
         )
-    return plp_optax.TrainingStrategy(_scaled(stages, epochs), steps_per_epoch)
+    return _scaled(stages, epochs)
 
 
 def _scaled(stages: Stages, epochs: int) -> Stages:
