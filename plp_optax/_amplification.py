@@ -282,8 +282,8 @@ def amplify_layers(
             _leaves(gradients),
             places,
             Sums(
-                _leaves_if_tree(measure != "g1", state.signed_sums),
-                _leaves_if_tree(measure == "g2", state.absolute_sums),
+                _leaves(state.signed_sums),
+                _leaves(state.absolute_sums),
                 state.gradients_counted,
             ),
             begins=now.begins | (state.gradients_seen == 0),
@@ -317,8 +317,8 @@ def amplify_layers(
             updates = _multiply(updates, state.factors, places)
         return updates, AmplifyLayersState(
             gradients_seen=step_after,
-            signed_sums=_like(state.signed_sums, sums.signed),
-            absolute_sums=_like(state.absolute_sums, sums.absolute),
+            signed_sums=_with_leaves(state.signed_sums, sums.signed),
+            absolute_sums=_with_leaves(state.absolute_sums, sums.absolute),
             gradients_counted=sums.counted,
             scores=scores,
             z_scores=z_scores,
@@ -466,16 +466,14 @@ def _check_layers_of_state(names: tuple[str, ...], state: AmplifyLayersState) ->
 def _multiply(
     updates: optax.Updates, factors: jax.Array, places: list[Place | None]
 ) -> optax.Updates:
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
     by_layer = unstack(factors)
-
     scaled = [
         u
         if u is None or place is None
         else scale(u, entries(factors, by_layer, place, u.ndim))
-        for u, place in zip(leaves, places, strict=True)
+        for u, place in zip(_leaves(updates), places, strict=True)
     ]
-    return jax.tree.unflatten(treedef, scaled)
+    return _with_leaves(updates, scaled)
 
 
 def _leaves(tree: Any) -> list[Any]:
@@ -483,13 +481,6 @@ def _leaves(tree: Any) -> list[Any]:
     return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
 
 
-def _leaves_if_tree(is_tree: bool, sums: Any) -> Any:
-    return _leaves(sums) if is_tree else sums
-
-
-def _like(sums: Any, new: Any) -> Any:
-    """The new sums, in a tree again if they are leaves."""
-    if not isinstance(new, list):
-        return new
-    treedef = jax.tree.structure(sums, is_leaf=lambda x: x is None)
-    return jax.tree.unflatten(treedef, new)
+def _with_leaves(tree: Any, leaves: list[Any]) -> Any:
+    treedef = jax.tree.structure(tree, is_leaf=lambda x: x is None)
+    return jax.tree.unflatten(treedef, leaves)

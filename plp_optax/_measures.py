@@ -25,9 +25,9 @@ class Sums(NamedTuple):
     """Sums over the iterations of an analysis epoch, for L layers.
 
     Attributes:
-      signed: Sums of gradients: ``[L]`` for ``"g1"``, else leaves like the parameters.
-      absolute: Sums of absolute gradients: leaves like the parameters for ``"g2"``,
-        else ``[L]``.
+      signed: Sums of gradients: one ``[L]`` for ``"g1"``, else like the parameters.
+      absolute: Sums of absolute gradients: like the parameters for ``"g2"``, else one
+        ``[L]``.
       counted: How many gradients of each layer they hold; int32 ``[L]``.
     """
 
@@ -114,11 +114,9 @@ def add_to_sums(
             for o, v, p in zip(old, values, places, strict=True)
         ]
 
-    signed: Any
-    absolute: Any
     if measure == "g1":
         signed_total = sum_by_layer(gradients, places, layers, axis_name)
-        signed = add(sums.signed, signed_total, counts)
+        signed = [add(sums.signed[0], signed_total, counts)]
     else:
         signed = add_per_weight(sums.signed, gradients)
     if measure == "g2":
@@ -126,7 +124,7 @@ def add_to_sums(
         # CPU compiler would store a copy.
         absolute = add_per_weight(sums.absolute, magnitudes, _TINY)
     else:
-        absolute = add(sums.absolute, total, counts)
+        absolute = [add(sums.absolute[0], total, counts)]
     counted = add(sums.counted, jnp.ones_like(sums.counted), counts)
     return Sums(signed, absolute, counted)
 
@@ -140,10 +138,10 @@ def layer_scores(
     """The measure of each layer, from its sums; ``[L]``, in [0, 1]."""
     layers = sums.counted.size
     if measure == "g1":
-        scores = _ratio(jnp.abs(sums.signed), sums.absolute)
+        scores = _ratio(jnp.abs(sums.signed[0]), sums.absolute[0])
     elif measure == "g1_per_weight":
         totals = sum_by_layer(_each(jnp.abs, sums.signed), places, layers, axis_name)
-        scores = _ratio(totals, sums.absolute)
+        scores = _ratio(totals, sums.absolute[0])
     else:
         ratios = [
             None if s is None else jnp.abs(s) / a
