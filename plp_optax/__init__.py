@@ -19,7 +19,14 @@ from plp_optax._amplification import (
     layer_analyses,
     layer_table,
 )
-from plp_optax._averages import TailAverageState, averaged_params, tail_average
+from plp_optax._averages import (
+    TailAverageState,
+    averaged_params,
+    evaluation_params,
+    merge,
+    merge_weights,
+    tail_average,
+)
 from plp_optax._ekf import EKFState, ekf
 from plp_optax._layers import layer_names, stacked
 from plp_optax._plp import plp, plp_adamw, plp_coefficients, plp_sgd
@@ -59,10 +66,13 @@ __all__ = [
     "effective_rate_multiplier",
     "ekf",
     "ema_nesterov",
+    "evaluation_params",
     "layer_analyses",
     "layer_names",
     "layer_table",
     "lookahead_coefficients",
+    "merge",
+    "merge_weights",
     "named",
     "outer_nesterov",
     "plp",
@@ -75,7 +85,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # linen needs flax, which is optional, and takes a second to import.
-    if name == "linen":
-        return importlib.import_module("plp_optax.linen")
+    # These need flax, which is optional, and takes a second to import.
+    if name in ("linen", "nnx"):
+        return importlib.import_module(f"plp_optax.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

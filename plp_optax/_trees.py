@@ -2,11 +2,13 @@
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 AxisName = str | tuple[str, ...]
 
@@ -29,15 +31,82 @@ def arrays(tree: Any) -> Any:
     return jax.tree.map(jnp.asarray, tree)
 
 
-def zeros(params: Any, accumulator_dtype: Any = None) -> Any:
-    """Zeros like the parameters; real ones in ``accumulator_dtype``, if it is given."""
+def zeros(params: Any, accumulator_dtype: Any = None, *, wide: bool = False) -> Any:
+    """Zeros like the parameters; real ones in ``accumulator_dtype``, if it is given.
+
+    ``wide`` ones are in float32 at least, where increments are small.
+    """
 
     def like(p: Any) -> jax.Array:
-        own = jnp.result_type(p)
+        own = widened(p) if wide else jnp.result_type(p)
         wanted = jnp.issubdtype(own, jnp.floating) and accumulator_dtype
         return jnp.zeros_like(p, wanted or own)
 
     return jax.tree.map(like, params)
+
+
+def movement(updates: Any, params: Any | None) -> Any:
+    """What ``optax.apply_updates`` does to the parameters, after rounding.
+
+    Raises:
+      ValueError: If updates are in half precision and there are no parameters.
+    """
+    if params is None:
+        if any(
+            u.dtype in (jnp.bfloat16, jnp.float16) for u in jax.tree.leaves(updates)
+        ):
+            raise ValueError(
+                "in half precision parameters round and do not follow their updates: "
+                "pass them, as in update(updates, state, params)"
+            )
+        return updates
+
+    def moved(u: jax.Array, p: Any) -> jax.Array:
+        own = jnp.result_type(p)
+        if not jnp.issubdtype(own, jnp.floating):
+            return u
+        dtype, info = np.promote_types(widened(own), widened(u)), jnp.finfo(own)
+        p = jnp.asarray(p).astype(dtype)
+        # A cast to the parameters' dtype and back is removed by XLA.
+        after = jax.lax.reduce_precision(p + u.astype(dtype), info.nexp, info.nmant)
+        return after - p
+
+    return jax.tree.map(moved, updates, params)
+
+
+def map_params(fn: Callable[[Any, Any], Any], params: Any, tree: Any) -> Any:
+    """``fn`` of each parameter and the leaf of ``tree`` that belongs to it.
+
+    Parameters that the tree masks (``optax.MaskedNode``) stay as they are. Trees whose
+    containers differ, such as the states of an ``nnx.Optimizer`` and of its model, are
+    paired by the order of their leaves.
+
+    Raises:
+      ValueError: If the trees do not belong together.
+    """
+
+    def one(x: Any, p: Any) -> Any:
+        if isinstance(x, optax.MaskedNode):
+            return p
+        if jnp.shape(x) != jnp.shape(p):
+            raise ValueError(
+                f"the state is of other parameters: shape {jnp.shape(x)} there, "
+                f"{jnp.shape(p)} here"
+            )
+        return fn(p, x)
+
+    def is_masked(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    leaves, structure = jax.tree.flatten(params)
+    others = jax.tree.leaves(tree, is_leaf=is_masked)
+    if len(leaves) == len(others):
+        return jax.tree.unflatten(structure, map(one, others, leaves))
+    if not any(map(is_masked, others)):
+        raise ValueError(
+            f"the state is of other parameters: {len(others)} there, {len(leaves)} here"
+        )
+    return jax.tree.map(one, tree, params, is_leaf=is_masked)  # a mask of subtrees
 
 
 def combine(*terms: tuple[jax.typing.ArrayLike, Any], like: Any = None) -> Any:
