@@ -60,9 +60,6 @@ def make_arms() -> dict[str, optax.GradientTransformation]:
         LOOKAHEAD: optax.lookahead(SGD, 5, 0.5),
         "adam": optax.adam(1e-3),
         "adam + plp": optax.chain(optax.adam(1e-3), plp_optax.plp()),
-        "adam + plp, parameters": optax.chain(
-            optax.adam(1e-3), plp_optax.plp(store="parameters")
-        ),
         **{
             f"amplify {measure}, {when} + sgd": optax.chain(
                 plp_optax.amplify_layers([window], select=SELECT, measure=measure),

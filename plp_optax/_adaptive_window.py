@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType
 
 from plp_optax import _checks
 from plp_optax._trees import AxisName, arrays, combine, select, widened, zeros
@@ -29,7 +30,8 @@ class AdaptiveWindowState(NamedTuple):
       position: Updates since the window started. Restarted: 0 to period - 1.
         Sliding: 0 to 2 n - 1, where n and more mean that all places are filled. int32
         scalar.
-      gram: Inner products of the stored updates; shape ``(n, n)``.
+      gram: Inner products of the stored updates over ``2**exponent``; shape ``(n, n)``.
+      exponent: The binary exponent of the last update's largest entry; int32 scalar.
       stored_updates: n trees like the parameters: the last updates that came in.
       stored_moves: Sliding: n trees like the parameters, the updates that were
         emitted in their place. Restarted: empty.
@@ -41,6 +43,7 @@ class AdaptiveWindowState(NamedTuple):
 
     position: jax.Array
     gram: jax.Array
+    exponent: jax.Array
     stored_updates: tuple[optax.Updates, ...]
     stored_moves: tuple[optax.Updates, ...]
     jumped: jax.Array
@@ -178,6 +181,7 @@ def adaptive_window(
         return AdaptiveWindowState(
             position=jnp.zeros((), jnp.int32),
             gram=jnp.zeros((n, n), float),
+            exponent=jnp.zeros((), jnp.int32),
             stored_updates=trees(),
             stored_moves=trees() if slides else (),
             jumped=jnp.zeros((), bool),
@@ -200,10 +204,16 @@ def adaptive_window(
             )
         updates = arrays(updates)
         position = state.position
-        own = _product(updates, updates, axis_name)
+        # All products are of updates over this one's size: those of float32 overflow
+        # or vanish beyond norms of 1e19 and 1e-19.
+        exponent = _exponent(updates, axis_name)
+        unit = jax.tree.map(lambda u: _times_power(u, -exponent), updates)
+        own = _product(updates, unit, axis_name)
         finite = jnp.isfinite(own)
         if revert:
             now = jnp.asarray(value, state.value_before.dtype)
+            if now.shape:
+                raise ValueError(f"value must be a scalar, got shape {now.shape}")
             fails = state.jumped & ~(now <= state.value_before)
         else:
             fails = jnp.zeros((), bool)
@@ -212,8 +222,9 @@ def adaptive_window(
         stored = _stored(state.stored_updates, here, updates)
         is_used = (slots < position) & ~here
 
-        products = jnp.stack([_product(u, updates, axis_name) for u in stored])
-        gram = _bordered(state.gram, products, own, is_used)
+        products = jnp.stack([_product(u, unit, axis_name) for u in stored])
+        before = _times_power(state.gram, state.exponent - exponent)
+        gram = _bordered(before, products, own, is_used)
         strength = regularization
         if strength is None:
             strength = _default_strength(updates, slides=slides)
@@ -232,12 +243,12 @@ def adaptive_window(
             of_moves = jnp.where(is_used, of_moves, 0)
             terms += zip(of_moves, state.stored_moves, strict=True)
         jump = combine(*terms)
-        # Its squared length is a use that XLA cannot fuse it with. Without one, XLA
+        # Its product is a use that XLA cannot fuse it with. Without one, XLA
         # would combine the window once more for each buffer that the result is
         # written to.
-        length = _product(jump, jump, axis_name)
+        along = _product(jump, unit, axis_name)
         jumps = is_used.any() if slides else position == n
-        jumps &= finite & jnp.isfinite(length) & ~fails
+        jumps &= finite & jnp.isfinite(along) & ~fails
         emitted = select(jumps, combine((1, updates), (1, jump)), updates)
         if revert:
             back = _undo(stored, state.stored_moves, slots == (position - 1) % n)
@@ -251,10 +262,11 @@ def adaptive_window(
             following = jnp.where(following == 2 * n, n, following)
         else:
             following %= period
-        gram = jnp.where(here[:, None], products[None], state.gram)
+        gram = jnp.where(here[:, None], products[None], before)
         return emitted, AdaptiveWindowState(
             position=jnp.where(finite & ~fails, following, 0),
             gram=jnp.where(here[None], products[:, None], gram),
+            exponent=exponent,
             stored_updates=stored,
             stored_moves=_stored(state.stored_moves, here, emitted),
             jumped=jumps if revert else state.jumped,
@@ -268,18 +280,36 @@ def adaptive_window(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def _exponent(updates: optax.Updates, axis_name: AxisName | None) -> jax.Array:
+    """The binary exponent of the largest entry; 0 if that is 0 or not finite."""
+    largest = optax.tree.norm(updates, ord=jnp.inf).astype(float)
+    if axis_name is not None:
+        largest = jax.lax.pmax(largest, axis_name)
+    usable = jnp.isfinite(largest) & (largest > 0)
+    # Without a derivative: a scale changes no result.
+    largest = jax.lax.stop_gradient(jnp.where(usable, largest, 1))
+    return jnp.frexp(largest)[1].astype(jnp.int32)
+
+
+def _times_power(x: jax.Array, exponent: jax.Array) -> jax.Array:
+    """``x`` times ``2**exponent`` squared, of which the square might overflow."""
+    dtype = widened(x)
+    factor = jnp.ldexp(jnp.ones((), jnp.finfo(dtype).dtype), exponent)
+    return (x.astype(dtype) * factor) * factor
+
+
 def _product(a: optax.Updates, b: optax.Updates, axis_name: AxisName | None) -> Any:
     """The inner product of two trees, a float scalar."""
 
     def of_leaves(x: jax.Array, y: jax.Array) -> jax.Array:
         dtype = widened(y)
+        x, y = jnp.conj(x).astype(dtype), y.astype(dtype)
+        if AxisType.Explicit in jax.typeof(y).sharding.mesh.axis_types:
+            return jnp.real(x * y).sum().astype(float)
         axes = tuple(range(y.ndim))
         # A product of sums, and not a sum of products, which XLA would store.
         product = jax.lax.dot_general(
-            jnp.conj(x).astype(dtype),
-            y.astype(dtype),
-            ((axes, axes), ((), ())),
-            precision=jax.lax.Precision.HIGHEST,
+            x, y, ((axes, axes), ((), ())), precision=jax.lax.Precision.HIGHEST
         )
         return jnp.real(product).astype(float)
 
@@ -305,15 +335,40 @@ def _coefficients(
     gram: jax.Array, is_stored: jax.Array, strength: jax.typing.ArrayLike
 ) -> jax.Array:
     """Coefficients of the stored updates and the newest; 0 where nothing is stored."""
+    ones = jnp.append(is_stored, True).astype(gram.dtype)
+    z = ones * _solve(gram, jnp.asarray(strength, gram.dtype), ones)
+    c = z / z.sum()
+    return jnp.where(jnp.isfinite(c).all(), c, _no_jump(c))
+
+
+@jax.custom_jvp
+def _solve(gram: jax.Array, strength: jax.Array, ones: jax.Array) -> jax.Array:
+    """``(G / |G| + strength I)^-1 ones``, for a G whose rounding is removed."""
+    inverse, _ = _inverse(gram, strength)
+    return inverse @ ones
+
+
+def _inverse(gram: jax.Array, strength: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The inverse, and the eigenvector of the largest eigenvalue."""
     # Rounding may leave eigenvalues below 0, and G + lambda singular.
     # The matrix is tiny, so that eigh costs nothing next to the products.
     eigenvalues, vectors = jnp.linalg.eigh(gram)
-    largest = eigenvalues[-1]
-    inverse = 1 / (jnp.maximum(eigenvalues / largest, 0) + strength)
-    ones = jnp.append(is_stored, True).astype(gram.dtype)
-    z = ones * (vectors @ (inverse * (ones @ vectors)))
-    c = z / z.sum()
-    return jnp.where(jnp.isfinite(c).all(), c, _no_jump(c))
+    relative = jnp.maximum(eigenvalues / eigenvalues[-1], 0)
+    return (vectors / (relative + strength)[None]) @ vectors.T, vectors[:, -1]
+
+
+@_solve.defjvp
+def _solve_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # The derivative of the solution, and not of eigenvectors: that of equal eigenvalues
+    # does not exist.
+    gram, strength, ones = primals
+    d_gram, d_strength, d_ones = tangents
+    inverse, largest = _inverse(gram, strength)
+    norm = largest @ gram @ largest
+    z = inverse @ ones
+    d_norm = largest @ d_gram @ largest
+    d_matrix = d_gram / norm - gram * (d_norm / norm**2)
+    return z, inverse @ (d_ones - d_matrix @ z - d_strength * z)
 
 
 def _no_jump(c: jax.Array) -> jax.Array:

@@ -13,10 +13,10 @@ import numpy as np
 import optax
 
 from plp_optax import _checks
-from plp_optax._trees import arrays, combine, select, zeros
+from plp_optax._trees import arrays, combine, select, wide_count, zeros
 
 Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
-Store = Literal["folded", "parameters", "snapshots"]
+Store = Literal["folded", "snapshots"]
 Coefficients = Sequence[float] | np.ndarray | jax.Array | Schedule
 
 
@@ -29,9 +29,9 @@ class AffineWindowState(NamedTuple):
       cycle_coefficients: The current cycle's ``c_0, ..., c_k``; shape ``(k + 1,)``.
       cycle_active: Whether the current cycle ends in a jump; bool scalar.
       window: Trees like the parameters. ``store="folded"``: one, the running
-        combination of the cycle's updates. ``store="parameters"``: one, that of its
-        parameters. ``store="snapshots"``: the k + 1 parameters ``w_0, ..., w_k``
-        themselves (those of the last cycle until they are overwritten).
+        combination of the cycle's updates. ``store="snapshots"``: the k + 1 parameters
+        ``w_0, ..., w_k`` themselves (those of the last cycle until they are
+        overwritten).
     """
 
     steps_taken: jax.Array
@@ -69,15 +69,10 @@ def affine_window(
     .. math::
         \sum_{i=0}^k c_i w_i - w_k = -\sum_{j=1}^k (c_0 + \dots + c_{j-1})\, u_j,
 
-    so that one parameter-sized buffer is enough, whatever k. There are three ways to
+    so that one parameter-sized buffer is enough, whatever k. There are two ways to
     store the window:
 
     - ``"folded"`` holds the running sum of :math:`u_j` and needs no parameters.
-    - ``"parameters"`` holds the running sum :math:`\sum_{i<j} c_i w_i`. The compiler
-      then reads each update once. After an optimizer with expensive updates, such as
-      Adam, that saves a temporary copy of the parameters and some time. The sum has
-      the size of the parameters and not of the updates, so use it with parameters, or
-      an ``accumulator_dtype``, of float32 or wider.
     - ``"snapshots"`` keeps :math:`w_0, \dots, w_k`, k + 1 buffers, for plots and
       for inspection.
 
@@ -106,13 +101,13 @@ def affine_window(
         first step finds it false passes all its updates through. It and the
         coefficients are read at the first step of a cycle only and kept in the
         state, so that nothing can change half-way through a cycle.
-      store: ``"folded"``, ``"parameters"`` or ``"snapshots"``.
+      store: ``"folded"`` or ``"snapshots"``.
       accumulator_dtype: The window's dtype for real parameters; by default the
         parameters' own. Sums are taken in float32 at least.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
-      :class:`AffineWindowState`. Unless ``store="folded"``, its ``update`` needs
+      :class:`AffineWindowState`. With ``store="snapshots"`` its ``update`` needs
       ``params``.
 
     Raises:
@@ -148,7 +143,7 @@ def affine_window(
     schedule, k = _as_schedule(coefficients)
     _checks.check_period(period, k)
     _checks.check_predicate("active", active)
-    _checks.check_choice("store", store, ("folded", "parameters", "snapshots"))
+    _checks.check_choice("store", store, ("folded", "snapshots"))
     _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params: optax.Params) -> AffineWindowState:
@@ -176,7 +171,8 @@ def affine_window(
         state, updates = arrays(state), arrays(updates)
         step, window = state.cycle_step, state.window
         starts = step == 0
-        c = jnp.where(starts, schedule(state.steps_taken), state.cycle_coefficients)
+        given = schedule(wide_count(state.steps_taken))
+        c = jnp.where(starts, given, state.cycle_coefficients)
         c = c.astype(state.cycle_coefficients.dtype)
         active_now = True if active is None else active(state.steps_taken)
         is_active = jnp.where(starts, jnp.asarray(active_now, bool), state.cycle_active)
@@ -193,23 +189,16 @@ def affine_window(
             jump = collect(-jnp.cumsum(c[:-1]), updates)
             window = (jump,)
             updates = select(jumps, combine((1, updates), (1, jump)), updates)
-        elif store == "parameters":
-            # sum_{i<k} c_i w_i + c_k (w_{k-1} + u) - w_{k-1}. Each update occurs once,
-            # so that XLA fuses what computes it into this loop.
-            total = collect(c, params)
-            window = (total,)
-            rest = combine((1, total), (c[k] - 1, params))
-            rest = select(jumps, rest, zeros(rest))
-            scale = jnp.where(jumps, c[k], 1)
-            updates = combine((scale, updates), (1, rest), like=updates)
         else:
-            next_params = optax.apply_updates(params, updates)
+            end = optax.apply_updates(params, updates)
             window = (
                 select(starts, params, window[0]),
-                *(select(step == j, next_params, w) for j, w in enumerate(window[1:])),
+                *(select(step == j, end, w) for j, w in enumerate(window[1:])),
             )
-            jump = combine(*zip(c, window, strict=True), (-1, params))
-            updates = select(jumps, jump, updates)
+            # sum_i c_i (w_i - w_k), which is exactly 0 where no parameter has moved.
+            behind = [combine((1, w), (-1, end)) for w in window[:k]]
+            jump = combine(*zip(c[:k], behind, strict=True))
+            updates = select(jumps, combine((1, updates), (1, jump)), updates)
         return updates, AffineWindowState(
             steps_taken=optax.safe_increment(state.steps_taken),
             cycle_step=(step + 1) % period,

@@ -99,10 +99,12 @@ def amplify_layers(
         \text{g2} = \operatorname{mean}_j
           \frac{|\sum_i g_{ij}|}{\sum_i |g_{ij}|}
 
-    with 0/0 as 0. The scores are standardised over the layers,
-    :math:`z = (G - \text{mean}) / \text{std}`, and in the epochs that follow the
-    gradients of the selected layers are multiplied by the factor. :func:`by_score`
-    selects as the paper does; :func:`at_random` and :func:`all_layers` are controls.
+    with 0/0 as 0; g2 is the mean over the weights that had a gradient, since taps of a
+    kernel that see padding only, and units that are dead, say nothing. The scores are
+    standardised over the layers, :math:`z = (G - \text{mean}) / \text{std}`, and in the
+    epochs that follow the gradients of the selected layers are multiplied by the
+    factor. :func:`by_score` selects as the paper does; :func:`at_random` and
+    :func:`all_layers` are controls.
 
     The paper's equation 4 is read as ``"g1"``, since its text says that the value is
     0 when half of the weights move against the other half. ``"g1_per_weight"`` is the

@@ -147,9 +147,10 @@ def layer_scores(
             None if s is None else jnp.abs(s) / a
             for s, a in zip(sums.signed, sums.absolute, strict=True)
         ]
-        weights = jnp.asarray(weights_by_layer(ratios, places, layers), float)
-        if axis_name is not None:
-            weights = jax.lax.psum(weights, axis_name)
+        # The mean over weights that have had a gradient: those of a tap that only sees
+        # padding, or of a unit that is dead, say nothing about consistency.
+        had = _each(lambda a: (a > _TINY).astype(a.dtype), sums.absolute)
+        weights = sum_by_layer(had, places, layers, axis_name)
         scores = _ratio(sum_by_layer(ratios, places, layers, axis_name), weights)
     return jnp.minimum(scores, 1)  # sums may round past each other
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,7 +17,6 @@ from plp_optax._affine_window import (
     affine_window,
     average_coefficients,
 )
-from plp_optax._trees import widened
 
 Fit = Literal["midpoint", "least_squares"]
 Mask = Any | Callable[[optax.Params], Any]
@@ -87,9 +85,8 @@ def plp(
         multiplier.
       active: An optional predicate on the number of updates so far, read at the
         first step of each cycle. Cycles that start inactive change nothing.
-      store: ``"folded"``; ``"parameters"``, which saves a temporary copy of the
-        parameters after Adam; or ``"snapshots"``, which keeps ``w_0, ..., w_window``.
-        See :func:`plp_optax.affine_window`.
+      store: ``"folded"``, or ``"snapshots"``, which keeps ``w_0, ..., w_window``. See
+        :func:`plp_optax.affine_window`.
       accumulator_dtype: The window's dtype; by default the parameters' own.
 
     Returns:
@@ -271,9 +268,7 @@ def plp_adamw(
       weight_decay: Decoupled weight decay, multiplied by the learning rate.
       mask: Which parameters decay.
       nesterov: Whether the first moment is Nesterov's.
-      prediction: The prediction, such as ``plp(0.5, period=3)``; by default
-        ``plp(store="parameters")``, which needs no temporary copy of the parameters,
-        or ``plp()`` if some of them are narrower than float32.
+      prediction: The prediction, such as ``plp(0.5, period=3)``; by default ``plp()``.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs`.
@@ -316,7 +311,7 @@ def plp_adamw(
             mask,
             nesterov=nesterov,
         ),
-        _plp_after_adam() if prediction is None else prediction,
+        plp() if prediction is None else prediction,
     )
 
 
@@ -340,27 +335,6 @@ def _least_squares_line(window: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 _LINES = {"midpoint": _midpoint_line, "least_squares": _least_squares_line}
-
-
-def _plp_after_adam() -> optax.GradientTransformationExtraArgs:
-    """``plp`` with the store that fuses with Adam, where its sum is exact enough."""
-    folded, summed = plp(), plp(store="parameters")
-
-    def suited(params: optax.Params) -> optax.GradientTransformationExtraArgs:
-        dtypes = [jnp.result_type(p) for p in jax.tree.leaves(params)]
-        return summed if all(widened(d) == d for d in dtypes) else folded
-
-    def update_fn(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        return suited(params).update(updates, state, params, **extra_args)
-
-    return optax.GradientTransformationExtraArgs(
-        lambda params: suited(params).init(params), update_fn
-    )
 
 
 def _check_numbers(**options: object) -> None:

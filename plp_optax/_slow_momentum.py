@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from plp_optax import _checks
-from plp_optax._trees import arrays, combine, select, zeros
+from plp_optax._trees import arrays, combine, movement, select, wide_count, zeros
 
 
 class EmaNesterovState(NamedTuple):
@@ -85,11 +85,11 @@ def ema_nesterov(
 
     Args:
       extrapolation: :math:`\beta`, at least 0 and below 1, or a schedule that maps the
-        number of updates so far to it.
+        number t of updates, the current one included, to :math:`\beta_t`.
       decay: :math:`\gamma`, at least 0 and below 1. An average over about ``1 / ((1 -
         decay) (1 - extrapolation))`` steps.
-      accumulator_dtype: The average's dtype for real parameters; by default the
-        parameters' own. Sums are taken in float32 at least.
+      accumulator_dtype: The average's dtype for real parameters, float32 or wider; by
+        default float32, or the parameters' own if that is wider.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
@@ -126,13 +126,13 @@ def ema_nesterov(
     if not callable(extrapolation):
         _checks.check_number("extrapolation", extrapolation, low=0, below=1)
     _checks.check_number("decay", decay, low=0, below=1)
-    _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
+    _checks.check_accumulator_dtype(accumulator_dtype)
 
     def init_fn(params: optax.Params) -> EmaNesterovState:
         return EmaNesterovState(
             extrapolations=jnp.zeros((), jnp.int32),
             extrapolation=jnp.zeros((), float),
-            slow_update=zeros(params, accumulator_dtype),
+            slow_update=zeros(params, accumulator_dtype, wide=True),
         )
 
     def update_fn(
@@ -142,8 +142,10 @@ def ema_nesterov(
         **extra_args: Any,
     ) -> tuple[optax.Updates, EmaNesterovState]:
         del params, extra_args
-        count = state.extrapolations
-        given = extrapolation(count) if callable(extrapolation) else extrapolation
+        count = optax.safe_increment(state.extrapolations)
+        given: Any = extrapolation
+        if callable(extrapolation):
+            given = extrapolation(wide_count(count))
         # The last one is in the state, as a schedule or a caller may have changed it.
         beta, last_beta = jnp.asarray(given, float), state.extrapolation
         gamma = jnp.asarray(decay, float)
@@ -153,7 +155,7 @@ def ema_nesterov(
         m = state.slow_update
         m = combine((kept, m), (1 - gamma, updates), like=m)
         return combine((1, updates), (beta, m), like=updates), EmaNesterovState(
-            extrapolations=optax.safe_increment(count),
+            extrapolations=count,
             extrapolation=beta,
             slow_update=m,
         )
@@ -178,7 +180,8 @@ def outer_nesterov(
         w \leftarrow w_0 - \eta (\mu b + s).
 
     The sum of the cycle's updates is :math:`-s`, so that no copy of :math:`w_0` is
-    kept: two buffers, and no parameters are needed. The last update of a cycle,
+    kept: two buffers. Parameters are needed in half precision only, in which they round
+    and do not follow their updates. The last update of a cycle,
     :math:`u_K`, becomes :math:`u_K + s - \eta (\mu b + s)`; all others pass. The inner
     optimizer's state is left alone.
 
@@ -196,8 +199,8 @@ def outer_nesterov(
       outer_rate: :math:`\eta`; positive.
       momentum: :math:`\mu`, at least 0 and below 1.
       period: K, at least 1.
-      accumulator_dtype: The buffers' dtype for real parameters; by default the
-        parameters' own. Sums are taken in float32 at least.
+      accumulator_dtype: The buffers' dtype for real parameters, float32 or wider; by
+        default float32, or the parameters' own if that is wider.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
@@ -233,13 +236,13 @@ def outer_nesterov(
     _checks.check_number("outer_rate", outer_rate, above=0)
     _checks.check_number("momentum", momentum, low=0, below=1)
     _checks.check_int("period", period, low=1)
-    _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
+    _checks.check_accumulator_dtype(accumulator_dtype)
 
     def init_fn(params: optax.Params) -> OuterNesterovState:
         return OuterNesterovState(
             outer_step=jnp.zeros((), jnp.int32),
-            displacement=zeros(params, accumulator_dtype),
-            outer_velocity=zeros(params, accumulator_dtype),
+            displacement=zeros(params, accumulator_dtype, wide=True),
+            outer_velocity=zeros(params, accumulator_dtype, wide=True),
         )
 
     def update_fn(
@@ -248,16 +251,17 @@ def outer_nesterov(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, OuterNesterovState]:
-        del params, extra_args
+        del extra_args
         starts, ends = state.outer_step == 0, state.outer_step == period - 1
         eta, mu = jnp.asarray(outer_rate, float), jnp.asarray(momentum, float)
 
         updates = arrays(updates)
         d, b = state.displacement, state.outer_velocity
         # With d = -s: b <- mu b - d, and u <- u - d - eta (mu b - d).
-        d = select(starts, updates, combine((1, d), (1, updates), like=d))
+        u = movement(updates, params)
+        d = combine((1, select(starts, zeros(d), d)), (1, u), like=d)
         b = select(ends, combine((mu, b), (-1, d)), b)
-        last = combine((1, updates), (eta - 1, d), (-eta * mu, b))
+        last = combine((1, u), (eta - 1, d), (-eta * mu, b))
         return select(ends, last, updates), OuterNesterovState(
             outer_step=(state.outer_step + 1) % period,
             displacement=d,

@@ -13,6 +13,11 @@ import optax
 AxisName = str | tuple[str, ...]
 
 
+def wide_count(count: jax.Array) -> jax.Array:
+    """A step count that schedules read: from int32 they would compute in float32."""
+    return count.astype(int)
+
+
 def is_complex(x: Any) -> bool:
     """Whether an array, or a dtype, is complex."""
     return jnp.issubdtype(jnp.result_type(x), jnp.complexfloating)

@@ -320,7 +320,7 @@ def test_memory_is_the_window_and_not_a_copy_of_it(period, copies):
     state = tx.init(params)
     size = sum(p.nbytes for p in jax.tree.leaves(params))
     total = sum(x.nbytes for x in jax.tree.leaves(state))
-    assert total == copies * size + 4 * (36 if period is None else 25) + 2 * 4 + 1
+    assert total == copies * size + 4 * (36 if period is None else 25) + 3 * 4 + 1
 
     def step(params, state, updates):
         updates, state = tx.update(updates, state)
@@ -371,3 +371,39 @@ def test_asks_for_the_value():
     tx = plp_optax.adaptive_window(revert=True)
     with pytest.raises(ValueError, match="value=loss"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("period", [None, 4])
+@pytest.mark.parametrize("exponent", [70, -60, -100])
+def test_scale_of_the_updates_does_not_matter(period, exponent):
+    """Norms whose squares float32 cannot hold: exact, as the factor is a power of 2."""
+    tx = jitted(plp_optax.adaptive_window(4, period=period))
+    rng = np.random.default_rng(0)
+    state, scaled = (tx.init(jnp.zeros(6)) for _ in range(2))
+    for _ in range(9):
+        u = jnp.asarray(rng.normal(size=6), jnp.float32)
+        emitted, state = tx.update(u, state)
+        of_scaled, scaled = tx.update(u * 2.0**exponent, scaled)
+        np.testing.assert_array_equal(of_scaled, emitted * 2.0**exponent)
+
+
+def test_derivative_with_equal_eigenvalues():
+    """Orthogonal updates of one length, against a finite difference."""
+    tx = plp_optax.adaptive_window(3, period=3)
+
+    def end(x):
+        state, w = tx.init(jnp.zeros(3)), jnp.zeros(3)
+        for i in range(3):
+            updates, state = tx.update(jnp.eye(3)[i] * jnp.where(i == 1, x, 1.0), state)
+            w = w + updates
+        return (w * jnp.arange(1.0, 4.0)).sum()
+
+    with jax.enable_x64(True):
+        expected = (end(1 + 1e-6) - end(1 - 1e-6)) / 2e-6
+        np.testing.assert_allclose(jax.grad(end)(1.0), expected, rtol=1e-6)
+
+
+def test_value_must_be_a_scalar():
+    tx = plp_optax.adaptive_window(2, revert=True)
+    with pytest.raises(ValueError, match=r"value must be a scalar, got shape \(1,\)"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)), value=jnp.ones(1))

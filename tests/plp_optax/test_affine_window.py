@@ -17,7 +17,7 @@ from tests.support.problems import W0, jitted, noisy_gradient, run, run_tree
 settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
 settings.load_profile("default")
 
-STORES = ("folded", "parameters", "snapshots")
+STORES = ("folded", "snapshots")
 SHAPES = st.sampled_from([(), (1,), (3,), (0,), (2, 0), (2, 3), (1, 2, 2)])
 NOTHING = st.sampled_from([None, optax.MaskedNode(), (), {}])
 
@@ -222,8 +222,6 @@ def test_state_is_one_copy_and_scalars():
     chex.assert_trees_all_equal_shapes_and_dtypes(state.window, (params,))
     rest = jax.tree.leaves(state._replace(window=()))
     assert sum(x.size for x in rest) == 3 + 4  # two counters, a flag, c_0..c_3
-    total = plp_optax.plp(store="parameters").init(params)
-    chex.assert_trees_all_equal_shapes_and_dtypes(total.window, (params,))
     snapshots = plp_optax.plp(store="snapshots").init(params)
     chex.assert_trees_all_equal_shapes_and_dtypes(snapshots.window, (params,) * 4)
 
@@ -294,7 +292,7 @@ def test_the_rate_multiplier_is_what_steady_updates_do():
         ({"period": 2**31}, "int32, got 2147483648"),
         ({"active": True}, "got True"),
         ({"active": lambda n: jnp.ones(2)}, r"scalar, .* of \(2,\)"),
-        ({"store": "fold"}, "'folded', 'parameters', 'snapshots', got 'fold'"),
+        ({"store": "fold"}, "'folded', 'snapshots', got 'fold'"),
         ({"accumulator_dtype": "int8"}, "got 'int8'"),
         ({"accumulator_dtype": "none"}, "got 'none'"),
     ],
@@ -321,3 +319,41 @@ def test_bad_arguments_are_named(kwargs, message):
 def test_bad_arguments_of_coefficients_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(
+    "coefficients",
+    [
+        plp_optax.plp_coefficients(1.1),
+        plp_optax.plp_coefficients(0.3, window=5, fit="least_squares"),
+        plp_optax.average_coefficients(3),
+        [0.5, 0.5000009],  # within the tolerance of sums in float32
+    ],
+)
+def test_updates_of_zero_change_nothing(coefficients, store):
+    """Also where the coefficients' sum rounds away from 1."""
+    tx = plp_optax.affine_window(coefficients, period=5, store=store)
+    params = jnp.asarray(np.random.default_rng(0).normal(size=100), jnp.float32)
+
+    def step(carry, _):
+        updates, state = tx.update(jnp.zeros(100), carry[1], carry[0])
+        return (optax.apply_updates(carry[0], updates), state), None
+
+    (after, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=500)
+    np.testing.assert_array_equal(after, params)
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_narrow_window_leaves_the_rest_exact(active):
+    """In float64 with a float32 window, steps without a jump pass as they are."""
+    with jax.enable_x64(True):
+        tx = plp_optax.plp(
+            active=lambda count: jnp.asarray(active), accumulator_dtype=jnp.float32
+        )
+        state = tx.init(jnp.zeros(()))
+        for count in range(8):
+            update = jnp.asarray(np.pi + count)
+            emitted, state = tx.update(update, state)
+            assert emitted.dtype == jnp.float64
+            assert bool(emitted == update) == (not active or count % 4 != 2)

@@ -319,3 +319,31 @@ def test_refuses_a_jacobian_that_does_not_fit(jacobian, innovation, message, par
     tx = plp_optax.ekf()
     with pytest.raises(ValueError, match=message):
         tx.update(jacobian, tx.init(PARAMS), params, innovation=innovation)
+
+
+def test_missing_targets_are_left_out_and_counted():
+    """An output with a NaN target is as if the model did not have it."""
+    params, (x, y) = make_params(), make_samples(6)
+    tx = plp_optax.ekf(**SETTINGS)
+    both, first = make_step(tx), make_step(tx, one_output)
+    carry = expected = (params, tx.init(params))
+    for t in range(6):
+        missing = t % 2 == 1
+        carry, _ = both(carry, (x[t], y[t].at[1].set(jnp.nan) if missing else y[t]))
+        expected, _ = (first if missing else both)(expected, (x[t], y[t]))
+    chex.assert_trees_all_close(carry[0], expected[0], rtol=1e-4)
+    chex.assert_trees_all_close(
+        carry[1].covariance, expected[1].covariance, rtol=1e-3, atol=1e-6
+    )
+    assert carry[1].missing == 3
+    before = carry
+    (params, state), _ = first(carry, (x[0], jnp.full(2, jnp.nan)))
+    chex.assert_trees_all_equal(params, before[0])
+    assert state.missing == 4
+    assert np.isfinite(state.covariance).all()
+
+
+def test_strict_promotion_with_several_dtypes():
+    with jax.numpy_dtype_promotion("strict"):
+        state = plp_optax.ekf().init({"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(1)})
+    assert state.covariance.dtype == jnp.float32

@@ -273,3 +273,28 @@ def test_nan_outside_of_analysis_does_not_enter_the_sums(measure):
     chex.assert_trees_all_equal(states[3:], clean[3:])
     assert np.any(states[3].amplified)
     assert np.all(np.isnan(outputs[3]["a"]["kernel"]))  # nor are they hidden
+
+
+def test_g2_leaves_out_weights_without_a_gradient():
+    """Eight of nine taps of a 3x3 kernel on 1x1 maps see padding only."""
+    noise = np.random.default_rng(0).normal(size=(16, 40))
+    gradients = np.zeros((16, 3, 3, 40))
+    gradients[:, 1, 1] = noise
+    scores = []
+    for rows in (gradients.reshape(16, -1), noise, np.zeros((16, 8))):
+        params = {
+            "a": {"kernel": jnp.zeros(rows.shape[1])},
+            "b": {"kernel": jnp.zeros(1)},
+        }
+        tx = plp_optax.amplify_layers(
+            [AmplificationWindow(0, 32, 16, factor=2.0)], select=by_score(0.5)
+        )
+        state = tx.init(params)
+        for row in rows:
+            tree = {"a": {"kernel": jnp.asarray(row)}, "b": {"kernel": jnp.ones(1)}}
+            _, state = tx.update(tree, state)
+        scores.append(float(state.scores[0]))
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+    assert scores[1] == pytest.approx(reference.measure_g2(noise), rel=1e-5)
+    assert 0.15 < scores[1] < 0.35  # pure noise: about 1 / sqrt(16)
+    assert scores[2] == 0

@@ -89,11 +89,6 @@ CASES = {
             "period": 2,
         },
     ),
-    "affine_window-parameters": Case(
-        plp_optax.affine_window,
-        {"coefficients": _COEFFICIENTS, "period": 3, "store": "parameters"},
-        needs_params=True,
-    ),
     "affine_window-snapshots": Case(
         plp_optax.affine_window,
         {"coefficients": _COEFFICIENTS, "period": 3, "store": "snapshots"},

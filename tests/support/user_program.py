@@ -33,7 +33,7 @@ transformations = [
     plp_optax.amplify_layers(strategy, layers=lambda path: path or None),
     plp_optax.amplify_layers(strategy, inner=optax.scale_by_adam()),
     selects(plp_optax.at_random(0.5, seed=1)),
-    plp_optax.affine_window([0.0, 0.5, 0.5], period=2, store="parameters"),
+    plp_optax.affine_window([0.0, 0.5, 0.5], period=2, store="snapshots"),
     plp_optax.affine_window(plp_optax.average_coefficients(2), period=3),
     plp_optax.affine_window(plp_optax.lookahead_coefficients(5), period=5),
     plp_optax.adaptive_window(5, period=5, revert=True),
