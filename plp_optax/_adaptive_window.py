@@ -242,13 +242,12 @@ def adaptive_window(
         if slides:
             of_moves = jnp.where(is_used, of_moves, 0)
             terms += zip(of_moves, state.stored_moves, strict=True)
-        jump = combine(*terms)
-        # Its product is a use that XLA cannot fuse it with. Without one, XLA
-        # would combine the window once more for each buffer that the result is
-        # written to.
-        along = _product(jump, unit, axis_name)
+        # Without the barrier XLA would combine the window once more for each buffer
+        # that the result is written to.
+        jump = jax.lax.optimization_barrier(combine(*terms))
+        longest = _largest(jump, axis_name)
         jumps = is_used.any() if slides else position == n
-        jumps &= finite & jnp.isfinite(along) & ~fails
+        jumps &= finite & jnp.isfinite(longest) & ~fails
         emitted = select(jumps, combine((1, updates), (1, jump)), updates)
         if revert:
             back = _undo(stored, state.stored_moves, slots == (position - 1) % n)
@@ -282,13 +281,16 @@ def adaptive_window(
 
 def _exponent(updates: optax.Updates, axis_name: AxisName | None) -> jax.Array:
     """The binary exponent of the largest entry; 0 if that is 0 or not finite."""
-    largest = optax.tree.norm(updates, ord=jnp.inf).astype(float)
-    if axis_name is not None:
-        largest = jax.lax.pmax(largest, axis_name)
+    largest = _largest(updates, axis_name)
     usable = jnp.isfinite(largest) & (largest > 0)
     # Without a derivative: a scale changes no result.
     largest = jax.lax.stop_gradient(jnp.where(usable, largest, 1))
     return jnp.frexp(largest)[1].astype(jnp.int32)
+
+
+def _largest(tree: optax.Updates, axis_name: AxisName | None) -> jax.Array:
+    largest = optax.tree.norm(tree, ord=jnp.inf).astype(float)
+    return largest if axis_name is None else jax.lax.pmax(largest, axis_name)
 
 
 def _times_power(x: jax.Array, exponent: jax.Array) -> jax.Array:
