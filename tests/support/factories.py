@@ -23,7 +23,6 @@ class Case(NamedTuple):
       inject: A numeric argument that ``optax.inject_hyperparams`` may inject.
       optimizes: Whether it is an optimizer by itself, not a link of a chain.
       leads: Whether its place in a chain is the first, not the last.
-      buffers: Whether its state has trees like the parameters.
       couples: Whether the update of a leaf depends on the other leaves.
       core: Whether it runs code that no other case runs. The others are left out where
         a test compiles much.
@@ -36,7 +35,6 @@ class Case(NamedTuple):
     inject: str | None = None
     optimizes: bool = False
     leads: bool = False
-    buffers: bool = True
     couples: bool = False
     core: bool = True
     extra: Mapping[str, Any] = MappingProxyType({})
@@ -64,7 +62,7 @@ class Case(NamedTuple):
 _COEFFICIENTS = (0.25, 0.25, -0.5, 1.0)
 
 
-def _amplify(inject: str | None = None, buffers: bool = True, **kwargs: Any) -> Case:
+def _amplify(inject: str | None = None, **kwargs: Any) -> Case:
     """Two layers; three epochs of three steps, the first of them the analysis epoch."""
     windows = (plp_optax.AmplificationWindow(0, 9, epoch_steps=3, factor=2.0),)
     layers = (("kernel", "a"), (".*", "b"))
@@ -73,7 +71,6 @@ def _amplify(inject: str | None = None, buffers: bool = True, **kwargs: Any) -> 
         {"strategy": windows, "layers": layers} | kwargs,
         inject=inject,
         leads=True,
-        buffers=buffers,
     )
 
 
@@ -97,7 +94,7 @@ CASES = {
     # An array, so that trees of one layer, where nothing stands out, are not refused.
     "amplify_layers": _amplify("factor", select=by_score(jnp.asarray(0.5)), factor=2.0),
     "amplify_layers-g1": _amplify(
-        measure="g1", buffers=False, select=all_layers(), factor=lambda n: 1 + n / 4
+        measure="g1", select=all_layers(), factor=lambda n: 1 + n / 4
     ),
     "amplify_layers-per_weight": _amplify(
         measure="g1_per_weight",
@@ -161,7 +158,6 @@ CASES = {
         {"measurement_noise": 0.3, "process_noise": 0.01, "forgetting": 0.97},
         inject="measurement_noise",
         leads=True,
-        buffers=False,
         couples=True,
         extra={"innovation": np.float32(0.5)},
     ),
