@@ -158,15 +158,11 @@ DAMAGES = {
     "truncated": _truncate,
     "flipped": _flip_bits,
     "no-shard": lambda directory: _shard(directory, "test").unlink(),
-    "no-info": lambda directory: (directory / "dataset_info.json").unlink(),
     "half-info": lambda directory: (directory / "dataset_info.json").write_text('{"na'),
-    "features": lambda directory: (directory / "features.json").write_text("[]"),
     "too-few": _edit_info(_forget_records),
     "repeated": _repeat_records,
     "tfrecord": _edit_info(lambda splits, info: info.update(fileFormat="tfrecord")),
     "names-cut": _cut_names,
-    "no-names": lambda directory: (directory / "label.labels.txt").unlink(),
-    "other-split": _edit_info(lambda splits, _: splits["test"].update(name="tesu")),
     "no-test": _edit_info(lambda splits, info: info.update(splits=[splits["train"]])),
 }
 
