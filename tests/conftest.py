@@ -29,8 +29,9 @@ def pytest_configure(config):
     A process may read a file that another one is writing. JAX then warns, which
     pyproject.toml lets pass, and compiles.
     """
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
+        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 class Trained(NamedTuple):
