@@ -30,7 +30,9 @@ def pytest_configure(config):
     pyproject.toml lets pass, and compiles.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+            config.cache.mkdir("jax")
+        )
         jax.config.update("jax_compilation_cache_dir", folder)
 
 

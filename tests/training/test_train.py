@@ -41,16 +41,8 @@ def without_times(history):
 
 def test_work_directory_explains_itself(trained):
     assert {p.name for p in trained.path.iterdir()} == {
-        "config.json",
-        "dataset.json",
-        "metrics.jsonl",
-        "result.json",
-        "best.msgpack",
-        "checkpoints",
-        "curves.png",
-        "confusion.png",
-        "tensorboard",
-        ".lock",
+        *("config.json", "dataset.json", "metrics.jsonl", "result.json", ".lock"),
+        *("best.msgpack", "checkpoints", "curves.png", "confusion.png", "tensorboard"),
     }
     fields = json.loads((trained.path / "config.json").read_text())
     assert (fields["model"], fields["learning_rate"]) == ("tiny", 0.5)
@@ -59,18 +51,9 @@ def test_work_directory_explains_itself(trained):
     assert [(m["epoch"], m["step"]) for m in history] == [(1, 4), (2, 8)]
     for metrics in history:
         assert set(metrics) == {
-            "epoch",
-            "step",
-            "train_loss",
-            "train_accuracy",
-            "validation_loss",
-            "validation_accuracy",
-            "validation_macro_f1",
-            "learning_rate",
-            "gradient_norm",
-            "update_norm",
-            "parameter_norm",
-            "skipped_steps",
+            *("epoch", "step", "train_loss", "train_accuracy", "learning_rate"),
+            *("validation_loss", "validation_accuracy", "validation_macro_f1"),
+            *("gradient_norm", "update_norm", "parameter_norm", "skipped_steps"),
             "images_per_second",
         }
     assert history[-1]["train_loss"] < history[0]["train_loss"] < np.log(10) * 1.5
