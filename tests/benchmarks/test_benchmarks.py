@@ -49,7 +49,7 @@ def compiled_once():
 
 def shown(benchmark, record):
     """The table of a record, without where it was measured."""
-    return tables.TABLES[benchmark](record)
+    return tables.TABLES[benchmark](record).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def check_quartiles(values):
@@ -62,7 +62,7 @@ def test_the_bare_step_is_the_training_step():
     config = measure.training_config(**NETWORK)
     dataset = measure.synthetic(BATCH)
     training = measure.Training(config, dataset)
-    start = training.engine.program.initial_state(0)
+    start = training.program.initial_state(0)
     bare = trainer_overhead.make_bare(config, dataset, start, steps=1)
     losses = []
     for _ in range(6):
