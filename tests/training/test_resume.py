@@ -1,5 +1,6 @@
 """Runs that are killed, stopped or damaged finish as if nothing had happened."""
 
+import itertools
 import json
 import os
 import shutil
@@ -16,9 +17,9 @@ import pytest
 import train
 import training
 from tests.support import programs
+from tests.support.killed_run import pass_by
 from training import recipe
-from training.engine.program import Program
-from training.run import callbacks, checkpoints, workdir
+from training.run import checkpoints, workdir
 from training.run.checkpoints import read
 from training.run.interrupts import Interrupts, acknowledged
 from training.run.workdir import WorkDirectory, read_metrics
@@ -110,37 +111,6 @@ def uninterrupted(tmp_path_factory):
     return made
 
 
-def fail_at(patch, place, number):
-    """Ends runs when they are at a place for this time, as `killed_run` does."""
-    passages = []
-
-    def reached():
-        passages.append(1)
-        if len(passages) == number:
-            raise Killed
-
-    batches, fsync = Program._eval_batches, os.fsync
-
-    def evaluated(program, part):
-        for batch in batches(program, part):
-            reached()
-            yield batch
-
-    def synchronised(descriptor):
-        reached()
-        fsync(descriptor)
-
-    class AtCall(callbacks.Callback):
-        def on_call(self, state):
-            reached()
-
-    if place == "evaluation":
-        patch.setattr(Program, "_eval_batches", evaluated)
-    if place == "save":
-        patch.setattr(os, "fsync", synchronised)
-    return AtCall() if place == "step" else None
-
-
 # A run has at least 16 steps; a save of a best network and a checkpoint has 4
 # positions.
 @pytest.mark.parametrize(
@@ -162,10 +132,16 @@ def test_resumed_at_any_moment_is_bitwise_the_same(
     print("killed at passages", moments)
     killed = 0
     for moment in moments:
+        passages = itertools.count(1)
+
+        def kill(passages=passages, moment=moment):
+            if next(passages) == moment:
+                raise Killed
+
         with pytest.MonkeyPatch.context() as patch:
-            callback = fail_at(patch, place, moment)
+            pass_by(patch, place, kill)
             try:
-                recipe.train(config.parse(argv), callback)
+                recipe.train(config.parse(argv))
             except Killed:
                 killed += 1
         if (path / workdir.RESULT).exists():  # it ended, or closed its files at least
