@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import pytest
+from matplotlib.figure import Figure
 
 # Of the processes that tests start, too.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -20,6 +21,7 @@ pytest.register_assert_rewrite(
 
 from tests.support import programs  # noqa: E402
 from training import recipe  # noqa: E402
+from training.run import plots  # noqa: E402
 from training.settings import config  # noqa: E402
 
 
@@ -34,6 +36,24 @@ def pytest_configure(config):
             config.cache.mkdir("jax")
         )
         jax.config.update("jax_compilation_cache_dir", folder)
+
+
+class BlankFigure(Figure):
+    """A picture that is not drawn."""
+
+    def savefig(self, path):
+        Path(path).write_bytes(b"\x89PNG")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _blank_pictures():
+    """Drawing a run's pictures takes longer than a small run.
+
+    Those of ``trained``, of ``test_display`` and of runs in other processes are drawn.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "Figure", BlankFigure)
+        yield
 
 
 class Trained(NamedTuple):
@@ -61,5 +81,6 @@ def trained(tmp_path_factory):
     (made,) = config.parse([*argv, "--workdir", str(path)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "build", programs.build)
+        patch.setattr(plots, "Figure", Figure)
         prepared = recipe.prepare(made)
-    return Trained(argv, path, prepared, recipe.run(prepared, made))
+        return Trained(argv, path, prepared, recipe.run(prepared, made))

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from training.run import display, plots
 from training.run.display import (
@@ -191,6 +192,11 @@ def test_the_reader_of_a_pipe_may_leave(monkeypatch, how):
 # -- Pictures --------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _drawn_pictures(monkeypatch):
+    monkeypatch.setattr(plots, "Figure", Figure)
+
+
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
     """Draws, checks the file, and returns the figure."""
@@ -253,9 +259,7 @@ def test_curves_of_other_runs(drawn):
 
 def test_the_confusion_matrix_is_by_label_and_names_the_worst(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(
-        plots.Figure, "savefig", lambda figure, path: figures.append(figure)
-    )
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
     confusion = np.array([[8, 2, 0], [0, 0, 0], [3, 1, 4]])
     plots.draw_confusion(tmp_path / "c.png", confusion, ("cat", "dog", "owl"), "title")
     matrix, most, *_ = figures[0].axes
