@@ -13,7 +13,6 @@ from tests.support.cifar_archives import (
     write_prepared,
 )
 from training import data, errors
-from training.settings import registry
 
 
 def _images(count=20, height=8, width=8, channels=3, seed=0):
@@ -38,23 +37,6 @@ def _assert_refused(name, *words, **arguments):
 
 
 # --- Names and paths ----------------------------------------------------------------
-
-
-def read_mine(data_dir):
-    """A reader as a user writes it."""
-    assert data_dir == "here"
-    return data.Source(
-        _examples(height=16, width=16), test=None, label_names=("a", "b")
-    )
-
-
-def test_an_entry_and_a_function_are_all_that_a_set_needs(monkeypatch):
-    monkeypatch.setitem(registry.DATASETS, "mine", f"{__name__}:read_mine")
-    dataset = data.load("mine", data_dir="here", validation_fraction=0.25)
-    sizes = [len(p.labels) for p in (dataset.train, dataset.validation, dataset.test)]
-    assert sizes == [12, 4, 4]
-    assert (dataset.name, dataset.crop_padding, dataset.flips) == ("mine", 2, True)
-    assert dataset.label_names == ("a", "b")
 
 
 def test_a_name_is_never_a_path(tmp_path, monkeypatch):
