@@ -8,55 +8,28 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from training.errors import ConfigError
+
+T = TypeVar("T")
 
 _LARGEST_FLOAT = 1e38  # float32 holds three times that
 
 
 class Flag(NamedTuple):
-    """What is declared about a flag; see :func:`flag`."""
+    """What is declared about a flag.
 
-    help: str
-    default: Any
-    only: tuple[str, tuple[Any, ...]] | None
-    choices: Collection[str] | None
-    low: float
-    below: float
-    high: float
-    above: float
-    identity: bool
-    several: bool
-    alias: str | None
-    hidden: bool
-    hint: Any = None
-
-
-def flag(
-    default: Any,
-    help: str,
-    *,
-    only: tuple[str, tuple[Any, ...]] | None = None,
-    choices: Collection[str] | None = None,
-    low: float = -math.inf,
-    below: float = math.inf,
-    high: float = math.inf,
-    above: float = -math.inf,
-    identity: bool = True,
-    several: bool = False,
-    alias: str | None = None,
-    hidden: bool = False,
-) -> Any:
-    """Declares a flag as a field of a dataclass.
-
-    Args:
+    Attributes:
       default: The value of a flag that is not given. A function is called with the
-        fields declared before this one, as attributes.
+        flags declared before this one, as attributes.
       help: What ``--help`` says.
       only: Another flag, declared before, and its values under which this one has a
         meaning. Under others it is None, or False for a switch.
-      choices: The strings that it may be, such as the keys of a registry.
+      choices: The strings that it may be; an annotation ``Literal["a", "b"]`` says the
+        same.
+      parts: The settings that each choice brings along, by its name: a class derived
+        from :class:`Part`, or a tuple of them.
       low: It must be at least this.
       below: It must be below this.
       high: It must be at most this.
@@ -66,35 +39,134 @@ def flag(
       several: Whether the command line takes several values.
       alias: Another spelling on the command line.
       hidden: Whether the program alone sets it, and the command line does not have it.
+      kind: Its type, apart from None.
     """
-    declared = Flag(
-        help=help,
-        default=default,
-        only=only,
-        choices=choices,
-        low=low,
-        below=below,
-        high=high,
-        above=above,
-        identity=identity,
-        several=several,
-        alias=alias,
-        hidden=hidden,
-    )
-    is_unset = only is not None or callable(default)
-    return dataclasses.field(
-        default=None if is_unset else default, metadata={"flag": declared}
-    )
+
+    default: Any
+    help: str
+    only: tuple[str, tuple[Any, ...]] | None = None
+    choices: Collection[str] | None = None
+    parts: Mapping[str, Any] | None = None
+    low: float = -math.inf
+    below: float = math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    identity: bool = True
+    several: bool = False
+    alias: str | None = None
+    hidden: bool = False
+    kind: type = str
 
 
-@functools.cache
-def flags(config: Any) -> Mapping[str, Flag]:
-    """The flags that a dataclass declares, by name, in the order of declaration."""
+def flag(default: Any, help: str, **declared: Any) -> Any:
+    """Declares a flag as a field of a dataclass; see :class:`Flag`."""
+    one = Flag(default, help, **declared)
+    if callable(default):
+        return dataclasses.field(kw_only=True, metadata={"flag": one})
+    return dataclasses.field(kw_only=True, default=default, metadata={"flag": one})
+
+
+class Part:
+    """Settings that a choice brings along, such as those of a method.
+
+    Derived classes are dataclasses whose fields are flags. They have a meaning with the
+    choices that bring them along, and need no ``only``.
+
+    Attributes:
+      prefix: What a field's name is preceded by in flags and in the configuration:
+        with the prefix "plp", the field ``step`` is ``plp_step`` and ``--plp-step``.
+    """
+
+    prefix: ClassVar[str] = ""
+
+
+def flags(config: type) -> dict[str, Flag]:
+    """The flags of a dataclass and of what its choices bring along, by name, in order.
+
+    It is not cached as a whole, so that an entry that is added to the choices counts.
+    """
+    found: dict[str, Flag] = {}
+    for name, _, one in _declared(config):
+        found[name] = one
+        for choice in one.parts or ():
+            for part in _parts(one, choice):
+                for inner, _, declared in _declared(part):
+                    if declared.only is None:
+                        before = found[inner].only if inner in found else None
+                        values = (*(before[1] if before else ()), choice)
+                        declared = declared._replace(only=(name, values))
+                    found[inner] = declared
+    return found
+
+
+def _read_declarations(config: type) -> list[tuple[str, str, Flag]]:
+    """Name, field and declaration of a dataclass's own flags."""
     hints = typing.get_type_hints(config)
-    return {
-        field.name: field.metadata["flag"]._replace(hint=hints[field.name])
-        for field in dataclasses.fields(config)
+    prefix = getattr(config, "prefix", "")
+    found = []
+    for field in dataclasses.fields(config):
+        if "flag" in field.metadata:
+            name = f"{prefix}_{field.name}" if prefix else field.name
+            one = _typed(field.metadata["flag"], hints[field.name])
+            found.append((name, field.name, one))
+    return found
+
+
+_declared: Callable[[type], list[tuple[str, str, Flag]]] = functools.cache(
+    _read_declarations
+)
+
+
+def _typed(declared: Flag, hint: Any) -> Flag:
+    """The flag with what its annotation says: ``int | None``, ``Literal["a", "b"]``."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        (hint,) = (one for one in typing.get_args(hint) if one is not types.NoneType)
+    if typing.get_origin(hint) is Literal:
+        return declared._replace(kind=str, choices=typing.get_args(hint))
+    return declared._replace(kind=hint, choices=declared.choices or declared.parts)
+
+
+def _parts(declared: Flag, choice: str | None) -> tuple[type[Part], ...]:
+    """The settings that a choice brings along."""
+    if choice is None or declared.parts is None:
+        return ()
+    found = declared.parts[choice]
+    return found if isinstance(found, tuple) else (found,)
+
+
+def build(config: type[T], fields: Mapping[str, Any]) -> T:
+    """Makes a dataclass of flags from all of its fields (:func:`complete`).
+
+    Its ``parts`` are what the choices bring along.
+    """
+    own = {field: fields[name] for name, field, _ in _declared(config)}
+    parts = tuple(
+        part(**{field: fields[inner] for inner, field, _ in _declared(part)})
+        for name, _, one in _declared(config)
+        for part in _parts(one, fields[name])
+    )
+    make: Callable[..., T] = config
+    return make(**own, parts=parts)
+
+
+def values(config: Any) -> dict[str, Any]:
+    """All fields of what :func:`build` made, by name."""
+    found = {
+        name: getattr(holder, field)
+        for holder in (config, *config.parts)
+        for name, field, _ in _declared(type(holder))
     }
+    return {
+        name: found[name] if name in found else _unset(one)
+        for name, one in flags(type(config)).items()
+    }
+
+
+def naming(part: Part, error: ValueError) -> str | None:
+    """An error about an argument of the library as one about the flag of its name."""
+    field, _, rest = str(error).partition(" ")
+    names = {field: name for name, field, _ in _declared(type(part))}
+    return f"{spell(names[field])} {rest}" if field in names else None
 
 
 def spell(name: str) -> str:
@@ -106,13 +178,13 @@ def spell(name: str) -> str:
 
 
 def read_command_line(
-    argv: Sequence[str], groups: Sequence[type], *, prog: str, description: str
+    argv: Sequence[str], groups: Mapping[str, type], *, prog: str, description: str
 ) -> dict[str, Any]:
     """Returns the flags that were given, by name.
 
     Args:
       argv: Arguments, without the program's name.
-      groups: Dataclasses of flags; ``--help`` shows a group for each.
+      groups: Dataclasses of flags, by their titles in ``--help``.
       prog: Name of the program.
       description: The first lines of ``--help``.
 
@@ -123,10 +195,9 @@ def read_command_line(
     import tyro  # only the command line needs it, and it takes a while to import
 
     def argument(declared: Flag) -> Any:
-        (kind,) = _kinds(declared)
-        hint: Any = (
-            kind if declared.choices is None else Literal[tuple(declared.choices)]
-        )
+        hint: Any = declared.kind
+        if declared.choices is not None:
+            hint = Literal[tuple(declared.choices)]
         if declared.several:
             hint = types.GenericAlias(tuple, (hint, ...))
         option = tyro.conf.arg(
@@ -139,12 +210,12 @@ def read_command_line(
     # A TypedDict that is not total has an entry only for what was given.
     typed_dict: Any = typing.TypedDict
     arguments = {}
-    for group in groups:
+    for title, group in groups.items():
         shown = {name: one for name, one in flags(group).items() if not one.hidden}
         fields = {name: argument(one) for name, one in shown.items()}
         about = tyro.conf.arg(help=(group.__doc__ or "").strip())
-        typed = typed_dict(group.__name__, fields, total=False)
-        arguments[group.__name__.lower()] = typing.Annotated[typed, about]
+        typed = typed_dict(title.title(), fields, total=False)
+        arguments[title] = typing.Annotated[typed, about]
     given: dict[str, dict[str, Any]] = tyro.cli(
         typed_dict("Flags", arguments),
         args=list(argv),
@@ -174,7 +245,7 @@ def _describe_default(declared: Flag) -> str:
 
 
 def complete(
-    config: Any, explicit: Mapping[str, Any], base: Mapping[str, Any]
+    config: type, explicit: Mapping[str, Any], base: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns all fields of a dataclass of flags.
 
@@ -201,7 +272,7 @@ def complete(
             if explicit.get(name) is not None and value is not False:
                 raise ConfigError(_has_no_meaning(name, value, declared, fields))
             value = None
-        if float in _kinds(one) and value is not None:
+        if one.kind is float and value is not None:
             value = float(value)  # 1 and 1.0 are the same run
         fields[name] = default(one, fields) if value is None else value
     return fields
@@ -215,11 +286,15 @@ def default(declared: Flag, fields: Mapping[str, Any]) -> Any:
       fields: The fields declared before it.
     """
     if not _applies(declared, fields):
-        return False if declared.hint is bool else None
+        return _unset(declared)
     if callable(declared.default):
         make: Callable[[Any], Any] = declared.default
         return make(SimpleNamespace(**fields))
     return declared.default
+
+
+def _unset(declared: Flag) -> Any:
+    return False if declared.kind is bool else None
 
 
 def _applies(declared: Flag, fields: Mapping[str, Any]) -> bool:
@@ -230,7 +305,7 @@ def check(name: str, value: Any, declared: Flag) -> None:
     """Raises ConfigError unless a value is of the flag's type and in its range."""
     if value is None:  # unset
         return
-    (kind,) = _kinds(declared)
+    kind = declared.kind
     if not _fits(value, kind):
         names = {int: "an integer", float: "a number", bool: "true or false"}
         raise ConfigError(
@@ -267,13 +342,7 @@ def _check_range(name: str, value: float, declared: Flag) -> None:
             raise ConfigError(f"{spell(name)} must be {bound}, got {value}")
 
 
-def _kinds(declared: Flag) -> list[Any]:
-    """The types of a flag's value, apart from None."""
-    alternatives = typing.get_args(declared.hint) or (declared.hint,)
-    return [kind for kind in alternatives if kind is not types.NoneType]
-
-
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value: Any, kind: type) -> bool:
     if kind is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if kind is int:

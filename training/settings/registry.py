@@ -1,26 +1,7 @@
-"""What a run can choose by name, and the function behind each name.
-
-Nothing here imports JAX, so that flags are checked without it. To add a method or a
-data set, write its function in a file of its own and add an entry.
-"""
+"""Named data sets, and the function that reads each."""
 
 import importlib
 from typing import Any
-
-# Name: function of the base optimizer, the configuration and the steps in an epoch that
-# returns the complete optimizer (see training.settings.methods).
-METHODS = {
-    "sgd": "training.settings.methods:none",
-    "plp": "training.settings.methods:plp",
-    "lookahead": "training.settings.methods:lookahead",
-    "average": "training.settings.methods:average",
-    "adaptive-window": "training.settings.methods:adaptive_window",
-    "ema-nesterov": "training.settings.methods:ema_nesterov",
-    "outer-nesterov": "training.settings.methods:outer_nesterov",
-    "tail-average": "training.settings.methods:tail_average",
-    "amplify": "training.settings.methods:amplify",
-    "amplify+plp": "training.settings.methods:amplify_and_plp",
-}
 
 # Name: function of the data directory that returns a training.data.Source.
 DATASETS = {
