@@ -25,7 +25,7 @@ from training.engine.program import means
 from training.run.provenance import provenance
 from training.settings import config as config_lib
 from training.settings.config import Config
-from training.settings.registry import METHODS
+from training.settings.methods import METHODS
 
 RECORDS = Path(__file__).parent / "records"
 # The optimizer of every training step here, in JAX and in PyTorch.
