@@ -26,7 +26,7 @@ from training.run.display import result_lines, say, summary_line, waiting
 from training.run.interrupts import acknowledged
 from training.run.session import Session
 from training.run.workdir import WorkDirectory
-from training.settings import build as settings
+from training.settings import chain
 from training.settings.config import Config
 from training.settings.methods import AdaptiveWindow, Amplify
 from training.settings.optimizers import SGD
@@ -247,7 +247,7 @@ def _load(config: Config) -> data.Dataset:
 def _plan(config: Config, dataset: data.Dataset) -> tuple[optax.Schedule, int]:
     """Learning rate and number of steps of a run."""
     plan = count_steps(config, dataset)
-    return settings.make_schedule(config, plan), plan.last_step
+    return chain.make_schedule(config, plan), plan.last_step
 
 
 def depends_on_seed(config: Config) -> bool:
@@ -316,7 +316,7 @@ def _network_and_optimizer(
     """The network, which of its parameters are trained, and the optimizer of those."""
     module = stages.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     trained = stages.Trained(module, dataset.train.images.shape[1:])
-    tx = settings.make_optimizer(config, count_steps(config, dataset))
+    tx = chain.make_optimizer(config, count_steps(config, dataset))
     return module, trained, trained.only(tx)
 
 
@@ -371,7 +371,7 @@ def count_steps(config: Config, dataset: data.Dataset) -> Plan:
             f"--epochs {config.epochs} is {total:,} steps, and a run has fewer than "
             f"2**31: choose fewer"
         )
-    return settings.make_plan(config, steps_per_epoch)
+    return chain.make_plan(config, steps_per_epoch)
 
 
 def _steps_per_call(steps_per_epoch: int) -> int:

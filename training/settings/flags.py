@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 from training.errors import ConfigError
 
@@ -39,7 +39,9 @@ class Flag(NamedTuple):
       several: Whether the command line takes several values.
       alias: Another spelling on the command line.
       hidden: Whether the program alone sets it, and the command line does not have it.
-      kind: Its type, apart from None.
+      kind: Its type, apart from None; from the annotation.
+      field: Its field's name.
+      name: The same with the class's prefix: its name in ``config.json``.
     """
 
     default: Any
@@ -56,6 +58,8 @@ class Flag(NamedTuple):
     alias: str | None = None
     hidden: bool = False
     kind: type = str
+    field: str = ""
+    name: str = ""
 
 
 def flag(default: Any, help: str, **declared: Any) -> Any:
@@ -86,35 +90,39 @@ def flags(config: type) -> dict[str, Flag]:
     It is not cached as a whole, so that an entry that is added to the choices counts.
     """
     found: dict[str, Flag] = {}
-    for name, _, one in _declared(config):
-        found[name] = one
-        for choice in one.parts or ():
-            for part in _parts(one, choice):
-                for inner, _, declared in _declared(part):
-                    if declared.only is None:
-                        before = found[inner].only if inner in found else None
-                        values = (*(before[1] if before else ()), choice)
-                        declared = declared._replace(only=(name, values))
-                    found[inner] = declared
+
+    def add(one: Flag, choosing: Flag | None = None, choice: str = "") -> None:
+        before = found.get(one.name)
+        if before is not None and before._replace(only=None) != one._replace(only=None):
+            raise TypeError(f"two different flags have the name {one.name}")
+        if choosing is not None and one.only is None:
+            choices = before.only[1] if before is not None and before.only else ()
+            one = one._replace(only=(choosing.name, (*choices, choice)))
+        found[one.name] = one
+
+    for choosing in _declared(config):
+        add(choosing)
+        for choice in choosing.parts or ():
+            for part in _parts(choosing, choice):
+                for one in _declared(part):
+                    add(one, choosing, choice)
     return found
 
 
-def _read_declarations(config: type) -> list[tuple[str, str, Flag]]:
-    """Name, field and declaration of a dataclass's own flags."""
-    hints = typing.get_type_hints(config)
-    prefix = getattr(config, "prefix", "")
-    found = []
-    for field in dataclasses.fields(config):
-        if "flag" in field.metadata:
-            name = f"{prefix}_{field.name}" if prefix else field.name
-            one = _typed(field.metadata["flag"], hints[field.name])
-            found.append((name, field.name, one))
-    return found
+def _read_declarations(holder: type) -> list[Flag]:
+    """The flags that a dataclass declares itself."""
+    hints = typing.get_type_hints(holder)
+    prefix = getattr(holder, "prefix", "")
+    return [
+        _typed(field.metadata["flag"], hints[field.name])._replace(
+            field=field.name, name=f"{prefix}_{field.name}" if prefix else field.name
+        )
+        for field in dataclasses.fields(holder)
+        if "flag" in field.metadata
+    ]
 
 
-_declared: Callable[[type], list[tuple[str, str, Flag]]] = functools.cache(
-    _read_declarations
-)
+_declared: Callable[[type], list[Flag]] = functools.cache(_read_declarations)
 
 
 def _typed(declared: Flag, hint: Any) -> Flag:
@@ -127,46 +135,49 @@ def _typed(declared: Flag, hint: Any) -> Flag:
 
 
 def _parts(declared: Flag, choice: str | None) -> tuple[type[Part], ...]:
-    """The settings that a choice brings along."""
+    """The classes of settings that a choice brings along."""
     if choice is None or declared.parts is None:
         return ()
     found = declared.parts[choice]
     return found if isinstance(found, tuple) else (found,)
 
 
-def build(config: type[T], fields: Mapping[str, Any]) -> T:
+def build(config: Callable[..., T], fields: Mapping[str, Any]) -> T:
     """Makes a dataclass of flags from all of its fields (:func:`complete`).
 
     Its ``parts`` are what the choices bring along.
     """
-    own = {field: fields[name] for name, field, _ in _declared(config)}
-    parts = tuple(
-        part(**{field: fields[inner] for inner, field, _ in _declared(part)})
-        for name, _, one in _declared(config)
-        for part in _parts(one, fields[name])
-    )
-    make: Callable[..., T] = config
-    return make(**own, parts=parts)
+
+    def make(holder: Any, **others: Any) -> Any:
+        own = {one.field: fields[one.name] for one in _declared(holder)}
+        return holder(**own, **others)
+
+    choosing = flags(cast("type", config)).values()
+    chosen = [p for one in choosing for p in _parts(one, fields[one.name])]
+    made: T = make(config, parts=tuple(map(make, chosen)))
+    return made
 
 
 def values(config: Any) -> dict[str, Any]:
     """All fields of what :func:`build` made, by name."""
     found = {
-        name: getattr(holder, field)
+        one.name: getattr(holder, one.field)
         for holder in (config, *config.parts)
-        for name, field, _ in _declared(type(holder))
+        for one in _declared(type(holder))
     }
-    return {
-        name: found[name] if name in found else _unset(one)
-        for name, one in flags(type(config)).items()
-    }
+    return {n: found.get(n, _unset(one)) for n, one in flags(type(config)).items()}
 
 
 def naming(part: Part, error: ValueError) -> str | None:
-    """An error about an argument of the library as one about the flag of its name."""
-    field, _, rest = str(error).partition(" ")
-    names = {field: name for name, field, _ in _declared(type(part))}
-    return f"{spell(names[field])} {rest}" if field in names else None
+    """An error about an argument as one about the flag that gives it, if there is one.
+
+    Args:
+      part: Settings whose fields are the arguments.
+      error: An error that begins with an argument's name, as the library's do.
+    """
+    argument, _, rest = str(error).partition(" ")
+    names = {one.field: one.name for one in _declared(type(part))}
+    return f"{spell(names[argument])} {rest}" if argument in names else None
 
 
 def spell(name: str) -> str:
@@ -260,7 +271,7 @@ def complete(
     declared = flags(config)
     base = dict(base)
     for name, value in {**base, **explicit}.items():
-        check(name, value, declared[name])
+        check(declared[name], value)
     for name in explicit:
         only = declared[name].only
         if only is not None and only[1] == (None,) and only[0] not in explicit:
@@ -301,35 +312,36 @@ def _applies(declared: Flag, fields: Mapping[str, Any]) -> bool:
     return declared.only is None or fields[declared.only[0]] in declared.only[1]
 
 
-def check(name: str, value: Any, declared: Flag) -> None:
+def check(declared: Flag, value: Any) -> None:
     """Raises ConfigError unless a value is of the flag's type and in its range."""
     if value is None:  # unset
         return
-    kind = declared.kind
+    name, kind = spell(declared.name), declared.kind
     if not _fits(value, kind):
         names = {int: "an integer", float: "a number", bool: "true or false"}
         raise ConfigError(
-            f"{spell(name)} must be {names.get(kind, 'a string')}, got "
+            f"{name} must be {names.get(kind, 'a string')}, got "
             f"{json.dumps(value, default=str)}"
         )
     if declared.choices is not None and value not in declared.choices:
         raise ConfigError(
-            f"{spell(name)} must be one of {', '.join(declared.choices)}, got {value}"
+            f"{name} must be one of {', '.join(declared.choices)}, got {value}"
         )
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise ConfigError(f"{spell(name)} must be UTF-8, got {value!a}") from error
+            raise ConfigError(f"{name} must be UTF-8, got {value!a}") from error
     elif not isinstance(value, bool):
-        _check_range(name, value, declared)
+        _check_range(declared, value)
 
 
-def _check_range(name: str, value: float, declared: Flag) -> None:
+def _check_range(declared: Flag, value: float) -> None:
+    name = spell(declared.name)
     limit = 2**31 if isinstance(value, int) else _LARGEST_FLOAT
     below = limit if math.isinf(declared.below) else declared.below
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{spell(name)} must be finite, got {value}")
+        raise ConfigError(f"{name} must be finite, got {value}")
     bounds = {
         f"at least {declared.low:g}": value >= declared.low,
         f"above {declared.above:g}": value > declared.above,
@@ -339,7 +351,7 @@ def _check_range(name: str, value: float, declared: Flag) -> None:
     }
     for bound, holds in bounds.items():
         if not holds:
-            raise ConfigError(f"{spell(name)} must be {bound}, got {value}")
+            raise ConfigError(f"{name} must be {bound}, got {value}")
 
 
 def _fits(value: Any, kind: type) -> bool:

@@ -1,4 +1,4 @@
-"""From a configuration to a plan, a learning rate and an optimizer."""
+"""From a configuration to a plan, a learning rate and a chain of transformations."""
 
 import jax
 import jax.numpy as jnp
