@@ -5,9 +5,9 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import plp_optax
+from training.settings import chain
 from training.settings import config as config_lib
 from training.settings.config import Config
-from training.settings.schedules import make_strategy
 
 
 def multiplied(config: Config, factor: float) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def matched(
 
 def stages(config: Config) -> list[plp_optax.Stage]:
     """The stages of a configuration that has a strategy."""
-    found = make_strategy(config.strategy, epochs=config.epochs, steps_per_epoch=1)
+    found = chain.make_strategy(config, steps_per_epoch=1)
     assert found is not None
     return [plp_optax.Stage(*stage) for stage in found.stages]
 

@@ -19,7 +19,7 @@ PARTS = {
     "plp_optax": (set(), {"jax", "numpy", "optax"}),
     "plp_optax.linen": ({"plp_optax"}, {"flax", "jax"}),
     "models": (set(), {"flax", "jax", "numpy"}),
-    "training.data": ({"training.errors", "training.settings.registry"}, None),
+    "training.data": ({"training.errors"}, None),
     "training": ({"plp_optax", "models", "training.data"}, None),
     "train": ({"training"}, None),
     "benchmarks": ({"plp_optax", "models", "training"}, None),
@@ -39,11 +39,7 @@ FORBIDDEN = [
     (["training.*"], ["training.recipe"], ["training.__main__"]),
     (["training.*"], ["training.__main__", "training.trained"], ["training.__main__"]),
     (
-        [
-            "training.settings.flags",
-            "training.settings.presets",
-            "training.settings.registry",
-        ],
+        ["training.settings.flags", "training.settings.presets"],
         ["training.*"],
         ["training.errors"],
     ),

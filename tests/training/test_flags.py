@@ -18,7 +18,7 @@ class Cooked(Part):
     """What takes time."""
 
     minutes: int = flag(
-        lambda c: 60 if c.dish == "cake" else 20, "Cooking time.", low=1
+        lambda c: 60 if "cake" in c.dish else 20, "Cooking time.", low=1
     )
 
 

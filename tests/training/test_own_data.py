@@ -13,7 +13,7 @@ from tests.support.cifar_archives import (
     write_prepared,
 )
 from training import data, errors
-from training.settings import registry
+from training.data import registry
 
 
 def _images(count=20, height=8, width=8, channels=3, seed=0):

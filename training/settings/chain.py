@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+import plp_optax
 from training.errors import ConfigError
 from training.settings import flags, plateau
 from training.settings.config import Config
 from training.settings.methods import Method
 from training.settings.optimizers import SGD, Optimizer
 from training.settings.plan import Plan
-from training.settings.schedules import Cyclic, Plateau, Schedule, make_strategy
+from training.settings.schedules import Cyclic, Plateau, Schedule
+from training.settings.strategy import NAMED_STRATEGIES, listed_strategy, paper_stages
 
 
 def make_plan(config: Config, steps_per_epoch: int) -> Plan:
@@ -20,11 +22,29 @@ def make_plan(config: Config, steps_per_epoch: int) -> Plan:
       ConfigError: If the strategy makes no sense.
     """
     total = config.epochs * steps_per_epoch
-    strategy = make_strategy(
-        config.strategy, epochs=config.epochs, steps_per_epoch=steps_per_epoch
-    )
+    strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
     last_step = min(total, config.max_steps or total)
     return Plan(steps_per_epoch, total, last_step, config.seed, strategy)
+
+
+def make_strategy(
+    config: Config, *, steps_per_epoch: int
+) -> plp_optax.TrainingStrategy | None:
+    """Returns the strategy that sets learning rate and amplification, if there is one.
+
+    Raises:
+      ConfigError: If the strategy makes no sense.
+    """
+    if config.strategy is None:
+        return None
+    try:
+        if config.strategy in NAMED_STRATEGIES:
+            stages = paper_stages(config.strategy, config.epochs)
+        else:
+            stages = listed_strategy(config.strategy)
+        return plp_optax.TrainingStrategy(stages, steps_per_epoch=steps_per_epoch)
+    except ValueError as error:
+        raise ConfigError(f"--strategy {config.strategy}: {error}") from error
 
 
 def make_schedule(config: Config, plan: Plan) -> optax.Schedule:

@@ -15,7 +15,8 @@ from training.settings.methods import Amplify, TailAverage
 from training.settings.optimizers import SGD
 from training.settings.options import GROUPS, VGG, Config, Start
 from training.settings.presets import PRESETS
-from training.settings.schedules import Cyclic, Plateau, listed_epochs
+from training.settings.schedules import Cyclic, Plateau
+from training.settings.strategy import listed_epochs
 
 
 def parse(argv: Sequence[str]) -> list[Config]:

@@ -8,13 +8,14 @@ import dataclasses
 from typing import Literal, TypeVar
 
 from models import NETWORKS, WITH_DROPOUT
+from training.data.registry import DATASETS
 from training.engine.pretrained import WITH_NAMES, digest
 from training.settings.flags import Part, flag
 from training.settings.methods import METHODS
 from training.settings.optimizers import OPTIMIZERS
 from training.settings.presets import PRESETS
-from training.settings.registry import DATASETS
-from training.settings.schedules import SCHEDULES, listed_epochs
+from training.settings.schedules import SCHEDULES
+from training.settings.strategy import listed_epochs
 
 VGG = ("vgg16", "vgg19")
 _CASCADE = ("dense", "conv")

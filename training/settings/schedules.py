@@ -1,4 +1,4 @@
-"""Learning-rate schedules, each with its settings, and training strategies.
+"""Learning-rate schedules, each with its settings.
 
 A schedule is an entry in ``SCHEDULES``: a class whose fields are its flags and whose
 call gives the learning rate as a function of the optimizer step.
@@ -6,16 +6,12 @@ call gives the learning rate as a function of the optimizer step.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from typing import Any
 
-from training.errors import ConfigError
 from training.settings.flags import Part, flag
-from training.settings.lazy import jnp, optax, plp_optax
+from training.settings.lazy import jnp, optax
 from training.settings.plan import Plan
-
-NAMED_STRATEGIES = ("paper", "paper-deep")
 
 
 class Schedule(Part):
@@ -167,58 +163,3 @@ def with_wide_count(schedule: optax.Schedule) -> optax.Schedule:
     Optimizers count in int32, from which JAX computes in float32 even there.
     """
     return lambda count: schedule(jnp.asarray(count, int))
-
-
-# -- Strategies ------------------------------------------------------------------------
-
-
-def make_strategy(
-    strategy: str | None, *, epochs: int, steps_per_epoch: int
-) -> plp_optax.TrainingStrategy | None:
-    """Reads ``--strategy``, which sets learning rate and amplification.
-
-    Raises:
-      ConfigError: If the strategy makes no sense.
-    """
-    if strategy is None:
-        return None
-    try:
-        if strategy in NAMED_STRATEGIES:
-            return plp_optax.paper_strategy(
-                steps_per_epoch=steps_per_epoch,
-                epochs=epochs,
-                deep=strategy == "paper-deep",
-            )
-        stages: Any = listed_stages(strategy)
-        return plp_optax.TrainingStrategy(stages, steps_per_epoch=steps_per_epoch)
-    except ValueError as error:
-        raise ConfigError(f"--strategy {strategy}: {error}") from error
-
-
-def listed_stages(text: str) -> list[tuple[Any, ...]]:
-    """Reads a list of stages in the paper's notation.
-
-    Raises:
-      ConfigError: If it is not a list of tuples of numbers.
-    """
-    wrong = ConfigError(
-        f"--strategy {text!r} is neither {' nor '.join(NAMED_STRATEGIES)} nor a "
-        f"list of (end epoch, learning rate, amplify?, factor)"
-    )
-    try:
-        stages = [tuple(stage) for stage in ast.literal_eval(text)]
-        is_number = all(isinstance(n, int | float) for stage in stages for n in stage)
-        is_small = is_number and all(abs(n) < 1e38 for stage in stages for n in stage)
-    # Text that is nested too deeply exhausts the parser.
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise wrong from error
-    if not (stages and all(stages) and is_small and type(stages[-1][0]) is int):
-        raise wrong
-    return stages
-
-
-def listed_epochs(strategy: str | None) -> int | None:
-    """The last epoch of a listed strategy; None for others."""
-    if strategy is None or strategy in NAMED_STRATEGIES:
-        return None
-    return int(listed_stages(strategy)[-1][0])
