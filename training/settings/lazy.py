@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     import optax
 
     import plp_optax
+
+    Transformation = optax.GradientTransformation
 else:
+    Transformation = Any
 
     class _Module:
         def __init__(self, name: str) -> None:
@@ -22,4 +25,4 @@ else:
 
     jnp, optax, plp_optax = map(_Module, ("jax.numpy", "optax", "plp_optax"))
 
-__all__ = ["jnp", "optax", "plp_optax"]
+__all__ = ["Transformation", "jnp", "optax", "plp_optax"]

@@ -1,8 +1,8 @@
 """The methods under study, each with its settings.
 
 A method is an entry in ``METHODS``: a class whose fields are its flags and whose call
-completes the base optimizer (weight decay, momentum, learning rate). A name may stand
-for several of them, from the innermost to the outermost.
+completes the base optimizer. A name may stand for several of them, which complete it
+one after the other.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from typing import Literal
 
 from training.errors import ConfigError
 from training.settings.flags import Part, flag
-from training.settings.lazy import optax, plp_optax
+from training.settings.lazy import Transformation, optax, plp_optax
 from training.settings.plan import Plan
 
 
 class Method(Part):
     """A method under study."""
 
-    def __call__(
-        self, base: optax.GradientTransformation, plan: Plan
-    ) -> optax.GradientTransformation:
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         """Completes an optimizer.
 
         Args:
@@ -31,21 +29,8 @@ class Method(Part):
         raise NotImplementedError
 
 
-class AfterOptimizer(Method):
-    """A method that follows the optimizer, to see its final update."""
-
-    def __call__(
-        self, base: optax.GradientTransformation, plan: Plan
-    ) -> optax.GradientTransformation:
-        return optax.chain(base, self.transformation(plan))
-
-    def transformation(self, plan: Plan) -> optax.GradientTransformation:
-        """What follows the optimizer."""
-        raise NotImplementedError
-
-
 @dataclasses.dataclass(frozen=True)
-class _Window(AfterOptimizer):
+class _Window(Method):
     """A window over the parameters, at whose end they jump."""
 
     prefix = "plp"
@@ -70,23 +55,25 @@ class PLP(_Window):
         "The line through the window. The paper's is midpoint.",
     )
 
-    def transformation(self, plan: Plan) -> optax.GradientTransformation:
-        return plp_optax.plp(
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        prediction = plp_optax.plp(
             self.step, window=self.window, period=self.period, fit=self.fit
         )
+        return optax.chain(base, prediction)
 
 
 @dataclasses.dataclass(frozen=True)
 class Average(_Window):
     """A jump to the average of the window."""
 
-    def transformation(self, plan: Plan) -> optax.GradientTransformation:
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         coefficients = plp_optax.average_coefficients(self.window)
-        return plp_optax.affine_window(coefficients, period=self.period)
+        window = plp_optax.affine_window(coefficients, period=self.period)
+        return optax.chain(base, window)
 
 
 @dataclasses.dataclass(frozen=True)
-class Lookahead(AfterOptimizer):
+class Lookahead(Method):
     """Lookahead, as a window."""
 
     prefix = "lookahead"
@@ -95,13 +82,14 @@ class Lookahead(AfterOptimizer):
     )
     alpha: float = flag(0.5, "Step size of the slow weights.")
 
-    def transformation(self, plan: Plan) -> optax.GradientTransformation:
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         coefficients = plp_optax.lookahead_coefficients(self.steps, self.alpha)
-        return plp_optax.affine_window(coefficients, period=self.steps)
+        window = plp_optax.affine_window(coefficients, period=self.steps)
+        return optax.chain(base, window)
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveWindow(AfterOptimizer):
+class AdaptiveWindow(Method):
     """Anderson acceleration, on the window of the last updates."""
 
     prefix = "adaptive"
@@ -118,14 +106,15 @@ class AdaptiveWindow(AfterOptimizer):
         "their mean square: about 0 for noise, 1 for steady updates.",
     )
 
-    def transformation(self, plan: Plan) -> optax.GradientTransformation:
-        return plp_optax.adaptive_window(
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        window = plp_optax.adaptive_window(
             self.window, period=self.period, min_signal=self.min_signal
         )
+        return optax.chain(base, window)
 
 
 @dataclasses.dataclass(frozen=True)
-class EmaNesterov(AfterOptimizer):
+class EmaNesterov(Method):
     """Extrapolation along the average update, which falls to 0 during the run."""
 
     extrapolation: float = flag(
@@ -139,13 +128,14 @@ class EmaNesterov(AfterOptimizer):
         0.95, "Decay of the average update.", low=0, below=1
     )
 
-    def transformation(self, plan: Plan) -> optax.GradientTransformation:
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         extrapolation = optax.linear_schedule(self.extrapolation, 0.0, plan.total_steps)
-        return plp_optax.ema_nesterov(extrapolation, decay=self.extrapolation_decay)
+        link = plp_optax.ema_nesterov(extrapolation, decay=self.extrapolation_decay)
+        return optax.chain(base, link)
 
 
 @dataclasses.dataclass(frozen=True)
-class OuterNesterov(AfterOptimizer):
+class OuterNesterov(Method):
     """Nesterov momentum over cycles of steps."""
 
     prefix = "outer"
@@ -153,14 +143,15 @@ class OuterNesterov(AfterOptimizer):
     momentum: float = flag(0.9, "Momentum over cycles.", low=0, below=1)
     period: int = flag(20, "Optimizer steps in a cycle.", low=1)
 
-    def transformation(self, plan: Plan) -> optax.GradientTransformation:
-        return plp_optax.outer_nesterov(
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        link = plp_optax.outer_nesterov(
             self.rate, momentum=self.momentum, period=self.period
         )
+        return optax.chain(base, link)
 
 
 @dataclasses.dataclass(frozen=True)
-class TailAverage(AfterOptimizer):
+class TailAverage(Method):
     """The mean of the last parameters, for evaluation next to them."""
 
     prefix = "tail"
@@ -171,8 +162,9 @@ class TailAverage(AfterOptimizer):
         below=1,
     )
 
-    def transformation(self, plan: Plan) -> optax.GradientTransformation:
-        return plp_optax.tail_average(start=round(self.start * plan.total_steps))
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        start = round(self.start * plan.total_steps)
+        return optax.chain(base, plp_optax.tail_average(start=start))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,9 +220,7 @@ class Amplify(Method):
         "are amplified too.",
     )
 
-    def __call__(
-        self, base: optax.GradientTransformation, plan: Plan
-    ) -> optax.GradientTransformation:
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         assert plan.strategy is not None  # the default of methods that amplify
         amplification = plp_optax.amplify_layers(
             plan.strategy,

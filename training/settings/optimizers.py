@@ -10,7 +10,7 @@ import dataclasses
 from typing import ClassVar
 
 from training.settings.flags import Part, flag
-from training.settings.lazy import optax
+from training.settings.lazy import Transformation, optax
 
 
 class Optimizer(Part):
@@ -25,10 +25,13 @@ class Optimizer(Part):
     usual_rate: ClassVar[float] = 0.001
     decays_weights: ClassVar[bool] = False
 
-    def __call__(
-        self, rate: optax.Schedule, weight_decay: float
-    ) -> optax.GradientTransformation:
-        """The optax transformation at a learning rate."""
+    def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
+        """The optax transformation.
+
+        Args:
+          rate: The learning rate by step.
+          decay: ``--weight-decay``.
+        """
         raise NotImplementedError
 
 
@@ -49,14 +52,10 @@ class SGD(_WithMomentum):
     usual_rate = 0.05
     nesterov: ClassVar[bool] = False
 
-    def __call__(
-        self, rate: optax.Schedule, weight_decay: float
-    ) -> optax.GradientTransformation:
+    def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
         return optax.sgd(rate, self.momentum or None, nesterov=self.nesterov)
 
-    def cycled(
-        self, rate: optax.Schedule, momentum: optax.Schedule
-    ) -> optax.GradientTransformation:
+    def cycled(self, rate: optax.Schedule, momentum: optax.Schedule) -> Transformation:
         """With a momentum that changes, too."""
         sgd = optax.inject_hyperparams(optax.sgd, static_args="nesterov")
         return sgd(rate, momentum, nesterov=self.nesterov)
@@ -73,9 +72,7 @@ class Nesterov(SGD):
 class RMSprop(_WithMomentum):
     """RMSprop."""
 
-    def __call__(
-        self, rate: optax.Schedule, weight_decay: float
-    ) -> optax.GradientTransformation:
+    def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
         return optax.rmsprop(rate, momentum=self.momentum or None)
 
 
@@ -83,9 +80,7 @@ class RMSprop(_WithMomentum):
 class Adam(Optimizer):
     """Adam."""
 
-    def __call__(
-        self, rate: optax.Schedule, weight_decay: float
-    ) -> optax.GradientTransformation:
+    def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
         return optax.adam(rate)
 
 
@@ -95,10 +90,8 @@ class AdamW(Optimizer):
 
     decays_weights = True
 
-    def __call__(
-        self, rate: optax.Schedule, weight_decay: float
-    ) -> optax.GradientTransformation:
-        return optax.adamw(rate, weight_decay=weight_decay)
+    def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
+        return optax.adamw(rate, weight_decay=decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +100,7 @@ class Adagrad(Optimizer):
 
     usual_rate = 0.01
 
-    def __call__(
-        self, rate: optax.Schedule, weight_decay: float
-    ) -> optax.GradientTransformation:
+    def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
         return optax.adagrad(rate)
 
 
@@ -119,9 +110,7 @@ class Adadelta(Optimizer):
 
     usual_rate = 1.0
 
-    def __call__(
-        self, rate: optax.Schedule, weight_decay: float
-    ) -> optax.GradientTransformation:
+    def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
         return optax.adadelta(rate)
 
 
