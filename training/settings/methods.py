@@ -78,9 +78,9 @@ class Lookahead(Method):
 
     prefix = "lookahead"
     steps: int = flag(
-        5, "Optimizer steps between synchronisations.", low=1, below=10_000
+        5, "Optimizer steps between synchronisations (k).", low=1, below=10_000
     )
-    alpha: float = flag(0.5, "Step size of the slow weights.")
+    alpha: float = flag(0.5, "Step size of the slow weights (alpha).")
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         coefficients = plp_optax.lookahead_coefficients(self.steps, self.alpha)
@@ -125,7 +125,7 @@ class EmaNesterov(Method):
         below=1,
     )
     extrapolation_decay: float = flag(
-        0.95, "Decay of the average update.", low=0, below=1
+        0.95, "EMA decay of the average update.", low=0, below=1
     )
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
