@@ -205,6 +205,8 @@ def test_other_optimizers_lower_a_loss_and_decay_weights(optimizer):
     w = jnp.ones(2)
     updates, _ = tx.update(jnp.zeros(2), tx.init(w), w)
     assert jnp.all(updates < 0)
+    if optimizer == "adamw":  # decoupled, and not in the gradient, too
+        np.testing.assert_allclose(updates, -0.05 * 0.1, rtol=1e-6)
     tx = chain(optimizer=optimizer, method="sgd", weight_decay=0.0)
     updates, _ = tx.update(jnp.zeros(2), tx.init(w), w)
     assert not jnp.any(updates)

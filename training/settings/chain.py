@@ -67,20 +67,20 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
     """
     optimizer = config.get(Optimizer)
     assert optimizer is not None
-    parts: list[optax.GradientTransformation] = []
+    links: list[optax.GradientTransformation] = []
     if config.clip_norm is not None:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
+        links.append(optax.clip_by_global_norm(config.clip_norm))
     if config.clip_value is not None:
-        parts.append(optax.clip(config.clip_value))
+        links.append(optax.clip(config.clip_value))
     if config.l1:
-        parts.append(_add_l1_decay(config.l1))
+        links.append(_add_l1_decay(config.l1))
     if config.weight_decay and not optimizer.decays_weights:
-        parts.append(optax.add_decayed_weights(config.weight_decay))
-    parts.append(_base(config, optimizer, plan))
+        links.append(optax.add_decayed_weights(config.weight_decay))
+    links.append(_base(config, optimizer, plan))
     if stalls := config.get(Plateau):
-        parts.append(plateau.scale_on_plateau(stalls.plateau_patience))
-    # A single part stays unchained, so that its state is its own.
-    tx = optax.chain(*parts) if len(parts) > 1 else parts[0]
+        links.append(plateau.scale_on_plateau(stalls.plateau_patience))
+    # A single link stays unchained, so that its state is its own.
+    tx = optax.chain(*links) if len(links) > 1 else links[0]
     for method in config.parts:
         if isinstance(method, Method):
             try:

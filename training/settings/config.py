@@ -13,7 +13,7 @@ from training.errors import ConfigError
 from training.settings import flags
 from training.settings.methods import Amplify, TailAverage
 from training.settings.optimizers import SGD
-from training.settings.options import GROUPS, VGG, Config, Start
+from training.settings.options import GROUPS, VGG, Config, StartFlags
 from training.settings.presets import PRESETS
 from training.settings.schedules import Cyclic, Plateau
 from training.settings.strategy import listed_epochs
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str]) -> list[Config]:
     """
     explicit = flags.read_command_line(
         argv,
-        {"start": Start, **GROUPS},
+        {"start": StartFlags, **GROUPS},
         prog="train.py",
         description="Trains one network with one method. Without flags: a narrow "
         "ResNet-18 on the embedded digits, with parameter linear prediction, in about "

@@ -22,7 +22,7 @@ _CASCADE = ("dense", "conv")
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class DataFlags:
     """Images to train on."""
 
     dataset: str = flag(
@@ -70,7 +70,7 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class NetworkFlags:
     """The network."""
 
     model: str = flag("resnet18", "The network.", choices=NETWORKS)
@@ -109,7 +109,7 @@ class Network:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cascade:
+class CascadeFlags:
     """Training block by block, instead of end to end."""
 
     cascade: Literal["dense", "conv"] | None = flag(
@@ -146,7 +146,7 @@ class Cascade:
 
 
 @dataclasses.dataclass(frozen=True)
-class ChosenMethod:
+class MethodFlags:
     """The method under study, added to the optimizer."""
 
     method: str = flag(
@@ -168,7 +168,7 @@ class ChosenMethod:
 
 
 @dataclasses.dataclass(frozen=True)
-class ChosenOptimizer:
+class OptimizerFlags:
     """Optimizer and learning rate."""
 
     optimizer: str = flag("sgd", "The optimizer.", parts=OPTIMIZERS)
@@ -215,7 +215,7 @@ class ChosenOptimizer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class TrainingFlags:
     """Length, batches and arithmetic."""
 
     epochs: int = flag(
@@ -303,7 +303,7 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunFlags:
     """Where and how the run is kept."""
 
     workdir: str | None = flag(
@@ -353,7 +353,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Processes:
+class ProcessesFlags:
     """Several hosts. All processes share the work directory."""
 
     coordinator_address: str | None = flag(
@@ -380,28 +380,28 @@ T = TypeVar("T", bound=Part)
 
 # The groups by their titles in --help, in which a flag may depend on those before it.
 GROUPS = {
-    "data": Data,
-    "network": Network,
-    "cascade": Cascade,
-    "method": ChosenMethod,
-    "optimizer": ChosenOptimizer,
-    "training": Training,
-    "run": Run,
-    "processes": Processes,
+    "data": DataFlags,
+    "network": NetworkFlags,
+    "cascade": CascadeFlags,
+    "method": MethodFlags,
+    "optimizer": OptimizerFlags,
+    "training": TrainingFlags,
+    "run": RunFlags,
+    "processes": ProcessesFlags,
 }
 
 
 # A dataclass has its last base's fields first.
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
-    Processes,
-    Run,
-    Training,
-    ChosenOptimizer,
-    ChosenMethod,
-    Cascade,
-    Network,
-    Data,
+    ProcessesFlags,
+    RunFlags,
+    TrainingFlags,
+    OptimizerFlags,
+    MethodFlags,
+    CascadeFlags,
+    NetworkFlags,
+    DataFlags,
 ):
     """A run's configuration; complete when made by :func:`resolve`.
 
@@ -418,7 +418,7 @@ class Config(
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class StartFlags:
     """Where to start from."""
 
     preset: str | None = flag(
