@@ -130,8 +130,8 @@ class CascadeFlags:
     )
     cascade_cache: bool = flag(
         False,
-        "Cache the output of the frozen blocks on the training images, computed once a "
-        "stage and kept where --input says. It is float, and larger than the images.",
+        "Compute what the frozen blocks make of the training images once a stage, and "
+        "keep it where --input says. It is float, and larger than the images.",
         only=("cascade", _CASCADE),
     )
     cascade_finetune: int | None = flag(
