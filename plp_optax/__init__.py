@@ -4,19 +4,25 @@ import importlib
 from typing import Any
 
 from plp_optax._adaptive_window import AdaptiveWindowState, adaptive_window
-from plp_optax._affine_window import AffineWindowState, affine_window
-from plp_optax._amplification import AmplifyLayersState, amplify_layers
-from plp_optax._analysis import LayerAnalysis, amplification_table, layer_analyses
-from plp_optax._chains import plp_adamw, plp_sgd
-from plp_optax._coefficients import (
+from plp_optax._affine_window import (
+    AffineWindowState,
+    affine_window,
     average_coefficients,
     effective_rate_multiplier,
     lookahead_coefficients,
-    plp_coefficients,
 )
+from plp_optax._amplification import (
+    AmplifyLayersState,
+    LayerAnalysis,
+    amplification_table,
+    amplify_layers,
+    layer_analyses,
+    layer_table,
+)
+from plp_optax._averages import TailAverageState, averaged_params, tail_average
 from plp_optax._ekf import EKFState, ekf
 from plp_optax._layers import layer_names, stacked
-from plp_optax._plp import plp
+from plp_optax._plp import plp, plp_adamw, plp_coefficients, plp_sgd
 from plp_optax._selectors import Selector, all_layers, at_random, by_score, named
 from plp_optax._slow_momentum import (
     EmaNesterovState,
@@ -24,18 +30,7 @@ from plp_optax._slow_momentum import (
     ema_nesterov,
     outer_nesterov,
 )
-from plp_optax._static_args import static_args
-from plp_optax._strategy import (
-    AmplificationWindow,
-    Stage,
-    TrainingStrategy,
-    paper_strategy,
-)
-from plp_optax._tail_average import (
-    TailAverageState,
-    averaged_params,
-    tail_average,
-)
+from plp_optax._strategy import AmplificationWindow, Stage, TrainingStrategy
 
 __version__ = "0.1.0"
 
@@ -66,16 +61,15 @@ __all__ = [
     "ema_nesterov",
     "layer_analyses",
     "layer_names",
+    "layer_table",
     "lookahead_coefficients",
     "named",
     "outer_nesterov",
-    "paper_strategy",
     "plp",
     "plp_adamw",
     "plp_coefficients",
     "plp_sgd",
     "stacked",
-    "static_args",
     "tail_average",
 ]
 

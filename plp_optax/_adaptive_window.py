@@ -11,9 +11,7 @@ import numpy as np
 import optax
 
 from plp_optax import _checks
-from plp_optax._dtypes import widened, zeros
-
-AxisName = str | tuple[str, ...]
+from plp_optax._trees import AxisName, arrays, combine, select, widened, zeros
 
 # Sliding and restarted, by the bits of the shortest dtype among the updates; anything
 # shorter has 1e-2. On logistic regression and a tanh network sliding does best near
@@ -54,8 +52,6 @@ def adaptive_window(
     *,
     period: int | None = None,
     regularization: jax.typing.ArrayLike | None = None,
-    max_norm: jax.typing.ArrayLike | None = None,
-    max_jump: jax.typing.ArrayLike | None = None,
     min_signal: jax.typing.ArrayLike | None = None,
     revert: bool = False,
     axis_name: AxisName | None = None,
@@ -105,10 +101,6 @@ def adaptive_window(
       regularization: :math:`\lambda`; positive. By default 1e-5 sliding; restarted
         1e-10 if all updates are float64 and 1e-7 for float32; 1e-2 for anything
         shorter.
-      max_norm: Where the 2-norm of c is larger, the jump is shortened so that it is
-        not; at least 1. None for no limit.
-      max_jump: Where the jump is longer than this multiple of the norm of the
-        parameters, it is shortened to that; positive. None for no limit.
       min_signal: Where the mean product of different updates is less than this part of
         the mean square of updates, there is no jump. The quotient is about 1 for steady
         updates and 0 for noise, but also small where updates oscillate. None for no
@@ -127,14 +119,11 @@ def adaptive_window(
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
-      :class:`AdaptiveWindowState`. With ``max_jump`` its ``update`` needs ``params``,
-      with ``revert`` it needs ``value``. An update that is not finite passes through,
-      and the window starts again after it.
+      :class:`AdaptiveWindowState`. With ``revert`` its ``update`` needs ``value``. An
+      update that is not finite passes through, and the window starts again after it.
 
     Raises:
-      ValueError: If an argument is not as above. Under
-        ``optax.inject_hyperparams`` name ``window``, ``period``, ``revert``,
-        ``axis_name`` and ``accumulator_dtype`` in ``static_args``.
+      ValueError: If an argument is not as above.
 
     Examples:
       Two dimensions, three steps, and there:
@@ -168,17 +157,13 @@ def adaptive_window(
       Pasini et al., `Anderson Acceleration for Distributed Training of Deep Learning
       Models <https://arxiv.org/abs/2110.14813>`_, 2021
     """
-    _checks.check_int("window", window, at_least=2)
+    _checks.check_int("window", window, low=2)
     if period is not None:
         _checks.check_period(period, window)
     if regularization is not None:
-        _checks.check_at_least("regularization", regularization, 0, strictly=True)
-    if max_norm is not None:
-        _checks.check_at_least("max_norm", max_norm, 1, strictly=False)
-    if max_jump is not None:
-        _checks.check_at_least("max_jump", max_jump, 0, strictly=True)
+        _checks.check_number("regularization", regularization, above=0)
     if min_signal is not None:
-        _checks.check_finite("min_signal", min_signal)
+        _checks.check_number("min_signal", min_signal)
     _checks.check_bool("revert", revert)
     _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
     slides = period is None
@@ -207,18 +192,13 @@ def adaptive_window(
         value: jax.typing.ArrayLike | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, AdaptiveWindowState]:
-        del extra_args
-        if max_jump is not None and params is None:
-            raise ValueError(
-                "adaptive_window with max_jump compares with the parameters: pass "
-                "them, as in tx.update(grads, state, params)"
-            )
+        del params, extra_args
         if revert and value is None:
             raise ValueError(
                 "adaptive_window with revert compares values: pass the loss at the "
                 "parameters, as in tx.update(grads, state, params, value=loss)"
             )
-        updates = jax.tree.map(jnp.asarray, updates)
+        updates = arrays(updates)
         position = state.position
         own = _product(updates, updates, axis_name)
         finite = jnp.isfinite(own)
@@ -240,44 +220,34 @@ def adaptive_window(
         c = _coefficients(gram, is_used, strength)
         if min_signal is not None:
             c = jnp.where(_signal(gram, is_used) >= min_signal, c, _no_jump(c))
-        if max_norm is not None:
-            # |e + t (c - e)| <= 1 + t (|c| - 1) for the unit vector e of no jump.
-            excess = jnp.linalg.norm(c) - 1
-            part = jnp.minimum(1, (max_norm - 1) / jnp.maximum(excess, 1e-6))
-            c = _no_jump(c) + part * (c - _no_jump(c))
 
         # sum_i c_i w_i - w_k, where w_i - w_k is u_i minus all moves from the i-th on.
         full = position >= n
         age = jnp.where(full, (slots - position) % n, slots) if slides else slots
         is_earlier = is_used[:, None] & (age[:, None] <= age[None])
         of_moves = -jnp.where(is_earlier, c[:-1, None], 0).sum(axis=0)
+        weights = jnp.where(is_used, c[:-1] if slides else c[:-1] + of_moves, 0)
+        terms = [(c[-1] - 1, updates), *zip(weights, stored, strict=True)]
         if slides:
-            parts = [(c[:-1], stored), (of_moves, state.stored_moves)]
-        else:
-            parts = [(c[:-1] + of_moves, stored)]
-        jump = _combination(updates, c[-1] - 1, is_used, parts)
-        # Its length is a use that XLA cannot fuse it with. Without one, XLA would
-        # combine the window once more for each buffer that the result is written to.
-        length = _norm(jump, axis_name)
-        if max_jump is not None:
-            longest = max_jump * _norm(params, axis_name)
-            part = jnp.where(length > longest, longest / length, 1)
-            jump = jax.tree.map(lambda x: part.astype(x.dtype) * x, jump)
+            of_moves = jnp.where(is_used, of_moves, 0)
+            terms += zip(of_moves, state.stored_moves, strict=True)
+        jump = combine(*terms)
+        # Its squared length is a use that XLA cannot fuse it with. Without one, XLA
+        # would combine the window once more for each buffer that the result is
+        # written to.
+        length = _product(jump, jump, axis_name)
         jumps = is_used.any() if slides else position == n
         jumps &= finite & jnp.isfinite(length) & ~fails
-        emitted = jax.tree.map(
-            lambda u, x: jnp.where(jumps, (u.astype(x.dtype) + x).astype(u.dtype), u),
-            updates,
-            jump,
-        )
+        emitted = select(jumps, combine((1, updates), (1, jump)), updates)
         if revert:
             back = _undo(stored, state.stored_moves, slots == (position - 1) % n)
-            emitted = _select(fails, back, emitted)
+            emitted = select(fails, back, emitted)
             if not slides:  # where the cycle's first update is no longer needed
-                stored = (_select(jumps, jump, stored[0]), *stored[1:])
+                stored = (select(jumps, jump, stored[0]), *stored[1:])
 
         following = position + 1
         if period is None:
+            # Back to n and not to 0: from n on, all places are filled.
             following = jnp.where(following == 2 * n, n, following)
         else:
             following %= period
@@ -317,11 +287,6 @@ def _product(a: optax.Updates, b: optax.Updates, axis_name: AxisName | None) -> 
     return total if axis_name is None else jax.lax.psum(total, axis_name)
 
 
-def _norm(tree: optax.Updates, axis_name: AxisName | None) -> jax.Array:
-    tree = jax.tree.map(jnp.asarray, tree)
-    return jnp.sqrt(_product(tree, tree, axis_name))
-
-
 def _bordered(
     gram: jax.Array, products: jax.Array, own: jax.Array, is_stored: jax.Array
 ) -> jax.Array:
@@ -341,6 +306,7 @@ def _coefficients(
 ) -> jax.Array:
     """Coefficients of the stored updates and the newest; 0 where nothing is stored."""
     # Rounding may leave eigenvalues below 0, and G + lambda singular.
+    # The matrix is tiny, so that eigh costs nothing next to the products.
     eigenvalues, vectors = jnp.linalg.eigh(gram)
     largest = eigenvalues[-1]
     inverse = 1 / (jnp.maximum(eigenvalues / largest, 0) + strength)
@@ -366,35 +332,11 @@ def _signal(gram: jax.Array, is_stored: jax.Array) -> jax.Array:
     return (gram.sum() - squares) / (jnp.maximum(others, 1) * squares)
 
 
-def _combination(
-    updates: optax.Updates,
-    weight: jax.Array,
-    is_used: jax.Array,
-    parts: list[tuple[jax.Array, tuple[optax.Updates, ...]]],
-) -> optax.Updates:
-    """``weight * updates`` and the used trees by weight, in float32 at least."""
-    weights = [jnp.where(is_used, of_part, 0) for of_part, _ in parts]
-    trees = [tree for _, of_part in parts for tree in of_part]
-
-    def combine(u: jax.Array, *stored: jax.Array) -> jax.Array:
-        dtype = widened(stored[0])
-        total = weight.astype(dtype) * u.astype(dtype)
-        for factor, x in zip(jnp.concatenate(weights), stored, strict=True):
-            total += factor.astype(dtype) * x.astype(dtype)
-        return total
-
-    return jax.tree.map(combine, updates, *trees)
-
-
-def _select(here: jax.Array, new: optax.Updates, old: optax.Updates) -> optax.Updates:
-    return jax.tree.map(lambda x, y: jnp.where(here, x.astype(y.dtype), y), new, old)
-
-
 def _stored(
     trees: tuple[optax.Updates, ...], here: jax.Array, new: optax.Updates
 ) -> tuple[optax.Updates, ...]:
     """The trees, with ``new`` in the place that ``here`` marks, if any."""
-    return tuple(_select(h, new, tree) for h, tree in zip(here, trees, strict=False))
+    return tuple(select(h, new, tree) for h, tree in zip(here, trees, strict=False))
 
 
 def _undo(
@@ -405,13 +347,7 @@ def _undo(
     """Minus the last jump: the newest update minus the move in its place."""
     if not moves:
         return jax.tree.map(jnp.negative, stored[0])
-
-    def back(*leaves: jax.Array) -> jax.Array:
-        difference = jnp.zeros_like(leaves[0])
-        pairs = zip(leaves[:n], leaves[n:], strict=True)
-        for is_here, (u, e) in zip(is_newest, pairs, strict=True):
-            difference = jnp.where(is_here, u - e, difference)
-        return difference
-
-    n = len(stored)
-    return jax.tree.map(back, *stored, *moves)
+    back = zeros(stored[0])
+    for is_here, update, move in zip(is_newest, stored, moves, strict=True):
+        back = select(is_here, combine((1, update), (-1, move)), back)
+    return back

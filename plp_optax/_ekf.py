@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -148,12 +147,10 @@ def ekf(
       Filter Trained Recurrent Networks, IEEE Transactions on Neural Networks 5(2),
       1994: several outputs at once, and process noise
     """
-    _check_number("prior_variance", prior_variance, "above 0", lambda x: x > 0)
-    _check_number("measurement_noise", measurement_noise, "above 0", lambda x: x > 0)
-    _check_number("process_noise", process_noise, "at least 0", lambda x: x >= 0)
-    _check_number(
-        "forgetting", forgetting, "above 0 and at most 1", lambda x: 0 < x <= 1
-    )
+    _checks.check_number("prior_variance", prior_variance, above=0)
+    _checks.check_number("measurement_noise", measurement_noise, above=0)
+    _checks.check_number("process_noise", process_noise, low=0)
+    _checks.check_number("forgetting", forgetting, above=0, high=1)
 
     def init_fn(params: optax.Params) -> EKFState:
         leaves = jax.tree.leaves(params)
@@ -224,15 +221,6 @@ def _observe(
     left = covariance - gain @ cross.T
     covariance = left - (left @ jacobian.T) @ gain.T + r * (gain @ gain.T)
     return gain, (covariance + covariance.T) / 2
-
-
-def _check_number(
-    name: str, value: Any, valid_range: str, is_valid: Callable[[Any], bool]
-) -> None:
-    """Raises unless ``value`` is a number in its range, or a scalar jax array."""
-    _checks.check_finite(name, value)
-    if not isinstance(value, jax.Array) and not is_valid(value):
-        raise ValueError(f"{name} must be {valid_range}, got {value!r}")
 
 
 def _check_real(name: str, value: Any) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from plp_optax import _checks
-from plp_optax._dtypes import widened, zeros
+from plp_optax._trees import arrays, combine, select, zeros
 
 
 class EmaNesterovState(NamedTuple):
@@ -96,8 +96,7 @@ def ema_nesterov(
       :class:`EmaNesterovState`.
 
     Raises:
-      ValueError: If an argument is not as above. Under ``optax.inject_hyperparams``
-        name ``accumulator_dtype`` in ``static_args``.
+      ValueError: If an argument is not as above.
 
     Examples:
       >>> import jax, optax, plp_optax
@@ -125,8 +124,8 @@ def ema_nesterov(
       LLMs <https://arxiv.org/abs/2512.17131>`_, 2025
     """
     if not callable(extrapolation):
-        _checks.check_below_one("extrapolation", extrapolation)
-    _checks.check_below_one("decay", decay)
+        _checks.check_number("extrapolation", extrapolation, low=0, below=1)
+    _checks.check_number("decay", decay, low=0, below=1)
     _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params: optax.Params) -> EmaNesterovState:
@@ -150,23 +149,13 @@ def ema_nesterov(
         gamma = jnp.asarray(decay, float)
         kept = gamma + (1 - gamma) * last_beta
 
-        def average(u: jax.Array, m: jax.Array) -> jax.Array:
-            dtype = widened(m)
-            old = kept.astype(dtype) * m.astype(dtype)
-            new = (1 - gamma).astype(dtype) * u.astype(dtype)
-            return (old + new).astype(m.dtype)
-
-        def emit(u: jax.Array, m: jax.Array) -> jax.Array:
-            dtype = widened(m)
-            ahead = beta.astype(dtype) * m.astype(dtype)
-            return (u.astype(dtype) + ahead).astype(u.dtype)
-
-        updates = jax.tree.map(jnp.asarray, updates)
-        slow_update = jax.tree.map(average, updates, state.slow_update)
-        return jax.tree.map(emit, updates, slow_update), EmaNesterovState(
+        updates = arrays(updates)
+        m = state.slow_update
+        m = combine((kept, m), (1 - gamma, updates), like=m)
+        return combine((1, updates), (beta, m), like=updates), EmaNesterovState(
             extrapolations=optax.safe_increment(count),
             extrapolation=beta,
-            slow_update=slow_update,
+            slow_update=m,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -215,8 +204,7 @@ def outer_nesterov(
       :class:`OuterNesterovState`. Place it last in a chain.
 
     Raises:
-      ValueError: If an argument is not as above. Under ``optax.inject_hyperparams``
-        name ``period`` and ``accumulator_dtype`` in ``static_args``.
+      ValueError: If an argument is not as above.
 
     Examples:
       >>> import jax, optax, plp_optax
@@ -242,9 +230,9 @@ def outer_nesterov(
       Kallusky et al., `SNOO: Step-K Nesterov Outer Optimizer
       <https://arxiv.org/abs/2510.15830>`_, 2025
     """
-    _checks.check_at_least("outer_rate", outer_rate, 0, strictly=True)
-    _checks.check_below_one("momentum", momentum)
-    _checks.check_int("period", period, at_least=1)
+    _checks.check_number("outer_rate", outer_rate, above=0)
+    _checks.check_number("momentum", momentum, low=0, below=1)
+    _checks.check_int("period", period, low=1)
     _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params: optax.Params) -> OuterNesterovState:
@@ -264,30 +252,16 @@ def outer_nesterov(
         starts, ends = state.outer_step == 0, state.outer_step == period - 1
         eta, mu = jnp.asarray(outer_rate, float), jnp.asarray(momentum, float)
 
-        def add(u: jax.Array, d: jax.Array) -> jax.Array:
-            dtype = widened(d)
-            total = d.astype(dtype) + u.astype(dtype)
-            return jnp.where(starts, u.astype(d.dtype), total.astype(d.dtype))
-
-        def accelerate(d: jax.Array, b: jax.Array) -> jax.Array:
-            dtype = widened(b)
-            moved = mu.astype(dtype) * b.astype(dtype) - d.astype(dtype)
-            return jnp.where(ends, moved.astype(b.dtype), b)
-
-        def emit(u: jax.Array, d: jax.Array, b: jax.Array) -> jax.Array:
-            dtype = widened(b)
-            s = -d.astype(dtype)
-            outer = eta.astype(dtype) * (mu.astype(dtype) * b.astype(dtype) + s)
-            last = u.astype(dtype) + s - outer
-            return jnp.where(ends, last.astype(u.dtype), u)
-
-        updates = jax.tree.map(jnp.asarray, updates)
-        displacement = jax.tree.map(add, updates, state.displacement)
-        velocity = jax.tree.map(accelerate, displacement, state.outer_velocity)
-        return jax.tree.map(emit, updates, displacement, velocity), OuterNesterovState(
+        updates = arrays(updates)
+        d, b = state.displacement, state.outer_velocity
+        # With d = -s: b <- mu b - d, and u <- u - d - eta (mu b - d).
+        d = select(starts, updates, combine((1, d), (1, updates), like=d))
+        b = select(ends, combine((mu, b), (-1, d)), b)
+        last = combine((1, updates), (eta - 1, d), (-eta * mu, b))
+        return select(ends, last, updates), OuterNesterovState(
             outer_step=(state.outer_step + 1) % period,
-            displacement=displacement,
-            outer_velocity=velocity,
+            displacement=d,
+            outer_velocity=b,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from plp_optax._dtypes import widened
+from plp_optax._trees import scale
 
 
 @jax.custom_vjp
@@ -48,13 +48,11 @@ def _forward(x: Any, factor: jax.typing.ArrayLike) -> tuple[Any, jax.Array]:
 def _backward(factor: jax.typing.ArrayLike, cotangent: Any) -> tuple[Any, jax.Array]:
     factor = jnp.asarray(factor)  # a number again under rematerialisation
 
-    def scale(c: jax.Array) -> jax.Array:
-        if c.dtype == jax.dtypes.float0:  # of an integer output
-            return c
-        wide = widened(c)
-        return (c.astype(wide) * factor.astype(wide)).astype(c.dtype)
+    def amplified(c: jax.Array) -> jax.Array:
+        # An integer output has a cotangent of float0, which has no products.
+        return c if c.dtype == jax.dtypes.float0 else scale(c, factor)
 
-    return jax.tree.map(scale, cotangent), jnp.zeros_like(factor)
+    return jax.tree.map(amplified, cotangent), jnp.zeros_like(factor)
 
 
 amplify_cotangent.defvjp(_forward, _backward)
@@ -147,8 +145,8 @@ def propagate_amplification(
 def _is_under_nn_jit(module: type) -> bool:
     """Whether ``nn.jit`` wraps a module's class or its ``__call__``.
 
-    Flax does not say so. Of its lifted transformations only those that cache their
-    traces, which are ``nn.jit``, keep the transformed function in a closure.
+    Flax does not say so. Among its lifted transformations only ``nn.jit``, which caches
+    its traces, keeps the transformed function in a closure.
     """
     method: Any = module.__call__
     while method is not None:

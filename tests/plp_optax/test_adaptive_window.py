@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import plp_optax
-from tests.support.problems import W0, jitted, noisy_gradient, run
+from tests.support.problems import W0, jit, jitted, noisy_gradient, run
 
 RATE = 0.07
 
@@ -73,9 +73,9 @@ def follow(tx, hessian, w, steps, **extra):
 
 
 @pytest.mark.parametrize(
-    ("window", "period"), [(2, None), (4, None), (3, 3), (4, 6), (2, 2)]
+    ("window", "period", "strength"),
+    [(2, None, 0.5), (4, None, 1e-4), (3, 3, 0.5), (4, 6, 1e-4), (2, 2, 1e-4)],
 )
-@pytest.mark.parametrize("strength", [1e-4, 0.5])
 def test_follows_the_twin(window, period, strength):
     actual = run(descent(window, period=period, regularization=strength), 14)
     expected = twin(14, window, period, strength)
@@ -83,7 +83,7 @@ def test_follows_the_twin(window, period, strength):
 
 
 def test_restarted_window_of_n_plus_1_minimises_a_quadratic_in_one_cycle():
-    for dimension in (1, 3, 6):
+    for dimension in (1, 6):
         hessian, w = quadratic(dimension, 10)
         tx = descent(
             dimension + 1, period=dimension + 1, regularization=1e-20, rate=0.15
@@ -125,34 +125,19 @@ def test_small_regularization_is_the_secant_step():
 
 def test_saves_a_third_of_nesterovs_steps_on_an_ill_conditioned_quadratic():
     hessian, w = quadratic(30, 1000)
-    nesterov = [
-        follow(optax.sgd(1e-3, momentum, nesterov=True), hessian, w, 300)
-        for momentum in (0.9, 0.95)
-    ]
-    sliding = follow(descent(10, rate=1e-3), hessian, w, 300)
-
-    def steps(values):
-        return np.argmax(values < 1e-6) or len(values)
-
-    assert steps(sliding) < min(map(steps, nesterov)) * 2 / 3
+    nesterov = optax.sgd(1e-3, 0.95, nesterov=True)
+    runs = [follow(tx, hessian, w, 300) for tx in (nesterov, descent(10, rate=1e-3))]
+    steps = [np.argmax(values < 1e-6) or len(values) for values in runs]
+    assert steps[1] < steps[0] * 2 / 3
 
 
 def test_harms_heavy_ball():
     """Why the docstring warns: a jump leaves the velocity as it was."""
     hessian, w = quadratic(30, 1000)
-    for momentum in (0.8, 0.9):
-        ball = optax.sgd(2e-3, momentum)
-        window = plp_optax.adaptive_window(10, period=10)
-        alone = follow(ball, hessian, w, 300)[-1]
-        assert follow(optax.chain(ball, window), hessian, w, 300)[-1] > 10 * alone
-
-
-def test_gains_after_nesterov_momentum():
-    hessian, w = quadratic(30, 1000)
-    nesterov = optax.sgd(1e-3, 0.9, nesterov=True)
-    window = plp_optax.adaptive_window(10, period=20)
-    alone = follow(nesterov, hessian, w, 200)[-1]
-    assert follow(optax.chain(nesterov, window), hessian, w, 200)[-1] < alone / 2
+    ball = optax.sgd(2e-3, 0.9)
+    window = plp_optax.adaptive_window(10, period=10)
+    alone = follow(ball, hessian, w, 300)[-1]
+    assert follow(optax.chain(ball, window), hessian, w, 300)[-1] > 10 * alone
 
 
 # -- Safeguards ------------------------------------------------------------------------
@@ -171,27 +156,6 @@ def three_updates(updates=((1.0, 0.0), (0.9, 0.1), (0.85, 0.3)), **kwargs):
         return np.asarray(emitted - u)
 
 
-def test_max_norm_shortens_the_jump():
-    c = coefficients(np.array([(1.0, 0.0), (0.9, 0.1), (0.85, 0.3)]), 1e-6)
-    length = np.linalg.norm(c)
-    assert length > 2
-    full = three_updates()
-    np.testing.assert_allclose(three_updates(max_norm=length + 0.1), full)
-    half = three_updates(max_norm=1 + (length - 1) / 2)
-    np.testing.assert_allclose(half, full / 2, rtol=1e-6)
-    last = np.array([0, 0, 1])
-    assert np.linalg.norm(last + (c - last) / 2) <= 1 + (length - 1) / 2
-    np.testing.assert_allclose(three_updates(max_norm=1), 0, atol=1e-12)
-
-
-def test_max_jump_is_relative_to_the_parameters():
-    full = three_updates()
-    length = np.linalg.norm(full)
-    np.testing.assert_allclose(three_updates(max_jump=1.01 * length / 5), full)
-    short = three_updates(max_jump=0.01)
-    np.testing.assert_allclose(short, full * 0.05 / length, rtol=1e-6)
-
-
 def test_min_signal_leaves_noise_alone():
     opposed = ((1.0, 0.0), (-1.0, 0.1), (1.0, 0.2))
     u = np.array(opposed)
@@ -203,13 +167,13 @@ def test_min_signal_leaves_noise_alone():
     assert np.abs(three_updates(min_signal=0.5)).max() > 0.1  # steady updates
 
 
-@pytest.mark.parametrize("period", [None, 3, 5])
+@pytest.mark.parametrize("period", [None, 3])
 def test_revert_goes_back_to_where_the_optimizer_would_have_been(period):
     # A loss that punishes every jump.
     tx = plp_optax.adaptive_window(3, period=period, revert=True)
     with jax.enable_x64(True):
         w = jnp.array([3.0, 4.0])
-        state, update = tx.init(w), jax.jit(tx.update)
+        state, update = tx.init(w), jit(tx.update)
         points, values = [w], []
         us = [jnp.array(u) for u in ([1.0, 0.0], [0.9, 0.1], [0.8, 0.3])]
         jumped_at = 1 if period is None else 2
@@ -248,7 +212,8 @@ def test_with_revert_values_at_kept_points_never_rise():
             return (optax.apply_updates(w, updates), state), value
 
         w = jnp.array([3.0, -2.0, 1.0])
-        return np.asarray(jax.lax.scan(step, (w, tx.init(w)), length=60)[1])
+        train = jit(lambda carry: jax.lax.scan(step, carry, length=60)[1])
+        return np.asarray(train((w, tx.init(w))))
 
     def rises(v):
         return v[1:] > v[:-1] + 1e-4
@@ -260,8 +225,7 @@ def test_with_revert_values_at_kept_points_never_rise():
         assert v[i + 2 :][:1] <= v[i] + 1e-4
 
 
-@pytest.mark.parametrize("period", [None, 3])
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize(("period", "bad"), [(None, jnp.nan), (3, jnp.inf)])
 def test_an_update_that_is_not_finite_passes_and_is_forgotten(period, bad):
     tx = jitted(plp_optax.adaptive_window(3, period=period))
     w = jnp.ones(2)
@@ -291,7 +255,7 @@ def test_default_regularization_bounds_the_coefficients(dtype, strength):
     """Parallel updates; |c|^2 is at most (1 + 1 / lambda) / n (Scieur et al. 2016)."""
     tx = plp_optax.adaptive_window(6, period=6)
     u = jnp.asarray(np.random.default_rng(0).normal(size=50), dtype)
-    state, update = tx.init(u), jax.jit(tx.update)
+    state, update = tx.init(u), jit(tx.update)
     for step in range(6):
         emitted, state = update(u * (1 + 1e-3 * step), state)
     length = float(jnp.linalg.norm(emitted.astype(float) / jnp.linalg.norm(u)))
@@ -319,18 +283,17 @@ def emitted_in_turn(update, state, place):
     return emitted
 
 
+@pytest.mark.parametrize("how", ["jit", "pmap"])
 @pytest.mark.parametrize("period", [None, 3])
-@pytest.mark.parametrize("how", ["jit", "shard_map", "pmap"])
 def test_split_parameters_on_four_devices_equal_one(period, how):
-    make = partial(plp_optax.adaptive_window, 3, period=period)
     with jax.enable_x64(True):
-        one = make()
+        one = plp_optax.adaptive_window(3, period=period)
         blank = jax.tree.map(jnp.zeros_like, split_updates()[0])
         expected = emitted_in_turn(
-            jax.jit(one.update), one.init(blank), partial(jax.tree.map, jnp.asarray)
+            jit(one.update), one.init(blank), partial(jax.tree.map, jnp.asarray)
         )
         if how == "pmap":
-            tx = make(axis_name="x")
+            tx = plp_optax.adaptive_window(3, period=period, axis_name="x")
 
             def place(u):
                 return jax.tree.map(lambda x: x.reshape(4, -1), u)
@@ -339,30 +302,12 @@ def test_split_parameters_on_four_devices_equal_one(period, how):
             update = jax.pmap(tx.update, axis_name="x")
             expected = [place(x) for x in expected]
         else:
-            kind = jax.sharding.AxisType.Auto
-            mesh = jax.make_mesh((4,), ("x",), axis_types=(kind,))
+            mesh = jax.sharding.Mesh(jax.devices(), ("x",))
 
             def place(u):
                 return jax.device_put(u, NamedSharding(mesh, P("x")))
 
-            tx = make() if how == "jit" else make(axis_name="x")
-            state = tx.init(place(blank))
-            update = tx.update
-            if how == "shard_map":
-                specs = jax.tree.map(lambda x: P(), state)
-                of_trees = jax.tree.map(
-                    lambda x: P("x"), (state.stored_updates, state.stored_moves)
-                )
-                specs = specs._replace(
-                    stored_updates=of_trees[0], stored_moves=of_trees[1]
-                )
-                update = jax.shard_map(
-                    update,
-                    mesh=mesh,
-                    in_specs=(P("x"), specs),
-                    out_specs=(P("x"), specs),
-                )
-            update = jax.jit(update)
+            state, update = one.init(place(blank)), jit(one.update)
         actual = emitted_in_turn(update, state, place)
         chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-12)
 
@@ -402,16 +347,6 @@ def test_complex_parameters():
         np.testing.assert_allclose(np.stack([z.real, z.imag]), real, atol=1e-10)
 
 
-def test_bfloat16_parameters_with_a_float32_window():
-    params = jnp.ones(4, jnp.bfloat16)
-    tx = plp_optax.adaptive_window(3, accumulator_dtype=jnp.float32)
-    state = tx.init(params)
-    trees = (state.stored_updates, state.stored_moves)
-    assert {x.dtype for x in jax.tree.leaves(trees)} == {jnp.dtype("float32")}
-    updates, _ = tx.update(params, state)
-    assert updates.dtype == jnp.bfloat16
-
-
 # -- Arguments -------------------------------------------------------------------------
 
 
@@ -422,8 +357,6 @@ def test_bfloat16_parameters_with_a_float32_window():
         ({"window": 4, "period": 3}, "period must be at least 4"),
         ({"regularization": 0.0}, "regularization must be above 0, got 0.0"),
         ({"regularization": jnp.ones(2)}, "regularization must be a scalar"),
-        ({"max_norm": 0.5}, "max_norm must be at least 1, got 0.5"),
-        ({"max_jump": -1}, "max_jump must be above 0, got -1"),
         ({"min_signal": float("nan")}, "min_signal must be a finite number"),
         ({"revert": 1}, "revert must be True or False, got 1"),
         ({"accumulator_dtype": int}, "accumulator_dtype must be a floating-point"),
@@ -434,10 +367,7 @@ def test_arguments_are_checked(kwargs, message):
         plp_optax.adaptive_window(**kwargs)
 
 
-def test_asks_for_the_value_and_for_parameters():
+def test_asks_for_the_value():
     tx = plp_optax.adaptive_window(revert=True)
     with pytest.raises(ValueError, match="value=loss"):
-        tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
-    tx = plp_optax.adaptive_window(max_jump=1.0)
-    with pytest.raises(ValueError, match="params"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))

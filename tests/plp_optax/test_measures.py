@@ -26,7 +26,7 @@ from tests.support.amplification import (
     kernels,
 )
 
-settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
+settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
 settings.load_profile("default")
 
 # -- measures --------------------------------------------------------------------------
@@ -141,10 +141,9 @@ def test_weights_without_gradients_count_as_0_in_every_accumulator():
 
 
 @every_measure
-@pytest.mark.parametrize("n", [25, 100])
-def test_noise_scores_its_floor(measure, n):
+def test_noise_scores_its_floor(measure):
     """The mean over 400 layers, as "g1" is one draw a layer."""
-    layers, weights = 400, 16
+    n, layers, weights = 50, 400, 16
     rows = np.random.default_rng(n).normal(size=(n, layers, weights))
     windows = [AmplificationWindow(0, 2 * n, n, factor=2.0)]
     tx = plp_optax.amplify_layers(windows, measure=measure, select=all_layers())
@@ -167,7 +166,7 @@ def test_noise_scores_its_floor(measure, n):
 
 
 @given(
-    arrays(np.float64, st.integers(2, 8), elements=st.floats(0, 1, width=32)),
+    arrays(np.float64, st.sampled_from([3, 8]), elements=st.floats(0, 1, width=32)),
     st.floats(0, 2.5),
     st.booleans(),
 )
@@ -176,7 +175,7 @@ def test_standardising_and_both_cases(scores, threshold, two_sided):
     if np.ptp(scores) and scores.std() <= 1e-5:
         return  # neither equal nor told apart
     with jax.enable_x64(True):
-        z = standardize(jnp.asarray(scores), jnp.ones(len(scores), bool))
+        z = jit(standardize)(jnp.asarray(scores), jnp.ones(len(scores), bool))
     np.testing.assert_allclose(z, expected, atol=1e-6)
     assert np.all(np.abs(z) <= np.sqrt(len(scores) - 1) + 1e-9)
 
@@ -204,8 +203,7 @@ def test_equal_scores_amplify_nothing_after_many_iterations(measure):
     np.testing.assert_array_equal(state.z_scores, 0)
 
 
-@pytest.mark.parametrize("two_sided", [False, True])
-def test_a_threshold_that_cannot_be_exceeded_is_refused(two_sided):
+def test_a_threshold_that_cannot_be_exceeded_is_refused():
     windows = [AmplificationWindow(0, 2, 1, factor=2.0)]
     for layers in (1, 2, 5):
         params = kernels(np.zeros((layers, 2)))
@@ -213,8 +211,7 @@ def test_a_threshold_that_cannot_be_exceeded_is_refused(two_sided):
         message = rf"threshold {bound} cannot .* {layers} layers"
 
         def tx(threshold):
-            select = by_score(threshold, two_sided=two_sided)
-            return plp_optax.amplify_layers(windows, select=select)
+            return plp_optax.amplify_layers(windows, select=by_score(threshold))
 
         with pytest.raises(ValueError, match=message):
             tx(bound).init(params)
@@ -222,8 +219,8 @@ def test_a_threshold_that_cannot_be_exceeded_is_refused(two_sided):
             tx(bound - 1e-3).init(params)
 
 
-@pytest.mark.parametrize("layers", [2, 5, 17])
-def test_the_bound_on_z_is_attained(layers):
+def test_the_bound_on_z_is_attained():
+    layers = 5
     first_alone = kernels(np.eye(layers, dtype=np.float32)[:, :1])
     state, _ = analyze([first_alone] * 2, select=by_score(math.sqrt(layers - 1) - 1e-3))
     assert state.amplified.tolist() == [True] + [False] * (layers - 1)

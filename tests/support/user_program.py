@@ -1,4 +1,4 @@
-"""What users write, with every public name, for strict type checkers."""
+"""What users write, for strict type checkers."""
 
 # pyright: strict, reportMissingTypeStubs=false
 import jax
@@ -15,8 +15,7 @@ strategy = plp_optax.TrainingStrategy(
 )
 rate: float = strategy.stages[0].learning_rate
 array: jax.Array = strategy.learning_rate(3)
-published = plp_optax.paper_strategy(3.0, steps_per_epoch=10)
-window: plp_optax.AmplificationWindow = published.windows[0]
+window: plp_optax.AmplificationWindow = strategy.windows[0]
 weights = np.ones((2, 2), np.float32)
 params: optax.Params = {"dense": {"kernel": weights}, "head": {"kernel": weights}}
 
@@ -55,7 +54,7 @@ names: tuple[str, ...] = plp_optax.layer_names(params)
 table: str = plp_optax.amplification_table(state, params)
 analyses: list[plp_optax.LayerAnalysis] = plp_optax.layer_analyses(state, params)
 score: float = analyses[0].score
-injected = optax.inject_hyperparams(plp_optax.plp, plp_optax.static_args(plp_optax.plp))
+rows: str = plp_optax.layer_table(analyses)
 
 
 def counts(

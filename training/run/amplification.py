@@ -48,19 +48,10 @@ def observe(
 
 def layers_text(history: Sequence[Mapping[str, Any]]) -> str:
     """The analyses of a run as plain-text tables, for ``layers.txt``."""
-    return "\n".join(
-        f"after epoch {metrics['epoch']}\n{_table(metrics['analysis'])}"
-        for metrics in history
-        if metrics.get("analysis")
-    )
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    width = max(len("layer"), *(len(row["layer"]) for row in rows))
-    lines = [f"{'layer':{width}}   score  noise floor       z  amplified"]
-    lines += [
-        f"{row['layer']:{width}}  {row['score']:6.4f}  {row['noise_floor']:11.4f}"
-        f"  {row['z_score']:6.2f}  {'yes' if row['amplified'] else ''}"
-        for row in rows
-    ]
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+    tables = []
+    for metrics in history:
+        if rows := metrics.get("analysis"):
+            analyses = [plp_optax.LayerAnalysis(**row) for row in rows]
+            table = plp_optax.layer_table(analyses)
+            tables.append(f"after epoch {metrics['epoch']}\n{table}\n")
+    return "\n".join(tables)

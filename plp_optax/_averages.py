@@ -1,4 +1,4 @@
-"""The average of the last part of the trajectory, to be read out."""
+"""Averages of the trajectory, to be read out."""
 
 # Short signatures in help(): the names of types and not their members.
 from __future__ import annotations
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from plp_optax import _checks
-from plp_optax._dtypes import widened, zeros
+from plp_optax._trees import arrays, combine, select, zeros
 
 
 class TailAverageState(NamedTuple):
@@ -41,8 +41,8 @@ def tail_average(
         \bar w_n = \bar w_{n-1} + \rho_n (w_n - \bar w_{n-1}), \qquad
         \rho_n = 1/n \text{ or } 1 - \text{decay},
 
-    their mean, or the exponential average that begins at :math:`w_0`. What is kept is
-    the offset :math:`o_n = \bar w_n - w_n`. With the update
+    their mean, or the exponential average that begins at :math:`w_0`. The state
+    keeps the offset :math:`o_n = \bar w_n - w_n`. With the update
     :math:`u_n = w_n - w_{n-1}` it follows
 
     .. math::
@@ -72,8 +72,7 @@ def tail_average(
       :class:`TailAverageState`.
 
     Raises:
-      ValueError: If an argument is not as above. Under ``optax.inject_hyperparams``
-        name ``start`` and ``accumulator_dtype`` in ``static_args``.
+      ValueError: If an argument is not as above.
 
     Examples:
       >>> import jax, optax, plp_optax
@@ -97,8 +96,8 @@ def tail_average(
       Pre-training <https://arxiv.org/abs/2306.03241>`_, 2023 (LAWA)
     """
     if decay is not None:
-        _checks.check_below_one("decay", decay)
-    _checks.check_int("start", start, at_least=0)
+        _checks.check_number("decay", decay, low=0, below=1)
+    _checks.check_int("start", start, low=0)
     _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params: optax.Params) -> TailAverageState:
@@ -114,21 +113,17 @@ def tail_average(
         **extra_args: Any,
     ) -> tuple[optax.Updates, TailAverageState]:
         del params, extra_args
-        n = state.tail_steps - start + 1
+        n = state.tail_steps - start + 1  # below 1 before the tail begins
         if decay is None:
             kept = 1 - 1 / jnp.maximum(n, 1).astype(float)
         else:
             kept = jnp.asarray(decay, float)
 
-        def follow(u: jax.Array, o: jax.Array) -> jax.Array:
-            dtype = widened(o)
-            offset = kept.astype(dtype) * (o.astype(dtype) - u.astype(dtype))
-            return jnp.where(n >= 1, offset.astype(o.dtype), o)
-
-        updates = jax.tree.map(jnp.asarray, updates)
+        updates, before = arrays(updates), state.average_offset
+        offset = combine((kept, before), (-kept, updates))
         return updates, TailAverageState(
             tail_steps=optax.safe_increment(state.tail_steps),
-            average_offset=jax.tree.map(follow, updates, state.average_offset),
+            average_offset=select(n >= 1, offset, before),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -148,16 +143,5 @@ def averaged_params(state: optax.OptState, params: optax.Params) -> optax.Params
       ValueError: If the state does not contain exactly one
         :class:`TailAverageState`.
     """
-    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, TailAverageState))
-    found = [leaf for leaf in leaves if isinstance(leaf, TailAverageState)]
-    if len(found) != 1:
-        raise ValueError(
-            f"the state must contain one TailAverageState, and contains {len(found)}"
-        )
-
-    def add(p: jax.typing.ArrayLike, o: jax.Array) -> jax.Array:
-        dtype = widened(o)
-        p = jnp.asarray(p)
-        return (p.astype(dtype) + o.astype(dtype)).astype(p.dtype)
-
-    return jax.tree.map(add, params, found[0].average_offset)
+    offset = _checks.only_state(state, TailAverageState).average_offset
+    return combine((1, params), (1, offset), like=params)
