@@ -24,7 +24,7 @@ from training.engine.program import means
 from training.run.provenance import provenance
 from training.settings import config as config_lib
 from training.settings.config import Config
-from training.settings.registry import METHODS
+from training.settings.methods import METHODS
 
 # The optimizer of every training step here, in JAX and in PyTorch.
 _OPTIMIZER = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}

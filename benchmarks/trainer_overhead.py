@@ -29,6 +29,7 @@ from training.engine.state import TrainState
 from training.run.callbacks import Callback
 from training.run.session import Session
 from training.run.workdir import WorkDirectory
+from training.settings import config as config_lib
 from training.settings.config import Config
 
 BARE = "bare step"
@@ -83,7 +84,7 @@ def make_bare(
     _, loss_fn = measure.make_loss(config, dataset)
     tx = optax.chain(
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(config.learning_rate, config.momentum),
+        optax.sgd(config.learning_rate, config_lib.fields(config)["momentum"]),
     )
 
     def step(params: Any, batch_stats: Any, opt_state: Any) -> Any:

@@ -1,8 +1,8 @@
 """The training program.
 
-``options`` declares the flags, ``recipe`` runs a training from top to bottom, and
-``program``, ``step``, ``feed`` and ``parallel`` are what is compiled. ``workdir``,
-``checkpoints``, ``plots`` and ``display`` record and show it.
+``settings`` is what can be chosen: methods, optimizers, schedules and flags. ``data``
+reads images, ``engine`` is what is compiled, and ``run`` records and shows it.
+``recipe`` runs a training from top to bottom.
 
 ``load`` gives back what a run has trained.
 """

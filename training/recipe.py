@@ -26,8 +26,11 @@ from training.run.display import result_lines, say, summary_line, waiting
 from training.run.interrupts import acknowledged
 from training.run.session import Session
 from training.run.workdir import WorkDirectory
-from training.settings import optimizers
+from training.settings import chain
 from training.settings.config import Config
+from training.settings.methods import AdaptiveWindow, Amplify
+from training.settings.optimizers import SGD
+from training.settings.plan import Plan
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
@@ -197,12 +200,14 @@ def prepare(
         )
         if config.pin_memory and jax.default_backend() == "cpu":
             say("note: --pin-memory means nothing on a CPU, which transfers no batches")
-        if config.amplify_select and config.optimizer not in ("sgd", "nesterov"):
+        sgd = config.get(SGD)
+        if config.get(Amplify) and not sgd:
             say(
                 f"note: {config.optimizer} is nearly invariant to the scale of "
                 f"gradients, so amplification has little effect"
             )
-        if config.adaptive_window and config.optimizer == "sgd" and config.momentum:
+        is_heavy_ball = sgd and sgd.momentum and not sgd.nesterov
+        if config.get(AdaptiveWindow) and is_heavy_ball:
             say(
                 "note: a jump leaves heavy-ball momentum as it was, which is slower "
                 "than momentum alone: choose --optimizer nesterov or --momentum 0"
@@ -241,15 +246,15 @@ def _load(config: Config) -> data.Dataset:
 
 def _plan(config: Config, dataset: data.Dataset) -> tuple[optax.Schedule, int]:
     """Learning rate and number of steps of a run."""
-    steps_per_epoch, total_steps = count_steps(config, dataset)
-    schedule = optimizers.make_schedule(config, steps_per_epoch=steps_per_epoch)
-    return schedule, total_steps
+    plan = count_steps(config, dataset)
+    return chain.make_schedule(config, plan), plan.last_step
 
 
 def depends_on_seed(config: Config) -> bool:
     """Whether what :func:`prepare` makes serves one seed only."""
     # Random layers are drawn inside the compiled step.
-    is_random = config.amplify_select == "random"
+    amplify = config.get(Amplify)
+    is_random = amplify is not None and amplify.select == "random"
     # The cache is what blocks that were trained with this seed make of the images.
     return config.split_per_seed or is_random or config.cascade_cache
 
@@ -284,6 +289,7 @@ def assemble(
 ) -> Program:
     """As :func:`build`, without compiling."""
     module, trained, tx = _network_and_optimizer(config, dataset)
+    amplify = config.get(Amplify)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
     return Program(
@@ -294,7 +300,7 @@ def assemble(
         batch_size=config.batch_size * config.batches_per_step,
         dtype=networks.DTYPES[config.precision],
         augment=config.augment,
-        propagate=config.amplify_layers if config.amplify_propagate else None,
+        propagate=amplify.layers if amplify and amplify.propagate else None,
         trained=trained,
         train_module=module.clone(cached=True) if stages.has_cache(config) else None,
         parts=config.batch_parts * config.batches_per_step,
@@ -310,8 +316,7 @@ def _network_and_optimizer(
     """The network, which of its parameters are trained, and the optimizer of those."""
     module = stages.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     trained = stages.Trained(module, dataset.train.images.shape[1:])
-    steps_per_epoch, _ = count_steps(config, dataset)
-    tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
+    tx = chain.make_optimizer(config, count_steps(config, dataset))
     return module, trained, trained.only(tx)
 
 
@@ -343,8 +348,8 @@ def _feed(config: Config, examples: data.Examples) -> feed.Feed:
     return feed.Resident(examples, batch_size, steps_per_call)
 
 
-def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:
-    """Returns the optimizer steps in an epoch and in the run.
+def count_steps(config: Config, dataset: data.Dataset) -> Plan:
+    """Counts the optimizer steps of a run.
 
     A step takes ``--batches-per-step`` whole batches.
 
@@ -366,7 +371,7 @@ def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:
             f"--epochs {config.epochs} is {total:,} steps, and a run has fewer than "
             f"2**31: choose fewer"
         )
-    return steps_per_epoch, min(total, config.max_steps or total)
+    return chain.make_plan(config, steps_per_epoch)
 
 
 def _steps_per_call(steps_per_epoch: int) -> int:

@@ -16,7 +16,7 @@ from benchmarks.ahead_of_time import IMAGES
 from training import data, recipe
 from training.engine import parallel
 from training.errors import ConfigError
-from training.settings.registry import METHODS
+from training.settings.methods import METHODS
 
 DEVICES = 4
 SMALL = {"model": "tiny", "width": 2, "precision": "float32"}

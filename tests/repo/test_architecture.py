@@ -17,14 +17,13 @@ ALLOWED = {
     "plp_optax.linen": ("plp_optax", "flax jax"),
     "models": ("", "flax jax numpy"),
     "training.errors": ("", ""),
-    "training.data": ("training.errors training.settings.registry", None),
+    "training.data": ("training.errors", None),
     "training.settings": (
-        "plp_optax models training.errors training.engine.parallel "
-        "training.engine.pretrained",
+        "plp_optax models training.data.registry training.errors "
+        "training.engine.parallel training.engine.pretrained",
         None,
     ),
     "training.settings.flags": ("training.errors", "tyro"),
-    "training.settings.registry": ("", ""),
     "training.engine": (
         "plp_optax models training.data training.errors training.settings",
         None,
