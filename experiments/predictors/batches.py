@@ -103,7 +103,7 @@ def _published(part: Any) -> jax.Array:
 
 
 def _tail(steps: int) -> optax.GradientTransformation:
-    return plp_optax.tail_average(start=round(_TAIL * steps))
+    return plp_optax.tail_average(0.0, start=round(_TAIL * steps))
 
 
 SETUPS = {

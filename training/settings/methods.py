@@ -164,7 +164,7 @@ class TailAverage(Method):
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         start = round(self.start * plan.total_steps)
-        return optax.chain(base, plp_optax.tail_average(start=start))
+        return optax.chain(base, plp_optax.tail_average(0.0, start=start))
 
 
 @dataclasses.dataclass(frozen=True)
