@@ -28,7 +28,7 @@ from training import data
 from training.engine.program import Program
 from training.engine.state import TrainState
 from training.run.callbacks import Callback
-from training.run.session import Session
+from training.run.session import Prepared, Session
 from training.run.workdir import WorkDirectory
 from training.settings.config import Config
 
@@ -120,15 +120,10 @@ def make_session(
     )
     directory = stack.enter_context(WorkDirectory(config))
     stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-    session = Session(
-        config,
-        directory,
-        dataset,
-        program,
-        optax.constant_schedule(config.learning_rate),
-        config.epochs * program.steps_per_epoch,
-        Callback(),
-    )
+    schedule = optax.constant_schedule(config.learning_rate)
+    steps = config.epochs * program.steps_per_epoch
+    prepared = Prepared(dataset, program, schedule, steps, None)
+    session = Session(config, directory, prepared, Callback())
 
     def train_and_record() -> None:
         session.train_epoch()

@@ -15,7 +15,7 @@ import jax
 from experiments.plan import Task
 from experiments.records import explained
 from experiments.study import Outcome, Study, Tick
-from training import data, recipe, stages
+from training import cascade, data, recipe
 from training.engine.program import Program
 from training.engine.state import TrainState
 from training.errors import DivergedError
@@ -164,7 +164,9 @@ class _Ticking(Callback):
     def __init__(self, observer: Callback, config: Config, tick: Tick) -> None:
         self._observer = observer
         self._tick = tick
-        self._stages = 1 if config.cascade is None else len(stages.make_stages(config))
+        self._stages = (
+            1 if config.cascade is None else len(cascade.stage_configs(config))
+        )
         self._stage = 0
         self._loss = ""
 

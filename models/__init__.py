@@ -26,7 +26,7 @@ NETWORKS = {
     "plain": "models.plain",
 }
 
-# Those that can be run from block to block (`Network.blocks`).
+# Those that can be cut after a block and partly frozen (`models.blocks`).
 IN_BLOCKS = tuple(
     name
     for name, module in NETWORKS.items()

@@ -35,17 +35,6 @@ class Network(nn.Module):
     dtype: DTypeLike
     axis_name: str | None
 
-    @nn.nowrap
-    def blocks(self) -> tuple[str, ...]:
-        """The names of its blocks; none if it can only be run as a whole.
-
-        A network with blocks is also called with `start` and `stop`: it runs the blocks
-        from index `start`, whose input `images` then is, to before index `stop`, and
-        returns the last one's output; without `stop` the head follows, and it returns
-        logits.
-        """
-        return ()
-
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
@@ -182,15 +171,6 @@ def as_input(images: jax.Array, dtype: DTypeLike) -> jax.Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be floats, got {images.dtype}")
     return jnp.asarray(images, dtype)
-
-
-def within(first: int, count: int, start: int, stop: int | None) -> range:
-    """Which of `count` blocks are run, from 0: block `first` of a network is the first.
-
-    The network runs from block `start` to before block `stop`; None is the end.
-    """
-    end = count if stop is None else max(stop - first, 0)
-    return range(count)[max(start - first, 0) : end]
 
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:

@@ -13,7 +13,7 @@ from flax import traverse_util
 from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
 from experiments.training_loss import TrainingLoss
-from training import data, stages
+from training import data
 from training.engine import networks
 from training.engine.program import Program
 from training.engine.state import TrainState
@@ -47,7 +47,7 @@ class Costs(Callback):
         operations = (program.train_call.cost_analysis() or {}).get("flops")
         self._stages.append({"operations": operations, **program.memory()})
         if self._has_gradients:
-            module = stages.make_network(config, dataset.num_classes, axis_name=None)
+            module = networks.make_network(config, dataset.num_classes, axis_name=None)
             dtype = networks.DTYPES[config.precision]
             self._norms = make_norms(module, dataset, dtype)
             self._is_first = True
@@ -64,7 +64,7 @@ class Costs(Callback):
 
     def _measure(self, state: TrainState) -> None:
         self._is_first = False
-        norms = jax.device_get(self._norms(state.params, state.batch_stats))
+        norms = jax.device_get(self._norms(**state.variables))
         self._gradients.append(
             {
                 "stage": len(self._stages),

@@ -59,7 +59,6 @@ class Program:
     Attributes:
       batch_size: Examples in a step, over all devices.
       steps_per_epoch: Whole batches in the training set.
-      trained: The parameters that the optimizer sees, of all that the network has.
       train_function: The training function as each device sees it.
       train_call: The same, compiled.
       compile_seconds: Time that it took to trace and compile the functions.
@@ -76,8 +75,6 @@ class Program:
         dtype: jax.typing.DTypeLike,
         augment: bool = False,
         propagate: str | None = None,
-        trained: Callable[[Any], Any] = lambda params: params,
-        train_module: nn.Module | None = None,
         parts: int = 1,
         label_smoothing: float = 0.0,
         ema: float | None = None,
@@ -92,15 +89,12 @@ class Program:
           dataset: The data set of the feed.
           batch_size: Examples in a step, over all devices.
           dtype: Type of the network's arithmetic.
-          augment: See :func:`~training.engine.step.make_train_step`, also below.
-          propagate: The rule for layers in the propagated form of amplification.
-          trained: The parameters that the optimizer sees, of all that the network has.
-          train_module: The network as it takes what the feed gives, if that is not
-            images.
-          parts: In how many parts a batch is computed.
-          label_smoothing: Part of the target that is spread over all classes.
-          ema: Decay of the moving average of the variables, if one is taken.
-          most_skipped: How many steps in a row that are not finite end the run.
+          augment: Whether training images are augmented.
+          propagate: See :func:`~training.engine.step.make_train_step`, also below.
+          parts: Likewise.
+          label_smoothing: Likewise.
+          ema: Likewise.
+          most_skipped: Likewise. So many steps in a row end the run.
         """
         self.batch_size = batch_size
         self.steps_per_epoch = len(dataset.train.labels) // batch_size
@@ -108,18 +102,18 @@ class Program:
         self._feed = feed
         self._most_skipped = most_skipped
         preprocess = Preprocess(
-            dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
+            dataset.mean,
+            dataset.std,
+            dtype,
+            dataset.crop_padding,
+            dataset.flips,
+            augment=augment,
         )
-        self.trained = trained
-        # As it takes what the feed gives.
-        train_module = train_module or module
         train_step = make_train_step(
-            train_module,
+            module,
             tx,
             preprocess,
-            augment=augment,
             propagate=propagate,
-            trained=trained,
             parts=parts,
             unroll=jax.default_backend() == "cpu",
             label_smoothing=label_smoothing,
@@ -128,16 +122,10 @@ class Program:
         )
         shape = dataset.train.images.shape[1:]
         self._initial_state = make_initial_state(
-            module,
-            tx,
-            shape,
-            dtype,
-            with_average=ema is not None,
+            module, tx, shape, dtype, with_average=ema is not None
         )
         self.train_function = feed.wrap(train_step)
-        self._statistics_function = feed.wrap(
-            make_statistics_step(train_module, preprocess, augment=augment)
-        )
+        self._statistics_function = feed.wrap(make_statistics_step(module, preprocess))
         self._eval_function = make_eval_step(module, preprocess)
         self._examples = dataset.train
 
@@ -148,12 +136,15 @@ class Program:
           ConfigError: If the optimizer does not fit the network.
         """
         start = time.perf_counter()
+        # Compiled ahead of time for the arguments of a first call, whose values do not
+        # matter; the steps of every seed have the same shapes and shardings.
         state = self.initial_state(0)
         arguments = next(self._feed.calls(0, 0, range(1))).arguments
         self.train_call: Any = parallel.compile_step(
             self.train_function, state, *arguments, donate=True
         )
         if state.needs_statistics:
+            # Without donation: the state remains that of the training.
             self._statistics_call: Any = parallel.compile_step(
                 self._statistics_function, state, *arguments
             )
@@ -231,10 +222,9 @@ class Program:
         Where the optimizer averages parameters, running statistics are computed again
         for them, on the first batches of the seed's first epoch.
         """
-        average = state.averaged_variables
         if not state.needs_statistics:
-            return average
-        state = state._replace(params=average["params"])
+            return state.averaged_variables
+        state = state.with_averaged_params()
         steps = range(min(self.steps_per_epoch, _STATISTICS_STEPS))
         for call in self._feed.calls(seed, 0, steps):
             state, _ = self._statistics_call(state, *call.arguments)

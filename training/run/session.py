@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -64,6 +64,24 @@ class Progress:
     selections: int = 0
 
 
+class Prepared(NamedTuple):
+    """What the runs of one configuration share, whatever their seeds.
+
+    Attributes:
+      dataset: The data.
+      program: Network and optimizer, compiled.
+      schedule: The learning rate as a function of the optimizer step.
+      total_steps: Steps in a run.
+      weights: Variables that replace the ones drawn; see :meth:`Program.initial_state`.
+    """
+
+    dataset: data.Dataset
+    program: Program
+    schedule: optax.Schedule
+    total_steps: int
+    weights: Given | None
+
+
 class Session:
     """A run under way. It starts the run, or resumes it from its last checkpoint.
 
@@ -78,37 +96,34 @@ class Session:
         self,
         config: Config,
         directory: WorkDirectory,
-        dataset: data.Dataset,
-        program: Program,
-        schedule: optax.Schedule,
-        total_steps: int,
+        prepared: Prepared,
         callback: Callback,
-        given: Given | None = None,
     ) -> None:
-        """Starts or resumes a run; see :meth:`Program.initial_state` for ``given``.
+        """Starts or resumes a run.
 
         Raises:
           RunError: If there is no undamaged checkpoint to resume from.
         """
         self._config = config
         self._directory = directory
-        self._dataset = dataset
-        self._program = program
-        self._schedule = schedule
-        self._total_steps = total_steps
+        self._dataset = prepared.dataset
+        self._program = prepared.program
+        self._schedule = prepared.schedule
+        self._total_steps = prepared.total_steps
         self._callback = callback
         self._interrupts = Interrupts(config.checkpoint_minutes)
         self._checkpoints = Checkpoints(
             directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
         )
-        self.epochs = math.ceil(total_steps / program.steps_per_epoch)
-        self.state = program.initial_state(config.seed, given)
+        steps_per_epoch = self._program.steps_per_epoch
+        self.epochs = math.ceil(self._total_steps / steps_per_epoch)
+        self.state = self._program.initial_state(config.seed, prepared.weights)
         self.best = copy_to_host(self.state.variables)
         self.progress = Progress()
         self._average: Any = None
         self._start()
-        done = self.progress.epoch * program.steps_per_epoch + self.progress.step
-        self._display = Display(total_steps, done)
+        done = self.progress.epoch * steps_per_epoch + self.progress.step
+        self._display = Display(self._total_steps, done)
 
     def _start(self) -> None:
         directory = self._directory
@@ -202,7 +217,7 @@ class Session:
             * plateau.scale(state.opt_state),
             "gradient_norm": trained["gradient_norm"],
             "update_norm": trained["update_norm"],
-            "parameter_norm": float(_norm(state.params)),
+            "parameter_norm": float(_norm(state.variables["params"])),
             "skipped_steps": int(sums.skipped),
             "images_per_second": progress.step * program.batch_size / progress.seconds,
         }
@@ -215,7 +230,7 @@ class Session:
         if config.amplify_layers is not None:
             amplified = amplification.observe(
                 state.opt_state,
-                program.trained(state.params),
+                state.params,
                 config.amplify_layers,
                 progress.selections,
             )
@@ -308,7 +323,7 @@ class Session:
                     progress.epoch * self._program.steps_per_epoch, self._total_steps
                 ),
                 "skipped_steps": sum(m["skipped_steps"] for m in history),
-                "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
+                "parameters": sum(x.size for x in jax.tree.leaves(self.best["params"])),
                 **provenance(),
             }
         )
