@@ -120,12 +120,12 @@ def test_a_loop_on_the_device_ends_with_the_steps():
 # -- Accumulation and precision --------------------------------------------------------
 
 
-def make_step(dtype, module=None, batch=64, **options):
+def make_step(dtype, module=None, batch=64, augment=False, **options):
     """An initial state, and a compiled step that takes it, on a batch of everything."""
     tx = programs.momentum()
     module = module or Linear()
     state = make_initial_state(module, tx, (8, 8, 1), dtype)(jax.random.key(0))
-    preprocess = Preprocess(DATASET.mean, DATASET.std, dtype, 1, False)
+    preprocess = Preprocess(DATASET.mean, DATASET.std, dtype, 1, False, augment)
     source = Resident(DATASET.train, batch, 1)
     step = source.wrap(make_train_step(module, tx, preprocess, **options))
     arguments = next(source.calls(0, 0, range(1))).arguments
