@@ -20,10 +20,10 @@ class BlockNetwork(Network, kw_only=True):
     """A sequence of blocks, and a head.
 
     Attributes:
-        cut: how many blocks it has; None for all of them.
-        frozen: how many blocks are frozen. They normalise with their running
-            statistics, and no gradient passes into them.
-        dropout_rate: the share of units that the "mlp" and "dense" heads drop.
+      cut: How many blocks it has; None for all of them.
+      frozen: How many blocks are frozen. They normalise with their running
+        statistics, and no gradient passes into them.
+      dropout_rate: The share of units that the "mlp" and "dense" heads drop.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("linear", "dense", "conv")
@@ -61,7 +61,7 @@ class Head(nn.Module):
     """What follows the last block.
 
     Attributes:
-        width: the network's; the sizes of hidden layers are multiples of it.
+      width: The network's; the sizes of hidden layers are multiples of it.
     """
 
     num_classes: int

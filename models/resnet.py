@@ -76,8 +76,8 @@ class ResNet(BlockNetwork):
     residual blocks.
 
     Attributes:
-        block: the kind of residual block.
-        depths: the number of blocks in each stage.
+      block: The kind of residual block.
+      depths: The number of blocks in each stage.
     """
 
     stems = ("cifar", "imagenet")
@@ -87,7 +87,7 @@ class ResNet(BlockNetwork):
 
     @nn.nowrap
     def blocks(self) -> dict[str, Block]:
-        """See `BlockNetwork`."""
+        """See ``BlockNetwork``."""
         blocks: dict[str, Block] = {"stem": self._stem}
         for i, depth in enumerate(self.depths):
             name, features, stride = f"stage{i + 1}", self.width * 2**i, min(i + 1, 2)

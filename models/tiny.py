@@ -17,7 +17,7 @@ class Tiny(BlockNetwork):
 
     @nn.nowrap
     def blocks(self) -> dict[str, Block]:
-        """See `BlockNetwork`."""
+        """See ``BlockNetwork``."""
         return {f"stage{i}": functools.partial(self._stage, number=i) for i in (1, 2)}
 
     @nn.nowrap

@@ -34,7 +34,7 @@ class VGG(BlockNetwork):
     block is a convolution with its normalisation and relu, and the pooling after it.
 
     Attributes:
-        depths: the number of convolutions in each stage.
+      depths: The number of convolutions in each stage.
     """
 
     heads = ("mlp", *BlockNetwork.heads)
@@ -43,7 +43,7 @@ class VGG(BlockNetwork):
 
     @nn.nowrap
     def blocks(self) -> dict[str, Block]:
-        """See `BlockNetwork`."""
+        """See ``BlockNetwork``."""
         blocks: dict[str, Block] = {}
         for i, depth in enumerate(self.depths):
             name, features = f"stage{i + 1}", self.width * min(2**i, 8)

@@ -244,7 +244,7 @@ def test_data_sets_that_are_not_there(name):
         (directory / "data").mkdir()
         argv = [*BASE, f"--dataset={name}", "--data-dir", "data"]
         assert_refused(
-            argv, ["There is no data set", "no sub-folders", "no image files"]
+            argv, ["there is no data set", "no sub-folders", "no image files"]
         )
 
 

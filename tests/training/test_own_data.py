@@ -32,7 +32,7 @@ def _assert_refused(name, *words, **arguments):
     with pytest.raises(errors.DataError) as caught:
         data.load(str(name), **arguments)
     message = str(caught.value)
-    assert message.endswith(".")
+    assert not message.endswith(".")
     assert "\n" not in message
     for word in words:
         assert word in message
