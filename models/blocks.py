@@ -58,7 +58,7 @@ class BlockNetwork(Network, kw_only=True):
 
 
 class Head(nn.Module):
-    """What follows the last block.
+    """A head: the layers after the last block.
 
     Attributes:
       width: The network's; the sizes of hidden layers are multiples of it.

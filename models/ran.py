@@ -16,7 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 
 class Params(NamedTuple):
-    """What is learned.
+    """The parameters.
 
     Attributes:
       bias: The output without units; a scalar.
@@ -33,7 +33,7 @@ class Network(NamedTuple):
     """A network, or a tree of networks that ``jax.vmap`` maps over.
 
     Attributes:
-      params: What is learned; those of units that do not exist are 0.
+      params: The parameters; those of units that do not exist are 0.
       widths: The units' widths, shape (capacity,); 1 where there is no unit.
       active: Which units exist, the first ones; bool, shape (capacity,).
     """

@@ -66,7 +66,7 @@ def last_run(config: Config) -> Path:
 
 
 def initial_variables(config: Config) -> Given | None:
-    """What a stage starts from: the variables of the one before, except its head.
+    """The initial variables of a stage: those of the one before, except its head.
 
     The stage that trains all blocks keeps the head. The first one starts at random.
 

@@ -69,7 +69,7 @@ def run(
     """Runs one training.
 
     Args:
-      prepared: What :func:`prepare` made for this configuration with any seed.
+      prepared: The result of :func:`prepare` for this configuration with any seed.
       config: The configuration.
       callback: Called while it trains.
 
@@ -241,7 +241,7 @@ def _plan(config: Config, dataset: data.Dataset) -> tuple[optax.Schedule, int]:
 
 
 def depends_on_seed(config: Config) -> bool:
-    """Whether what :func:`prepare` makes serves one seed only."""
+    """Whether the result of :func:`prepare` serves one seed only."""
     # Random layers are drawn inside the compiled step.
     return config.split_per_seed or config.amplify_select == "random"
 

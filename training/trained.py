@@ -93,7 +93,7 @@ def load(run: str | Path, *, average: bool = False) -> Trained:
     """Loads the best network of a run.
 
     Args:
-      run: The run's work directory. Of a cascade, that of the last stage is loaded.
+      run: The run's work directory. A cascade stands for its last stage.
       average: Whether to take the average at the end of the run (``--ema``, or
         ``--method tail-average``) instead.
 

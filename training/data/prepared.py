@@ -77,7 +77,7 @@ def read(
             "cifar100, the name of a set that tensorflow-datasets has prepared (there "
             f"is no {directory}), or a path with a separator, such as ./{name}"
         )
-    # What tensorflow-datasets has not finished is called `incomplete`.
+    # Unfinished sets of tensorflow-datasets are called ``incomplete``.
     found = [
         info.parent
         for info in sorted(directory.rglob(_INFO))

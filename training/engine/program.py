@@ -94,7 +94,7 @@ class Program:
           parts: Likewise.
           label_smoothing: Likewise.
           ema: Likewise.
-          most_skipped: Likewise. So many steps in a row end the run.
+          most_skipped: Likewise. Training ends after this many skipped in a row.
         """
         self.batch_size = batch_size
         self.steps_per_epoch = len(dataset.train.labels) // batch_size

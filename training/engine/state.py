@@ -50,7 +50,7 @@ def merge_frozen(params: Any, frozen: Any) -> Any:
 
 
 class Metrics(NamedTuple):
-    """What a training step measures, or sums over steps.
+    """Measurements of a training step, or their sums over steps.
 
     Attributes:
       loss: Mean cross-entropy of the batch, in nats.
@@ -123,7 +123,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What ``module.apply`` takes."""
+        """The variables as ``module.apply`` takes them."""
         params = merge_frozen(self.params, self.frozen)
         return {"params": params, "batch_stats": self.batch_stats}
 

@@ -18,7 +18,7 @@ from training.engine.state import Metrics, Monitor, TrainState
 
 
 class Preprocess(NamedTuple):
-    """What happens to images between storage and the network.
+    """Augmentation and normalisation: from stored images to the network's input.
 
     Attributes:
       mean: Mean of the training images by channel; see :func:`data.normalize`.
@@ -87,7 +87,7 @@ def make_train_step(
     Args:
       module: The network.
       tx: The optimizer.
-      preprocess: What happens to images before the network.
+      preprocess: Augmentation and normalisation of images.
       propagate: The rule for layers by which amplification happens inside
         back-propagation, with the factors in the optimizer's state; None for the usual
         form. ``gradient_norm`` is then that of the amplified gradient.
@@ -319,7 +319,7 @@ def _skip_nonfinite(
     return _where(taken, after, before)._replace(
         monitor=Monitor(
             epoch=jax.tree.map(jnp.add, monitor.epoch, counted),
-            # What the error message says: the metrics of the step that was too much.
+            # For the error message: the metrics of the step at which training stopped.
             last=_where(stopped, monitor.last, metrics),
             skipped_in_a_row=jnp.where(taken, 0, monitor.skipped_in_a_row + 1),
         )
@@ -385,7 +385,8 @@ def _confusion(logits: jax.Array, batch: Batch) -> jax.Array:
 def _rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Rank of each label among its logits, from 0.
 
-    Of equal logits the lower class ranks first; a label whose logit is NaN ranks last.
+    Among equal logits the lower class ranks first. A label whose logit is NaN ranks
+    last.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     is_lower_class = jnp.arange(logits.shape[-1])[None] < labels[:, None]

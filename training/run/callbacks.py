@@ -1,4 +1,4 @@
-"""What a caller of the training program can do while a run trains."""
+"""Callbacks: code of a caller that runs while a run trains."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: a progress bar, and one line an epoch."""
+"""The terminal during a run: a progress bar, and one line an epoch."""
 
 import contextlib
 import math

@@ -35,7 +35,7 @@ from training.settings.config import Config
 # Compiled as one function: the first call otherwise compiles two for each shape.
 _norm = jax.jit(optax.tree.norm)
 
-# What is recorded of an evaluation after an epoch.
+# The metrics of an evaluation that are recorded after an epoch.
 _RECORDED = ("loss", "accuracy", "macro_f1")
 
 
@@ -65,7 +65,7 @@ class Progress:
 
 
 class Prepared(NamedTuple):
-    """What the runs of one configuration share, whatever their seeds.
+    """The parts that runs of one configuration share, whatever their seeds.
 
     Attributes:
       dataset: The data.
