@@ -112,7 +112,7 @@ class WorkDirectory:
     def __exit__(self, *exception: object) -> None:
         if self._events is not None:
             # On a full disk closing fails as well. Nothing is lost: the events of
-            # each epoch, has been flushed.
+            # each epoch have been flushed.
             with contextlib.suppress(OSError):
                 self._events.close()
             self._events = None
