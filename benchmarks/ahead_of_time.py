@@ -33,7 +33,7 @@ from rich.table import Column, Table
 from benchmarks import measure
 from training import data, recipe
 from training.engine import parallel
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.errors import ConfigError, UserError
 from training.settings import config as config_lib
 from training.settings.config import Config
@@ -150,7 +150,7 @@ def make_config(**fields: Any) -> Config:
 
 
 def make_arguments(
-    program: Program,
+    engine: Engine,
     config: Config,
     dataset: data.Dataset,
     mesh: Mesh,
@@ -159,7 +159,7 @@ def make_arguments(
     """Shapes and shardings of what the training function takes on the mesh.
 
     Args:
-      program: Made from configuration and data.
+      engine: Made from configuration and data.
       config: The configuration.
       dataset: The data.
       mesh: The devices.
@@ -172,7 +172,7 @@ def make_arguments(
 
     same, split = PartitionSpec(), PartitionSpec(parallel.AXIS)
     state = jax.tree.map(
-        lambda x: shaped(same, *x.shape, like=x), program.initial_state(0)
+        lambda x: shaped(same, *x.shape, like=x), engine.initial_state(0)
     )
     images, labels = dataset.train
     if config.input == "host":
@@ -194,10 +194,10 @@ def lower_step(
     Returns:
       Shapes of the training state, and the step, which can be compiled.
     """
-    program = recipe.assemble(config, dataset)
-    state, *others = make_arguments(program, config, dataset, mesh, resident)
+    engine = recipe.assemble(config, dataset)
+    state, *others = make_arguments(engine, config, dataset, mesh, resident)
     mapped = parallel.map_over_devices(
-        program.train_function, 1 + len(others), donate=True, mesh=mesh
+        engine.train_function, 1 + len(others), donate=True, mesh=mesh
     )
     return state, mapped.lower(state, *others)
 

@@ -25,7 +25,7 @@ from rich.table import Column, Table
 
 from benchmarks import measure
 from training import data
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.run.callbacks import Callback
 from training.run.session import Prepared, Session
@@ -56,11 +56,11 @@ def run(
         name: measure.Training(configs[method], dataset)
         for name, method in STEPS.items()
     }
-    program = trainings["step, plp"].program
+    engine = trainings["step, plp"].engine
     with contextlib.ExitStack() as stack:
-        session = make_session(configs["plp"], dataset, program, stack)
+        session = make_session(configs["plp"], dataset, engine, stack)
         arms = {
-            BARE: make_bare(configs["sgd"], dataset, program.initial_state(0), steps),
+            BARE: make_bare(configs["sgd"], dataset, engine.initial_state(0), steps),
             **{name: training.run for name, training in trainings.items()},
             SESSION: session,
         }
@@ -107,7 +107,7 @@ def make_bare(
 def make_session(
     config: Config,
     dataset: data.Dataset,
-    program: Program,
+    engine: Engine,
     stack: contextlib.ExitStack,
 ) -> Callable[[], Any]:
     """Returns a function that trains and records an epoch; ``stack`` ends the run."""
@@ -121,8 +121,8 @@ def make_session(
     directory = stack.enter_context(WorkDirectory(config))
     stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
     schedule = optax.constant_schedule(config.learning_rate)
-    steps = config.epochs * program.steps_per_epoch
-    prepared = Prepared(dataset, program, schedule, steps, None)
+    steps = config.epochs * engine.steps_per_epoch
+    prepared = Prepared(dataset, engine, schedule, steps, None)
     session = Session(config, directory, prepared, Callback())
 
     def train_and_record() -> None:

@@ -19,7 +19,7 @@ import optax
 
 from training import cascade, data
 from training.engine import feed, networks, parallel, pretrained
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.engine.state import Given, split_frozen
 from training.errors import ConfigError, RunError
 from training.run.callbacks import Callback
@@ -59,8 +59,8 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
             say(f"note: {note}")
         weights = _initial_variables(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
-            program = build(config, dataset)
-    return Prepared(dataset, program, schedule, total_steps, weights)
+            engine = build(config, dataset)
+    return Prepared(dataset, engine, schedule, total_steps, weights)
 
 
 def run(
@@ -93,7 +93,7 @@ def _run(
 ) -> dict[str, Any]:
     callback = callback or Callback()
     with _precision(config):
-        callback.on_start(config, prepared.program, prepared.dataset)
+        callback.on_start(config, prepared.engine, prepared.dataset)
         session = Session(config, directory, prepared, callback)
         with session.saved_when_stopped():
             while not session.is_over:
@@ -248,8 +248,8 @@ def depends_on_seed(config: Config) -> bool:
 
 def build(
     config: Config, dataset: data.Dataset, source: feed.Feed | None = None
-) -> Program:
-    """Builds and compiles the program of a configuration.
+) -> Engine:
+    """Builds and compiles the engine of a configuration.
 
     Args:
       config: A complete configuration.
@@ -273,12 +273,12 @@ def build(
 
 def assemble(
     config: Config, dataset: data.Dataset, source: feed.Feed | None = None
-) -> Program:
+) -> Engine:
     """As :func:`build`, without compiling."""
     module, tx = _network_and_optimizer(config, dataset)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
-    return Program(
+    return Engine(
         module,
         tx,
         source or _feed(config, dataset.train),

@@ -11,27 +11,27 @@ import sys
 from collections.abc import Callable
 
 import train
-from training.engine.program import Program
+from training.engine.engine import Engine
 
 
 def pass_by(reached: Callable[[str], None]) -> None:
     """Calls ``reached`` with the name of each place that a run reaches."""
-    compile_, batches, fsync = Program.compile, Program._eval_batches, os.fsync
+    compile_, batches, fsync = Engine.compile, Engine._eval_batches, os.fsync
 
-    def compiled(program):
-        compile_(program)
-        train_call = program.train_call
+    def compiled(engine):
+        compile_(engine)
+        train_call = engine.train_call
 
         def call(*arguments):
             results = train_call(*arguments)  # under way: nobody has waited for it
             reached("step")
             return results
 
-        program.train_call = call
-        return program
+        engine.train_call = call
+        return engine
 
-    def evaluated(program, part):
-        for batch in batches(program, part):
+    def evaluated(engine, part):
+        for batch in batches(engine, part):
             reached("evaluation")
             yield batch
 
@@ -39,7 +39,7 @@ def pass_by(reached: Callable[[str], None]) -> None:
         reached("save")  # a checkpoint is written, or renamed, but not yet on disk
         fsync(descriptor)
 
-    Program.compile, Program._eval_batches = compiled, evaluated
+    Engine.compile, Engine._eval_batches = compiled, evaluated
     os.fsync = synchronised
 
 

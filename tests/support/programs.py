@@ -10,8 +10,8 @@ import optax
 from models.layers import Layers
 from training import data, recipe
 from training.engine import parallel
+from training.engine.engine import Engine
 from training.engine.feed import Host, Resident
-from training.engine.program import Program
 from training.settings import config as config_lib
 
 CLASSES = 10
@@ -83,7 +83,7 @@ def make(
         if host
         else Resident(dataset.train, batch_size, steps_per_call)
     )
-    return Program(
+    return Engine(
         Normalised() if module is None else module,
         optax.with_extra_args_support(momentum() if tx is None else tx),
         feed,
@@ -94,15 +94,15 @@ def make(
     ).compile()
 
 
-def train_epoch(program, state, epoch=0, seed=0):
+def train_epoch(engine, state, epoch=0, seed=0):
     """The state after an epoch."""
-    for call in program.train_epoch(state, seed, epoch):
+    for call in engine.train_epoch(state, seed, epoch):
         state = call.state
     return state
 
 
 _build = recipe.build
-_built: dict[str, Program] = {}
+_built: dict[str, Engine] = {}
 
 
 def build(config, dataset, source=None):

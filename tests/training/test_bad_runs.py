@@ -46,7 +46,7 @@ def intact_checkpoints(path, original):
 
 @counts(8, 80)
 def test_the_newest_intact_checkpoint_is_read(trained, count):
-    state = checkpoints.copy_to_host(trained.prepared.program.initial_state(0))
+    state = checkpoints.copy_to_host(trained.prepared.engine.initial_state(0))
     like = {"state": state, "best": state.variables}
 
     @trying(count)

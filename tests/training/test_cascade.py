@@ -60,11 +60,11 @@ def test_frozen_blocks_do_not_change_and_the_optimizer_does_not_see_them():
         plp_optax.plp(),
     )
     with jax.enable_x64(True):
-        program = programs.make(stage_network(), tx, dtype=jnp.float64)
-        state = program.initial_state(0)
+        engine = programs.make(stage_network(), tx, dtype=jnp.float64)
+        state = engine.initial_state(0)
         before = flat(state.variables)
         for epoch in range(2):
-            state = programs.train_epoch(program, state, epoch)
+            state = programs.train_epoch(engine, state, epoch)
         after = flat(state.variables)
     for path, value in after.items():
         is_frozen = path.split("/")[1] == "stage1"
@@ -155,8 +155,8 @@ def test_a_stage_costs_less_than_end_to_end():
 
     def costs(start):
         module = stage_network(start=start, dtype=jnp.float32)
-        program = programs.make(module, optax.sgd(0.1))
-        compiled = program.train_call
+        engine = programs.make(module, optax.sgd(0.1))
+        compiled = engine.train_call
         memory = compiled.memory_analysis()
         return compiled.cost_analysis()["flops"], memory.temp_size_in_bytes
 

@@ -17,8 +17,8 @@ from tests.support import programs
 from tests.support.programs import DATASET, Linear, Normalised, train_epoch
 from training import data, recipe
 from training.engine import feed, parallel
+from training.engine.engine import means
 from training.engine.feed import Host, Resident, prefetch
-from training.engine.program import means
 from training.engine.state import make_initial_state
 from training.engine.step import Preprocess, make_train_step
 from training.errors import ConfigError
@@ -29,10 +29,10 @@ def trained(epochs=3, **options):
     """The means of each epoch and the last state, in float64."""
     with jax.enable_x64(True):
         tx = optax.chain(programs.momentum(), plp_optax.plp())
-        program = programs.make(tx=tx, dtype=jnp.float64, augment=True, **options)
-        state, history = program.initial_state(0), []
+        engine = programs.make(tx=tx, dtype=jnp.float64, augment=True, **options)
+        state, history = engine.initial_state(0), []
         for epoch in range(epochs):
-            state = train_epoch(program, state, epoch)
+            state = train_epoch(engine, state, epoch)
             history.append(means(state.monitor.epoch))
         return history, jax.device_get(state)
 
@@ -162,8 +162,8 @@ def test_several_batches_a_step_are_optax_multi_steps():
     """Averaged gradients, momentum and prediction once for every two batches."""
 
     def train(tx, **options):
-        program = programs.make(Linear(), tx, dtype=jnp.float64, **options)
-        state = train_epoch(program, program.initial_state(0))
+        engine = programs.make(Linear(), tx, dtype=jnp.float64, **options)
+        state = train_epoch(engine, engine.initial_state(0))
         return jax.device_get(state.params)
 
     with jax.enable_x64(True):
@@ -177,7 +177,7 @@ def test_several_batches_a_step_are_optax_multi_steps():
 
 
 def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
-    monkeypatch.setattr(recipe, "Program", lambda *args, **options: options)
+    monkeypatch.setattr(recipe, "Engine", lambda *args, **options: options)
     fields = {"batch_size": 8, "batch_parts": 2, "batches_per_step": 3}
     options = recipe.assemble(resolve(fields), DATASET)
     assert (options["batch_size"], options["parts"]) == (24, 6)
@@ -200,10 +200,10 @@ def test_smoothed_targets_are_mixed_with_even_ones():
 def test_the_moving_average_is_its_recursion():
     """Of parameters and running statistics, with a decay that rises to 0.2."""
     with jax.enable_x64(True):
-        program = programs.make(dtype=jnp.float64, ema=0.2)
-        state, step = program.initial_state(0), 0
+        engine = programs.make(dtype=jnp.float64, ema=0.2)
+        state, step = engine.initial_state(0), 0
         expected = jax.device_get(state.variables)
-        for call in program.train_epoch(state, 0, 0):
+        for call in engine.train_epoch(state, 0, 0):
             decay = min(0.2, (1 + step) / (10 + step))
             state, step = jax.device_get(call.state), step + 1
             expected = jax.tree.map(
@@ -221,9 +221,9 @@ def test_the_average_of_the_tail_is_evaluated_next_to_the_parameters():
     """Of the last two of four steps, with the running statistics of the last."""
     with jax.enable_x64(True):
         tx = optax.chain(programs.momentum(), plp_optax.tail_average(start=2))
-        program = programs.make(Normalised(), tx, dtype=jnp.float64)
-        state, params = program.initial_state(0), []
-        for call in program.train_epoch(state, 0, 0):
+        engine = programs.make(Normalised(), tx, dtype=jnp.float64)
+        state, params = engine.initial_state(0), []
+        for call in engine.train_epoch(state, 0, 0):
             state = call.state
             params.append(jax.device_get(state.params))
         expected = jax.tree.map(lambda a, b: (a + b) / 2, *params[2:])
@@ -239,10 +239,10 @@ def test_running_statistics_are_computed_again_for_the_average(host):
     """Batch by batch, as in training, with the averaged parameters."""
     with jax.enable_x64(True):
         tx = optax.chain(programs.momentum(), plp_optax.tail_average())
-        program = programs.make(Normalised(), tx, dtype=jnp.float64, host=host)
-        state = train_epoch(program, program.initial_state(0))
+        engine = programs.make(Normalised(), tx, dtype=jnp.float64, host=host)
+        state = train_epoch(engine, engine.initial_state(0))
         average = state.averaged_variables
-        actual = program.averaged(state, seed=3)
+        actual = engine.averaged(state, seed=3)
         stats = average["batch_stats"]
         for indices in np.asarray(feed._order(jax.random.key(3), 0, 64)).reshape(4, 16):
             pixels = DATASET.train.images[indices].astype(np.float64) / 255
@@ -266,12 +266,12 @@ def test_running_statistics_are_computed_again_for_the_average(host):
 
 def test_without_normalisation_there_are_no_statistics_to_compute():
     tx = optax.chain(programs.momentum(), plp_optax.tail_average())
-    program = programs.make(Linear(), tx)
-    state = train_epoch(program, program.initial_state(0))
+    engine = programs.make(Linear(), tx)
+    state = train_epoch(engine, engine.initial_state(0))
     assert not state.needs_statistics
     jax.tree.map(
         np.testing.assert_array_equal,
-        program.averaged(state, seed=0),
+        engine.averaged(state, seed=0),
         state.averaged_variables,
     )
 

@@ -220,7 +220,7 @@ def test_a_run_starts_from_a_file(tmp_path, monkeypatch, capsys):
     assert "heads.head.bias is [3] in the file and [10] here" in capsys.readouterr().out
 
     def check_start():
-        params = prepared.program.initial_state(0, prepared.weights).params
+        params = prepared.engine.initial_state(0, prepared.weights).params
         np.testing.assert_array_equal(
             params["norm"]["scale"], state["encoder.ln.weight"].astype(np.float32)
         )

@@ -18,7 +18,7 @@ import train
 import training
 from tests.support import programs
 from training import recipe
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.errors import RunError
 from training.run import callbacks, checkpoints, workdir
 from training.run.checkpoints import read
@@ -121,10 +121,10 @@ def fail_at(patch, place, number):
         if len(passages) == number:
             raise Killed
 
-    batches, fsync = Program._eval_batches, os.fsync
+    batches, fsync = Engine._eval_batches, os.fsync
 
-    def evaluated(program, part):
-        for batch in batches(program, part):
+    def evaluated(engine, part):
+        for batch in batches(engine, part):
             reached()
             yield batch
 
@@ -137,7 +137,7 @@ def fail_at(patch, place, number):
             reached()
 
     if place == "evaluation":
-        patch.setattr(Program, "_eval_batches", evaluated)
+        patch.setattr(Engine, "_eval_batches", evaluated)
     if place == "save":
         patch.setattr(os, "fsync", synchronised)
     return AtCall() if place == "step" else None
@@ -181,11 +181,11 @@ def test_resumed_at_any_moment_is_bitwise_the_same(
 
 def run(path, *extra, killer=(), check=True, flags=EVERYTHING):
     """Runs the program in another process."""
-    program = (
+    engine = (
         ["tests/support/killed_run.py", *map(str, killer)] if killer else ["train.py"]
     )
     return subprocess.run(
-        [sys.executable, *program, "--workdir", str(path), *flags, *extra],
+        [sys.executable, *engine, "--workdir", str(path), *flags, *extra],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True,

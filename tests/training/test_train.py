@@ -16,7 +16,7 @@ import train
 import training
 from tests.support import programs
 from training import recipe
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.errors import RunError
 from training.run import callbacks, workdir
 from training.run.workdir import read_json, read_metrics
@@ -340,7 +340,7 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
     def broken(*arguments):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Program, "train_epoch", broken)
+    monkeypatch.setattr(Engine, "train_epoch", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         train.main([*TINY, "--workdir", str(tmp_path / "run")])
 
@@ -509,13 +509,13 @@ def test_a_run_without_an_average_says_so(finished):
 
 def test_the_average_is_computed_once_after_an_epoch(tmp_path, monkeypatch):
     """Its running statistics take a pass over training batches."""
-    steps, averaged = [], Program.averaged
+    steps, averaged = [], Engine.averaged
 
-    def counted(program, state, seed):
+    def counted(engine, state, seed):
         steps.append(int(state.step))
-        return averaged(program, state, seed)
+        return averaged(engine, state, seed)
 
-    monkeypatch.setattr(Program, "averaged", counted)
+    monkeypatch.setattr(Engine, "averaged", counted)
     path = tmp_path / "run"
     argv = [*TINY, "--epochs", "2", "--method", "tail-average"]
     assert train.main([*argv, "--workdir", str(path)]) == 0

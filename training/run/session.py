@@ -12,7 +12,7 @@ import optax
 
 from training import data
 from training.engine import parallel
-from training.engine.program import Evaluation, Program, means
+from training.engine.engine import Engine, Evaluation, means
 from training.engine.state import Given
 from training.errors import RunError
 from training.run import amplification, workdir
@@ -69,14 +69,14 @@ class Prepared(NamedTuple):
 
     Attributes:
       dataset: The data.
-      program: Network and optimizer, compiled.
+      engine: Network and optimizer, compiled.
       schedule: The learning rate as a function of the optimizer step.
       total_steps: Steps in a run.
-      weights: Variables that replace the ones drawn; see :meth:`Program.initial_state`.
+      weights: Variables that replace the ones drawn; see :meth:`Engine.initial_state`.
     """
 
     dataset: data.Dataset
-    program: Program
+    engine: Engine
     schedule: optax.Schedule
     total_steps: int
     weights: Given | None
@@ -107,7 +107,7 @@ class Session:
         self._config = config
         self._directory = directory
         self._dataset = prepared.dataset
-        self._program = prepared.program
+        self._engine = prepared.engine
         self._schedule = prepared.schedule
         self._total_steps = prepared.total_steps
         self._callback = callback
@@ -115,9 +115,9 @@ class Session:
         self._checkpoints = Checkpoints(
             directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
         )
-        steps_per_epoch = self._program.steps_per_epoch
+        steps_per_epoch = self._engine.steps_per_epoch
         self.epochs = math.ceil(self._total_steps / steps_per_epoch)
-        self.state = self._program.initial_state(config.seed, prepared.weights)
+        self.state = self._engine.initial_state(config.seed, prepared.weights)
         self.best = copy_to_host(self.state.variables)
         self.progress = Progress()
         self._average: Any = None
@@ -175,12 +175,12 @@ class Session:
     def train_epoch(self) -> None:
         """Trains what is left of an epoch."""
         self._average = None
-        config, program, progress = self._config, self._program, self.progress
+        config, engine, progress = self._config, self._engine, self.progress
         epoch = progress.epoch
-        before = epoch * program.steps_per_epoch
-        stop = min(program.steps_per_epoch, self._total_steps - before)
+        before = epoch * engine.steps_per_epoch
+        stop = min(engine.steps_per_epoch, self._total_steps - before)
         clock = time.perf_counter() - progress.seconds
-        calls = program.train_epoch(self.state, config.seed, epoch, progress.step, stop)
+        calls = engine.train_epoch(self.state, config.seed, epoch, progress.step, stop)
         with self._traced(epoch):
             for call in calls:
                 self.state = call.state
@@ -199,7 +199,7 @@ class Session:
 
     def validate(self) -> dict[str, Any]:
         """Returns the epoch's line of ``metrics.jsonl``."""
-        config, program = self._config, self._program
+        config, engine = self._config, self._engine
         state, progress = self.state, self.progress
         sums = jax.device_get(state.monitor.epoch)
         trained = means(sums)
@@ -219,7 +219,7 @@ class Session:
             "update_norm": trained["update_norm"],
             "parameter_norm": float(_norm(state.variables["params"])),
             "skipped_steps": int(sums.skipped),
-            "images_per_second": progress.step * program.batch_size / progress.seconds,
+            "images_per_second": progress.step * engine.batch_size / progress.seconds,
         }
         if config.test_each_epoch:
             tested = self.evaluate(state.variables, self._dataset.test)
@@ -250,14 +250,14 @@ class Session:
         return tested
 
     def _averaged(self) -> Any:
-        """See :meth:`Program.averaged`. It is computed once after an epoch."""
+        """See :meth:`Engine.averaged`. It is computed once after an epoch."""
         if self._average is None:
-            self._average = self._program.averaged(self.state, self._config.seed)
+            self._average = self._engine.averaged(self.state, self._config.seed)
         return self._average
 
     def evaluate(self, variables: Any, examples: data.Examples) -> Evaluation:
-        """See :meth:`Program.evaluate`. A signal interrupts it."""
-        return self._program.evaluate(variables, examples, self._interrupts.check)
+        """See :meth:`Engine.evaluate`. A signal interrupts it."""
+        return self._engine.evaluate(variables, examples, self._interrupts.check)
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Records an epoch, selects the best one so far, and saves when it is time."""
@@ -320,7 +320,7 @@ class Session:
                 "epochs": progress.epoch,
                 "stopped_early": progress.epoch < self.epochs,
                 "steps": min(
-                    progress.epoch * self._program.steps_per_epoch, self._total_steps
+                    progress.epoch * self._engine.steps_per_epoch, self._total_steps
                 ),
                 "skipped_steps": sum(m["skipped_steps"] for m in history),
                 "parameters": sum(x.size for x in jax.tree.leaves(self.best["params"])),

@@ -53,7 +53,7 @@ class Call(NamedTuple):
     metrics: dict[str, float] | None
 
 
-class Program:
+class Engine:
     """Training and evaluation of a network; :meth:`compile` comes first.
 
     Attributes:
