@@ -215,7 +215,7 @@ class Training:
 
     def run(self) -> None:
         """Trains an epoch, and waits for it."""
-        for call in self.engine.train_epoch(self._state, 0, len(self.losses)):
+        for call in self.engine.train_steps(self._state, 0, len(self.losses)):
             self._state = call.state
         self.losses.append(means(self._state.monitor.epoch)["loss"])
 

@@ -217,7 +217,7 @@ def _calls(prepared: Prepared, seed: int) -> Iterator[tuple[TrainState, int]]:
     """Trains without end; yields finished states and how many steps each took."""
     state = prepared.engine.initial_state(seed)
     for epoch in itertools.count():
-        for call in prepared.engine.train_epoch(state, seed, epoch):
+        for call in prepared.engine.train_steps(state, seed, epoch):
             state = call.state
             jax.block_until_ready(state.params)
             yield state, call.steps

@@ -96,7 +96,7 @@ def make(
 
 def train_epoch(engine, state, epoch=0, seed=0):
     """The state after an epoch."""
-    for call in engine.train_epoch(state, seed, epoch):
+    for call in engine.train_steps(state, seed, epoch):
         state = call.state
     return state
 

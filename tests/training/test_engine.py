@@ -86,10 +86,10 @@ def test_an_epoch_in_parts_is_the_epoch(single):
     expected = jax.device_get(train_epoch(single, single.initial_state(0)))
     for split in (1, 3):
         state = single.initial_state(0)
-        for call in single.train_epoch(state, 0, 0, stop=split):
+        for call in single.train_steps(state, 0, 0, stop=split):
             state = call.state
         state = parallel.replicate(jax.tree.map(np.array, jax.device_get(state)))
-        for call in single.train_epoch(state, 0, 0, start=split):
+        for call in single.train_steps(state, 0, 0, start=split):
             state = call.state
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
 
@@ -97,7 +97,7 @@ def test_an_epoch_in_parts_is_the_epoch(single):
 def test_calls_report_their_steps_and_earlier_metrics(single):
     """Metrics are those of two calls before, so that nothing waits."""
     state, calls, after = single.initial_state(0), [], []
-    for call in single.train_epoch(state, 0, 0):
+    for call in single.train_steps(state, 0, 0):
         calls.append(call)
         after.append(means(jax.device_get(call.state.monitor.epoch)))
     assert [call.steps for call in calls] == [1, 1, 1, 1]
@@ -203,7 +203,7 @@ def test_the_moving_average_is_its_recursion():
         engine = programs.make(dtype=jnp.float64, ema=0.2)
         state, step = engine.initial_state(0), 0
         expected = jax.device_get(state.variables)
-        for call in engine.train_epoch(state, 0, 0):
+        for call in engine.train_steps(state, 0, 0):
             decay = min(0.2, (1 + step) / (10 + step))
             state, step = jax.device_get(call.state), step + 1
             expected = jax.tree.map(
@@ -223,7 +223,7 @@ def test_the_average_of_the_tail_is_evaluated_next_to_the_parameters():
         tx = optax.chain(programs.momentum(), plp_optax.tail_average(start=2))
         engine = programs.make(Normalised(), tx, dtype=jnp.float64)
         state, params = engine.initial_state(0), []
-        for call in engine.train_epoch(state, 0, 0):
+        for call in engine.train_steps(state, 0, 0):
             state = call.state
             params.append(jax.device_get(state.params))
         expected = jax.tree.map(lambda a, b: (a + b) / 2, *params[2:])
@@ -345,7 +345,7 @@ def test_low_precision_computes_low_and_keeps_high(single, dtype):
     assert isinstance(state.loss_scale, DynamicScale) == (dtype == jnp.float16)
     low = step(state).monitor.last
     assert low.taken == 1
-    for call in single.train_epoch(single.initial_state(0), 0, 0, stop=1):
+    for call in single.train_steps(single.initial_state(0), 0, 0, stop=1):
         high = jax.device_get(call.state.monitor.last)
     assert low.loss == pytest.approx(high.loss, rel=0.02)
     assert low.loss != high.loss

@@ -96,7 +96,7 @@ def test_stop_leaves_the_state_before_the_step():
     assert 0 < bad < 3  # steps come before and after it
     message = rf"diverged: at step {bad + 1} of epoch 1 the loss is nan"
     with pytest.raises(DivergedError, match=message):  # noqa: PT012
-        for call in engine.train_epoch(state, 0, 0):
+        for call in engine.train_steps(state, 0, 0):
             state = call.state
     assert int(state.step) == bad
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
@@ -114,7 +114,7 @@ def test_skipping_gives_up(dtype):
     params = jax.device_get(start.params)
     state = train_epoch(engine, start)
     with pytest.raises(DivergedError, match="at step 4 of epoch 2"):  # noqa: PT012
-        for call in engine.train_epoch(state, 0, 1):
+        for call in engine.train_steps(state, 0, 1):
             state = call.state
     assert int(state.step) == 0
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), params)

@@ -119,7 +119,7 @@ def test_every_step_augments_differently(engine):
     for step in (0, 1, 0):
         state = engine.initial_state(0)
         state = state._replace(step=parallel.replicate(np.int32(step)))
-        for call in engine.train_epoch(state, 0, 0, stop=1):
+        for call in engine.train_steps(state, 0, 0, stop=1):
             losses.append(float(call.state.monitor.last.loss))
     assert losses[0] == losses[2] != losses[1]
 

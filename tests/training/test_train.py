@@ -340,7 +340,7 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
     def broken(*arguments):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Engine, "train_epoch", broken)
+    monkeypatch.setattr(Engine, "train_steps", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         train.main([*TINY, "--workdir", str(tmp_path / "run")])
 

@@ -176,7 +176,7 @@ class Engine:
         """
         return self._initial_state(jax.random.key(seed), given)
 
-    def train_epoch(
+    def train_steps(
         self,
         state: TrainState,
         seed: int,

@@ -180,7 +180,7 @@ class Session:
         before = epoch * engine.steps_per_epoch
         stop = min(engine.steps_per_epoch, self._total_steps - before)
         clock = time.perf_counter() - progress.seconds
-        calls = engine.train_epoch(self.state, config.seed, epoch, progress.step, stop)
+        calls = engine.train_steps(self.state, config.seed, epoch, progress.step, stop)
         with self._traced(epoch):
             for call in calls:
                 self.state = call.state
