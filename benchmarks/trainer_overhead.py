@@ -28,7 +28,7 @@ from training import data
 from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.run.callbacks import Callback
-from training.run.session import Prepared, Session
+from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
 from training.settings.config import Config
 
@@ -123,7 +123,7 @@ def make_session(
     schedule = optax.constant_schedule(config.learning_rate)
     steps = config.epochs * engine.steps_per_epoch
     prepared = Prepared(dataset, engine, schedule, steps, None)
-    session = Session(config, directory, prepared, Callback())
+    session = TrainingLoop(config, directory, prepared, Callback())
 
     def train_and_record() -> None:
         session.train_epoch()

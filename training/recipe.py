@@ -25,7 +25,7 @@ from training.errors import ConfigError, RunError
 from training.run.callbacks import Callback
 from training.run.display import result_lines, say, summary_line, waiting
 from training.run.interrupts import acknowledged
-from training.run.session import Prepared, Session
+from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
 from training.settings import optimizers
 from training.settings.config import Config
@@ -94,14 +94,14 @@ def _run(
     callback = callback or Callback()
     with _precision(config):
         callback.on_start(config, prepared.engine, prepared.dataset)
-        session = Session(config, directory, prepared, callback)
-        with session.saved_when_stopped():
-            while not session.is_over:
-                session.train_epoch()
-                metrics = session.validate()
-                session.record(metrics)
-            tested = session.test()  # once
-        result = session.report(tested)
+        loop = TrainingLoop(config, directory, prepared, callback)
+        with loop.saved_when_stopped():
+            while not loop.is_over:
+                loop.train_epoch()
+                metrics = loop.validate()
+                loop.record(metrics)
+            tested = loop.test()  # once
+        result = loop.report(tested)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 

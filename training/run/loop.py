@@ -82,7 +82,7 @@ class Prepared(NamedTuple):
     weights: Given | None
 
 
-class Session:
+class TrainingLoop:
     """A run under way. It starts the run, or resumes it from its last checkpoint.
 
     Attributes:
