@@ -64,7 +64,7 @@ def waiting(text: str) -> Iterator[None]:
         yield
 
 
-class Display:
+class ProgressBar:
     """A progress bar over all steps; without a terminal only lines.
 
     Use as a context manager around training.

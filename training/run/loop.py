@@ -20,7 +20,7 @@ from training.run.callbacks import Callback
 from training.run.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
 from training.run.display import (
     LAG_LINE,
-    Display,
+    ProgressBar,
     epoch_header,
     epoch_line,
     say,
@@ -123,7 +123,7 @@ class TrainingLoop:
         self._average: Any = None
         self._start()
         done = self.progress.epoch * steps_per_epoch + self.progress.step
-        self._display = Display(self._total_steps, done)
+        self._display = ProgressBar(self._total_steps, done)
 
     def _start(self) -> None:
         directory = self._directory
