@@ -15,7 +15,7 @@ from training.engine import parallel
 from training.engine.engine import Engine, Evaluation, means
 from training.engine.state import Given
 from training.errors import RunError
-from training.run import amplification, workdir
+from training.run import layer_analysis, workdir
 from training.run.callbacks import Callback
 from training.run.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
 from training.run.display import (
@@ -228,7 +228,7 @@ class TrainingLoop:
             averaged = self.evaluate(average, validation)
             metrics |= averaged.metrics("average_validation", *_RECORDED)
         if config.amplify_layers is not None:
-            amplified = amplification.observe(
+            amplified = layer_analysis.observe(
                 state.opt_state,
                 state.params,
                 config.amplify_layers,
@@ -347,7 +347,7 @@ class TrainingLoop:
             parallel.from_coordinator(lambda: write(path, best))
 
     def _write_layers(self) -> None:
-        if text := amplification.layers_text(self.progress.history):
+        if text := layer_analysis.layers_text(self.progress.history):
             self._directory.write_layers(text)
 
     def _traced(self, epoch: int) -> contextlib.AbstractContextManager[None]:
