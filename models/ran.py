@@ -29,7 +29,7 @@ class Params(NamedTuple):
     centers: jax.Array
 
 
-class Network(NamedTuple):
+class GrowingNetwork(NamedTuple):
     """A network, or a tree of networks that ``jax.vmap`` maps over.
 
     Attributes:
@@ -48,7 +48,9 @@ class Network(NamedTuple):
         return jnp.sum(self.active, dtype=jnp.int32)
 
 
-def create(capacity: int, inputs: int, dtype: DTypeLike = jnp.float32) -> Network:
+def create(
+    capacity: int, inputs: int, dtype: DTypeLike = jnp.float32
+) -> GrowingNetwork:
     """Returns a network without units, whose output is 0.
 
     Args:
@@ -74,7 +76,7 @@ def create(capacity: int, inputs: int, dtype: DTypeLike = jnp.float32) -> Networ
             raise ValueError(f"{name} must be a positive integer, got {size!r}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype must be a floating type, got {dtype!r}")
-    return Network(
+    return GrowingNetwork(
         Params(
             bias=jnp.zeros((), dtype),
             weights=jnp.zeros(capacity, dtype),
@@ -85,7 +87,7 @@ def create(capacity: int, inputs: int, dtype: DTypeLike = jnp.float32) -> Networ
     )
 
 
-def predict(network: Network, x: jax.Array) -> jax.Array:
+def predict(network: GrowingNetwork, x: jax.Array) -> jax.Array:
     """The output for one input: b + sum_h a_h exp(-|c_h - x|^2 / w_h^2).
 
     Args:
@@ -101,7 +103,7 @@ def predict(network: Network, x: jax.Array) -> jax.Array:
     return bias + jnp.sum(jnp.where(network.active, weights * activations, 0))
 
 
-def linearize(network: Network, x: jax.Array) -> tuple[jax.Array, Params]:
+def linearize(network: GrowingNetwork, x: jax.Array) -> tuple[jax.Array, Params]:
     """The output for one input, and its derivatives by the parameters.
 
     Those by parameters of units that do not exist are 0.
@@ -111,15 +113,15 @@ def linearize(network: Network, x: jax.Array) -> tuple[jax.Array, Params]:
     )(network.params)
 
 
-def nearest(network: Network, x: jax.Array) -> jax.Array:
+def nearest(network: GrowingNetwork, x: jax.Array) -> jax.Array:
     """The distance from an input to the nearest centre; infinite without units."""
     distances = jnp.linalg.norm(network.params.centers - x[None], axis=1)
     return jnp.min(jnp.where(network.active, distances, jnp.inf))
 
 
 def allocate(
-    network: Network, center: jax.Array, weight: ArrayLike, width: ArrayLike
-) -> Network:
+    network: GrowingNetwork, center: jax.Array, weight: ArrayLike, width: ArrayLike
+) -> GrowingNetwork:
     """Returns the network with one more unit, or as it is if all units exist.
 
     Args:
@@ -130,7 +132,7 @@ def allocate(
     """
     new = jnp.arange(len(network.active)) == network.units
     bias, weights, centers = network.params
-    return Network(
+    return GrowingNetwork(
         Params(
             bias,
             weights=jnp.where(new, weight, weights),
