@@ -20,7 +20,13 @@ import optax
 from training import cascade, data
 from training.engine import feed, networks, parallel, pretrained
 from training.engine.engine import Engine
-from training.engine.state import Given, split_frozen
+from training.engine.state import Given, make_initial_state, split_frozen
+from training.engine.step import (
+    Preprocess,
+    make_eval_step,
+    make_statistics_step,
+    make_train_step,
+)
 from training.errors import ConfigError, RunError
 from training.run.callbacks import Callback
 from training.run.display import result_lines, say, summary_line, waiting
@@ -276,21 +282,32 @@ def assemble(
 ) -> Engine:
     """As :func:`build`, without compiling."""
     module, tx = _network_and_optimizer(config, dataset)
+    dtype = networks.DTYPES[config.precision]
+    preprocess = Preprocess.of(dataset, dtype, augment=config.augment)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
-    return Engine(
+    most_skipped = _MOST_SKIPPED if is_patient else 1
+    train_step = make_train_step(
         module,
         tx,
+        preprocess,
+        propagate=config.amplify_layers if config.amplify_propagate else None,
+        parts=config.batch_parts * config.batches_per_step,
+        unroll=jax.default_backend() == "cpu",
+        label_smoothing=config.label_smoothing,
+        ema=config.ema,
+        most_skipped=most_skipped,
+    )
+    image_shape, with_average = dataset.train.images.shape[1:], config.ema is not None
+    return Engine(
+        make_initial_state(module, tx, image_shape, dtype, with_average=with_average),
+        train_step,
+        make_statistics_step(module, preprocess),
+        make_eval_step(module, preprocess),
         source or _feed(config, dataset.train),
         dataset,
         batch_size=config.batch_size * config.batches_per_step,
-        dtype=networks.DTYPES[config.precision],
-        augment=config.augment,
-        propagate=config.amplify_layers if config.amplify_propagate else None,
-        parts=config.batch_parts * config.batches_per_step,
-        label_smoothing=config.label_smoothing,
-        ema=config.ema,
-        most_skipped=_MOST_SKIPPED if is_patient else 1,
+        most_skipped=most_skipped,
     )
 
 

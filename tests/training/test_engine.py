@@ -125,7 +125,7 @@ def make_step(dtype, module=None, batch=64, augment=False, **options):
     tx = programs.momentum()
     module = module or Linear()
     state = make_initial_state(module, tx, (8, 8, 1), dtype)(jax.random.key(0))
-    preprocess = Preprocess(DATASET.mean, DATASET.std, dtype, 1, False, augment)
+    preprocess = Preprocess.of(DATASET, dtype, augment=augment)
     source = Resident(DATASET.train, batch, 1)
     step = source.wrap(make_train_step(module, tx, preprocess, **options))
     arguments = next(source.calls(0, 0, range(1))).arguments
@@ -177,10 +177,12 @@ def test_several_batches_a_step_are_optax_multi_steps():
 
 
 def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
-    monkeypatch.setattr(recipe, "Engine", lambda *args, **options: options)
+    seen = {}
+    for name in ("Engine", "make_train_step"):
+        monkeypatch.setattr(recipe, name, lambda *_, **options: seen.update(options))
     fields = {"batch_size": 8, "batch_parts": 2, "batches_per_step": 3}
-    options = recipe.assemble(resolve(fields), DATASET)
-    assert (options["batch_size"], options["parts"]) == (24, 6)
+    recipe.assemble(resolve(fields), DATASET)
+    assert (seen["batch_size"], seen["parts"]) == (24, 6)
     assert recipe.count_steps(resolve(fields), DATASET)[0] == 64 // 24
 
 

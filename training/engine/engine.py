@@ -5,29 +5,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
-import flax.linen as nn
 import jax
 import numpy as np
-import optax
 
 from training import data
 from training.engine import parallel
 from training.engine.evaluation import Evaluation
-from training.engine.feed import Feed
-from training.engine.state import (
-    Given,
-    Metrics,
-    Monitor,
-    TrainState,
-    make_initial_state,
-)
-from training.engine.step import (
-    Batch,
-    Preprocess,
-    make_eval_step,
-    make_statistics_step,
-    make_train_step,
-)
+from training.engine.feed import Feed, TrainStep
+from training.engine.state import Given, Metrics, Monitor, TrainState
+from training.engine.step import Batch
 from training.errors import DivergedError
 
 # Calls that may be under way at once: enough to hide dispatch, few enough that Ctrl-C
@@ -66,68 +52,38 @@ class Engine:
 
     def __init__(
         self,
-        module: nn.Module,
-        tx: optax.GradientTransformationExtraArgs,
+        initial_state: Callable[..., TrainState],
+        train_step: TrainStep,
+        statistics_step: TrainStep,
+        eval_step: Callable[..., dict[str, jax.Array]],
         feed: Feed,
         dataset: data.Dataset,
         *,
         batch_size: int,
-        dtype: jax.typing.DTypeLike,
-        augment: bool = False,
-        propagate: str | None = None,
-        parts: int = 1,
-        label_smoothing: float = 0.0,
-        ema: float | None = None,
         most_skipped: int = 1,
     ) -> None:
-        """Makes the steps, without compiling them.
+        """Takes the functions to compile.
 
         Args:
-          module: The network.
-          tx: The optimizer.
-          feed: Where batches come from.
+          initial_state: See :func:`~training.engine.state.make_initial_state`.
+          train_step: See :func:`~training.engine.step.make_train_step`.
+          statistics_step: See :func:`~training.engine.step.make_statistics_step`.
+          eval_step: See :func:`~training.engine.step.make_eval_step`.
+          feed: Where training batches come from.
           dataset: The data set of the feed.
           batch_size: Examples in a step, over all devices.
-          dtype: Type of the network's arithmetic.
-          augment: Whether training images are augmented.
-          propagate: See :func:`~training.engine.step.make_train_step`, also below.
-          parts: Likewise.
-          label_smoothing: Likewise.
-          ema: Likewise.
-          most_skipped: Likewise. Training ends after this many skipped in a row.
+          most_skipped: Training ends after this many skipped steps in a row.
         """
         self.batch_size = batch_size
         self.steps_per_epoch = len(dataset.train.labels) // batch_size
         self._num_classes = dataset.num_classes
+        self._examples = dataset.train
         self._feed = feed
         self._most_skipped = most_skipped
-        preprocess = Preprocess(
-            dataset.mean,
-            dataset.std,
-            dtype,
-            dataset.crop_padding,
-            dataset.flips,
-            augment=augment,
-        )
-        train_step = make_train_step(
-            module,
-            tx,
-            preprocess,
-            propagate=propagate,
-            parts=parts,
-            unroll=jax.default_backend() == "cpu",
-            label_smoothing=label_smoothing,
-            ema=ema,
-            most_skipped=most_skipped,
-        )
-        shape = dataset.train.images.shape[1:]
-        self._initial_state = make_initial_state(
-            module, tx, shape, dtype, with_average=ema is not None
-        )
+        self._initial_state = initial_state
         self.train_function = feed.wrap(train_step)
-        self._statistics_function = feed.wrap(make_statistics_step(module, preprocess))
-        self._eval_function = make_eval_step(module, preprocess)
-        self._examples = dataset.train
+        self._statistics_function = feed.wrap(statistics_step)
+        self._eval_function = eval_step
 
     def compile(self) -> Self:
         """Compiles the steps for the devices, so that no timing includes it.

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -35,6 +35,14 @@ class Preprocess(NamedTuple):
     crop_padding: int
     flips: bool
     augment: bool = False
+
+    @classmethod
+    def of(
+        cls, dataset: data.Dataset, dtype: jax.typing.DTypeLike, *, augment: bool
+    ) -> Self:
+        """For the images of a data set."""
+        parts = dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
+        return cls(*parts, augment)
 
     def evaluation(self, images: jax.Array) -> jax.Array:
         """Normalises a device's images."""
