@@ -123,7 +123,7 @@ class TrainingLoop:
         self._average: Any = None
         self._start()
         done = self.progress.epoch * steps_per_epoch + self.progress.step
-        self._display = ProgressBar(self._total_steps, done)
+        self._bar = ProgressBar(self._total_steps, done)
 
     def _start(self) -> None:
         directory = self._directory
@@ -162,9 +162,9 @@ class TrainingLoop:
         Raises:
           Stopped: If a signal asked the run to stop.
         """
-        with self._interrupts.listening(), self._display as display:
+        with self._interrupts.listening(), self._bar as bar:
             if not self.is_over:
-                display.line(epoch_header(self.epochs))
+                bar.line(epoch_header(self.epochs))
             try:
                 yield
             except Stopped:
@@ -179,6 +179,7 @@ class TrainingLoop:
         epoch = progress.epoch
         before = epoch * engine.steps_per_epoch
         stop = min(engine.steps_per_epoch, self._total_steps - before)
+        # The clock leaves out saving, and counts the part of the epoch before a resume.
         clock = time.perf_counter() - progress.seconds
         calls = engine.train_steps(self.state, config.seed, epoch, progress.step, stop)
         with self._traced(epoch):
@@ -187,7 +188,7 @@ class TrainingLoop:
                 progress.step += call.steps
                 progress.seconds = time.perf_counter() - clock
                 pace = progress.step / progress.seconds
-                self._display.advance(epoch + 1, call.steps, call.metrics, pace)
+                self._bar.advance(epoch + 1, call.steps, call.metrics, pace)
                 self._callback.on_call(self.state)
                 if self._interrupts.check():
                     jax.block_until_ready(self.state)
@@ -278,12 +279,12 @@ class TrainingLoop:
         progress.train_seconds += progress.seconds
         progress.epoch, progress.step, progress.seconds = metrics["epoch"], 0, 0.0
 
-        self._display.line(epoch_line(metrics, self.epochs, is_best))
+        self._bar.line(epoch_line(metrics, self.epochs, is_best))
         if metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
-            self._display.line(LAG_LINE)
+            self._bar.line(LAG_LINE)
         if metrics.get("analysis"):
             self._write_layers()
-            self._display.line(selection_line(metrics["analysis"]))
+            self._bar.line(selection_line(metrics["analysis"]))
         self._callback.on_epoch(self.state, metrics)
         every = self._config.checkpoint_epochs
         if self.is_over or (every and progress.epoch % every == 0):
