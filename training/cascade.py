@@ -37,12 +37,9 @@ def stage_configs(config: Config) -> dict[str, Config]:
       The configurations by the block that is trained; "all" if all are.
     """
     c: Any = config
-    # The number of classes does not matter here.
-    network = networks.make_network(config, 1, axis_name=None)
-    assert isinstance(network, BlockNetwork)
     epochs = {
         block: c.cascade_epochs + i * c.cascade_extra_epochs
-        for i, block in enumerate(network.blocks())
+        for i, block in enumerate(_network(config).blocks())
     }
     if c.cascade_finetune:
         epochs["all"] = c.cascade_finetune
@@ -79,14 +76,19 @@ def initial_variables(config: Config) -> Given | None:
         return None
     before = Path(config.workdir).with_name(f"{config.cascade_stage - 1:02d}")
     flat = traverse_util.flatten_dict(read(before / workdir.BEST).tree, sep="/")
-    network = networks.make_network(config, 1, axis_name=None)
-    assert isinstance(network, BlockNetwork)
-    has_new_head = network.cut is not None
+    has_new_head = _network(config).cut is not None
     return {
         path: x
         for path, x in flat.items()
         if not (has_new_head and path.split("/")[1] == "head")
     }
+
+
+def _network(config: Config) -> BlockNetwork:
+    # The number of classes does not matter here.
+    network = networks.make_network(config, 1, axis_name=None)
+    assert isinstance(network, BlockNetwork)
+    return network
 
 
 def run(
