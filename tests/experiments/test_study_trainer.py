@@ -316,7 +316,7 @@ def test_a_run_is_measured_from_a_few_steps(tmp_path, monkeypatch):
     engine = SimpleNamespace(
         steps_per_epoch=10,
         initial_state=lambda seed: state,
-        train_epoch=train_epoch,
+        train_steps=train_epoch,
         evaluate=lambda variables, examples: advance(7),
     )
     prepared = SimpleNamespace(
