@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.table import Column, Table
 
 import plp_optax
 from benchmarks import measure
@@ -150,30 +149,6 @@ def run(model: str, width: int, batch_size: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def table(record: dict[str, Any]) -> Table:
-    """The record as a table."""
-    result = Table(
-        Column("optimizer", no_wrap=True),
-        "state (copies)",
-        "temporaries (copies)",
-        "step (ms)",
-        "step / sgd",
-        "added to a training step",
-        title=f"{record['model']}, {record['parameters']:,} parameters, batch "
-        f"{record['batch_size']}, {record['rounds']} rounds: median (quartiles)",
-    )
-    for name, arm in record["arms"].items():
-        result.add_row(
-            name,
-            f"{arm['state_copies']:.3f}",
-            f"{arm['temporary_copies']:.3f}",
-            f"{arm['milliseconds']:.1f}",
-            measure.quartiles_text(arm["time_ratio"]),
-            f"{arm['training_step_overhead']:+.2%}",
-        )
-    return result
-
-
 def _bytes(tree: Any) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(tree))
 
@@ -183,7 +158,6 @@ if __name__ == "__main__":
         "step_overhead",
         __doc__,
         run,
-        table,
         model="resnet18",
         width=64,
         batch_size=32,

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from rich.table import Column, Table
 
 from benchmarks import measure
 from training import data
@@ -30,6 +29,7 @@ from training.engine.state import TrainState
 from training.run.callbacks import Callback
 from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
+from training.settings import config as config_lib
 from training.settings.config import Config
 
 BARE = "bare step"
@@ -84,7 +84,7 @@ def make_bare(
     _, loss_fn = measure.make_loss(config, dataset)
     tx = optax.chain(
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(config.learning_rate, config.momentum),
+        optax.sgd(config.learning_rate, config_lib.fields(config)["momentum"]),
     )
 
     def step(params: Any, batch_stats: Any, opt_state: Any) -> Any:
@@ -132,34 +132,12 @@ def make_session(
     return train_and_record
 
 
-def table(record: dict[str, Any]) -> Table:
-    """The record as a table."""
-    result = Table(
-        Column("arm", no_wrap=True),
-        "step (ms)",
-        f"/ {BARE}",
-        "/ bare step, best rounds",
-        title=f"{record['model']}, width {record['width']}, batch "
-        f"{record['batch_size']}, {record['rounds']} rounds of {record['steps']} "
-        "steps: median (quartiles)",
-    )
-    for name, arm in record["arms"].items():
-        result.add_row(
-            name,
-            f"{arm['milliseconds']:.0f}",
-            measure.quartiles_text(arm["time_ratio"], ".3f"),
-            f"{arm['best_ratio']:.3f}",
-        )
-    return result
-
-
 if __name__ == "__main__":
     FAST = measure.on_accelerator()
     measure.main(
         "trainer_overhead",
         __doc__,
         run,
-        table,
         model="resnet18",
         width=64,
         batch_size=128 if FAST else 32,

@@ -9,7 +9,7 @@ from experiments import style
 from experiments.records import Header, Record
 from experiments.study import Study
 from training.errors import RunError
-from training.settings.config import resolve
+from training.settings.config import fields, resolve
 
 
 class Runs:
@@ -57,7 +57,7 @@ class Runs:
         """A recorded configuration with the defaults that it leaves out."""
         if self.study.execute is not None:  # of its own kind, and complete
             return dict(config)
-        return vars(resolve(config))
+        return fields(resolve(config))
 
     def place(self, model: str) -> str:
         """The network and the data set, for titles: ``resnet18 on digits``."""

@@ -174,7 +174,7 @@ class _Ticking(Callback):
         """See :class:`Callback`."""
         self._observer.on_start(config, engine, dataset)
         self._stage = config.cascade_stage or 1
-        _, steps = recipe.count_steps(config, dataset)
+        steps = recipe.count_steps(config, dataset).last_step
         self._epochs = -(-steps // engine.steps_per_epoch)
         self._epoch: int | None = None  # unknown until the first call, if resumed
         self._calls = 0

@@ -33,8 +33,11 @@ from training.run.display import result_lines, say, summary_line, waiting
 from training.run.interrupts import acknowledged
 from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
-from training.settings import optimizers
+from training.settings import chain
 from training.settings.config import Config
+from training.settings.methods import AdaptiveWindow, Amplify
+from training.settings.optimizers import SGD
+from training.settings.plan import Plan
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
@@ -201,12 +204,14 @@ def _notes(config: Config) -> list[str]:
     notes = []
     if config.pin_memory and jax.default_backend() == "cpu":
         notes.append("--pin-memory means nothing on a CPU, which transfers no batches")
-    if config.amplify_select and config.optimizer not in ("sgd", "nesterov"):
+    sgd = config.get(SGD)
+    if config.get(Amplify) and not sgd:
         notes.append(
             f"{config.optimizer} is nearly invariant to the scale of gradients, so "
             f"amplification has little effect"
         )
-    if config.adaptive_window and config.optimizer == "sgd" and config.momentum:
+    is_heavy_ball = sgd and sgd.momentum and not sgd.nesterov
+    if config.get(AdaptiveWindow) and is_heavy_ball:
         notes.append(
             "a jump leaves heavy-ball momentum as it was, which is slower than "
             "momentum alone: choose --optimizer nesterov or --momentum 0"
@@ -241,15 +246,16 @@ def _load(config: Config) -> data.Dataset:
 
 def _plan(config: Config, dataset: data.Dataset) -> tuple[optax.Schedule, int]:
     """Learning rate and number of steps of a run."""
-    steps_per_epoch, total_steps = count_steps(config, dataset)
-    schedule = optimizers.make_schedule(config, steps_per_epoch=steps_per_epoch)
-    return schedule, total_steps
+    plan = count_steps(config, dataset)
+    return chain.make_schedule(config, plan), plan.last_step
 
 
 def depends_on_seed(config: Config) -> bool:
     """Whether the result of :func:`prepare` serves one seed only."""
     # Random layers are drawn inside the compiled step.
-    return config.split_per_seed or config.amplify_select == "random"
+    amplify = config.get(Amplify)
+    is_random = amplify is not None and amplify.select == "random"
+    return config.split_per_seed or is_random
 
 
 def build(
@@ -282,6 +288,7 @@ def assemble(
 ) -> Engine:
     """As :func:`build`, without compiling."""
     module, tx = _network_and_optimizer(config, dataset)
+    amplify = config.get(Amplify)
     dtype = networks.DTYPES[config.precision]
     preprocess = Preprocess.of(dataset, dtype, augment=config.augment)
     # float16 overflows until its loss scale fits.
@@ -291,7 +298,7 @@ def assemble(
         module,
         tx,
         preprocess,
-        propagate=config.amplify_layers if config.amplify_propagate else None,
+        propagate=amplify.layers if amplify and amplify.propagate else None,
         parts=config.batch_parts * config.batches_per_step,
         unroll=jax.default_backend() == "cpu",
         label_smoothing=config.label_smoothing,
@@ -316,8 +323,7 @@ def _network_and_optimizer(
 ) -> tuple[nn.Module, optax.GradientTransformationExtraArgs]:
     axis = parallel.AXIS
     module = networks.make_network(config, dataset.num_classes, axis_name=axis)
-    steps_per_epoch, _ = count_steps(config, dataset)
-    return module, optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
+    return module, chain.make_optimizer(config, count_steps(config, dataset))
 
 
 def _feed(config: Config, examples: data.Examples) -> feed.Feed:
@@ -331,8 +337,8 @@ def _feed(config: Config, examples: data.Examples) -> feed.Feed:
     return feed.Resident(examples, batch_size, steps_per_call)
 
 
-def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:
-    """Returns the optimizer steps in an epoch and in the run.
+def count_steps(config: Config, dataset: data.Dataset) -> Plan:
+    """Counts the optimizer steps of a run.
 
     A step takes ``--batches-per-step`` whole batches.
 
@@ -354,7 +360,7 @@ def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:
             f"--epochs {config.epochs} is {total:,} steps, and a run has fewer than "
             f"2**31: choose fewer"
         )
-    return steps_per_epoch, min(total, config.max_steps or total)
+    return chain.make_plan(config, steps_per_epoch)
 
 
 def _steps_per_call(steps_per_epoch: int) -> int:

@@ -15,6 +15,7 @@ from experiments.runs import Runs
 from experiments.studies.amplification import FACTOR
 from experiments.study import Arm
 from training.settings.config import resolve
+from training.settings.methods import Amplify
 
 CONTROL = "original"
 _PLAIN = "noop"  # the plain control that shares the path of arms that amplify
@@ -219,10 +220,11 @@ def _rises(runs: Runs) -> str | None:
 def _rise(record: Record) -> tuple[float, float] | None:
     """The part of the layers amplified, and what rates are multiplied by: means."""
     config = resolve(record.config)
+    amplify = config.get(Amplify)
     factors, start = {}, 0
     for stage in stages(config):
         if stage.amplify:
-            factor = config.amplify_factor or stage.factor
+            factor = (amplify and amplify.factor) or stage.factor
             epochs = range(int(start) + 2, int(stage.end_epoch) + 1)
             factors.update(dict.fromkeys(epochs, factor))
         start = stage.end_epoch

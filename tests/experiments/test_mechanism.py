@@ -21,7 +21,7 @@ from experiments.training_loss import TrainingLoss
 from training import data, recipe
 from training.engine import networks
 from training.run.callbacks import Callback
-from training.settings.config import resolve
+from training.settings.config import fields, resolve
 
 # Compiling is most of the cost here.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -81,7 +81,7 @@ def test_arms_of_a_regime_differ_only_in_the_method(scale, model, regime):
     (plp_arm,) = (a for a in STUDY.arms if a.group == regime.name and a.matched)
     arms = [STUDY.arm(plp_arm.baseline), plp_arm, STUDY.arm(plp_arm.matched)]
     assert {arm.group for arm in arms} == {regime.name}
-    sgd, plp, matched = (vars(configure(scale.fields, model, arm)) for arm in arms)
+    sgd, plp, matched = (fields(configure(scale.fields, model, arm)) for arm in arms)
     differs = {name for name in sgd if sgd[name] != matched[name]}
     assert differs - {"workdir"} == {"learning_rate"}
     # Of four steps, the last jumps half a step further: 4.5 steps instead of 4.

@@ -2,6 +2,7 @@
 
 import dataclasses
 from itertools import combinations, groupby, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def complete(config):
 
 def configure(study, scale, model, arm):
     config = plan.configure(study, study.scale(scale).fields, model, study.arm(arm))
-    return complete(config)
+    return SimpleNamespace(**config_lib.fields(complete(config)))
 
 
 # -- What is planned -------------------------------------------------------------------

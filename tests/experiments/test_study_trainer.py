@@ -19,7 +19,7 @@ from training.engine.engine import Engine
 from training.errors import DivergedError
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
-from training.settings import registry
+from training.settings.methods import METHODS, Method
 
 FIELDS = {"width": 2, "epochs": 2, "batch_size": 256}
 STEPS_PER_EPOCH = 1438 * 4 // 5 // 256
@@ -32,9 +32,12 @@ RANDOM = Arm(
 )
 
 
-def signs(base, config, strategy):
+@dataclasses.dataclass(frozen=True)
+class Sign(Method):
     """A method: the sign of the gradient."""
-    return optax.chain(optax.scale_by_sign(), base)
+
+    def __call__(self, base, plan):
+        return optax.chain(optax.scale_by_sign(), base)
 
 
 class Following(Callback):
@@ -98,7 +101,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "initial_state", spying_state)
         patch.setattr(feed.Resident, "calls", spying_calls)
-        patch.setitem(registry.METHODS, "sign", f"{__name__}:signs")
+        patch.setitem(METHODS, "sign", Sign)
         runner.run(study, dataclasses.replace(SCALE, seeds=1), folder)
         runner.run(dataclasses.replace(study, arms=(SGD,)), SCALE, folder)
     return SimpleNamespace(
@@ -200,7 +203,9 @@ def test_programs_are_compiled_once_for_all_seeds(recipe_calls, tmp_path):
     scale = dataclasses.replace(SCALE, seeds=3, fields={**SCALE.fields, "epochs": 12})
     runner.run(study_of(SGD, ALL, RANDOM), scale, tmp_path)
     assert len(recipe_calls.configs) == 9
-    prepared = [(c.amplify_select, c.seed) for c in recipe_calls.prepared]
+    prepared = [
+        (config_lib.fields(c)["amplify_select"], c.seed) for c in recipe_calls.prepared
+    ]
     # Random layers are drawn by the seed inside the compiled step.
     assert sorted(map(str, prepared)) == sorted(
         map(str, [(None, 0), ("all", 0), *(("random", seed) for seed in range(3))])

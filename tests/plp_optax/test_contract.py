@@ -342,6 +342,8 @@ def test_survives_orbax_and_flax_serialization(name, tmp_path):
     restored = flax.serialization.from_bytes(blank, flax.serialization.to_bytes(state))
     chex.assert_trees_all_equal(restored, state)
 
+    if not jax.tree.leaves(state):
+        return  # Orbax saves no empty trees
     ocp.save(tmp_path / "state", state)
     restored = ocp.load(tmp_path / "state", blank)
     chex.assert_trees_all_equal(restored, state)

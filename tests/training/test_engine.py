@@ -183,7 +183,7 @@ def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
     fields = {"batch_size": 8, "batch_parts": 2, "batches_per_step": 3}
     recipe.assemble(resolve(fields), DATASET)
     assert (seen["batch_size"], seen["parts"]) == (24, 6)
-    assert recipe.count_steps(resolve(fields), DATASET)[0] == 64 // 24
+    assert recipe.count_steps(resolve(fields), DATASET).steps_per_epoch == 64 // 24
 
 
 def test_smoothed_targets_are_mixed_with_even_ones():

@@ -199,9 +199,11 @@ def test_rank_of_ties_and_nan():
 
 def test_steps_are_counted_in_whole_batches():
     config = resolve({"batch_size": 20, "epochs": 3})
-    assert count_steps(config, DATASET) == (3, 9)
+    plan = count_steps(config, DATASET)
+    assert (plan.steps_per_epoch, plan.total_steps, plan.last_step) == (3, 9, 9)
     config = resolve({"batch_size": 20, "epochs": 3, "max_steps": 5})
-    assert count_steps(config, DATASET) == (3, 5)
+    plan = count_steps(config, DATASET)
+    assert (plan.steps_per_epoch, plan.total_steps, plan.last_step) == (3, 9, 5)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import pathlib
 import numpy as np
 
 from training import errors
-from training.data import folder, images, npz
+from training.data import folder, images, npz, registry
 from training.data.dataset import Dataset, Source
 from training.data.split import split_off_test, stratified_split
-from training.settings import registry
 
 # Imported where they are used, as tensorflow-datasets takes a second to import.
 _PREPARED = "training.data.prepared:read"

@@ -31,6 +31,8 @@ from training.run.provenance import provenance
 from training.run.workdir import WorkDirectory, without_nan
 from training.settings import plateau
 from training.settings.config import Config
+from training.settings.methods import Amplify
+from training.settings.schedules import Plateau
 
 # Compiled as one function: the first call otherwise compiles two for each shape.
 _norm = jax.jit(optax.tree.norm)
@@ -228,11 +230,11 @@ class TrainingLoop:
         if (average := self._averaged()) is not None:
             averaged = self.evaluate(average, validation)
             metrics |= averaged.metrics("average_validation", *_RECORDED)
-        if config.amplify_layers is not None:
+        if amplify := config.get(Amplify):
             amplified = layer_analysis.observe(
                 state.opt_state,
                 state.params,
-                config.amplify_layers,
+                amplify.layers,
                 progress.selections,
             )
             metrics |= {
@@ -271,9 +273,9 @@ class TrainingLoop:
             progress.best = {"epoch": metrics["epoch"], "loss": loss}
         self._directory.add(metrics)
         progress.history.append(metrics)
-        if self._config.plateau_patience is not None:
+        if stalls := self._config.get(Plateau):
             opt_state = plateau.observe(
-                self.state.opt_state, loss, self._config.plateau_patience
+                self.state.opt_state, loss, stalls.plateau_patience
             )
             self.state = self.state._replace(opt_state=opt_state)
         progress.train_seconds += progress.seconds
