@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from benchmarks import measure, tables
 from training import data, recipe
 from training.engine import parallel
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.errors import ConfigError, UserError
 from training.settings import config as config_lib
 from training.settings.config import Config
@@ -148,7 +148,7 @@ def make_config(**fields: Any) -> Config:
 
 
 def make_arguments(
-    program: Program,
+    engine: Engine,
     config: Config,
     dataset: data.Dataset,
     mesh: Mesh,
@@ -157,7 +157,7 @@ def make_arguments(
     """Shapes and shardings of what the training function takes on the mesh.
 
     Args:
-      program: Made from configuration and data.
+      engine: Made from configuration and data.
       config: The configuration.
       dataset: The data.
       mesh: The devices.
@@ -170,7 +170,7 @@ def make_arguments(
 
     same, split = PartitionSpec(), PartitionSpec(parallel.AXIS)
     state = jax.tree.map(
-        lambda x: shaped(same, *x.shape, like=x), program.initial_state(0)
+        lambda x: shaped(same, *x.shape, like=x), engine.initial_state(0)
     )
     images, labels = dataset.train
     if config.input == "host":
@@ -192,10 +192,10 @@ def lower_step(
     Returns:
       Shapes of the training state, and the step, which can be compiled.
     """
-    program = recipe.assemble(config, dataset)
-    state, *others = make_arguments(program, config, dataset, mesh, resident)
+    engine = recipe.assemble(config, dataset)
+    state, *others = make_arguments(engine, config, dataset, mesh, resident)
     mapped = parallel.map_over_devices(
-        program.train_function, 1 + len(others), donate=True, mesh=mesh
+        engine.train_function, 1 + len(others), donate=True, mesh=mesh
     )
     return state, mapped.lower(state, *others)
 

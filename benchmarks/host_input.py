@@ -38,7 +38,7 @@ class Grain(feed.Host):
         super().__init__(examples, batch_size)
         self._by_batch = by_batch
 
-    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[feed.Call]:
+    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[feed.CallInputs]:
         """See :class:`training.engine.feed.Feed`; the order is Grain's own."""
         grain = importlib.import_module("grain")
 
@@ -56,7 +56,7 @@ class Grain(feed.Host):
             for batch in batches[steps.start : steps.stop].to_iter_dataset()
         )
         for batch in feed.prefetch(sent, self._AHEAD):
-            yield feed.Call(1, (batch,))
+            yield feed.CallInputs(1, (batch,))
 
 
 def run(

@@ -19,8 +19,8 @@ import models
 from benchmarks import tables
 from training import data, recipe
 from training.engine import networks
+from training.engine.engine import means
 from training.engine.feed import Feed
-from training.engine.program import means
 from training.run.provenance import provenance
 from training.settings import config as config_lib
 from training.settings.config import Config
@@ -183,7 +183,7 @@ class Training:
     """Training as ``train.py`` does it, without evaluation or records.
 
     Attributes:
-      program: The compiled program.
+      engine: The compiled program.
       parameters: How many parameters the network has.
       losses: Mean loss of each epoch so far.
     """
@@ -198,14 +198,14 @@ class Training:
           dataset: The images; an epoch takes all complete batches.
           source: How they reach the step; by default as ``config.input`` says.
         """
-        self.program = recipe.build(config, dataset, source)
-        self._state = self.program.initial_state(0)
+        self.engine = recipe.build(config, dataset, source)
+        self._state = self.engine.initial_state(0)
         self.parameters = sum(x.size for x in jax.tree.leaves(self._state.params))
         self.losses: list[float] = []
 
     def run(self) -> None:
         """Trains an epoch, and waits for it."""
-        for call in self.program.train_epoch(self._state, 0, len(self.losses)):
+        for call in self.engine.train_steps(self._state, 0, len(self.losses)):
             self._state = call.state
         self.losses.append(means(self._state.monitor.epoch)["loss"])
 

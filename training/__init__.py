@@ -1,8 +1,9 @@
 """The training program.
 
-``settings`` is what can be chosen: methods, optimizers, schedules and flags. ``data``
-reads images, ``engine`` is what is compiled, and ``run`` records and shows it.
-``recipe`` runs a training from top to bottom.
+``recipe`` runs a training from top to bottom, and ``cascade`` a network block by block.
+``settings`` declares what can be chosen, ``data`` reads the images, ``engine`` is what
+is compiled, and ``run`` keeps a run: work directory, checkpoints, screen, pictures and
+signals.
 
 ``load`` gives back what a run has trained.
 """

@@ -182,7 +182,7 @@ def _grown_units(setup_name: str, seed: int) -> int:
 
 def fixed_network(
     inputs: np.ndarray, units: int, capacity: int, seed: int
-) -> ran.Network:
+) -> ran.GrowingNetwork:
     """A network with all its units from the start, and weights 0.
 
     Centres are inputs of the stream, drawn at random. All units are half as wide as the
@@ -198,7 +198,7 @@ def fixed_network(
     centers = np.zeros((capacity, inputs.shape[1]), np.float32)
     centers[:units] = inputs[drawn]
     width = np.median(np.sqrt(_squared_distances(inputs))) / 2
-    return ran.Network(
+    return ran.GrowingNetwork(
         ran.Params(jnp.zeros(()), jnp.zeros(capacity), jnp.asarray(centers)),
         widths=jnp.full(capacity, width, jnp.float32),
         active=jnp.arange(capacity) < units,
@@ -212,7 +212,10 @@ def _squared_distances(inputs: np.ndarray) -> np.ndarray:
 
 
 def _follow(
-    network: ran.Network, rule: learning.Rule, stream: Stream, growth: Growth | None
+    network: ran.GrowingNetwork,
+    rule: learning.Rule,
+    stream: Stream,
+    growth: Growth | None,
 ) -> Curve:
     inputs, targets, tests, _ = (jnp.asarray(x, jnp.float32) for x in stream)
     state = learning.start(network, rule)

@@ -159,7 +159,7 @@ class Observer(Callback):
             )
             labels = jnp.asarray(dataset.train.labels[part])
             self._loss = Partial(TrainingLoss(module), images, labels)
-            start = prepared.program.initial_state(config.seed)
+            start = prepared.engine.initial_state(config.seed)
             self._start = jax.device_get(start.params)
             self._measure(0, self._start)
 

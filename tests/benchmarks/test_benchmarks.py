@@ -62,7 +62,7 @@ def test_the_bare_step_is_the_training_step():
     config = measure.training_config(**NETWORK)
     dataset = measure.synthetic(BATCH)
     training = measure.Training(config, dataset)
-    start = training.program.initial_state(0)
+    start = training.engine.initial_state(0)
     bare = trainer_overhead.make_bare(config, dataset, start, steps=1)
     losses = []
     for _ in range(6):

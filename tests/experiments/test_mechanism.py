@@ -222,7 +222,7 @@ def observed(tmp_path_factory):
         def on_epoch(self, state, metrics):
             observer.on_epoch(state, metrics)
 
-    start = jax.device_get(prepared.program.initial_state(config.seed).params)
+    start = jax.device_get(prepared.engine.initial_state(config.seed).params)
     recipe.run(prepared, config, Both())
     return prepared, config, observer.measures, start, states[-1]
 

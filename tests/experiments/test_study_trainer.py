@@ -15,7 +15,7 @@ from experiments.studies import plp
 from experiments.study import Arm, Scale, Study
 from training import recipe
 from training.engine import feed
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.errors import DivergedError
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
@@ -81,7 +81,7 @@ def finished(tmp_path_factory):
     """A study that has run, where each run started, and its orders of examples."""
     folder = tmp_path_factory.mktemp("study")
     starts, orders = [], []
-    initial_state, calls = Program.initial_state, feed.Resident.calls
+    initial_state, calls = Engine.initial_state, feed.Resident.calls
 
     def spying_state(self, seed, *given):
         state = initial_state(self, seed, *given)
@@ -99,7 +99,7 @@ def finished(tmp_path_factory):
         SGD, SIGN, observe=lambda prepared, c: following if c.seed == 1 else None
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "initial_state", spying_state)
+        patch.setattr(Engine, "initial_state", spying_state)
         patch.setattr(feed.Resident, "calls", spying_calls)
         patch.setitem(METHODS, "sign", Sign)
         runner.run(study, dataclasses.replace(SCALE, seeds=1), folder)
@@ -180,11 +180,11 @@ def test_paths_are_those_of_the_parameters(finished):
 def recipe_calls(monkeypatch, tmp_path):
     """Notes what is prepared and run; trains nothing."""
     seen = SimpleNamespace(prepared=[], configs=[], error=None)
-    program = SimpleNamespace(steps_per_epoch=1)
+    engine = SimpleNamespace(steps_per_epoch=1)
 
     def prepare(config):
         seen.prepared.append(config)
-        return SimpleNamespace(program=program, total_steps=2)
+        return SimpleNamespace(engine=engine, total_steps=2)
 
     def run(prepared, config, callback):
         seen.configs.append(config)
@@ -318,14 +318,14 @@ def test_a_run_is_measured_from_a_few_steps(tmp_path, monkeypatch):
             yield SimpleNamespace(state=advance(3, state), steps=5)
 
     state = SimpleNamespace(params=(), variables=())
-    program = SimpleNamespace(
+    engine = SimpleNamespace(
         steps_per_epoch=10,
         initial_state=lambda seed: state,
-        train_epoch=train_epoch,
+        train_steps=train_epoch,
         evaluate=lambda variables, examples: advance(7),
     )
     prepared = SimpleNamespace(
-        program=program, total_steps=40, dataset=SimpleNamespace(validation=None)
+        engine=engine, total_steps=40, dataset=SimpleNamespace(validation=None)
     )
     fake = SimpleNamespace(
         prepare=lambda config: advance(100, prepared),

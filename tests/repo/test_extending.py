@@ -85,7 +85,7 @@ def test_a_method(scale, change, tmp_path):
     argv += ["--warmup-epochs=0", "--weight-decay=0", "--momentum=0"]
     config = configure(tmp_path, *argv)
     prepared = recipe.prepare(config)
-    before = jax.device_get(prepared.program.initial_state(config.seed).params)
+    before = jax.device_get(prepared.engine.initial_state(config.seed).params)
     callback = Parameters()
     recipe.run(prepared, config, callback)
     (after,) = callback.seen

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import train
-from training.engine.program import Program
+from training.engine.engine import Engine
 
 
 def pass_by(patch, place, reached):
@@ -35,9 +35,9 @@ def pass_by(patch, place, reached):
 
     match place:
         case "step":
-            patch.setattr(Program, "train_epoch", counting(Program.train_epoch))
+            patch.setattr(Engine, "train_steps", counting(Engine.train_steps))
         case "evaluation":
-            patch.setattr(Program, "_eval_batches", counting(Program._eval_batches))
+            patch.setattr(Engine, "_eval_batches", counting(Engine._eval_batches))
         case "save":
             patch.setattr(os, "fsync", synchronise)
 

@@ -11,7 +11,7 @@ from experiments.reports import acceleration as own
 from experiments.runs import Runs
 from experiments.studies import acceleration
 from tests.support.reports import PROVENANCE, make, run, tables_of
-from training.engine.program import Program
+from training.engine.engine import Engine
 
 SPEED = "Speed and memory"
 MEMORY = {"held": 3_000_000, "temporary": 1_500_000}  # None is not recorded
@@ -53,20 +53,20 @@ def test_pinned_memory_has_no_times_on_a_cpu():
 @dataclasses.dataclass
 class Compiled:
     train_call: object
-    memory = Program.memory
+    memory = Engine.memory
 
 
 def test_memory_is_the_compilers_and_the_peak_only_if_it_rose(monkeypatch):
     peaks = iter([100, 100, 100, 250])
     monkeypatch.setattr(acceleration, "_peak", lambda: next(peaks))
     x = jnp.ones((256, 256))
-    program = Compiled(
+    engine = Compiled(
         jax.jit(lambda a, b: (a + 1, (a @ b).sum()), donate_argnums=0)
         .lower(x, x)
         .compile()
     )
     for peak in (None, 250):
-        memory = acceleration.Memory(program).measures["memory"]
+        memory = acceleration.Memory(engine).measures["memory"]
         assert memory["device_peak"] == peak
         # Two arguments, one of which is returned in its place, and a scalar.
         assert 2 * x.nbytes <= memory["held"] <= 2 * x.nbytes + 100

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from training.run import display, plots
 from training.run.display import (
-    Display,
+    ProgressBar,
     epoch_header,
     epoch_line,
     result_lines,
@@ -133,7 +133,7 @@ def terminal(monkeypatch):
 @pytest.mark.parametrize("width", [50, 80])
 def test_the_bar_fits_the_terminal(terminal, width):
     shown = terminal(width)
-    with Display(total_steps=1000, done=200) as bar:
+    with ProgressBar(total_steps=1000, done=200) as bar:
         bar.line(epoch_line(METRICS, 30, best=False))
         bar.advance(3, 4, {"loss": 1.234, "accuracy": 0.5}, steps_per_second=8.0)
         bar._progress.refresh()
@@ -152,13 +152,13 @@ def test_lines_are_shown_as_they_are(terminal):
     """Brackets are no markup; a path is not wrapped."""
     shown = terminal(50)
     text = "[red]layer[/red] " + "x" * 60
-    with Display(10, 0) as bar:
+    with ProgressBar(10, 0) as bar:
         bar.line(text)
     assert text in shown()
 
 
 def test_without_a_terminal_there_are_only_lines(capsys):
-    with waiting("compiling"), Display(10, 0) as bar:
+    with waiting("compiling"), ProgressBar(10, 0) as bar:
         bar.advance(1, 4, None, 1.0)
         bar.line("a line")
     assert capsys.readouterr().out == "compiling\na line\n"
@@ -176,7 +176,7 @@ def test_the_reader_of_a_pipe_may_leave(monkeypatch, how):
         os.close(reader)
         with open(1, "w", closefd=False) as stdout:
             monkeypatch.setattr(sys, "stdout", stdout)
-            bar = Display(10, 0)
+            bar = ProgressBar(10, 0)
             for text in ("one", "two"):
                 say(text) if how == "say" else bar.line(text)
                 with contextlib.suppress(BrokenPipeError):

@@ -247,7 +247,7 @@ def test_a_full_disk_is_reported(to_download):
 def test_two_processes_do_not_write_the_same_part(to_download, original, server):
     with (
         filelock.FileLock(by_hand(to_download).with_name(".lock")),
-        pytest.raises(errors.DataError, match="Another process"),
+        pytest.raises(errors.DataError, match="another process"),
     ):
         data.load("cifar100", data_dir=to_download)
     assert server.asked == []

@@ -18,7 +18,7 @@ import train
 import training
 from tests.support import programs
 from training import recipe
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.errors import RunError
 from training.run import callbacks, workdir
 from training.run.workdir import read_json, read_metrics
@@ -240,13 +240,13 @@ def test_a_run_without_an_average_says_so(trained):
 
 def test_the_average_is_computed_once_after_an_epoch(tmp_path, monkeypatch):
     """Its running statistics take a pass over training batches."""
-    steps, averaged = [], Program.averaged
+    steps, averaged = [], Engine.averaged
 
-    def counted(program, state, seed):
+    def counted(engine, state, seed):
         steps.append(int(state.step))
-        return averaged(program, state, seed)
+        return averaged(engine, state, seed)
 
-    monkeypatch.setattr(Program, "averaged", counted)
+    monkeypatch.setattr(Engine, "averaged", counted)
     path = tmp_path / "run"
     argv = [*TINY, "--epochs", "2", "--method", "tail-average"]
     assert train.main([*argv, "--workdir", str(path)]) == 0
@@ -264,10 +264,10 @@ def test_one_device_trains_and_evaluates_as_four(monkeypatch):
         monkeypatch.setattr(jax, "device_count", lambda n=count: n)
         with jax.enable_x64(True):
             tx = optax.chain(programs.momentum(), plp_optax.plp())
-            program = programs.make(tx=tx, dtype=jnp.float64, augment=True)
-            state = programs.train_epoch(program, program.initial_state(0))
-            state = programs.train_epoch(program, state, 1)
-            evaluated = program.evaluate(state.variables, programs.DATASET.validation)
+            engine = programs.make(tx=tx, dtype=jnp.float64, augment=True)
+            state = programs.train_epoch(engine, engine.initial_state(0))
+            state = programs.train_epoch(engine, state, 1)
+            evaluated = engine.evaluate(state.variables, programs.DATASET.validation)
         assert len(state.step.devices()) == count
         found.append((jax.device_get(state), evaluated))
     jax.tree.map(
@@ -304,7 +304,7 @@ def test_a_bug_keeps_its_traceback(trained, tmp_path, monkeypatch):
     def broken(*arguments):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(Program, "train_epoch", broken)
+    monkeypatch.setattr(Engine, "train_steps", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         train.main([*trained.argv, "--workdir", str(tmp_path / "run")])
 

@@ -261,11 +261,6 @@ def _check_cascade(c: Config) -> None:
             "--initial-weights has no meaning with --cascade, which trains each block "
             "from the start: leave one of them out"
         )
-    if c.cascade_cache and c.augment:
-        raise ConfigError(
-            "--cascade-cache computes what frozen blocks make of the images once, and "
-            "--augment changes the images in every epoch: leave one of them out"
-        )
 
 
 def _check_processes(c: Config) -> None:

@@ -128,12 +128,6 @@ class CascadeFlags:
         only=("cascade", _CASCADE),
         low=0,
     )
-    cascade_cache: bool = flag(
-        False,
-        "Compute what the frozen blocks make of the training images once a stage, and "
-        "keep it where --input says. It is float, and larger than the images.",
-        only=("cascade", _CASCADE),
-    )
     cascade_finetune: int | None = flag(
         0,
         "Epochs of a last stage, which trains all blocks and the last head.",

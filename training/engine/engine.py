@@ -5,29 +5,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
-import flax.linen as nn
 import jax
 import numpy as np
-import optax
 
 from training import data
 from training.engine import parallel
 from training.engine.evaluation import Evaluation
-from training.engine.feed import Feed
-from training.engine.state import (
-    Given,
-    Metrics,
-    Monitor,
-    TrainState,
-    make_initial_state,
-)
-from training.engine.step import (
-    Batch,
-    Preprocess,
-    make_eval_step,
-    make_statistics_step,
-    make_train_step,
-)
+from training.engine.feed import Feed, TrainStep
+from training.engine.state import Given, Metrics, Monitor, TrainState
+from training.engine.step import Batch
 from training.errors import DivergedError
 
 # Calls that may be under way at once: enough to hide dispatch, few enough that Ctrl-C
@@ -53,13 +39,12 @@ class Call(NamedTuple):
     metrics: dict[str, float] | None
 
 
-class Program:
+class Engine:
     """Training and evaluation of a network; :meth:`compile` comes first.
 
     Attributes:
       batch_size: Examples in a step, over all devices.
       steps_per_epoch: Whole batches in the training set.
-      trained: The parameters that the optimizer sees, of all that the network has.
       train_function: The training function as each device sees it.
       train_call: The same, compiled.
       compile_seconds: Time that it took to trace and compile the functions.
@@ -67,79 +52,38 @@ class Program:
 
     def __init__(
         self,
-        module: nn.Module,
-        tx: optax.GradientTransformationExtraArgs,
+        initial_state: Callable[..., TrainState],
+        train_step: TrainStep,
+        statistics_step: TrainStep,
+        eval_step: Callable[..., dict[str, jax.Array]],
         feed: Feed,
         dataset: data.Dataset,
         *,
         batch_size: int,
-        dtype: jax.typing.DTypeLike,
-        augment: bool = False,
-        propagate: str | None = None,
-        trained: Callable[[Any], Any] = lambda params: params,
-        train_module: nn.Module | None = None,
-        parts: int = 1,
-        label_smoothing: float = 0.0,
-        ema: float | None = None,
         most_skipped: int = 1,
     ) -> None:
-        """Makes the steps, without compiling them.
+        """Takes the functions to compile.
 
         Args:
-          module: The network.
-          tx: The optimizer.
-          feed: Where batches come from.
+          initial_state: See :func:`~training.engine.state.make_initial_state`.
+          train_step: See :func:`~training.engine.step.make_train_step`.
+          statistics_step: See :func:`~training.engine.step.make_statistics_step`.
+          eval_step: See :func:`~training.engine.step.make_eval_step`.
+          feed: Where training batches come from.
           dataset: The data set of the feed.
           batch_size: Examples in a step, over all devices.
-          dtype: Type of the network's arithmetic.
-          augment: See :func:`~training.engine.step.make_train_step`, also below.
-          propagate: The rule for layers in the propagated form of amplification.
-          trained: The parameters that the optimizer sees, of all that the network has.
-          train_module: The network as it takes what the feed gives, if that is not
-            images.
-          parts: In how many parts a batch is computed.
-          label_smoothing: Part of the target that is spread over all classes.
-          ema: Decay of the moving average of the variables, if one is taken.
-          most_skipped: How many steps in a row that are not finite end the run.
+          most_skipped: Training ends after this many skipped steps in a row.
         """
         self.batch_size = batch_size
         self.steps_per_epoch = len(dataset.train.labels) // batch_size
         self._num_classes = dataset.num_classes
+        self._examples = dataset.train
         self._feed = feed
         self._most_skipped = most_skipped
-        preprocess = Preprocess(
-            dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
-        )
-        self.trained = trained
-        # As it takes what the feed gives.
-        train_module = train_module or module
-        train_step = make_train_step(
-            train_module,
-            tx,
-            preprocess,
-            augment=augment,
-            propagate=propagate,
-            trained=trained,
-            parts=parts,
-            unroll=jax.default_backend() == "cpu",
-            label_smoothing=label_smoothing,
-            ema=ema,
-            most_skipped=most_skipped,
-        )
-        shape = dataset.train.images.shape[1:]
-        self._initial_state = make_initial_state(
-            module,
-            tx,
-            shape,
-            dtype,
-            with_average=ema is not None,
-        )
+        self._initial_state = initial_state
         self.train_function = feed.wrap(train_step)
-        self._statistics_function = feed.wrap(
-            make_statistics_step(train_module, preprocess, augment=augment)
-        )
-        self._eval_function = make_eval_step(module, preprocess)
-        self._examples = dataset.train
+        self._statistics_function = feed.wrap(statistics_step)
+        self._eval_function = eval_step
 
     def compile(self) -> Self:
         """Compiles the steps for the devices, so that no timing includes it.
@@ -148,12 +92,15 @@ class Program:
           ConfigError: If the optimizer does not fit the network.
         """
         start = time.perf_counter()
+        # Compiled ahead of time for the arguments of a first call, whose values do not
+        # matter; the steps of every seed have the same shapes and shardings.
         state = self.initial_state(0)
         arguments = next(self._feed.calls(0, 0, range(1))).arguments
         self.train_call: Any = parallel.compile_step(
             self.train_function, state, *arguments, donate=True
         )
         if state.needs_statistics:
+            # Without donation: the state remains that of the training.
             self._statistics_call: Any = parallel.compile_step(
                 self._statistics_function, state, *arguments
             )
@@ -185,7 +132,7 @@ class Program:
         """
         return self._initial_state(jax.random.key(seed), given)
 
-    def train_epoch(
+    def train_steps(
         self,
         state: TrainState,
         seed: int,
@@ -231,10 +178,9 @@ class Program:
         Where the optimizer averages parameters, running statistics are computed again
         for them, on the first batches of the seed's first epoch.
         """
-        average = state.averaged_variables
         if not state.needs_statistics:
-            return average
-        state = state._replace(params=average["params"])
+            return state.averaged_variables
+        state = state.with_averaged_params()
         steps = range(min(self.steps_per_epoch, _STATISTICS_STEPS))
         for call in self._feed.calls(seed, 0, steps):
             state, _ = self._statistics_call(state, *call.arguments)

@@ -5,22 +5,22 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from training import data
 from training.engine import parallel
-from training.engine.program import Evaluation, Program, means
+from training.engine.engine import Engine, Evaluation, means
 from training.engine.state import Given
 from training.errors import RunError
-from training.run import amplification, workdir
+from training.run import layer_analysis, workdir
 from training.run.callbacks import Callback
 from training.run.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
 from training.run.display import (
     LAG_LINE,
-    Display,
+    ProgressBar,
     epoch_header,
     epoch_line,
     say,
@@ -37,7 +37,7 @@ from training.settings.schedules import Plateau
 # Compiled as one function: the first call otherwise compiles two for each shape.
 _norm = jax.jit(optax.tree.norm)
 
-# What is recorded of an evaluation after an epoch.
+# The metrics of an evaluation that are recorded after an epoch.
 _RECORDED = ("loss", "accuracy", "macro_f1")
 
 
@@ -66,7 +66,25 @@ class Progress:
     selections: int = 0
 
 
-class Session:
+class Prepared(NamedTuple):
+    """The parts that runs of one configuration share, whatever their seeds.
+
+    Attributes:
+      dataset: The data.
+      engine: Network and optimizer, compiled.
+      schedule: The learning rate as a function of the optimizer step.
+      total_steps: Steps in a run.
+      weights: Variables that replace the ones drawn; see :meth:`Engine.initial_state`.
+    """
+
+    dataset: data.Dataset
+    engine: Engine
+    schedule: optax.Schedule
+    total_steps: int
+    weights: Given | None
+
+
+class TrainingLoop:
     """A run under way. It starts the run, or resumes it from its last checkpoint.
 
     Attributes:
@@ -80,37 +98,34 @@ class Session:
         self,
         config: Config,
         directory: WorkDirectory,
-        dataset: data.Dataset,
-        program: Program,
-        schedule: optax.Schedule,
-        total_steps: int,
+        prepared: Prepared,
         callback: Callback,
-        given: Given | None = None,
     ) -> None:
-        """Starts or resumes a run; see :meth:`Program.initial_state` for ``given``.
+        """Starts or resumes a run.
 
         Raises:
           RunError: If there is no undamaged checkpoint to resume from.
         """
         self._config = config
         self._directory = directory
-        self._dataset = dataset
-        self._program = program
-        self._schedule = schedule
-        self._total_steps = total_steps
+        self._dataset = prepared.dataset
+        self._engine = prepared.engine
+        self._schedule = prepared.schedule
+        self._total_steps = prepared.total_steps
         self._callback = callback
         self._interrupts = Interrupts(config.checkpoint_minutes)
         self._checkpoints = Checkpoints(
             directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
         )
-        self.epochs = math.ceil(total_steps / program.steps_per_epoch)
-        self.state = program.initial_state(config.seed, given)
+        steps_per_epoch = self._engine.steps_per_epoch
+        self.epochs = math.ceil(self._total_steps / steps_per_epoch)
+        self.state = self._engine.initial_state(config.seed, prepared.weights)
         self.best = copy_to_host(self.state.variables)
         self.progress = Progress()
         self._average: Any = None
         self._start()
-        done = self.progress.epoch * program.steps_per_epoch + self.progress.step
-        self._display = Display(total_steps, done)
+        done = self.progress.epoch * steps_per_epoch + self.progress.step
+        self._bar = ProgressBar(self._total_steps, done)
 
     def _start(self) -> None:
         directory = self._directory
@@ -149,9 +164,9 @@ class Session:
         Raises:
           Stopped: If a signal asked the run to stop.
         """
-        with self._interrupts.listening(), self._display as display:
+        with self._interrupts.listening(), self._bar as bar:
             if not self.is_over:
-                display.line(epoch_header(self.epochs))
+                bar.line(epoch_header(self.epochs))
             try:
                 yield
             except Stopped:
@@ -162,19 +177,20 @@ class Session:
     def train_epoch(self) -> None:
         """Trains what is left of an epoch."""
         self._average = None
-        config, program, progress = self._config, self._program, self.progress
+        config, engine, progress = self._config, self._engine, self.progress
         epoch = progress.epoch
-        before = epoch * program.steps_per_epoch
-        stop = min(program.steps_per_epoch, self._total_steps - before)
+        before = epoch * engine.steps_per_epoch
+        stop = min(engine.steps_per_epoch, self._total_steps - before)
+        # The clock leaves out saving, and counts the part of the epoch before a resume.
         clock = time.perf_counter() - progress.seconds
-        calls = program.train_epoch(self.state, config.seed, epoch, progress.step, stop)
+        calls = engine.train_steps(self.state, config.seed, epoch, progress.step, stop)
         with self._traced(epoch):
             for call in calls:
                 self.state = call.state
                 progress.step += call.steps
                 progress.seconds = time.perf_counter() - clock
                 pace = progress.step / progress.seconds
-                self._display.advance(epoch + 1, call.steps, call.metrics, pace)
+                self._bar.advance(epoch + 1, call.steps, call.metrics, pace)
                 self._callback.on_call(self.state)
                 if self._interrupts.check():
                     jax.block_until_ready(self.state)
@@ -186,7 +202,7 @@ class Session:
 
     def validate(self) -> dict[str, Any]:
         """Returns the epoch's line of ``metrics.jsonl``."""
-        config, program = self._config, self._program
+        config, engine = self._config, self._engine
         state, progress = self.state, self.progress
         sums = jax.device_get(state.monitor.epoch)
         trained = means(sums)
@@ -204,9 +220,9 @@ class Session:
             * plateau.scale(state.opt_state),
             "gradient_norm": trained["gradient_norm"],
             "update_norm": trained["update_norm"],
-            "parameter_norm": float(_norm(state.params)),
+            "parameter_norm": float(_norm(state.variables["params"])),
             "skipped_steps": int(sums.skipped),
-            "images_per_second": progress.step * program.batch_size / progress.seconds,
+            "images_per_second": progress.step * engine.batch_size / progress.seconds,
         }
         if config.test_each_epoch:
             tested = self.evaluate(state.variables, self._dataset.test)
@@ -215,9 +231,9 @@ class Session:
             averaged = self.evaluate(average, validation)
             metrics |= averaged.metrics("average_validation", *_RECORDED)
         if amplify := config.get(Amplify):
-            amplified = amplification.observe(
+            amplified = layer_analysis.observe(
                 state.opt_state,
-                program.trained(state.params),
+                state.params,
                 amplify.layers,
                 progress.selections,
             )
@@ -237,14 +253,14 @@ class Session:
         return tested
 
     def _averaged(self) -> Any:
-        """See :meth:`Program.averaged`. It is computed once after an epoch."""
+        """See :meth:`Engine.averaged`. It is computed once after an epoch."""
         if self._average is None:
-            self._average = self._program.averaged(self.state, self._config.seed)
+            self._average = self._engine.averaged(self.state, self._config.seed)
         return self._average
 
     def evaluate(self, variables: Any, examples: data.Examples) -> Evaluation:
-        """See :meth:`Program.evaluate`. A signal interrupts it."""
-        return self._program.evaluate(variables, examples, self._interrupts.check)
+        """See :meth:`Engine.evaluate`. A signal interrupts it."""
+        return self._engine.evaluate(variables, examples, self._interrupts.check)
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Records an epoch, selects the best one so far, and saves when it is time."""
@@ -265,12 +281,12 @@ class Session:
         progress.train_seconds += progress.seconds
         progress.epoch, progress.step, progress.seconds = metrics["epoch"], 0, 0.0
 
-        self._display.line(epoch_line(metrics, self.epochs, is_best))
+        self._bar.line(epoch_line(metrics, self.epochs, is_best))
         if metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
-            self._display.line(LAG_LINE)
+            self._bar.line(LAG_LINE)
         if metrics.get("analysis"):
             self._write_layers()
-            self._display.line(selection_line(metrics["analysis"]))
+            self._bar.line(selection_line(metrics["analysis"]))
         self._callback.on_epoch(self.state, metrics)
         every = self._config.checkpoint_epochs
         if self.is_over or (every and progress.epoch % every == 0):
@@ -307,10 +323,10 @@ class Session:
                 "epochs": progress.epoch,
                 "stopped_early": progress.epoch < self.epochs,
                 "steps": min(
-                    progress.epoch * self._program.steps_per_epoch, self._total_steps
+                    progress.epoch * self._engine.steps_per_epoch, self._total_steps
                 ),
                 "skipped_steps": sum(m["skipped_steps"] for m in history),
-                "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
+                "parameters": sum(x.size for x in jax.tree.leaves(self.best["params"])),
                 **provenance(),
             }
         )
@@ -334,7 +350,7 @@ class Session:
             parallel.from_coordinator(lambda: write(path, best))
 
     def _write_layers(self) -> None:
-        if text := amplification.layers_text(self.progress.history):
+        if text := layer_analysis.layers_text(self.progress.history):
             self._directory.write_layers(text)
 
     def _traced(self, epoch: int) -> contextlib.AbstractContextManager[None]:

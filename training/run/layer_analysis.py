@@ -1,4 +1,4 @@
-"""What gradient amplification did in a run, read from the optimizer's state."""
+"""The layers that a run amplifies, read from the optimizer's state."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
