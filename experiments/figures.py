@@ -5,7 +5,7 @@ A picture answers one question, which is its title.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ from matplotlib.ticker import (
 )
 
 from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, UNCORRECTED, WORSE
-from experiments.table import Metric, Table
+from experiments.table import Metric, Table, signed, texts
 
 c = pl.col
 
@@ -96,6 +96,7 @@ def figure(title: str, width: float = 8, height: float = 4) -> Figure:
 
     A Figure of its own and not pyplot's: no global state and no display.
     """
+    width = max(width, 0.1 * len(title))  # its title's width
     new = Figure(figsize=(width, height), dpi=100, layout="constrained")
     new.suptitle(title, fontsize=11, fontweight="bold")
     return new
@@ -145,7 +146,9 @@ def _drawn(ax: Axes) -> np.ndarray:
     return drawn[np.isfinite(drawn)]
 
 
-def legend(figure: Figure, handles: Mapping[str, Artist] | None = None) -> None:
+def legend(
+    figure: Figure, handles: Mapping[str, Artist] | None = None, title: str = ""
+) -> None:
     """One legend below all axes, no wider than the figure; an entry for each name."""
     entries: dict[str, Artist] = dict(handles or {})
     for ax in figure.axes if handles is None else ():
@@ -159,6 +162,8 @@ def legend(figure: Figure, handles: Mapping[str, Artist] | None = None) -> None:
             ncols=columns,
             frameon=False,
             fontsize=8.5,
+            title=title or None,
+            title_fontsize=8.5,
         )
         if drawn.get_window_extent().width <= figure.bbox.width:
             return
@@ -174,6 +179,7 @@ def band(
     label: str,
     *,
     is_geometric: bool = False,
+    has_error: bool = False,
 ) -> None:
     """Draws the mean of runs over x, and a band from the lowest to the highest.
 
@@ -185,17 +191,59 @@ def band(
       look: Colour and line.
       label: The name in the legend.
       is_geometric: Whether to draw the geometric mean.
+      has_error: Whether the band is the standard error of the mean instead.
     """
     mean = c(y).log().mean().exp() if is_geometric else c(y).mean()
-    of_x = frame.drop_nulls(y).group_by(x).agg(mean, low=c(y).min(), high=c(y).max())
-    of_x = of_x.sort(x)
-    color, style = look.color, look.linestyle
-    lw = 0.9 if look == OTHERS else 1.7
-    ax.plot(of_x[x], of_x[y], color=color, ls=style, lw=lw, label=label)
-    if look != OTHERS:
+    error = (c(y).std() / pl.len().sqrt()).fill_null(0)
+    low, high = (mean - error, mean + error) if has_error else (c(y).min(), c(y).max())
+    of_x = frame.drop_nulls(y).group_by(x).agg(mean, low=low, high=high).sort(x)
+    is_other = look == OTHERS
+    color, width, order = (
+        look.color,
+        (0.9 if is_other else 1.7),
+        (1.9 if is_other else 2),
+    )
+    ax.plot(of_x[x], of_x[y], color=color, ls=look.linestyle, lw=width, label=label,
+            zorder=order)  # fmt: skip
+    if not is_other:
         ax.fill_between(
             of_x[x], of_x["low"], of_x["high"], color=color, alpha=0.12, lw=0
         )
+
+
+def lines(
+    table: Table,
+    ax: Axes,
+    frame: pl.DataFrame,
+    x: str,
+    y: str,
+    *,
+    first: Sequence[str] = (),
+    control: str | None = None,
+    **options: Any,
+) -> list[str]:
+    """Draws a line an arm: the first ones in colour, the control black, others grey.
+
+    Args:
+      table: The study's tables.
+      ax: Where.
+      frame: A row a run and x: ``arm`` and the columns to draw.
+      x: The column of epochs, steps or such.
+      y: The column of values.
+      first: Names of the arms that are drawn in colour, if they are there.
+      control: The name of the control.
+      **options: Of :func:`band`.
+
+    Returns:
+      The names of the arms in grey.
+    """
+    ran = frame["arm"].unique(maintain_order=True).to_list()
+    order = [*(a for a in first if a in ran), *(a for a in ran if a not in first)]
+    drawn = {a: look for a, look in looks(order, control).items() if a in ran}
+    for arm, look in drawn.items():
+        label = "others" if look == OTHERS else table.labels[arm]
+        band(ax, frame.filter(c("arm") == arm), x, y, look, label, **options)
+    return [arm for arm, look in drawn.items() if look == OTHERS]
 
 
 # -- Forest plots ----------------------------------------------------------------------
@@ -239,10 +287,14 @@ def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
         lines += [(str(arm), None), *((str(arm), x) for x in controls["control"])]
     models = list(drawn["model"].unique(maintain_order=True))
     sign = "/" if metric.is_ratio else "minus"
+    names = [
+        table.labels[arm] if control is None else f"{sign} {table.labels[control]}"
+        for arm, control in lines
+    ]
     new = figure(
         ", on ".join((f"{metric.title}: arm {sign} control", *table.datasets)),
-        4.4 + 2.4 * len(models),
-        1.5 + 0.2 * len(lines),
+        0.6 + 0.065 * max(map(len, names)) + max(4.0, 2.6 * len(models)),
+        1.7 + 0.2 * len(lines),
     )
     axes = new.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for ax, model in zip(axes, models, strict=True):
@@ -252,13 +304,10 @@ def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
         ax.set_title(model, fontsize=10)
         ax.grid(visible=False, axis="y")
         ax.axvline(metric.is_ratio, color="0.3", lw=1)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        if not metric.is_ratio:
+            ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.tick_params(axis="y", length=0)
         _draw_forest(ax, drawn.filter(c("model") == model), lines, metric.is_ratio)
-    names = [
-        table.labels[arm] if control is None else f"{sign} {table.labels[control]}"
-        for arm, control in lines
-    ]
     axes[0].set_yticks(range(len(lines)), names, fontsize=8.5)
     for tick, (_, control) in zip(axes[0].get_yticklabels(), lines, strict=True):
         tick.set_fontweight("bold" if control is None else "normal")
@@ -269,8 +318,7 @@ def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
         for name, v in _VERDICTS.items()
         if name in set(drawn["verdict"])
     }  # fmt: skip
-    legend(new, handles)
-    new.supxlabel(evidence(drawn), fontsize=8.5)
+    legend(new, handles, evidence(drawn, found))
     return Picture(
         f"differences-{metric.name.replace('_', '-')}",
         new,
@@ -279,13 +327,22 @@ def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
     )
 
 
-def evidence(found: pl.DataFrame) -> str:
-    """``95 % interval, n = 5, corrected over 12 comparisons``."""
-    low, high = found["n"].min(), found["n"].max()
+def evidence(drawn: pl.DataFrame, found: pl.DataFrame) -> str:
+    """``95 % interval, n = 5, corrected over 12 comparisons``.
+
+    Args:
+      drawn: The comparisons that a picture shows.
+      found: All comparisons; those of the same metric were corrected together.
+    """
+    low, high = drawn.select(low=c("n").min(), high=c("n").max()).row(0)
     n = f"{low}" if low == high else f"{low} to {high}"
-    tested = found["corrected"].is_not_null().sum()
-    correction = f", corrected over {tested} comparisons" if tested else ""
-    return f"95 % interval, n = {n}{correction}"
+    of_metric = found.filter(c("metric").is_in(drawn["metric"].unique().to_list()))
+    tested = of_metric.group_by("metric", maintain_order=True).agg(
+        c("corrected").is_not_null().sum()
+    )
+    counts = [str(count) for count in tested["corrected"].unique(maintain_order=True)]
+    correction = f", corrected over {' and '.join(counts)} comparisons"
+    return f"95 % interval, n = {n}{correction if counts != ['0'] else ''}"
 
 
 def _draw_forest(
@@ -295,12 +352,19 @@ def _draw_forest(
     is_ratio: bool,
 ) -> None:
     ends = found.select(pl.concat_list("mean", "low", "high").explode().drop_nulls())
-    offsets = ends.to_series().to_numpy() - is_ratio
-    # One extreme arm must not flatten the others.
-    limit = 12 * float(np.median(np.abs(offsets))) or 1.0
-    low, high = np.clip([min(*offsets, 0), max(*offsets, 0)], -limit, limit) + is_ratio
-    margin = 0.05 * (high - low) or 1.0
-    ax.set_xlim(low - margin, high + margin)
+    low, high = min(*ends.to_series(), is_ratio), max(*ends.to_series(), is_ratio)
+    if is_ratio:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlim(low / 1.2, high * 1.2)
+    else:
+        sizes = np.abs(ends.to_series().to_numpy())
+        # One extreme arm must not flatten the others.
+        limit = 12 * float(np.median(sizes)) or float(sizes.max()) or 1.0
+        low, high = np.clip([low, high], -limit, limit)
+        margin = 0.05 * (high - low) or 1.0
+        ax.set_xlim(low - margin, high + margin)
     for row in found.iter_rows(named=True):
         y, x = lines.index((row["arm"], row["control"])), row["mean"]
         color, marker, is_filled = _VERDICTS[row["verdict"]]
@@ -322,83 +386,72 @@ def curves(
     arms: Sequence[str],
     control: str,
     quantity: str,
-    parts: Sequence[str] = ("train", "validation", "test"),
+    first: Sequence[str] = (),
 ) -> Picture | None:
-    """Draws by epoch how far arms are from a control, a panel for each part of the data.
+    """Draws how far arms are from a control by epoch, a panel a part of the data.
 
     Args:
       table: The study's tables.
       model: The network.
-      arms: Names of arms, those in colour first; those without a run are left out.
+      arms: Names of arms; those without a run are left out.
       control: The arm to subtract, seed by seed.
-      quantity: ``accuracy`` or ``loss``.
-      parts: Those of the data; of the last two the first that the runs have.
+      quantity: ``accuracy`` or ``loss``, on the training part, and on the test or else
+        the validation part.
+      first: The arms in colour; empty for the first ones.
 
     Returns:
       The picture; None if there is nothing to draw.
     """
-    epochs = table.epochs.filter(c("model") == model)
-    ran = set(epochs["arm"])
-    shown = [arm for arm in arms if arm in ran and arm != control]
+    epochs = table.epochs.filter(c("model") == model, c("arm").is_in([*arms, control]))
     recorded = [
         name
-        for part in parts
+        for part in ("train", "validation", "test")
         if (name := f"{part}_{quantity}") in epochs.columns
         and epochs[name].is_not_null().any()
     ]
-    if control not in ran or not shown or not recorded:
+    base = epochs.filter(c("arm") == control)
+    if not len(base) or epochs["arm"].n_unique() < 2 or not recorded:
         return None
-    held_out = [name for name in recorded if not name.startswith("train")]
-    names = [name for name in recorded if name not in held_out] + held_out[-1:]
+    names = list(dict.fromkeys((recorded[0], recorded[-1])))
     label = table.labels[control]
     new = figure(
         f"{quantity.capitalize()} minus that of: {label}, {table.place(model)}",
         max(5.4, 4.6 * len(names)),
         3.8,
     )
-    unit = "points" if quantity == "accuracy" else "nats"
-    diverged = _diverged(table, model)
-    for ax, name in zip(
-        new.subplots(1, len(names), squeeze=False)[0], names, strict=True
-    ):
-        scale = 100 if quantity == "accuracy" else 1
-        finished = epochs.filter(~c("diverged"))
-        base = finished.filter(c("arm") == control)
-        dress(
-            ax,
-            xlabel="epoch",
-            ylabel=f"difference ({unit})",
-            title=LABELS[name].partition(" (")[0],
-        )
+    axes = new.subplots(1, len(names), squeeze=False)[0]
+    scale, unit = (100, "points") if quantity == "accuracy" else (1, "nats")
+    others: list[str] = []
+    for ax, name in zip(axes, names, strict=True):
+        title = LABELS[name].partition(" (")[0]
+        dress(ax, xlabel="epoch", ylabel=f"difference ({unit})", title=title)
         ax.axhline(0, color=BLACK, lw=1, label=f"{label} (control)")
-        pairs = finished.join(
-            base.select("seed", "epoch", base=name), on=["seed", "epoch"]
-        ).with_columns(difference=scale * (c(name) - c("base")))
-        drawn = looks(shown)
-        for arm in reversed(shown):  # those in colour on top
-            text = "others" if drawn[arm] == OTHERS else table.labels[arm]
-            of_arm = pairs.filter(c("arm") == arm)
-            band(ax, of_arm, "epoch", "difference", drawn[arm], text + diverged(arm))
-        spread = np.abs(_drawn(ax))
-        typical = float(np.median(spread[spread > 0])) if (spread > 0).any() else 0
-        if typical and spread.max() > 30 * typical:
+        theirs = base.select("seed", "epoch", base=name)
+        pairs = (
+            epochs.filter(~c("diverged"), c("arm") != control)
+            .join(theirs, on=["seed", "epoch"], maintain_order="left")
+            .with_columns(difference=scale * (c(name) - c("base")))
+        )
+        others = lines(table, ax, pairs, "epoch", "difference", first=first or arms,
+                       has_error=True)  # fmt: skip
+        sizes = np.abs(_drawn(ax))
+        typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 0
+        if typical and sizes.max() > 30 * typical:
             logarithmic_beyond(ax, typical)
     legend(new)
-    others = [table.labels[arm] for arm in shown[len(COLORED) :]]
+    diverged = epochs.group_by("arm", maintain_order=True).agg(
+        c("seed").filter("diverged").n_unique(), of=c("seed").n_unique()
+    )
+    named = [f"{table.labels[a]} {n} of {of}" for a, n, of in diverged.iter_rows() if n]
+    in_grey = "; ".join(table.labels[arm] for arm in others)
     return Picture(
         f"{quantity}-{model}",
         new,
-        f"Arm minus {label}, seed by seed: mean over the finished runs, and a band from "
-        f"the lowest to the highest run."
-        + (f" In grey: {'; '.join(others)}." if others else ""),
+        f"Arm minus {label}, seed by seed: mean over the finished runs, and its "
+        f"standard error."
+        + f" In grey: {in_grey}." * bool(others)
+        + f" Diverged: {'; '.join(named)}." * bool(named),
     )
-
-
-def _diverged(table: Table, model: str):  # type: ignore[no-untyped-def]
-    runs = table.runs.filter(c("model") == model)
-    count = dict(runs.group_by("arm").agg(c("diverged").sum()).iter_rows())
-    of = dict(runs.group_by("arm").len().iter_rows())
-    return lambda arm: f" ({count[arm]} of {of[arm]} diverged)" if count[arm] else ""
 
 
 # -- Heat maps -------------------------------------------------------------------------
@@ -472,40 +525,44 @@ def verdicts(
     asked = pl.DataFrame(
         list(controls.items()), schema=["arm", "control"], orient="row"
     )
-    titles = {metric.name: metric.label for metric in metrics}
-    digits = {metric.name: metric.digits for metric in metrics}
-    order = {verdict: rank for rank, verdict in enumerate(_VERDICTS)}
-    cells = (
-        found.join(asked, on=["arm", "control"], maintain_order="left")
-        .filter(c("metric").is_in(list(titles)))
-        .sort(c("arm").replace_strict({n: i for i, n in enumerate(controls)}))
+    names = {m.name: m.label.removeprefix("gradients to the ") for m in metrics}
+    cells = asked.join(
+        found.filter(c("metric").is_in(list(names))),
+        on=["arm", "control"],
+        maintain_order="left_right",
     )
     if not len(cells):
         return None
-    places = [(model, m) for model in table.models for m in titles]
-    columns = {p: "\n".join([p[0], titles[p[1]].removeprefix("gradients to ")])
-               if len(titles) > 1 else p[0] for p in places}  # fmt: skip
-
-    def text(row: Mapping[str, float]) -> str:
-        mean = f"{row['mean']:+.{digits[str(row['metric'])]}f}"
-        diverged = f"{row['diverged']} diverged" * bool(row["diverged"])
-        return "\n".join(filter(None, (mean * bool(row["n"]), diverged)))
-
-    drawn = table.named(cells).select(
-        row="arm",
-        place=pl.concat_list("model", "metric"),
-        column=pl.struct("model", "metric").map_elements(
-            lambda p: columns[p["model"], p["metric"]], pl.String
-        ),
-        value=c("verdict").replace_strict(order, return_dtype=pl.Int64),
-        text=pl.struct("mean", "n", "metric", "diverged").map_elements(text, pl.String),
+    rows = [table.labels[arm] for arm in cells["arm"].unique(maintain_order=True)]
+    ranks = [
+        c(column).replace_strict({name: rank for rank, name in enumerate(order)})
+        for column, order in (("model", table.models), ("metric", names))
+    ]
+    mean = texts("mean", lambda x: signed(x, metrics[0].digits))
+    drawn = (
+        table.named(cells)
+        .sort(*ranks)
+        .select(
+            row="arm",
+            column=pl.concat_str(
+                "model",
+                c("metric").replace(names) if len(names) > 1 else pl.lit(None),
+                separator="\n",
+                ignore_nulls=True,
+            ),
+            value=c("verdict").replace_strict(
+                {verdict: rank for rank, verdict in enumerate(_VERDICTS)}
+            ),
+            text=pl.concat_str(
+                pl.when(c("n") > 0).then(mean),
+                pl.when(c("diverged") > 0).then(pl.format("{} diverged", "diverged")),
+                separator="\n",
+                ignore_nulls=True,
+            ),
+        )
     )
-    rank = {label: i for i, label in enumerate(columns.values())}
-    rows = list(drawn["row"].unique(maintain_order=True))
-    drawn = drawn.sort(c("column").replace_strict(rank, return_dtype=pl.Int64))
     # Light shades, on which numbers can be read.
     shades = [_light(v.color) if v.is_filled else "#FFFFFF" for v in _VERDICTS.values()]
-    better = "more" if metrics[0].higher_is_better else "fewer"
     unit = metrics[0].unit
     quantity = f"{metrics[0].label if len(metrics) == 1 else unit}".capitalize()
     new = figure(
@@ -523,10 +580,13 @@ def verdicts(
         rows=rows,
     )
     ran = set(cells["verdict"])
-    legend(new, {v: Patch(facecolor=s, edgecolor="0.6")
-                 for v, s in zip(_VERDICTS, shades, strict=True) if v in ran})  # fmt: skip
-    new.supxlabel(f"{unit} ({'lower' if better == 'fewer' else 'higher'} is better); "
-                  f"{evidence(cells)}", fontsize=8.5)  # fmt: skip
+    handles: dict[str, Artist] = {
+        name: Patch(facecolor=shade, edgecolor="0.6")
+        for name, shade in zip(_VERDICTS, shades, strict=True)
+        if name in ran
+    }
+    direction = "higher" if metrics[0].higher_is_better else "lower"
+    legend(new, handles, f"{unit}, {direction} is better; {evidence(cells, found)}")
     return Picture(
         f"verdicts-{name}",
         new,
@@ -536,5 +596,5 @@ def verdicts(
 
 
 def _light(color: str) -> str:
-    mixed = 0.55 + 0.45 * np.array(to_rgb(color))
-    return to_hex(mixed)
+    red, green, blue = (0.55 + 0.45 * part for part in to_rgb(color))
+    return to_hex((red, green, blue))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,7 +138,7 @@ def make(study: Study, header: Header, records: Sequence[Record]) -> Table:
         (record for record in records if record.model in models),
         key=lambda r: (models.index(r.model), arms.index(r.arm), r.seed),
     )
-    for one, two in zip(kept, kept[1:], strict=False):
+    for one, two in itertools.pairwise(kept):
         if _key(one) == _key(two):
             raise RunError(
                 f"there are two {one.model} runs of {one.arm} with seed {one.seed}: "
@@ -151,13 +152,14 @@ def make(study: Study, header: Header, records: Sequence[Record]) -> Table:
         for r in kept
         for row in r.history
     ]
-    frames = (
-        pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
-        if rows
-        else pl.DataFrame(schema=schema)
-        for rows in (runs, epochs)
-    )
-    return Table(study, tuple(kept), *frames, models=tuple(models))
+
+    def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+        if not rows:
+            return pl.DataFrame(schema=schema)
+        return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
+
+    results = ensure(frame(runs), "test_accuracy", "validation_loss", "train_seconds")
+    return Table(study, tuple(kept), results, frame(epochs), tuple(models))
 
 
 def _key(record: Record) -> dict[str, Any]:
@@ -192,9 +194,9 @@ class Metric(NamedTuple):
       label: As reports call it.
       unit: Of its differences.
       digits: Decimals to print.
-      value: An expression on the table of runs; or a function from a table to ``model``,
-        ``arm``, ``seed``, ``value`` and, for values that depend on what a run is
-        compared with, ``control``.
+      value: An expression on the table of runs; or a function from a table to
+        ``model``, ``arm``, ``seed``, ``value`` and, for values that depend on what a
+        run is compared with, ``control``.
       higher_is_better: Whether a higher value is the better one.
       note: What a reader must know of it.
       comparisons: Arms and controls; None for all of the study.
@@ -423,11 +425,6 @@ def number(value: float | None, digits: int = 4) -> str:
     return NONE if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
-def number_of(digits: int) -> Callable[[float | None], str]:
-    """:func:`number` with so many digits."""
-    return functools.partial(number, digits=digits)
-
-
 def signed(value: float | None, digits: int = 4) -> str:
     """``+0.0120``, or a dash for None and NaN."""
     return NONE if value is None or np.isnan(value) else f"{value:+z.{digits}f}"
@@ -470,23 +467,45 @@ def spreads(
     )
 
 
-def markdown(title: str, frame: pl.DataFrame, *, note: str = "", left: int = 1) -> str:
+# A heading, or a heading and how to write the cells: decimals, or a function.
+Column = str | tuple[str, int | Callable[[Any], str]]
+
+
+def markdown(
+    title: str,
+    frame: pl.DataFrame,
+    columns: Mapping[str, Column] | None = None,
+    *,
+    note: str = "",
+    left: int = 1,
+) -> str:
     """A table with its title above and its note below.
 
     Columns that are empty in all rows are left out.
 
     Args:
       title: What the table shows.
-      frame: Its cells; the names of the columns are the heading.
+      frame: Its cells.
+      columns: The columns to show; None for all, under their names.
       note: What a reader must know to read it.
       left: How many columns are text; the rest are numbers, and aligned to the right.
     """
-    cells = frame.select(pl.all().cast(pl.String).fill_null(NONE))
-    marks = {n: ":--" if i < left else "--:" for i, n in enumerate(cells.columns)}
-    kept = [n for n in cells.columns if not set(cells[n]) <= {"", NONE}]
-    lines = [kept, [marks[n] for n in kept], *cells.select(kept).iter_rows()]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"**{title}**\n\n{text}" + (f"\n\n*{note}*" if note else "")
+    shown = columns or {name: name for name in frame.columns}
+    cells = []
+    for name, column in shown.items():
+        heading, write = column if isinstance(column, tuple) else (column, None)
+        if isinstance(write, int):
+            write = functools.partial(number, digits=write)
+        values = map(write, frame[name]) if write else frame[name].cast(pl.String)
+        cells.append([heading, *(NONE if x is None else x for x in values)])
+    marks = [":--" if i < left else "--:" for i in range(len(cells))]
+    kept = [
+        (heading, mark, *column)
+        for (heading, *column), mark in zip(cells, marks, strict=True)
+        if not set(column) <= {"", NONE}
+    ]
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in zip(*kept, strict=True))
+    return f"**{title}**\n\n{rows}" + (f"\n\n*{note}*" if note else "")
 
 
 def comparisons(
@@ -510,46 +529,41 @@ def _compared(table: Table, metric: Metric, found: pl.DataFrame) -> str:
             f"comparisons."
         )
 
-    def interval(ends: dict[str, float | None]) -> str:
-        if ends["low"] is None:
-            return NONE
-        return f"[{', '.join(written(ends[name]) for name in ('low', 'high'))}]"
-
     def written(value: float | None) -> str:
         if not metric.is_ratio or value is None:
             return signed(value, metric.digits)
         return f"{np.exp(value):.3g}"
 
-    def pairs(row: dict[str, int]) -> str:
-        diverged = f"; diverged: {row['diverged']} / {row['control_diverged']}"
-        return f"{row['n']}{diverged if any(list(row.values())[1:]) else ''}"
-
     wins, losses = ("up", "down") if metric.higher_is_better else ("down", "up")
-    rows = table.named(found).select(
-        c("model").alias(table.kind),
-        "arm",
-        "control",
-        verdict=texts("verdict", lambda v: f"**{v}**" if v in (BETTER, WORSE) else v),
-        pairs=pl.struct("n", "diverged", "control_diverged").map_elements(
-            pairs, return_dtype=pl.String
+    diverged = pl.format("; diverged: {} / {}", "diverged", "control_diverged")
+    any_diverged = c("diverged") + c("control_diverged") > 0
+    decided = c("verdict").is_in([BETTER, WORSE])
+    rows = table.named(found).with_columns(
+        verdict=pl.when(decided)
+        .then(pl.format("**{}**", "verdict"))
+        .otherwise("verdict"),
+        pairs=pl.format(
+            "{}{}", "n", pl.when(any_diverged).then(diverged).otherwise(pl.lit(""))
         ),
-        difference=texts("mean", written),
-        interval=pl.struct("low", "high").map_elements(interval, pl.String),
+        interval=pl.format("[{}, {}]", texts("low", written), texts("high", written)),
+        has_interval=c("low").is_not_null(),
         counts=pl.format("{} / {} / {}", wins, "tied", losses),
-        p=texts("corrected", _p),
     )
-    headings = {
-        "difference": "ratio" if metric.is_ratio else "difference",
-        "interval": "95 % interval",
-        "counts": "better / tied / worse",
-        "p": "corrected p",
-    }
-    title = (
-        f"{metric.title}: arm / control ({order} is better)"
-        if metric.is_ratio
-        else f"{metric.title}: arm minus control ({metric.unit}; {order} is better)"
+    sign, unit = ("/", "") if metric.is_ratio else ("minus", f"{metric.unit}; ")
+    return markdown(
+        f"{metric.title}: arm {sign} control ({unit}{order} is better)",
+        rows.with_columns(pl.when("has_interval").then("interval")),
+        {
+            **{"model": table.kind, "arm": "arm", "control": "control"},
+            **{"verdict": "verdict", "pairs": "pairs"},
+            "mean": ("ratio" if metric.is_ratio else "difference", written),
+            "interval": "95 % interval",
+            "counts": "better / tied / worse",
+            "corrected": ("corrected p", _p),
+        },
+        note=metric.note,
+        left=4,
     )
-    return markdown(title, rows.rename(headings), note=metric.note, left=4)
 
 
 def _p(value: float | None) -> str:

@@ -197,4 +197,5 @@ def tune(model: str, method: str, steps: int) -> Tuned[Choice]:
 def drift_of(model: str, method: str, steps: int) -> float:
     """The factor that turns a method's learning rate into its matched rate."""
     drift = METHODS[method].drift
+    assert not callable(drift)  # of a schedule, which descents do not have
     return tune(model, method, steps).run.run.drift if drift is None else drift

@@ -40,7 +40,9 @@ _PUBLISHED = (
 
 def _timed(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
     """Without pinned memory on a CPU, which transfers no batches."""
-    on_cpu = tables.select(table.runs, is_cpu=c("device").str.ends_with("(cpu)"))
+    on_cpu = tables.select(
+        table.runs, is_cpu=c("device").cast(pl.String).str.ends_with("(cpu)")
+    )
     nothing = on_cpu.filter("is_cpu", c("arm") == PINNED)
     return frame.join(nothing, on=tables.KEYS, how="anti", maintain_order="left")
 
@@ -78,16 +80,18 @@ METRICS = (
 
 def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """Time, memory, curves, and the review's table."""
-    ran = set(table.runs["arm"])
-    first = ["all", "bfloat16", "all-plp", "all-amplify"]
-    arms = [*first, *(a.name for a in table.study.arms if a.name in ran - {*first})]
+    arms = [arm.name for arm in table.study.arms]
+    first = ("all", "bfloat16", "all-plp", "all-amplify")
     return [
         "## Time and memory",
         _TIMES,
         figures.forest(table, found, _SECONDS),
         *_speeds(table),
         "## Curves",
-        *(figures.curves(table, m, arms, NONE, "accuracy") for m in table.models),
+        *(
+            figures.curves(table, m, arms, NONE, "accuracy", first)
+            for m in table.models
+        ),
         "## The review's accuracies",
         _published(table),
     ]
@@ -108,21 +112,20 @@ def _speeds(table: Table) -> list[str]:
         .agg(c("held", "temporary").first() / 1e6, c("device_peak").max() / 1e6)
     )
     rows = megabytes.join(spreads(rates, _ARM, {"rate": 0}), on=_ARM, how="left")
-    frame = table.named(rows).select(
-        c("model").alias("network"),
-        "arm",
-        c("rate").alias("images/s"),
-        *(
-            tables.texts(name, tables.number_of(digits)).alias(label)
-            for name, label, digits in (
-                ("held", "held (MB)", 2),
-                ("temporary", "temporary (MB)", 2),
-                ("device_peak", "device peak (MB)", 1),
-            )
-        ),
-    )
-    title = f"Speed and memory, {tables.join(table.datasets)}"
-    return [markdown(title, frame, note=_MEMORY, left=2)]
+    return [
+        markdown(
+            f"Speed and memory, {tables.join(table.datasets)}",
+            table.named(rows),
+            {
+                **{"model": "network", "arm": "arm", "rate": "images/s"},
+                "held": ("held (MB)", 2),
+                "temporary": ("temporary (MB)", 2),
+                "device_peak": ("device peak (MB)", 1),
+            },
+            note=_MEMORY,
+            left=2,
+        )
+    ]
 
 
 def _published(table: Table) -> str:

@@ -65,7 +65,6 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """The paper's Tables 1 to 4, and its Figures 2 to 11."""
     del found
     main = [arm.name for arm in table.study.arms if not arm.group]
-    arms = [*_DECIDING, *(name for name in main if name not in _DECIDING)]
     settings = [_responses(table, model) for model in table.models]
     return [
         "## Training time (the paper's Tables 1 and 2)",
@@ -76,7 +75,9 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
         "## Curves (the paper's Figure 11)",
         _ROUNDING,
         *(
-            figures.curves(table, model, arms, _control(table, model), quantity)
+            figures.curves(
+                table, model, main, _control(table, model), quantity, _DECIDING
+            )
             for model in table.models
             for quantity in ("accuracy", "loss")
         ),
@@ -135,7 +136,9 @@ def _minutes(table: Table) -> str:
                 rows.append([model, f"paper, Table {number} ({dataset})", *cells])
     return markdown(
         "Minutes of training",
-        pl.DataFrame(rows, schema=["network", "", *columns.values()], orient="row"),
+        pl.DataFrame(
+            rows, schema=["network", "source", *columns.values()], orient="row"
+        ),
         note="Ours: mean ± standard deviation over the finished runs, without "
         "compilation and evaluation, and the increase over the original model. Runs "
         "were not timed in alternation: take overheads from the benchmarks."
@@ -171,7 +174,7 @@ def _accuracies(table: Table) -> str:
                 rows.append([model, f"paper, Table {number} ({dataset})", *cells_])
     return markdown(
         "Test accuracy (%)",
-        pl.DataFrame(rows, schema=["network", "", *PAPER.values()], orient="row"),
+        pl.DataFrame(rows, schema=["network", "source", *PAPER.values()], orient="row"),
         note="Best run: of all thresholds, and of the original model the mean, as in "
         "the paper. The paper's accuracy is the best one on the test set; ours was "
         "read once a run.",
@@ -246,10 +249,11 @@ def _timeline(table: Table, model: str) -> Picture | None:
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for ax in axes.ravel()[len(arms) :]:
         ax.set_axis_off()
+    analysed = analyses(table).filter(c("model") == model)
     for ax, arm in zip(axes.flat, arms, strict=False):
         of_arm = epochs.filter(c("arm") == arm)
         seeds = of_arm["seed"].n_unique()
-        shares = np.zeros((len(names), int(of_arm["epoch"].max() or 1)))
+        shares = np.zeros((len(names), max(of_arm["epoch"])))
         chosen = of_arm.explode("amplified").drop_nulls("amplified")
         for layer, epoch, count in (
             chosen.group_by("amplified", "epoch").len().iter_rows()
@@ -259,8 +263,7 @@ def _timeline(table: Table, model: str) -> Picture | None:
         image = ax.imshow(shares, aspect="auto", interpolation="nearest", cmap=_SHARE,
                           vmin=0, vmax=1, extent=extent)  # fmt: skip
         ax.set_title(table.labels[arm], fontsize=9, loc="left")
-        analysed = analyses(table).filter(c("model") == model, c("arm") == arm)
-        for epoch in analysed["epoch"].unique():
+        for epoch in analysed.filter(c("arm") == arm)["epoch"].unique():
             ax.axvline(epoch, color=figures.VERMILION, ls=":", lw=1, label="analysis")
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
@@ -340,7 +343,8 @@ def responses(table: Table, model: str) -> pl.DataFrame:
     points = [
         (arm.group, arm.variant_of, name, table.configs[model, name][arm.varies])
         for arm in table.study.arms
-        if arm.varies and {arm.name, arm.variant_of} <= ran and arm.group in _SETTINGS
+        if arm.varies and arm.variant_of and arm.group in _SETTINGS
+        if {arm.name, arm.variant_of} <= ran
         for name in (arm.name, arm.variant_of)
     ]
     varied = pl.DataFrame(

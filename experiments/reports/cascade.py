@@ -120,17 +120,24 @@ def _costs(table: Table) -> str | None:
             maintain_order="left",
         )
     )
-    frame = table.named(rows).select(
-        c("model").alias("network"),
-        "arm",
-        "stages",
-        tables.texts("parameters", "{:,}".format),
-        tables.texts("held", tables.number_of(2)).alias("held (MB)"),
-        tables.texts("temporary", tables.number_of(2)).alias("temporary (MB)"),
-        tables.texts("spent", tables.number_of(1)).alias("operations (GFLOP)"),
-        c("train_seconds").alias("training (s)"),
+    return markdown(
+        f"Costs, {tables.join(table.datasets)}",
+        table.named(rows),
+        {
+            **{"model": "network", "arm": "arm", "stages": "stages"},
+            "parameters": ("parameters", "{:,}".format),
+            "held": ("held (MB)", 2),
+            "temporary": ("temporary (MB)", 2),
+            "spent": ("operations (GFLOP)", _thousands),
+            "train_seconds": "training (s)",
+        },
+        note=_COSTS,
+        left=2,
     )
-    return markdown(f"Costs, {tables.join(table.datasets)}", frame, note=_COSTS, left=2)
+
+
+def _thousands(value: float | None) -> str:
+    return tables.NONE if value is None else f"{value:,.1f}"
 
 
 def _stages(table: Table, model: str) -> str | None:
@@ -153,16 +160,17 @@ def _stages(table: Table, model: str) -> str | None:
     )
     if not len(rows):
         return None
-    frame = table.named(rows).select(
-        "arm",
-        "block",
-        tables.texts("temporary", lambda x: tables.number(x / 1e6, 2)).alias(
-            "temporary (MB)"
-        ),
-        tables.texts("operations", lambda x: f"{x / 1e6:,.1f}").alias("MFLOP a step"),
-        tables.texts("accuracy", tables.number_of(2)).alias("test accuracy (%)"),
+    return markdown(
+        f"Stages, {table.place(model)}, first seed",
+        table.named(rows).with_columns(c("temporary") / 1e6, c("operations") / 1e6),
+        {
+            **{"arm": "arm", "block": "block"},
+            "temporary": ("temporary (MB)", 2),
+            "operations": ("MFLOP a step", _thousands),
+            "accuracy": ("test accuracy (%)", 2),
+        },
+        left=2,
     )
-    return markdown(f"Stages, {table.place(model)}, first seed", frame, left=2)
 
 
 def _curves(table: Table, model: str) -> Picture | None:
@@ -179,14 +187,9 @@ def _curves(table: Table, model: str) -> Picture | None:
     )
     ax = figure.subplots()
     figures.dress(ax, xlabel="operations (GFLOP)", ylabel="validation accuracy")
-    ran = set(spent["arm"])
-    first = ["conv", "dense", "finetuned", "plp"]
-    arms = [*first, *(a.name for a in table.study.arms if a.name not in first)]
-    drawn = figures.looks([arm for arm in arms if arm in ran], END_TO_END)
-    for arm in reversed(drawn):
-        label = "others" if drawn[arm] == figures.OTHERS else table.labels[arm]
-        of_arm = spent.filter(c("arm") == arm)
-        figures.band(ax, of_arm, "spent", "validation_accuracy", drawn[arm], label)
+    first = ("conv", "dense", "finetuned", "plp")
+    figures.lines(table, ax, spent, "spent", "validation_accuracy", first=first,
+                  control=END_TO_END)  # fmt: skip
     figures.legend(figure)
     return Picture(
         f"operations-{model}",
@@ -242,8 +245,9 @@ def _gradients(table: Table, model: str) -> Picture | None:
                 .select("layer", "norm")
                 .iter_rows()
             )
-            ax.plot(layers, [at[name] for name in layers], label=label, lw=1.2, ms=3,
-                    color=shades(0.85 * (1 - part)), marker="os^"[round(2 * part)])  # fmt: skip
+            norms = [at[name] for name in layers]
+            ax.plot(layers, norms, color=shades(0.85 * (1 - part)), label=label, lw=1.2,
+                    marker="os^"[round(2 * part)], ms=3)  # fmt: skip
         figures.dress(ax, xlabel="", ylabel="", title=table.labels[arm])
         ax.set_yscale("log")
         ax.tick_params(axis="x", labelrotation=90, labelsize=7)

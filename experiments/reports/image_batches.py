@@ -26,12 +26,11 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
         return ["## Sensitivity to the learning rate", *_sensitivity(table)]
     rates = ", ".join(map(str, RATES))
     drifts = ", ".join(f"{m.label} {m.drift:.3g}" for m in METHODS.values())
-    first = ("tail-constant", "outer", "lookahead", "ema")
-    arms = [*first, *(name for name in METHODS if name not in first)]
+    arms, first = list(METHODS), ("tail-constant", "outer", "lookahead", "ema")
     return [
         "## Curves",
         _METHOD.format(rates=rates, drifts=drifts),
-        *(figures.curves(table, model, arms, BASE, "loss") for model in table.models),
+        *(figures.curves(table, m, arms, BASE, "loss", first) for m in table.models),
     ]
 
 
@@ -58,29 +57,27 @@ def _sensitivity(table: Table) -> list[str | Picture | None]:
     )
     ax = figure.subplots()
     ax.axhline(0, color="0.3", lw=1)
-    drawn = figures.looks(["tail-constant", "outer", "ema", "adaptive", *METHODS], BASE)
-    for name, look in drawn.items():
-        label = "others" if look == figures.OTHERS else METHODS[name].label
-        points = found.filter(c("method") == name).drop_nulls()
-        ax.plot(points["rate"], points["value"] - lowest, **look._asdict(), label=label)
+    shown = found.select("rate", arm="method", difference=c("value") - lowest)
+    first = ("tail-constant", "outer", "ema", "adaptive")
+    figures.lines(table, ax, shown, "rate", "difference", first=first, control=BASE)
     ax.set_xscale("log")
     ax.set_yscale("symlog", linthresh=0.1)
     ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
     ax.minorticks_off()
     figures.dress(ax, xlabel="peak learning rate", ylabel="difference (nats)")
     figures.legend(figure)
-    labels = {name: method.label for name, method in METHODS.items()}
-    frame = (
-        found.with_columns(tables.texts("value", tables.number))
-        .pivot("rate", index="method", values="value")
-        .with_columns(
-            c("method").replace(labels),
-            chosen=pl.Series([f"{method.rate:g}" for method in METHODS.values()]),
-        )
+    frame = found.with_columns(tables.texts("value", tables.number)).pivot(
+        "rate", index="method", values="value"
     )
+    chosen = [f"{method.rate:g}" for method in METHODS.values()]
     text = markdown(
         "Validation loss by peak learning rate (nats)",
-        frame.rename({str(rate): f"{rate:g}" for rate in RATES}),
+        frame.with_columns(chosen=pl.Series(chosen)),
+        {
+            "method": ("method", lambda name: METHODS[name].label),
+            **{str(rate): f"{rate:g}" for rate in RATES},
+            "chosen": "chosen",
+        },
         note="Means over the tuning seeds. A dash: diverged, or not run.",
     )
     return [Picture("rates", figure, "Means over the tuning seeds."), text]

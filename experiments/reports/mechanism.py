@@ -212,8 +212,8 @@ def _limits() -> str:
             "cycle": [f"PLP, {name}" for name in cycles],
             "matched rate": [f"{x.rate_multiplier:.4g}" for x in cycles.values()],
             **{
-                kind: [cell(cycle, *momentum) for cycle in cycles.values()]
-                for kind, *momentum in _KINDS
+                kind: [cell(x, momentum, nesterov) for x in cycles.values()]
+                for kind, momentum, nesterov in _KINDS
             },
         }
     )
@@ -281,7 +281,7 @@ def _distances(table: Table, model: str) -> Picture | None:
         _draw_distances,
         "Distance of PLP's parameters from those of SGD, and of SGD at the matched "
         "rate, from the same start on the same data, in percent of the distance that "
-        "PLP has moved: means over the seeds, and bands from the lowest to the highest.",
+        "PLP has moved: means over the seeds, bands from the lowest to the highest.",
     )
 
 

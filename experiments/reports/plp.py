@@ -105,7 +105,9 @@ def _best_epochs(table: Table, model: str, paper: dict[str, Any] | None) -> str:
         .select(
             "arm",
             seed=pl.lit("mean"),
-            cell=pl.format("{} / {}", tables.texts("epoch", tables.number_of(1)), loss),
+            cell=pl.format(
+                "{} / {}", tables.texts("epoch", lambda x: tables.number(x, 1)), loss
+            ),
         )
     )
     order = list(best["arm"].unique(maintain_order=True))
@@ -146,7 +148,7 @@ def _accuracies(table: Table, paper: dict[str, Any]) -> list[str]:
     )
     frame = pl.concat([table.named(rows), printed]).sort(
         c("model").replace_strict({m: i for i, m in enumerate(table.models)}),
-        c("arm").str.strip_prefix("paper: "),
+        c("arm").str.strip_prefix("paper: ") != table.labels[CONTROL],
         maintain_order=True,
     )
     heading = ["network", "arm", "runs", "accuracy", "top-1 error", "top-5 error"]

@@ -103,15 +103,16 @@ def _medians(table: Table) -> Picture:
         .agg(c("gradients").median())
         .with_columns(ratio=pl.when(best.is_finite()).then(c("gradients") / best))
     )
+    count = c("gradients").round().cast(pl.Int64, strict=False)
+    star = pl.when(c("ratio") == 1).then(pl.lit(" *")).otherwise(pl.lit(""))
     cells = table.named(medians).select(
         row="arm",
-        column=pl.format("{}\n{}", *columns),
+        column=pl.format("{}\n{}", c("model").str.replace("-", "\n"), "gap"),
         value=c("ratio").clip(1, 16).log(2),
         text=pl.when(c("gradients").is_finite())
-        .then(pl.format("{}{}", c("gradients").round().cast(pl.Int64, strict=False),
-                        pl.when(c("ratio") == 1).then(pl.lit(" *")).otherwise(pl.lit(""))))
+        .then(pl.format("{}{}", count, star))
         .otherwise(pl.lit("-")),
-    )  # fmt: skip
+    )
     figure = figures.figure("Gradients to the gap, median of the seeds", 9, 4.8)
     ax = figure.subplots()
     shades = colormaps["Blues_r"].resampled(256)(np.linspace(0.45, 1, 256))
@@ -134,23 +135,18 @@ def _medians(table: Table) -> Picture:
 def _profile(table: Table) -> Picture:
     figure = figures.figure("Cases solved within a multiple of the best method", 9, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
-    methods = _methods(table)
-    arms = [*_FIRST, *(name for name in methods if name not in _FIRST)]
-    looks = figures.looks(arms)
     for ax, unit in zip(axes, ("gradients", "seconds"), strict=True):
-        cases = counts(table).with_columns(
-            best=c(unit).min().over("model", "gap", "seed")
+        best = c(unit).min().over("model", "gap", "seed")
+        ratio = pl.when(c(unit).is_finite()).then(c(unit) / best)
+        solved = (c("ratio") <= c("tau")).fill_null(False)
+        parts = (
+            counts(table)
+            .with_columns(ratio=ratio)
+            .join(pl.DataFrame({"tau": _TAUS}), how="cross")
+            .group_by("arm", "tau", maintain_order=True)
+            .agg(part=solved.mean())
         )
-        for arm in reversed(arms):
-            of_arm = cases.filter(c("arm") == arm)
-            found, best = of_arm[unit].to_numpy(), of_arm["best"].to_numpy()
-            part = [
-                float(np.mean(np.isfinite(found) & (found <= tau * best)))
-                for tau in _TAUS
-            ]
-            look = looks[arm]
-            label = "others" if look == figures.OTHERS else table.labels[arm]
-            ax.plot(_TAUS, part, color=look.color, ls=look.linestyle, label=label)
+        figures.lines(table, ax, parts, "tau", "part", first=_FIRST)
         ax.set_xscale("log", base=2)
         ylabel = "part of the cases" if unit == "gradients" else ""
         figures.dress(ax, xlabel=f"{unit} / {unit} of the best", ylabel=ylabel)
@@ -185,7 +181,9 @@ def _ratios(table: Table, control: str) -> str:
             column=pl.format("{}, {}", "model", "gap"),
             cell=pl.when(c("solved") > 0).then(
                 pl.format(
-                    "{}{}", tables.texts("gradients", tables.number_of(2)), "missing"
+                    "{}{}",
+                    tables.texts("gradients", lambda x: tables.number(x, 2)),
+                    "missing",
                 )
             ),
         )
@@ -202,21 +200,20 @@ def _sensitivity(table: Table) -> Picture:
         "Last gap by learning rate, tuning seed", 3.2 * len(table.models), 4.2
     )
     axes = figure.subplots(1, len(table.models), squeeze=False)[0]
-    arms = ["sliding", "revert", "restarted", "nesterov"]
-    arms += [a for a in _methods(table) if a not in [*arms, "adam", "lbfgs"]]
-    looks = figures.looks(arms)
-    tuned = {}
-    for record, rates in table.measured("rates", finished=False):
-        tuned.setdefault((record.model, record.arm), (rates, record.measures["gaps"]))
+    tuned = pl.DataFrame(
+        [
+            (record.model, record.arm, rate / rates[0], max(gap, 1e-12))
+            for record, rates in table.measured("rates", finished=False)
+            for rate, gap in zip(rates, record.measures["gaps"], strict=True)
+            if len(rates) > 1 and record.arm != "adam" and gap >= 0
+        ],
+        schema=["model", "arm", "rate", "gap"],
+        orient="row",
+    )
     for ax, model in zip(axes, table.models, strict=True):
-        for arm in reversed(arms):
-            if (model, arm) not in tuned:
-                continue
-            rates, gaps = map(np.array, tuned[model, arm])
-            gaps = np.where(gaps < 0, np.nan, np.maximum(gaps, 1e-12))
-            look = looks[arm]
-            label = "others" if look == figures.OTHERS else table.labels[arm]
-            ax.plot(rates / rates[0], gaps, **look._asdict(), ms=3, label=label)
+        of_model = tuned.filter(c("model") == model)
+        first = ("sliding", "revert", "restarted", "nesterov")
+        figures.lines(table, ax, of_model, "rate", "gap", first=first)
         ax.set_ylim(1e-13, 1e3)
         ax.set_xscale("log")
         ax.set_yscale("log")
@@ -243,15 +240,14 @@ def _chosen(table: Table) -> str:
     )
     return markdown(
         "Rates, drift, seconds",
-        table.named(rows).select(
-            c("model").alias("problem"),
-            "arm",
-            "runs",
-            tables.texts("learning_rate", "{:.3g}".format).alias("learning rate"),
-            tables.texts("momentum", "{:g}".format),
-            tables.texts("drift", tables.number_of(2)),
-            c("seconds_fine").alias("seconds to the fine gap"),
-        ),
+        table.named(rows),
+        {
+            **{"model": "problem", "arm": "arm", "runs": "runs"},
+            "learning_rate": ("learning rate", "{:.3g}".format),
+            "momentum": ("momentum", "{:g}".format),
+            "drift": ("drift", 2),
+            "seconds_fine": "seconds to the fine gap",
+        },
         note="Drift of a matched rate is that of its method. Seconds are processor "
         "time without compilation.",
         left=2,

@@ -187,18 +187,13 @@ def _growth(table: Table, model: str) -> Picture | None:
 
 def _errors(table: Table, model: str) -> Picture | None:
     epochs = table.epochs.filter(c("model") == model, ~c("diverged"))
-    ran = [arm.name for arm in table.study.arms if arm.name in set(epochs["arm"])]
-    if not ran:
+    if not len(epochs):
         return None
     figure = figures.figure(f"Test error by samples seen, {model}", 7.5, 4.4)
     ax = figure.subplots()
-    first = [EKF, LMS, "fixed-ekf", "fixed-adam"]
-    looks = figures.looks([*first, *(n for n in ran if n not in first)], "kernel-ridge")
-    for name in reversed([name for name in looks if name in ran]):
-        label = "others" if looks[name] == figures.OTHERS else table.labels[name]
-        of_arm = epochs.filter(c("arm") == name)
-        figures.band(ax, of_arm, "samples", "test_error", looks[name], label,
-                     is_geometric=True)  # fmt: skip
+    first = (EKF, LMS, "fixed-ekf", "fixed-adam")
+    figures.lines(table, ax, epochs, "samples", "test_error", first=first,
+                  control="kernel-ridge", is_geometric=True)  # fmt: skip
     figures.dress(ax, xlabel="samples seen", ylabel="test error (1: the mean)")
     figures.logarithmic_if_wide(ax)
     figures.legend(figure)

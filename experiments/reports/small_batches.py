@@ -89,13 +89,8 @@ def _sensitivity(table: Table, model: str) -> Picture:
     )
     ax = figure.subplots()
     ax.axhline(0, color="0.3", lw=1)
-    arms = list(found["arm"].unique(maintain_order=True))
-    first = ["tail-constant", "lookahead", "constant", "ema"]
-    looks = figures.looks([*first, *(a for a in arms if a not in first)], "base")
-    for arm in reversed(looks):
-        label = "others" if looks[arm] == figures.OTHERS else table.labels[arm]
-        of_arm = found.filter(c("arm") == arm)
-        figures.band(ax, of_arm, "rate", "loss", looks[arm], label)
+    first = ("tail-constant", "lookahead", "constant", "ema")
+    figures.lines(table, ax, found, "rate", "loss", first=first, control="base")
     ax.set_xscale("log")
     ax.set_yscale("symlog", linthresh=0.1)
     ax.set_ylim(-0.08, 2)
@@ -129,15 +124,11 @@ def _forgiving(table: Table) -> str:
     )
     return markdown(
         "Loss at a wrong learning rate, minus loss at the best (nats)",
-        table.named(rows).select(
-            c("model").alias("setup"),
-            c("arm").alias("method"),
-            tables.texts("best", tables.number_of(3)),
-            *(
-                tables.texts(f"rate x {name}", lambda x: tables.signed(x, 3))
-                for name in factors
-            ),
-        ),
+        table.named(rows),
+        {
+            **{"model": "setup", "arm": "method", "best": ("best", 3)},
+            **{n: (n, lambda x: tables.signed(x, 3)) for n in rows.columns[3:]},
+        },
         note="Means of the tuning seeds, at the rate of the grid that is nearest. A "
         "dash: not on the grid, or a run diverged.",
         left=2,
@@ -150,13 +141,12 @@ def _chosen(table: Table) -> str:
     rows = first.join(tables.counts(table), on=keys, maintain_order="left")
     return markdown(
         "Rates and drift",
-        table.named(rows).select(
-            c("model").alias("setup"),
-            "arm",
-            "runs",
-            tables.texts("learning_rate", "{:.3g}".format).alias("learning rate"),
-            tables.texts("drift", tables.number_of(2)),
-        ),
+        table.named(rows),
+        {
+            **{"model": "setup", "arm": "arm", "runs": "runs"},
+            "learning_rate": ("learning rate", "{:.3g}".format),
+            "drift": ("drift", 2),
+        },
         note="A matched rate's row has the rate and the drift of its method; the mean "
         "drift, where it follows a schedule.",
         left=2,

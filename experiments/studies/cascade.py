@@ -121,7 +121,7 @@ _FACTOR = matched()
 
 
 def _amplified(config: Config) -> dict[str, Any]:
-    rates = amplified_after_a_third(config, config.learning_rate)
+    rates = amplified_after_a_third(config, config.learning_rate or 0.0)
     return {"method": "amplify", **rates}
 
 

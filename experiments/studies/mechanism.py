@@ -154,6 +154,7 @@ class Observer(Callback):
         module = networks.make_network(config, dataset.num_classes, axis_name=None)
         self._sketches: list[Any] = []
         self._config = config
+        self._rate = config.learning_rate or 0.0
         self._paths = Path(str(config.workdir)).parents[1] / "paths"
         self._seen: dict[str, list[Any]] = {
             name: [] for name in ("step", "top_eigenvalue", "residual", "converged")
@@ -186,8 +187,7 @@ class Observer(Callback):
         moved = jax.tree.map(lambda a, b: a - b, params, self._start)
         self._sketches.append(paths.sketch(moved))
         self._paths.mkdir(parents=True, exist_ok=True)
-        path = self._path(self._config.method, self._config.learning_rate)
-        np.save(path, self._sketches)
+        np.save(self._path(self._config.method, self._rate), self._sketches)
 
     @property
     def measures(self) -> dict[str, Any]:
@@ -197,16 +197,18 @@ class Observer(Callback):
 
     def _path(self, method: str, rate: float) -> Path:
         """The file of a run's sketches, in a folder that the study's runs share."""
-        varied = ("method", "learning_rate", "plp_period")
         chosen = config_lib.chosen(self._config)
-        fingerprint = config_lib.fingerprint(
-            {name: value for name, value in chosen.items() if name not in varied}
-        )
+        common = {
+            name: value
+            for name, value in chosen.items()
+            if name not in ("method", "learning_rate") and not name.startswith("plp_")
+        }
+        fingerprint = config_lib.fingerprint(common)
         return self._paths / f"{fingerprint}-{method}-{rate:.5g}.npy"
 
     def _distances(self) -> dict[str, list[float]]:
         """Distances from the runs that this one is compared with, if they are there."""
-        rate, factor = self._config.learning_rate, float(MATCHED)
+        rate, factor = self._rate, float(MATCHED)
         ours, found = np.stack(self._sketches), {}
         is_plp = self._config.method == "plp"
         for name, of_plp in (("sgd", 1.0), ("matched", factor)):

@@ -84,7 +84,7 @@ def test_matched_arm_runs_the_base_at_rate_times_drift():
     config = {"model": MODEL, "seed": 3, "method": "ema", "steps": STEPS}
     tuned = descent.tune(MODEL, "ema", STEPS)
     outcome = predictors.execute({**config, "matched": True}, lambda part, text: None)
-    rate = tuned.rate / (1 - 0.5)
+    rate = tuned.value / (1 - 0.5)
     np.testing.assert_allclose(outcome.result["learning_rate"], rate, rtol=1e-3)
     expected = numpy_descent(rate, 0.0, STEPS)
     gaps = [point["gap"] for point in outcome.history]

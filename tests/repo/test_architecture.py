@@ -26,11 +26,10 @@ PARTS = {
     "experiments": ({"plp_optax", "models", "training"}, None),
 }
 
-EXECUTION = ["experiments.runner", "experiments.trainer", "experiments.progress"]
+EXECUTION = ["experiments.runner", "experiments.trainer"]
 PRESENTATION = [
-    *("experiments.comparisons", "experiments.figures", "experiments.report"),
-    *("experiments.reports*", "experiments.runs", "experiments.style"),
-    *("experiments.stability_chart", "experiments.statistics", "experiments.tables"),
+    *("experiments.figures", "experiments.report", "experiments.reports*"),
+    *("experiments.statistics", "experiments.table"),
 ]
 
 # Inside a part: who may not import whom, and who is excepted.
@@ -56,12 +55,17 @@ FORBIDDEN = [
         ["experiments.report", "experiments.reports*", "experiments.__main__"],
     ),
     (
-        [*EXECUTION, "experiments.plan", "experiments.records", "experiments.study"],
+        [*EXECUTION, "experiments.records", "experiments.study"],
         [*PRESENTATION, "experiments.studies*"],
         [],
     ),
     (["experiments.studies*"], [*PRESENTATION, *EXECUTION], []),
-    (["experiments.study", "experiments.records"], ["experiments.*"], []),
+    (["experiments.records"], ["experiments.*"], []),
+    (
+        ["experiments.study"],
+        ["experiments.*"],
+        ["experiments.rates", "experiments.records"],
+    ),
 ]
 
 
