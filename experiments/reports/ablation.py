@@ -79,8 +79,10 @@ def over_settings(
                 c("mean") - c("low").fill_null(c("mean")),
                 c("high").fill_null(c("mean")) - c("mean"),
             )
-            ax.errorbar(x, of_line["mean"].to_numpy(), ends.to_numpy().T, **look._asdict(),
-                        ms=5, elinewidth=1.5, label=line)  # fmt: skip
+            y, errors = of_line["mean"].to_numpy(), ends.to_numpy().T
+            ax.errorbar(
+                x, y, errors, **look._asdict(), ms=5, elinewidth=1.5, label=line
+            )
     better = "up" if metric.higher_is_better else "down"
     axes[0].set_ylabel(f"difference ({metric.unit}; better: {better})")
     figures.legend(figure, title=figures.evidence(drawn, found))
