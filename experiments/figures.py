@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FuncFormatter,
+    LogLocator,
     MaxNLocator,
     NullFormatter,
     PercentFormatter,
@@ -355,6 +356,8 @@ def _draw_forest(
     low, high = min(*ends.to_series(), is_ratio), max(*ends.to_series(), is_ratio)
     if is_ratio:
         ax.set_xscale("log")
+        subs = (1, 2, 5) if high < 100 * low else (1,)
+        ax.xaxis.set_major_locator(LogLocator(subs=subs))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlim(low / 1.2, high * 1.2)
@@ -554,7 +557,7 @@ def verdicts(
                 {verdict: rank for rank, verdict in enumerate(_VERDICTS)}
             ),
             text=pl.concat_str(
-                pl.when(c("n") > 0).then(mean),
+                pl.when(c("n") > 0).then(mean).otherwise(pl.lit("control\ndiverged")),
                 pl.when(c("diverged") > 0).then(pl.format("{} diverged", "diverged")),
                 separator="\n",
                 ignore_nulls=True,

@@ -285,7 +285,8 @@ def _scores(table: Table, model: str) -> Picture | None:
     measures: dict[str, str] = {}
     for arm in found["arm"].unique(maintain_order=True):
         config = table.configs[model, arm]
-        if config["amplify_select"] == "scores" and not table.study.arm(arm).group:
+        is_main = arm != _PLAIN and not table.study.arm(arm).group
+        if is_main and config["amplify_select"] == "scores":
             measures.setdefault(config["amplify_measure"], arm)
     if not measures:
         return None
