@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import report, studies, table
+from experiments import figures, report, studies, table
 from experiments.reports import acceleration, published, stability_chart
 from experiments.reports import mechanism as mechanism_report
 from experiments.reports.amplification import rises, sections
@@ -25,13 +25,13 @@ from tests.support.reports import (
 RESULTS = Path(__file__).parents[2] / "results"
 COMMITTED = sorted(path.parent for path in RESULTS.glob("*/*/records.jsonl"))
 TRAINED = [name for name in studies.NAMES if studies.load(name).execute is None]
-SAVE = report._save
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Laying out and drawing takes most of the time."""
     monkeypatch.setattr(stability_chart, "_POINTS", 20)
+    monkeypatch.setattr(figures, "legend", lambda *arguments, **options: None)
     monkeypatch.setattr(report, "_save", lambda figure, path: path.touch())
 
 
@@ -61,7 +61,8 @@ def folder_of(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_pictures_can_be_drawn(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_save", SAVE)
+    monkeypatch.undo()
+    monkeypatch.setattr(stability_chart, "_POINTS", 20)
     first = "tiny" if name == "cascade" else "plain"  # which has no blocks
     study, header, records = make(name, models=(first, "resnet18"))
     write(study, header, records, tmp_path)
