@@ -5,16 +5,16 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from training.engine.program import Program
 
 from experiments import studies
 from experiments.studies import acceleration
+from training.engine.engine import Engine
 
 
 @dataclasses.dataclass
 class Compiled:
     train_call: object
-    memory = Program.memory
+    memory = Engine.memory
 
 
 def test_memory_is_the_compilers_and_the_peak_only_if_it_rose(monkeypatch):
