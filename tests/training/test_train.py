@@ -122,7 +122,7 @@ def test_what_depends_on_the_seed_is_built_for_every_seed(tmp_path, monkeypatch)
     """Random layers are drawn in the compiled step."""
     built = []
 
-    def build(config, dataset, source):
+    def build(config, dataset):
         built.append((config.seed, dataset.validation.images.tobytes()))
 
     result = {"test_accuracy": 0.5, "test_loss": 1.0}
