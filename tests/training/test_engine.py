@@ -222,7 +222,7 @@ def test_the_moving_average_is_its_recursion():
 def test_the_average_of_the_tail_is_evaluated_next_to_the_parameters():
     """Of the last two of four steps, with the running statistics of the last."""
     with jax.enable_x64(True):
-        tx = optax.chain(programs.momentum(), plp_optax.tail_average(start=2))
+        tx = optax.chain(programs.momentum(), plp_optax.tail_average(0.0, start=2))
         engine = programs.make(Normalised(), tx, dtype=jnp.float64)
         state, params = engine.initial_state(0), []
         for call in engine.train_steps(state, 0, 0):
@@ -240,7 +240,7 @@ def test_the_average_of_the_tail_is_evaluated_next_to_the_parameters():
 def test_running_statistics_are_computed_again_for_the_average(host):
     """Batch by batch, as in training, with the averaged parameters."""
     with jax.enable_x64(True):
-        tx = optax.chain(programs.momentum(), plp_optax.tail_average())
+        tx = optax.chain(programs.momentum(), plp_optax.tail_average(0.0))
         engine = programs.make(Normalised(), tx, dtype=jnp.float64, host=host)
         state = train_epoch(engine, engine.initial_state(0))
         average = state.averaged_variables
@@ -267,7 +267,7 @@ def test_running_statistics_are_computed_again_for_the_average(host):
 
 
 def test_without_normalisation_there_are_no_statistics_to_compute():
-    tx = optax.chain(programs.momentum(), plp_optax.tail_average())
+    tx = optax.chain(programs.momentum(), plp_optax.tail_average(0.0))
     engine = programs.make(Linear(), tx)
     state = train_epoch(engine, engine.initial_state(0))
     assert not state.needs_statistics
