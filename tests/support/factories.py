@@ -129,14 +129,14 @@ CASES = {
         core=False,
     ),
     # Regularised, so that rounding is not amplified.
-    "adaptive_window": Case(
-        plp_optax.adaptive_window,
+    "anderson": Case(
+        plp_optax.anderson,
         {"window": 3, "regularization": 0.1},
         inject="regularization",
         couples=True,
     ),
-    "adaptive_window-restarted": Case(
-        plp_optax.adaptive_window,
+    "anderson-restarted": Case(
+        plp_optax.anderson,
         {"window": 3, "period": 4, "regularization": 0.1, "min_signal": -0.9},
         inject="min_signal",
         couples=True,

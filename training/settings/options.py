@@ -146,7 +146,7 @@ class MethodFlags:
     method: str = flag(
         "plp",
         "sgd adds nothing. plp (parameter linear prediction), lookahead, average (of "
-        "the window), adaptive-window (Anderson acceleration), ema-nesterov, "
+        "the window), anderson (Anderson acceleration), ema-nesterov, "
         "outer-nesterov and tail-average follow the optimizer; amplify (layer-wise "
         "gradient amplification) precedes it.",
         parts=METHODS,
