@@ -40,7 +40,7 @@ def twin(steps, window, period, strength, mixing=1.0, gradient=noisy_gradient):
         points.append(w + mixing * u)
         updates.append(u)
         w = w + u
-        if place is None or place == window - 1:
+        if len(updates) > 1 and place in (None, window - 1):
             c = coefficients(updates[-window:], strength)
             w = c @ np.stack(points[-window:])
         history.append(w)
@@ -358,8 +358,8 @@ def test_complex_parameters():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"window": 1}, "window must be an int of at least 2, got 1"),
-        ({"window": 4, "period": 3}, "period must be at least 4"),
+        ({"history": 1}, "history must be an int of at least 2, got 1"),
+        ({"history": 4, "period": 3}, "period must be at least 4"),
         ({"regularization": 0.0}, "regularization must be above 0, got 0.0"),
         ({"regularization": jnp.ones(2)}, "regularization must be a scalar"),
         ({"min_signal": float("nan")}, "min_signal must be a finite number"),

@@ -128,16 +128,21 @@ CASES = {
         optimizes=True,
         core=False,
     ),
+    "lookahead": Case(
+        plp_optax.lookahead,
+        {"sync_period": 3, "slow_step_size": 0.5},
+        inject="slow_step_size",
+    ),
     # Regularised, so that rounding is not amplified.
     "anderson": Case(
         plp_optax.anderson,
-        {"window": 3, "regularization": 0.1},
+        {"history": 3, "regularization": 0.1},
         inject="regularization",
         couples=True,
     ),
     "anderson-restarted": Case(
         plp_optax.anderson,
-        {"window": 3, "period": 4, "regularization": 0.1, "min_signal": -0.9},
+        {"history": 3, "period": 4, "regularization": 0.1, "min_signal": -0.9},
         inject="min_signal",
         couples=True,
     ),
