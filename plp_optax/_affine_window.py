@@ -195,9 +195,10 @@ def affine_window(
                 select(starts, params, window[0]),
                 *(select(step == j, end, w) for j, w in enumerate(window[1:])),
             )
-            # sum_i c_i (w_i - w_k), which is exactly 0 where no parameter has moved.
-            behind = [combine((1, w), (-1, end)) for w in window[:k]]
-            jump = combine(*zip(c[:k], behind, strict=True))
+            # sum_i c_i (w_i - w_k) with w_k = w_{k-1} + u, which is exactly 0 where no
+            # parameter has moved, whatever the rounded sum of the coefficients.
+            behind = [combine((1, w), (-1, params)) for w in window[:k]]
+            jump = combine(*zip(c[:k], behind, strict=True), (-c[:k].sum(), updates))
             updates = select(jumps, combine((1, updates), (1, jump)), updates)
         return updates, AffineWindowState(
             steps_taken=optax.safe_increment(state.steps_taken),

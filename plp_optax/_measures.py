@@ -148,9 +148,13 @@ def layer_scores(
             for s, a in zip(sums.signed, sums.absolute, strict=True)
         ]
         # The mean over weights that have had a gradient: those of a tap that only sees
-        # padding, or of a unit that is dead, say nothing about consistency.
-        had = _each(lambda a: (a > _TINY).astype(a.dtype), sums.absolute)
-        weights = sum_by_layer(had, places, layers, axis_name)
+        # padding, or of a unit that is dead, say nothing about consistency. Their sums
+        # are still _TINY, so that this ratio is 1, and about 0 for all others.
+        without = _each(lambda a: _TINY / a, sums.absolute)
+        weights = jnp.asarray(weights_by_layer(ratios, places, layers), float)
+        if axis_name is not None:
+            weights = jax.lax.psum(weights, axis_name)
+        weights -= sum_by_layer(without, places, layers, axis_name)
         scores = _ratio(sum_by_layer(ratios, places, layers, axis_name), weights)
     return jnp.minimum(scores, 1)  # sums may round past each other
 

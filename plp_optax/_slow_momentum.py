@@ -258,7 +258,7 @@ def outer_nesterov(
         updates = arrays(updates)
         d, b = state.displacement, state.outer_velocity
         # With d = -s: b <- mu b - d, and u <- u - d - eta (mu b - d).
-        u = movement(updates, params)
+        u = movement(updates, params, of_wide=False)
         d = combine((1, select(starts, zeros(d), d)), (1, u), like=d)
         b = select(ends, combine((mu, b), (-1, d)), b)
         last = combine((1, u), (eta - 1, d), (-eta * mu, b))

@@ -50,8 +50,11 @@ def zeros(params: Any, accumulator_dtype: Any = None, *, wide: bool = False) -> 
     return jax.tree.map(like, params)
 
 
-def movement(updates: Any, params: Any | None) -> Any:
+def movement(updates: Any, params: Any | None, *, of_wide: bool = True) -> Any:
     """What ``optax.apply_updates`` does to the parameters, after rounding.
+
+    The compiler keeps a copy of the parameters for it. Without ``of_wide`` those of
+    float32 and wider are taken to follow their updates.
 
     Raises:
       ValueError: If updates are in half precision and there are no parameters.
@@ -68,7 +71,8 @@ def movement(updates: Any, params: Any | None) -> Any:
 
     def moved(u: jax.Array, p: Any) -> jax.Array:
         own = jnp.result_type(p)
-        if not jnp.issubdtype(own, jnp.floating):
+        is_wide = widened(own) == own
+        if not jnp.issubdtype(own, jnp.floating) or (is_wide and not of_wide):
             return u
         dtype, info = np.promote_types(widened(own), widened(u)), jnp.finfo(own)
         p = jnp.asarray(p).astype(dtype)
