@@ -28,18 +28,16 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
-from rich.table import Column, Table
 
-from benchmarks import measure
+from benchmarks import measure, tables
 from training import data, recipe
 from training.engine import parallel
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.errors import ConfigError, UserError
 from training.settings import config as config_lib
 from training.settings.config import Config
 
 IMAGES = 40_000  # the training images of CIFAR-100 without the validation part
-_BASE = "sgd"  # the method that others are compared with
 _HOST = (2, 2, 1)  # at most this many TPU chips share a host
 _COLLECTIVE = re.compile(
     r" = (.+?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
@@ -150,7 +148,7 @@ def make_config(**fields: Any) -> Config:
 
 
 def make_arguments(
-    program: Program,
+    engine: Engine,
     config: Config,
     dataset: data.Dataset,
     mesh: Mesh,
@@ -159,7 +157,7 @@ def make_arguments(
     """Shapes and shardings of what the training function takes on the mesh.
 
     Args:
-      program: Made from configuration and data.
+      engine: Made from configuration and data.
       config: The configuration.
       dataset: The data.
       mesh: The devices.
@@ -172,7 +170,7 @@ def make_arguments(
 
     same, split = PartitionSpec(), PartitionSpec(parallel.AXIS)
     state = jax.tree.map(
-        lambda x: shaped(same, *x.shape, like=x), program.initial_state(0)
+        lambda x: shaped(same, *x.shape, like=x), engine.initial_state(0)
     )
     images, labels = dataset.train
     if config.input == "host":
@@ -194,10 +192,10 @@ def lower_step(
     Returns:
       Shapes of the training state, and the step, which can be compiled.
     """
-    program = recipe.assemble(config, dataset)
-    state, *others = make_arguments(program, config, dataset, mesh, resident)
+    engine = recipe.assemble(config, dataset)
+    state, *others = make_arguments(engine, config, dataset, mesh, resident)
     mapped = parallel.map_over_devices(
-        program.train_function, 1 + len(others), donate=True, mesh=mesh
+        engine.train_function, 1 + len(others), donate=True, mesh=mesh
     )
     return state, mapped.lower(state, *others)
 
@@ -299,63 +297,6 @@ def run(
     }
 
 
-def table(record: dict[str, Any]) -> Table:
-    """The record as a table."""
-    result = Table(
-        *(Column(name, no_wrap=True) for name in ("devices", "step", "method")),
-        "compiled in (s)",
-        "state (copies)",
-        "arguments (MB)",
-        "temporaries (MB)",
-        f"- {_BASE} (copies)",
-        "peak (MB)",
-        "GFLOP",
-        "accessed (GB)",
-        f"/ {_BASE}",
-        "collectives (MB)",
-        "optimal (ms)",
-        title="Estimates of the compiler, nothing was run: a step on one device, "
-        f"width {record['width']}, batch {record['device_batch']} a device",
-    )
-    bases = {_name(c): c for c in record["cells"] if c["method"] == _BASE}
-    for cell in record["cells"]:
-        head = *_name(cell), cell["method"]
-        if "failed" in cell:
-            result.add_row(*head, "failed")
-            continue
-        size = cell["parameter_bytes"]
-        base = bases.get(_name(cell), {})
-        more = cell["temporary_bytes"] - base.get("temporary_bytes", math.nan)
-        accessed = cell["accessed_bytes"] or math.nan
-        result.add_row(
-            *head,
-            f"{cell['compile_seconds']:.0f}",
-            f"{cell['state_bytes'] / size - 1:.2f}",
-            _number(cell["argument_bytes"], 1e6, ".1f"),
-            _number(cell["temporary_bytes"], 1e6, ".1f"),
-            _number(more, size, "+.2f"),
-            _number(cell["peak_bytes"], 1e6, ".1f"),
-            _number(cell["operations"], 1e9, ".1f"),
-            _number(accessed, 1e9, ".2f"),
-            _number(accessed / (base.get("accessed_bytes") or math.nan), 1, ".2f"),
-            f"{cell['collectives']} ({cell['collective_bytes'] / 1e6:.1f})",
-            _number(cell["optimal_seconds"], 1e-3, ".2f"),
-        )
-    return result
-
-
-def _name(cell: dict[str, Any]) -> tuple[str, str]:
-    """The devices and the step of a cell, without its method."""
-    step = ", ".join(cell[name] for name in ("model", "precision", "input"))
-    if cell["input"] == "resident":
-        step += f" {cell['images']:,}"
-    return f"{cell['devices']} x {cell['device_kind']}", step
-
-
-def _number(value: float | None, unit: float, format_: str) -> str:
-    return "" if value is None or math.isnan(value) else format(value / unit, format_)
-
-
 def draw(path: Path, record: dict[str, Any]) -> None:
     """Draws memory and collectives over the number of devices to a PNG file."""
     figure = Figure(figsize=(10, 5), dpi=120, layout="constrained")
@@ -363,7 +304,8 @@ def draw(path: Path, record: dict[str, Any]) -> None:
     series: dict[str, list[dict[str, Any]]] = {}
     for cell in record["cells"]:
         if "failed" not in cell:
-            name = ", ".join((cell["device_kind"], _name(cell)[1], cell["method"]))
+            step = tables.step_of(cell)
+            name = ", ".join((cell["device_kind"], step, cell["method"]))
             series.setdefault(name, []).append(cell)
     panels = (
         (axes[0], "peak_bytes", "-"),
@@ -421,7 +363,7 @@ def main(argv: list[str] | None = None) -> int:
             target_config="",
             model=["resnet18"],
             width=64,
-            methods=[_BASE, "plp", "amplify", "amplify+plp", "lookahead"],
+            methods=[tables.BASE, "plp", "amplify", "amplify+plp", "lookahead"],
             precision=["bfloat16"],
             input=["resident"],
             device_batch=128,
@@ -430,13 +372,13 @@ def main(argv: list[str] | None = None) -> int:
         ).parse_args(argv)
     )
     out = options.pop("out")
-    out = out or measure.RECORDS / f"ahead_of_time-{options['platform']}.json"
+    out = out or tables.RECORDS / f"ahead_of_time-{options['platform']}.json"
     try:
         record = {**options, **run(**options)}
     except UserError as error:
         print(f"ahead_of_time: {error}", file=sys.stderr)
         return 2
-    measure.report("ahead_of_time", record, table, out)
+    measure.report("ahead_of_time", record, out)
     if len(options["topology"]) > 1:
         draw(out.with_suffix(".png"), record)
     return int(any("failed" in cell for cell in record["cells"]))

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Column, Table
 
 from benchmarks import measure
 
@@ -87,28 +86,11 @@ def run(flags: Sequence[str], rounds: int) -> dict[str, Any]:
     }
 
 
-def table(record: dict[str, Any]) -> Table:
-    """The record as a table."""
-    result = Table(
-        Column("cache", no_wrap=True),
-        "to compiling (s)",
-        "to the end of the first epoch (s)",
-        title=f"train.py {' '.join(record['flags'])}: time to first step, "
-        f"{record['rounds']} rounds: median (quartiles)",
-        caption=f"{FLOOR}: {measure.quartiles_text(record['floor_seconds'], '.1f')} s",
-    )
-    for name, arm in record["arms"].items():
-        result.add_row(
-            name, *(measure.quartiles_text(values, ".1f") for values in arm.values())
-        )
-    return result
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark, prints its table and writes its record."""
     options, flags = measure.parser(__doc__, rounds=3).parse_known_args(argv)
     record = {"rounds": options.rounds, **run(flags, options.rounds)}
-    measure.report("first_step", record, table, options.out)
+    measure.report("first_step", record, options.out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.table import Column, Table
 
 from benchmarks import measure
 from training import data
@@ -39,7 +38,7 @@ class Grain(feed.Host):
         super().__init__(examples, batch_size)
         self._by_batch = by_batch
 
-    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[feed.Call]:
+    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[feed.CallInputs]:
         """See :class:`training.engine.feed.Feed`; the order is Grain's own."""
         grain = importlib.import_module("grain")
 
@@ -57,7 +56,7 @@ class Grain(feed.Host):
             for batch in batches[steps.start : steps.stop].to_iter_dataset()
         )
         for batch in feed.prefetch(sent, self._AHEAD):
-            yield feed.Call(1, (batch,))
+            yield feed.CallInputs(1, (batch,))
 
 
 def run(
@@ -125,36 +124,12 @@ def _drain(feed_: feed.Feed, steps: int) -> Callable[[], None]:
     return drain
 
 
-def table(record: dict[str, Any]) -> Table:
-    """The record as a table."""
-    result = Table(
-        Column("input", no_wrap=True),
-        "feed alone (batches/s)",
-        f"training {record['model']} (images/s)",
-        "time / resident",
-        title=f"Input in batches of {record['batch_size']}, {record['rounds']} rounds: "
-        "median (quartiles)",
-        caption=f"Fastest from the host: {record['fastest_feed']}."
-        + ("" if record["grain"] else " Grain is not installed."),
-    )
-    for name, values in record["feeds"].items():
-        alone = values["batches_per_second"]
-        result.add_row(
-            name,
-            measure.quartiles_text(alone, ",.0f") if alone else "",
-            measure.quartiles_text(values["images_per_second"], ",.0f"),
-            measure.quartiles_text(values["time_ratio"]),
-        )
-    return result
-
-
 if __name__ == "__main__":
     FAST = measure.on_accelerator()
     measure.main(
         "host_input",
         __doc__,
         run,
-        table,
         model="tiny",
         width=64 if FAST else 8,
         batch_size=512 if FAST else 128,

@@ -14,20 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
 
 import models
+from benchmarks import tables
 from training import data, recipe
 from training.engine import networks
+from training.engine.engine import means
 from training.engine.feed import Feed
-from training.engine.program import means
 from training.run.provenance import provenance
 from training.settings import config as config_lib
 from training.settings.config import Config
-from training.settings.registry import METHODS
+from training.settings.methods import METHODS
 
-RECORDS = Path(__file__).parent / "records"
 # The optimizer of every training step here, in JAX and in PyTorch.
 _OPTIMIZER = {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 _CLASSES = 100
@@ -58,7 +56,6 @@ def main(
     name: str,
     doc: str | None,
     run: Callable[..., dict[str, Any]],
-    table: Callable[[dict[str, Any]], Table],
     **defaults: Any,
 ) -> None:
     """A benchmark's command: runs it, prints its table and writes its record.
@@ -67,13 +64,12 @@ def main(
       name: The benchmark.
       doc: Its description.
       run: Takes the flags as keyword arguments and returns what it measured.
-      table: Shows a record.
       **defaults: The benchmark's flags and their defaults. A flag whose default is a
         list takes several values.
     """
     options = vars(parser(doc, **defaults).parse_args())
     out = options.pop("out")
-    report(name, {**options, **run(**options)}, table, out)
+    report(name, {**options, **run(**options)}, out)
 
 
 def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
@@ -105,21 +101,15 @@ def _positive(text: str) -> int:
     return number
 
 
-def report(
-    name: str,
-    record: Mapping[str, Any],
-    table: Callable[[dict[str, Any]], Table],
-    out: Path | None,
-) -> None:
+def report(name: str, record: Mapping[str, Any], out: Path | None) -> None:
     """Prints a record's table; writes it with hardware, versions and commit.
 
     Args:
       name: The benchmark.
       record: The flags, and what was measured.
-      table: Shows it.
       out: The file; by default that of this benchmark and kind of device.
     """
-    path = out or RECORDS / f"{name}-{jax.default_backend()}.json"
+    path = out or tables.RECORDS / f"{name}-{jax.default_backend()}.json"
     record = {
         "benchmark": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -130,7 +120,7 @@ def report(
         **provenance(),
         **record,
     }
-    Console(width=200).print(table(record))
+    print(tables.show(record))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print("record:", path)
@@ -193,7 +183,7 @@ class Training:
     """Training as ``train.py`` does it, without evaluation or records.
 
     Attributes:
-      program: The compiled program.
+      engine: The compiled program.
       parameters: How many parameters the network has.
       losses: Mean loss of each epoch so far.
     """
@@ -208,14 +198,14 @@ class Training:
           dataset: The images; an epoch takes all complete batches.
           source: How they reach the step; by default as ``config.input`` says.
         """
-        self.program = recipe.build(config, dataset, source)
-        self._state = self.program.initial_state(0)
+        self.engine = recipe.build(config, dataset, source)
+        self._state = self.engine.initial_state(0)
         self.parameters = sum(x.size for x in jax.tree.leaves(self._state.params))
         self.losses: list[float] = []
 
     def run(self) -> None:
         """Trains an epoch, and waits for it."""
-        for call in self.program.train_epoch(self._state, 0, len(self.losses)):
+        for call in self.engine.train_steps(self._state, 0, len(self.losses)):
             self._state = call.state
         self.losses.append(means(self._state.monitor.epoch)["loss"])
 
@@ -287,9 +277,3 @@ def quartiles(values: np.ndarray) -> dict[str, float]:
     """Median and quartiles."""
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
     return {"median": float(median), "low": float(low), "high": float(high)}
-
-
-def quartiles_text(values: Mapping[str, float], format_: str = ".2f") -> str:
-    """Quartiles as text, the median first."""
-    median, low, high = (format(values[k], format_) for k in ("median", "low", "high"))
-    return f"{median} ({low} to {high})"

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.table import Column, Table
 
 import plp_optax
 from benchmarks import measure
@@ -49,20 +48,15 @@ def make_arms() -> dict[str, optax.GradientTransformation]:
         "sgd + ema_nesterov": optax.chain(SGD, plp_optax.ema_nesterov()),
         "sgd + outer_nesterov": optax.chain(SGD, plp_optax.outer_nesterov()),
         "sgd + tail_average": optax.chain(SGD, plp_optax.tail_average()),
-        "sgd + adaptive_window, restarted": optax.chain(
-            SGD, plp_optax.adaptive_window(10, period=10)
+        "sgd + anderson, restarted": optax.chain(
+            SGD, plp_optax.anderson(10, period=10)
         ),
-        "sgd + adaptive_window, sliding": optax.chain(
-            SGD, plp_optax.adaptive_window(10)
-        ),
+        "sgd + anderson, sliding": optax.chain(SGD, plp_optax.anderson(10)),
         # The line search would take gradients of its own.
         "optax.lbfgs": optax.lbfgs(1e-3, memory_size=10, linesearch=None),
         LOOKAHEAD: optax.lookahead(SGD, 5, 0.5),
         "adam": optax.adam(1e-3),
         "adam + plp": optax.chain(optax.adam(1e-3), plp_optax.plp()),
-        "adam + plp, parameters": optax.chain(
-            optax.adam(1e-3), plp_optax.plp(store="parameters")
-        ),
         **{
             f"amplify {measure}, {when} + sgd": optax.chain(
                 plp_optax.amplify_layers([window], select=SELECT, measure=measure),
@@ -150,30 +144,6 @@ def run(model: str, width: int, batch_size: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def table(record: dict[str, Any]) -> Table:
-    """The record as a table."""
-    result = Table(
-        Column("optimizer", no_wrap=True),
-        "state (copies)",
-        "temporaries (copies)",
-        "step (ms)",
-        "step / sgd",
-        "added to a training step",
-        title=f"{record['model']}, {record['parameters']:,} parameters, batch "
-        f"{record['batch_size']}, {record['rounds']} rounds: median (quartiles)",
-    )
-    for name, arm in record["arms"].items():
-        result.add_row(
-            name,
-            f"{arm['state_copies']:.3f}",
-            f"{arm['temporary_copies']:.3f}",
-            f"{arm['milliseconds']:.1f}",
-            measure.quartiles_text(arm["time_ratio"]),
-            f"{arm['training_step_overhead']:+.2%}",
-        )
-    return result
-
-
 def _bytes(tree: Any) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(tree))
 
@@ -183,7 +153,6 @@ if __name__ == "__main__":
         "step_overhead",
         __doc__,
         run,
-        table,
         model="resnet18",
         width=64,
         batch_size=32,

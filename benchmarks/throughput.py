@@ -33,7 +33,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.table import Column, Table
 
 from benchmarks import measure
 from training import data
@@ -91,7 +90,7 @@ def _measure(config: Config, steps: int, rounds: int, torch: Any) -> dict[str, A
     arms: dict[str, Callable[[], Any]] = {OURS: ours.run}
     products = {"jax product": make_product(config.precision, side)}
     results: dict[str, dict[str, Any]] = {
-        OURS: {"compile_seconds": ours.program.compile_seconds}
+        OURS: {"compile_seconds": ours.engine.compile_seconds}
     }
     if torch is not None and config.model in MODELS:
         device = _TORCH_DEVICES[jax.default_backend()]
@@ -165,56 +164,12 @@ def count_operations(config: Config, dataset: data.Dataset) -> float:
     return float(analysis["flops"]) / config.batch_size
 
 
-def table(record: dict[str, Any]) -> Table:
-    """The record as a table."""
-    fastest: dict[str, float] = {}
-    for cell in record["cells"]:
-        rate = cell["product_operations_per_second"] / 1e9
-        fastest[cell["precision"]] = max(rate, fastest.get(cell["precision"], 0))
-    rates = ", ".join(
-        f"{rate:,.0f} GFLOP/s in {name}" for name, rate in fastest.items()
-    )
-    peers = () if record["torch_absent"] else PEERS
-    names = [
-        *("network", "precision", "batch", OURS),
-        *(name for peer in peers for name in (peer, "JAX / PyTorch", "best rounds")),
-    ]
-    result = Table(
-        *(Column(name, no_wrap=True) for name in names),
-        title=f"Training throughput, width {record['width']}, {record['rounds']} "
-        f"rounds: images/s, median (quartiles), and share of a matrix product's rate\n"
-        f"(at most {rates}); ratios of the medians and of the best rounds",
-        caption=record["torch_absent"] and f"No PyTorch: {record['torch_absent']}.",
-    )
-    for cell in record["cells"]:
-        arms = cell["arms"]
-        row = [cell["model"], cell["precision"], str(cell["batch_size"])]
-        row.append(_rate(arms[OURS]))
-        for peer in peers:
-            arm = arms.get(peer, {})
-            if "failed" in arm:
-                row += ["failed", "", ""]
-            elif arm:
-                best = f"{arm['best_speedup']:.2f}"
-                row += [_rate(arm), measure.quartiles_text(arm["speedup"]), best]
-            else:
-                row += ["", "", ""]
-        result.add_row(*row)
-    return result
-
-
-def _rate(arm: dict[str, Any]) -> str:
-    images = measure.quartiles_text(arm["images_per_second"], ",.0f")
-    return f"{images}, {arm['of_product']:.0%}"
-
-
 if __name__ == "__main__":
     FAST = measure.on_accelerator()
     measure.main(
         "throughput",
         __doc__,
         run,
-        table,
         model=MODELS,
         precision=["float32", "bfloat16"],
         batch_size=[128, 512] if FAST else [128],

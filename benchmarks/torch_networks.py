@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from training import data
+from training.settings import config as config_lib
 from training.settings.config import Config
 
 _INCEPTIONS = {  # table 1 of the GoogLeNet paper
@@ -55,7 +56,7 @@ class Training:
         self._labels = self._labels.long()
         rates: Any = {
             "lr": config.learning_rate,
-            "momentum": config.momentum,
+            "momentum": config_lib.fields(config)["momentum"],
             "weight_decay": config.weight_decay,
         }
         self._optimizer = torch.optim.SGD(network.parameters(), fused=True, **rates)

@@ -21,15 +21,15 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from rich.table import Column, Table
 
 from benchmarks import measure
 from training import data
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.run.callbacks import Callback
-from training.run.session import Session
+from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
+from training.settings import config as config_lib
 from training.settings.config import Config
 
 BARE = "bare step"
@@ -56,11 +56,11 @@ def run(
         name: measure.Training(configs[method], dataset)
         for name, method in STEPS.items()
     }
-    program = trainings["step, plp"].program
+    engine = trainings["step, plp"].engine
     with contextlib.ExitStack() as stack:
-        session = make_session(configs["plp"], dataset, program, stack)
+        session = make_session(configs["plp"], dataset, engine, stack)
         arms = {
-            BARE: make_bare(configs["sgd"], dataset, program.initial_state(0), steps),
+            BARE: make_bare(configs["sgd"], dataset, engine.initial_state(0), steps),
             **{name: training.run for name, training in trainings.items()},
             SESSION: session,
         }
@@ -84,7 +84,7 @@ def make_bare(
     _, loss_fn = measure.make_loss(config, dataset)
     tx = optax.chain(
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(config.learning_rate, config.momentum),
+        optax.sgd(config.learning_rate, config_lib.fields(config)["momentum"]),
     )
 
     def step(params: Any, batch_stats: Any, opt_state: Any) -> Any:
@@ -107,7 +107,7 @@ def make_bare(
 def make_session(
     config: Config,
     dataset: data.Dataset,
-    program: Program,
+    engine: Engine,
     stack: contextlib.ExitStack,
 ) -> Callable[[], Any]:
     """Returns a function that trains and records an epoch; ``stack`` ends the run."""
@@ -120,15 +120,10 @@ def make_session(
     )
     directory = stack.enter_context(WorkDirectory(config))
     stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-    session = Session(
-        config,
-        directory,
-        dataset,
-        program,
-        optax.constant_schedule(config.learning_rate),
-        config.epochs * program.steps_per_epoch,
-        Callback(),
-    )
+    schedule = optax.constant_schedule(config.learning_rate)
+    steps = config.epochs * engine.steps_per_epoch
+    prepared = Prepared(dataset, engine, schedule, steps, None)
+    session = TrainingLoop(config, directory, prepared, Callback())
 
     def train_and_record() -> None:
         session.train_epoch()
@@ -137,34 +132,12 @@ def make_session(
     return train_and_record
 
 
-def table(record: dict[str, Any]) -> Table:
-    """The record as a table."""
-    result = Table(
-        Column("arm", no_wrap=True),
-        "step (ms)",
-        f"/ {BARE}",
-        "/ bare step, best rounds",
-        title=f"{record['model']}, width {record['width']}, batch "
-        f"{record['batch_size']}, {record['rounds']} rounds of {record['steps']} "
-        "steps: median (quartiles)",
-    )
-    for name, arm in record["arms"].items():
-        result.add_row(
-            name,
-            f"{arm['milliseconds']:.0f}",
-            measure.quartiles_text(arm["time_ratio"], ".3f"),
-            f"{arm['best_ratio']:.3f}",
-        )
-    return result
-
-
 if __name__ == "__main__":
     FAST = measure.on_accelerator()
     measure.main(
         "trainer_overhead",
         __doc__,
         run,
-        table,
         model="resnet18",
         width=64,
         batch_size=128 if FAST else 32,

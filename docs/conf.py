@@ -18,10 +18,11 @@ import plp_optax
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path.insert(0, str(DOCS))
+sys.path[:0] = [str(DOCS), str(ROOT)]
 
 import pictures
-import records
+
+from benchmarks import tables
 
 project = "plp_optax"
 author = "The plp_optax authors"
@@ -126,7 +127,7 @@ intersphinx_mapping = {
 write_api()
 copy_studies()
 pictures.draw(DOCS / "methods" / "pictures")
-records.write_tables(ROOT / "benchmarks" / "records", DOCS / "tables")
+tables.write_pages(DOCS / "tables")
 
 
 ELSEWHERE = {

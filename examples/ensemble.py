@@ -26,11 +26,12 @@ def main() -> tuple[np.ndarray, float]:
         ),
     )
     network = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(10)])
-    # static_args names what `inject_hyperparams` must not turn into arrays.
-    make = optax.inject_hyperparams(
-        plp_optax.plp_sgd, plp_optax.static_args(plp_optax.plp_sgd)
-    )
-    tx = make(learning_rate=0.0, momentum=0.9, nesterov=True)
+
+    # A function of the numbers that `inject_hyperparams` keeps in the state.
+    def make(learning_rate):
+        return plp_optax.plp_sgd(learning_rate, momentum=0.9, nesterov=True)
+
+    tx = optax.inject_hyperparams(make)(learning_rate=0.0)
 
     def train(seed, learning_rate):
         key = jax.random.key(seed)

@@ -57,9 +57,7 @@ def main(steps: int = STEPS) -> float:
     schedule = optax.warmup_cosine_decay_schedule(0, 1e-2, steps // 10, steps)
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
-        plp_optax.plp_adamw(
-            schedule, weight_decay=1e-2, prediction=plp_optax.plp(store="parameters")
-        ),
+        plp_optax.plp_adamw(schedule, weight_decay=1e-2),
     )
     state = tx.init(params)
 

@@ -5,7 +5,8 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import plp_optax
-from training.settings import optimizers
+from training.settings import chain
+from training.settings import config as config_lib
 from training.settings.config import Config
 
 
@@ -16,7 +17,8 @@ def multiplied(config: Config, factor: float) -> dict[str, Any]:
             stage._replace(learning_rate=factor * stage.learning_rate)
             for stage in stages(config)
         )
-    rates = {n: getattr(config, n) for n in ("learning_rate", "max_learning_rate")}
+    fields = config_lib.fields(config)
+    rates = {n: fields[n] for n in ("learning_rate", "max_learning_rate")}
     return {n: factor * rate for n, rate in rates.items() if rate is not None}
 
 
@@ -41,7 +43,7 @@ def matched(
 
 def stages(config: Config) -> list[plp_optax.Stage]:
     """The stages of a configuration that has a strategy."""
-    found = optimizers.make_strategy(config, steps_per_epoch=1)
+    found = chain.make_strategy(config, steps_per_epoch=1)
     assert found is not None
     return [plp_optax.Stage(*stage) for stage in found.stages]
 
@@ -49,3 +51,9 @@ def stages(config: Config) -> list[plp_optax.Stage]:
 def strategy(stages: Iterable[plp_optax.Stage]) -> dict[str, str]:
     """Stages as a field of a configuration."""
     return {"strategy": str([tuple(stage) for stage in stages])}
+
+
+def amplified_after_a_third(config: Config, rate: float) -> dict[str, str]:
+    """A constant rate, with amplification by 2 from a third of the epochs on."""
+    start = max(1, config.epochs // 3)
+    return {"strategy": str([(start, rate, 0, 1), (config.epochs, rate, 1, 2.0)])}

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.plan import Task
 from experiments.records import explained
-from experiments.study import Outcome, Study, Tick
-from training import data, recipe, stages
-from training.engine.program import Program
+from experiments.study import Outcome, Study, Task, Tick
+from training import cascade, data, recipe
+from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.errors import DivergedError
 from training.recipe import Prepared
@@ -132,7 +131,7 @@ class Trainer:
         """
         compilation = self.prepare(task)
         prepared = self._programs[task.arm.name].prepared
-        program = prepared.program
+        engine = prepared.engine
         with jax.enable_x64(self._config(task).precision == "float64"):
             calls = _calls(prepared, task.seed)
             next(calls)  # the first call is slower
@@ -142,7 +141,7 @@ class Trainer:
                 steps += taken
             training = (time.monotonic() - start) / steps * prepared.total_steps
             start = time.monotonic()
-            program.evaluate(state.variables, prepared.dataset.validation)
+            engine.evaluate(state.variables, prepared.dataset.validation)
             evaluation = (time.monotonic() - start) * _epochs(prepared)
         return compilation, training + evaluation
 
@@ -164,19 +163,21 @@ class _Ticking(Callback):
     def __init__(self, observer: Callback, config: Config, tick: Tick) -> None:
         self._observer = observer
         self._tick = tick
-        self._stages = 1 if config.cascade is None else len(stages.make_stages(config))
+        self._stages = (
+            1 if config.cascade is None else len(cascade.stage_configs(config))
+        )
         self._stage = 0
         self._loss = ""
 
-    def on_start(self, config: Config, program: Program, dataset: data.Dataset) -> None:
+    def on_start(self, config: Config, engine: Engine, dataset: data.Dataset) -> None:
         """See :class:`Callback`."""
-        self._observer.on_start(config, program, dataset)
+        self._observer.on_start(config, engine, dataset)
         self._stage = config.cascade_stage or 1
-        _, steps = recipe.count_steps(config, dataset)
-        self._epochs = -(-steps // program.steps_per_epoch)
+        steps = recipe.count_steps(config, dataset).last_step
+        self._epochs = -(-steps // engine.steps_per_epoch)
         self._epoch: int | None = None  # unknown until the first call, if resumed
         self._calls = 0
-        self._steps_per_epoch = program.steps_per_epoch
+        self._steps_per_epoch = engine.steps_per_epoch
         self._calls_per_epoch = self._steps_per_epoch
 
     def on_call(self, state: TrainState) -> None:
@@ -208,14 +209,14 @@ class _Ticking(Callback):
 
 
 def _epochs(prepared: Prepared) -> int:
-    return -(-prepared.total_steps // prepared.program.steps_per_epoch)
+    return -(-prepared.total_steps // prepared.engine.steps_per_epoch)
 
 
 def _calls(prepared: Prepared, seed: int) -> Iterator[tuple[TrainState, int]]:
     """Trains without end; yields finished states and how many steps each took."""
-    state = prepared.program.initial_state(seed)
+    state = prepared.engine.initial_state(seed)
     for epoch in itertools.count():
-        for call in prepared.program.train_epoch(state, seed, epoch):
+        for call in prepared.engine.train_steps(state, seed, epoch):
             state = call.state
             jax.block_until_ready(state.params)
             yield state, call.steps

@@ -26,14 +26,14 @@ NETWORKS = {
     "plain": "models.plain",
 }
 
-# Those that can be run from block to block (`Network.blocks`).
+# Those that can be cut after a block and partly frozen (``models.blocks``).
 IN_BLOCKS = tuple(
     name
     for name, module in NETWORKS.items()
     if module in ("models.vgg", "models.resnet", "models.tiny")
 )
 
-# Those with an attribute `dropout_rate`.
+# Those with an attribute ``dropout_rate``.
 WITH_DROPOUT = tuple(
     name
     for name, module in NETWORKS.items()

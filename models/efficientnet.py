@@ -53,7 +53,7 @@ class Block(nn.Module):
     """Expansion, depthwise convolution, squeeze-and-excitation, projection.
 
     Squeeze-and-excitation has a quarter of the block's input channels. A block that
-    keeps the shape is parallel to a shortcut, and dropped at `drop_rate` in training.
+    keeps the shape is parallel to a shortcut, and dropped at ``drop_rate`` in training.
     """
 
     features: int
@@ -115,10 +115,10 @@ class EfficientNet(Network):
     if that is less than 90 %, and at least 8.
 
     Attributes:
-        dropout_rate: the share of the last features dropped in training.
-        stochastic_depth_rate: the share of examples for which a block is dropped in
-            training; it rises linearly from 0 at the first block to this after the
-            last.
+      dropout_rate: The share of the last features dropped in training.
+      stochastic_depth_rate: The share of examples for which a block is dropped in
+        training; it rises linearly from 0 at the first block to this after the
+        last.
     """
 
     stems = ("cifar", "imagenet")

@@ -116,7 +116,7 @@ class GoogLeNet(Network):
     width / 64, rounded to the nearest integer (halves up), and is at least 1.
 
     Attributes:
-        dropout_rate: the share of the last features dropped in training; the paper's.
+      dropout_rate: The share of the last features dropped in training; the paper's.
     """
 
     stems = ("cifar", "imagenet")

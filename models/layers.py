@@ -17,12 +17,12 @@ class Network(nn.Module):
     """The attributes of every network, and the stems and heads that its kind has.
 
     Attributes:
-        num_classes: the number of logits.
-        stem: how the network begins, one of `stems`.
-        head: how it ends, one of `heads`.
-        width: the channels of its first stage.
-        dtype: the type it computes in.
-        axis_name: the mapped axis over which batch statistics are averaged.
+      num_classes: The number of logits.
+      stem: How the network begins, one of ``stems``.
+      head: How it ends, one of ``heads``.
+      width: The channels of its first stage.
+      dtype: The type it computes in.
+      axis_name: The mapped axis over which batch statistics are averaged.
     """
 
     stems: ClassVar[tuple[str, ...]] = ("cifar",)
@@ -35,30 +35,19 @@ class Network(nn.Module):
     dtype: DTypeLike
     axis_name: str | None
 
-    @nn.nowrap
-    def blocks(self) -> tuple[str, ...]:
-        """The names of its blocks; none if it can only be run as a whole.
-
-        A network with blocks is also called with `start` and `stop`: it runs the blocks
-        from index `start`, whose input `images` then is, to before index `stop`, and
-        returns the last one's output; without `stop` the head follows, and it returns
-        logits.
-        """
-        return ()
-
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
     """Applies named layers inside the module that is being called.
 
-    Every method adds one submodule called `name` to the calling module and applies
+    Every method adds one submodule called ``name`` to the calling module and applies
     it. Kernels and biases start uniform within 1/sqrt(fan_in), PyTorch's default:
     its kaiming_uniform with a = sqrt(5) is that bound.
 
     Attributes:
-        train: whether batch statistics (or running ones) normalise, and units drop.
-        dtype: the type of the computation.
-        axis_name: the mapped axis over which batch statistics are averaged.
+      train: Whether batch statistics (or running ones) normalise, and units drop.
+      dtype: The type of the computation.
+      axis_name: The mapped axis over which batch statistics are averaged.
     """
 
     train: bool
@@ -118,8 +107,8 @@ class Layers:
         """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167, 2015)."""
         return nn.BatchNorm(
             use_running_average=not self.train,
-            # Of the old value: PyTorch's 0.1. Unlike PyTorch, flax folds the biased
-            # variance of the batch into the running one.
+            # The share of the old value; PyTorch's 0.1 is that of the new one. Unlike
+            # PyTorch, flax folds the biased variance of the batch into the running one.
             momentum=0.9,
             epsilon=1e-5,
             dtype=self.dtype,
@@ -141,11 +130,11 @@ class Layers:
         )(x)
 
     def dropout(self, x: jax.Array, rate: float) -> jax.Array:
-        """Drops units at `rate` in training, drawing on the "dropout" stream."""
+        """Drops units at ``rate`` in training, drawing on the "dropout" stream."""
         return nn.Dropout(rate, deterministic=not self.train)(x)
 
     def drop_examples(self, x: jax.Array, rate: float) -> jax.Array:
-        """Drops all of an example at `rate` in training, as `dropout` drops units.
+        """Drops all of an example at ``rate`` in training, as ``dropout`` drops units.
 
         On a residual branch this is stochastic depth (Huang et al., arXiv 1603.09382,
         2016), with the surviving branches divided by 1 - rate.
@@ -155,7 +144,7 @@ class Layers:
 
 
 class ConvNorm(nn.Module):
-    """A convolution and its normalisation, under one name: `conv` and `norm`."""
+    """A convolution and its normalisation, under one name: ``conv`` and ``norm``."""
 
     features: int
     size: int
@@ -184,15 +173,6 @@ def as_input(images: jax.Array, dtype: DTypeLike) -> jax.Array:
     return jnp.asarray(images, dtype)
 
 
-def within(first: int, count: int, start: int, stop: int | None) -> range:
-    """Which of `count` blocks are run, from 0: block `first` of a network is the first.
-
-    The network runs from block `start` to before block `stop`; None is the end.
-    """
-    end = count if stop is None else max(stop - first, 0)
-    return range(count)[max(start - first, 0) : end]
-
-
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     """Max pooling that leaves a side of length 1 unchanged.
 
@@ -200,12 +180,12 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     a side of 1 into an empty array. (Convolutions are padded and need no such care.)
 
     Args:
-        x: (batch, height, width, channels).
-        size: the side of the window, 2 or 3.
-        stride: the step of the window.
+      x: (batch, height, width, channels).
+      size: The side of the window, 2 or 3.
+      stride: The step of the window.
 
     Returns:
-        The pooled array; a side of n > 1 becomes (n + 2 * pad - size) // stride + 1.
+      The pooled array; a side of n > 1 becomes (n + 2 * pad - size) // stride + 1.
     """
     for axis in (1, 2):
         if x.shape[axis] > 1:
@@ -224,7 +204,7 @@ def as_logits(x: jax.Array) -> jax.Array:
 
 
 def _pool_axis(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array:
-    # Maxima of shifted slices, because the gradient of `lax.reduce_window` (a
+    # Maxima of shifted slices, because the gradient of ``lax.reduce_window`` (a
     # select-and-scatter) made a CPU step of GoogLeNet take twice as long.
     pad = (size - 1) // 2
     edges = [(pad, pad, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
@@ -241,7 +221,7 @@ def _depthwise(
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """A depthwise `lax.conv_general_dilated`, as a sum of shifted products on a CPU.
+    """A depthwise ``lax.conv_general_dilated``, as a sum of shifted products on a CPU.
 
     XLA's own, with its gradient, took 3 to 10 times as long there.
     """

@@ -4,19 +4,13 @@ He et al., "Deep Residual Learning for Image Recognition", arXiv 1512.03385, 201
 CIFAR stem is the one in general use for these widths, not the paper's 6n + 2 networks.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 
-from models.layers import (
-    ConvNorm,
-    Layers,
-    Network,
-    as_input,
-    as_logits,
-    global_mean,
-    max_pool,
-    within,
-)
+from models.blocks import Block, BlockNetwork
+from models.layers import ConvNorm, Layers, max_pool
 
 
 class Basic(nn.Module):
@@ -62,36 +56,28 @@ def _shortcut(x: jax.Array, y: jax.Array, stride: int, layers: Layers) -> jax.Ar
 
 
 class Stage(nn.Module):
-    """A sequence of blocks, the first of which has the stride.
-
-    Attributes:
-        part: the indices of its blocks that are run.
-    """
+    """A sequence of blocks, the first of which has the stride."""
 
     block: type[Basic] | type[Bottleneck]
-    part: range
     features: int
     stride: int
-    layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (batch, height, width, channels) to the last block's output."""
-        for i in self.part:
-            stride = self.stride if i == 0 else 1
-            x = self.block(self.features, stride, self.layers, name=f"block{i}")(x)
-        return x
+    def __call__(self, x: jax.Array, layers: Layers, *, index: int) -> jax.Array:
+        """Runs one block on (batch, height, width, channels)."""
+        stride = self.stride if index == 0 else 1
+        return self.block(self.features, stride, layers, name=f"block{index}")(x)
 
 
-class ResNet(Network):
+class ResNet(BlockNetwork):
     """A residual network: stem, four stages, mean, linear head.
 
     Its first block is the stem, with a pooling if it has one; the others are the
     residual blocks.
 
     Attributes:
-        block: the kind of residual block.
-        depths: the number of blocks in each stage.
+      block: The kind of residual block.
+      depths: The number of blocks in each stage.
     """
 
     stems = ("cifar", "imagenet")
@@ -100,46 +86,22 @@ class ResNet(Network):
     depths: tuple[int, ...]
 
     @nn.nowrap
-    def blocks(self) -> tuple[str, ...]:
-        """See `Network`."""
-        return "stem", *(
-            f"stage{i}/block{j}"
-            for i, depth in enumerate(self.depths, 1)
-            for j in range(depth)
-        )
-
-    @nn.compact
-    def __call__(
-        self,
-        images: jax.Array,
-        *,
-        train: bool,
-        start: int = 0,
-        stop: int | None = None,
-    ) -> jax.Array:
-        """Maps images (batch, height, width, channels) to (batch, num_classes)."""
-        layers = Layers(train, self.dtype, self.axis_name)
-        x = as_input(images, self.dtype)
-
-        if not within(0, 1, start, stop):
-            pass
-        elif self.stem == "cifar":
-            x = nn.relu(ConvNorm(self.width, 3, 1, layers, name="stem")(x))
-        else:
-            x = nn.relu(ConvNorm(self.width, 7, 2, layers, name="stem")(x))
-            x = max_pool(x, 3, 2)
-
-        first = 1
+    def blocks(self) -> dict[str, Block]:
+        """See ``BlockNetwork``."""
+        blocks: dict[str, Block] = {"stem": self._stem}
         for i, depth in enumerate(self.depths):
-            if part := within(first, depth, start, stop):
-                features, stride = self.width * 2**i, 1 if i == 0 else 2
-                name = f"stage{i + 1}"
-                x = Stage(self.block, part, features, stride, layers, name=name)(x)
-            first += depth
-        if stop is not None:
-            return x
+            name, features, stride = f"stage{i + 1}", self.width * 2**i, min(i + 1, 2)
+            stage = Stage(self.block, features, stride, name=name)
+            for index in range(depth):
+                blocks[f"{name}/block{index}"] = functools.partial(stage, index=index)
+        return blocks
 
-        return as_logits(layers.dense(global_mean(x), "head", self.num_classes))
+    @nn.nowrap
+    def _stem(self, x: jax.Array, layers: Layers) -> jax.Array:
+        if self.stem == "cifar":
+            return nn.relu(ConvNorm(self.width, 3, 1, layers, name="stem")(x))
+        x = nn.relu(ConvNorm(self.width, 7, 2, layers, name="stem")(x))
+        return max_pool(x, 3, 2)
 
 
 VARIANTS = {  # the paper's table 1

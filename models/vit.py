@@ -112,14 +112,14 @@ class ViT(Network):
     """A Vision Transformer: stem, blocks, norm, linear head on the class token.
 
     The CIFAR stem has patches of 4 pixels, the ImageNet stem of 16. A head of attention
-    has `width` channels, 64 in the paper, so all channel counts scale with it at the
+    has ``width`` channels, 64 in the paper, so all channel counts scale with it at the
     paper's number of heads.
 
     Attributes:
-        num_heads: the number of attention heads in each block.
-        depth: the number of blocks.
-        dropout_rate: the share of units dropped in training, after every dense layer
-            but query, key and value, and after the stem.
+      num_heads: The number of attention heads in each block.
+      depth: The number of blocks.
+      dropout_rate: The share of units dropped in training, after every dense layer
+        but query, key and value, and after the stem.
     """
 
     stems = ("cifar", "imagenet")

@@ -3,20 +3,34 @@
 import importlib
 from typing import Any
 
-from plp_optax._adaptive_window import AdaptiveWindowState, adaptive_window
-from plp_optax._affine_window import AffineWindowState, affine_window
-from plp_optax._amplification import AmplifyLayersState, amplify_layers
-from plp_optax._analysis import LayerAnalysis, amplification_table, layer_analyses
-from plp_optax._chains import plp_adamw, plp_sgd
-from plp_optax._coefficients import (
+from plp_optax._affine_window import (
+    AffineWindowState,
+    affine_window,
     average_coefficients,
     effective_rate_multiplier,
+    lookahead,
     lookahead_coefficients,
-    plp_coefficients,
+)
+from plp_optax._amplification import (
+    AmplifyLayersState,
+    LayerAnalysis,
+    amplification_table,
+    amplify_layers,
+    layer_analyses,
+    layer_table,
+)
+from plp_optax._anderson import AndersonState, anderson
+from plp_optax._averages import (
+    TailAverageState,
+    averaged_params,
+    evaluation_params,
+    merge,
+    merge_weights,
+    tail_average,
 )
 from plp_optax._ekf import EKFState, ekf
 from plp_optax._layers import layer_names, stacked
-from plp_optax._plp import plp
+from plp_optax._plp import plp, plp_adamw, plp_coefficients, plp_sgd
 from plp_optax._selectors import Selector, all_layers, at_random, by_score, named
 from plp_optax._slow_momentum import (
     EmaNesterovState,
@@ -24,26 +38,15 @@ from plp_optax._slow_momentum import (
     ema_nesterov,
     outer_nesterov,
 )
-from plp_optax._static_args import static_args
-from plp_optax._strategy import (
-    AmplificationWindow,
-    Stage,
-    TrainingStrategy,
-    paper_strategy,
-)
-from plp_optax._tail_average import (
-    TailAverageState,
-    averaged_params,
-    tail_average,
-)
+from plp_optax._strategy import AmplificationWindow, Stage, TrainingStrategy
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "AdaptiveWindowState",
     "AffineWindowState",
     "AmplificationWindow",
     "AmplifyLayersState",
+    "AndersonState",
     "EKFState",
     "EmaNesterovState",
     "LayerAnalysis",
@@ -52,11 +55,11 @@ __all__ = [
     "Stage",
     "TailAverageState",
     "TrainingStrategy",
-    "adaptive_window",
     "affine_window",
     "all_layers",
     "amplification_table",
     "amplify_layers",
+    "anderson",
     "at_random",
     "average_coefficients",
     "averaged_params",
@@ -64,24 +67,27 @@ __all__ = [
     "effective_rate_multiplier",
     "ekf",
     "ema_nesterov",
+    "evaluation_params",
     "layer_analyses",
     "layer_names",
+    "layer_table",
+    "lookahead",
     "lookahead_coefficients",
+    "merge",
+    "merge_weights",
     "named",
     "outer_nesterov",
-    "paper_strategy",
     "plp",
     "plp_adamw",
     "plp_coefficients",
     "plp_sgd",
     "stacked",
-    "static_args",
     "tail_average",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # linen needs flax, which is optional, and takes a second to import.
-    if name == "linen":
-        return importlib.import_module("plp_optax.linen")
+    # These need flax, which is optional, and takes a second to import.
+    if name in ("linen", "nnx"):
+        return importlib.import_module(f"plp_optax.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 # Short signatures in help(): the names of types and not their members.
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -12,10 +13,10 @@ import numpy as np
 import optax
 
 from plp_optax import _checks
-from plp_optax._dtypes import widened, zeros
+from plp_optax._trees import arrays, combine, select, wide_count, zeros
 
 Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
-Store = Literal["folded", "parameters", "snapshots"]
+Store = Literal["folded", "snapshots"]
 Coefficients = Sequence[float] | np.ndarray | jax.Array | Schedule
 
 
@@ -28,9 +29,9 @@ class AffineWindowState(NamedTuple):
       cycle_coefficients: The current cycle's ``c_0, ..., c_k``; shape ``(k + 1,)``.
       cycle_active: Whether the current cycle ends in a jump; bool scalar.
       window: Trees like the parameters. ``store="folded"``: one, the running
-        combination of the cycle's updates. ``store="parameters"``: one, that of its
-        parameters. ``store="snapshots"``: the k + 1 parameters ``w_0, ..., w_k``
-        themselves (those of the last cycle until they are overwritten).
+        combination of the cycle's updates. ``store="snapshots"``: the k + 1 parameters
+        ``w_0, ..., w_k`` themselves (those of the last cycle until they are
+        overwritten).
     """
 
     steps_taken: jax.Array
@@ -68,15 +69,10 @@ def affine_window(
     .. math::
         \sum_{i=0}^k c_i w_i - w_k = -\sum_{j=1}^k (c_0 + \dots + c_{j-1})\, u_j,
 
-    so that one parameter-sized buffer is enough, whatever k. There are three ways to
+    so that one parameter-sized buffer is enough, whatever k. There are two ways to
     store the window:
 
     - ``"folded"`` holds the running sum of :math:`u_j` and needs no parameters.
-    - ``"parameters"`` holds the running sum :math:`\sum_{i<j} c_i w_i`. The compiler
-      then reads each update once. After an optimizer with expensive updates, such as
-      Adam, that saves a temporary copy of the parameters and some time. The sum has
-      the size of the parameters and not of the updates, so use it with parameters, or
-      an ``accumulator_dtype``, of float32 or wider.
     - ``"snapshots"`` keeps :math:`w_0, \dots, w_k`, k + 1 buffers, for plots and
       for inspection.
 
@@ -98,25 +94,24 @@ def affine_window(
 
     Args:
       coefficients: ``c_0, ..., c_k``, at least two numbers with sum 1, or a schedule
-        that maps the number of updates so far (an int32 scalar) to them. Of a
-        schedule and of jax arrays only the shape is checked, not the sum.
+        that maps the number of updates so far (an int32 scalar) to them. For schedules
+        and jax arrays only the shape is checked; that they sum to 1 is up to you.
       period: Optimizer steps in a cycle, at least k.
       active: An optional predicate on the number of updates so far. A cycle whose
         first step finds it false passes all its updates through. It and the
         coefficients are read at the first step of a cycle only and kept in the
         state, so that nothing can change half-way through a cycle.
-      store: ``"folded"``, ``"parameters"`` or ``"snapshots"``.
+      store: ``"folded"`` or ``"snapshots"``.
       accumulator_dtype: The window's dtype for real parameters; by default the
         parameters' own. Sums are taken in float32 at least.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
-      :class:`AffineWindowState`. Unless ``store="folded"``, its ``update`` needs
+      :class:`AffineWindowState`. With ``store="snapshots"`` its ``update`` needs
       ``params``.
 
     Raises:
-      ValueError: If an argument is not as above. Under
-        ``optax.inject_hyperparams`` pass :func:`plp_optax.static_args`.
+      ValueError: If an argument is not as above.
 
     Examples:
       The average of each three steps' parameters, from which the next cycle starts:
@@ -148,7 +143,7 @@ def affine_window(
     schedule, k = _as_schedule(coefficients)
     _checks.check_period(period, k)
     _checks.check_predicate("active", active)
-    _checks.check_choice("store", store, ("folded", "parameters", "snapshots"))
+    _checks.check_choice("store", store, ("folded", "snapshots"))
     _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params: optax.Params) -> AffineWindowState:
@@ -168,35 +163,46 @@ def affine_window(
         **extra_args: Any,
     ) -> tuple[optax.Updates, AffineWindowState]:
         del extra_args
-        state = jax.tree.map(jnp.asarray, state)  # NumPy arrays, once restored
-        updates = jax.tree.map(jnp.asarray, updates)
-        starts = state.cycle_step == 0
-        c = jnp.where(starts, schedule(state.steps_taken), state.cycle_coefficients)
-        c = c.astype(state.cycle_coefficients.dtype)
-        active_now = True if active is None else active(state.steps_taken)
-        is_active = jnp.where(starts, jnp.asarray(active_now, bool), state.cycle_active)
-        jumps = is_active & (state.cycle_step == k - 1)
-
         if store != "folded" and params is None:
             raise ValueError(
                 f"affine_window (and plp) with store={store!r} needs the parameters: "
                 f"pass them, as in tx.update(grads, state, params)"
             )
+        state, updates = arrays(state), arrays(updates)
+        step, window = state.cycle_step, state.window
+        starts = step == 0
+        given = schedule(wide_count(state.steps_taken))
+        c = jnp.where(starts, given, state.cycle_coefficients)
+        c = c.astype(state.cycle_coefficients.dtype)
+        active_now = True if active is None else active(state.steps_taken)
+        is_active = jnp.where(starts, jnp.asarray(active_now, bool), state.cycle_active)
+        collects, jumps = is_active & (step < k), is_active & (step == k - 1)
+
+        def collect(weights: jax.Array, tree: optax.Params) -> optax.Params:
+            """The running combination, with this step's tree."""
+            before = select(starts, zeros(window[0]), window[0])
+            term = (weights[jnp.minimum(step, k - 1)], tree)
+            return select(collects, combine((1, before), term), window[0])
+
         if store == "folded":
-            updates, window = _folded(
-                updates, state.window, c, state.cycle_step, is_active, jumps
-            )
-        elif store == "parameters":
-            updates, window = _parameters(
-                updates, state.window, params, c, state.cycle_step, is_active, jumps
-            )
+            # The jump so far: u_j has the weight -(c_0 + ... + c_{j-1}).
+            jump = collect(-jnp.cumsum(c[:-1]), updates)
+            window = (jump,)
+            updates = select(jumps, combine((1, updates), (1, jump)), updates)
         else:
-            updates, window = _snapshots(
-                updates, state.window, params, c, state.cycle_step, jumps
+            end = optax.apply_updates(params, updates)
+            window = (
+                select(starts, params, window[0]),
+                *(select(step == j, end, w) for j, w in enumerate(window[1:])),
             )
+            # sum_i c_i (w_i - w_k) with w_k = w_{k-1} + u, which is exactly 0 where no
+            # parameter has moved, whatever the rounded sum of the coefficients.
+            behind = [combine((1, w), (-1, params)) for w in window[:k]]
+            jump = combine(*zip(c[:k], behind, strict=True), (-c[:k].sum(), updates))
+            updates = select(jumps, combine((1, updates), (1, jump)), updates)
         return updates, AffineWindowState(
             steps_taken=optax.safe_increment(state.steps_taken),
-            cycle_step=(state.cycle_step + 1) % period,
+            cycle_step=(step + 1) % period,
             cycle_coefficients=c,
             cycle_active=is_active,
             window=window,
@@ -205,103 +211,141 @@ def affine_window(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _folded(
-    updates: optax.Updates,
-    window: tuple[optax.Params, ...],
-    c: jax.Array,
-    cycle_step: jax.Array,
-    is_active: jax.Array,
-    jumps: jax.Array,
-) -> tuple[optax.Updates, tuple[optax.Params, ...]]:
-    """One step that keeps only the jump so far, ``sum_{i<=j} a_i u_i``."""
-    # a_j = -(c_0 + ... + c_{j-1}) for j = 1..k, where cycle_step = j - 1.
-    a = -jnp.cumsum(c[:-1])
-    k = a.size
-    a_j = a[jnp.minimum(cycle_step, k - 1)]
-    starts, collects = cycle_step == 0, is_active & (cycle_step < k)
+def lookahead(
+    sync_period: int = 5, slow_step_size: jax.typing.ArrayLike = 0.5
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lookahead, after any optimizer and without paired parameters.
 
-    # Gates are selections, not products with 0 or 1: a NaN must not pass them.
-    def accumulate(u: jax.Array, v: jax.Array) -> jax.Array:
-        dtype = widened(v)
-        term = a_j.astype(dtype) * u.astype(dtype)
-        total = jnp.where(starts, term, v.astype(dtype) + term)
-        return jnp.where(collects, total.astype(v.dtype), v)
+    Every ``sync_period`` steps the parameters go back towards those of the last
+    synchronisation, to :math:`w_0 + \alpha (w_k - w_0)`. ``optax.lookahead`` follows
+    the same parameters, and keeps the slow ones in ``params`` next to the fast ones;
+    here they are folded into one buffer of the state, so that it is a link of a chain
+    like any other. It is also DiLoCo with one worker and without outer momentum
+    (:func:`~plp_optax.outer_nesterov`), and a member of
+    :func:`~plp_optax.affine_window`. Place it **last** in a chain.
 
-    def emit(u: jax.Array, v: jax.Array) -> jax.Array:
-        dtype = widened(v)
-        jumped = u.astype(dtype) + v.astype(dtype)
-        return jnp.where(jumps, jumped.astype(u.dtype), u)
+    On steady updates it moves ``slow_step_size`` times as far as the optimizer alone:
+    compare it with a learning rate that much lower.
 
-    window = (jax.tree.map(accumulate, updates, window[0]),)
-    return jax.tree.map(emit, updates, window[0]), window
+    Args:
+      sync_period: The number k of optimizer steps between two synchronisations.
+      slow_step_size: The slow parameters' rate :math:`\alpha`.
 
+    Returns:
+      An :class:`optax.GradientTransformationExtraArgs` with state
+      :class:`AffineWindowState`.
 
-def _parameters(
-    updates: optax.Updates,
-    window: tuple[optax.Params, ...],
-    params: optax.Params,
-    c: jax.Array,
-    cycle_step: jax.Array,
-    is_active: jax.Array,
-    jumps: jax.Array,
-) -> tuple[optax.Updates, tuple[optax.Params, ...]]:
-    """One step that keeps only ``sum_{i<=j} c_i w_i`` of the parameters so far."""
-    k = c.size - 1
-    c_j, c_k = c[jnp.minimum(cycle_step, k - 1)], c[k]
-    starts, collects = cycle_step == 0, is_active & (cycle_step < k)
+    Raises:
+      ValueError: If ``sync_period`` is not a positive int or ``slow_step_size`` is not
+        finite.
 
-    def accumulate(p: jax.typing.ArrayLike, v: jax.Array) -> jax.Array:
-        dtype = widened(v)
-        term = c_j.astype(dtype) * jnp.asarray(p).astype(dtype)
-        total = jnp.where(starts, term, v.astype(dtype) + term)
-        return jnp.where(collects, total.astype(v.dtype), v)
+    Examples:
+      >>> import jax, optax, plp_optax
+      >>> loss = lambda w: (w**2).sum()
+      >>> tx = optax.chain(optax.sgd(0.1), plp_optax.lookahead(sync_period=2))
+      >>> w = jax.numpy.array([3.0, -4.0])
+      >>> state = tx.init(w)
+      >>> for _ in range(4):
+      ...     print(f"{loss(w):.2f}")
+      ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+      ...     w = optax.apply_updates(w, updates)
+      25.00
+      16.00
+      16.81
+      10.76
 
-    # sum_{i<k} c_i w_i + c_k (w_{k-1} + u) - w_{k-1}. Each update occurs once, so that
-    # what computes it is fused into this loop.
-    scale = jnp.where(jumps, c_k, jnp.ones_like(c_k))
-
-    def emit(u: jax.Array, p: jax.typing.ArrayLike, v: jax.Array) -> jax.Array:
-        dtype = widened(v)
-        rest = v.astype(dtype) + (c_k - 1).astype(dtype) * jnp.asarray(p).astype(dtype)
-        rest = jnp.where(jumps, rest, jnp.zeros_like(rest))
-        return (scale.astype(dtype) * u.astype(dtype) + rest).astype(u.dtype)
-
-    window = (jax.tree.map(accumulate, params, window[0]),)
-    return jax.tree.map(emit, updates, params, window[0]), window
+    References:
+      Zhang et al., `Lookahead Optimizer: k steps forward, 1 step back
+      <https://arxiv.org/abs/1907.08610>`_, 2019
+    """
+    coefficients = lookahead_coefficients(sync_period, slow_step_size)
+    return affine_window(coefficients, period=sync_period)
 
 
-def _snapshots(
-    updates: optax.Updates,
-    window: tuple[optax.Params, ...],
-    params: optax.Params,
-    c: jax.Array,
-    cycle_step: jax.Array,
-    jumps: jax.Array,
-) -> tuple[optax.Updates, tuple[optax.Params, ...]]:
-    """One step that keeps ``w_0, ..., w_k`` and combines them as the paper does."""
-    next_params = optax.apply_updates(params, updates)
+def lookahead_coefficients(
+    sync_period: int = 5, slow_step_size: jax.typing.ArrayLike = 0.5
+) -> np.ndarray | jax.Array:
+    r"""Coefficients :math:`(1 - \alpha, 0, \dots, 0, \alpha)` of Lookahead.
 
-    def keep(here: jax.Array, snapshots: optax.Params, p: optax.Params) -> optax.Params:
-        return jax.tree.map(
-            lambda s, x: jnp.where(here, jnp.asarray(x).astype(s.dtype), s),
-            snapshots,
-            p,
-        )
+    Used with ``period=sync_period``, :func:`plp_optax.affine_window` then follows
+    the slow weights of ``optax.lookahead`` without a second copy in ``params``.
 
-    window = (
-        keep(cycle_step == 0, window[0], params),
-        *(keep(cycle_step == j, w, next_params) for j, w in enumerate(window[1:])),
-    )
+    Args:
+      sync_period: The number k of fast steps between two synchronisations.
+      slow_step_size: The slow weights' rate alpha; a number or a scalar array.
 
-    def emit(u: jax.Array, p: jax.Array, *w: jax.Array) -> jax.Array:
-        dtype = widened(w[0])
-        combination = sum(
-            c_i.astype(dtype) * w_i.astype(dtype) for c_i, w_i in zip(c, w, strict=True)
-        )
-        jump = combination - jnp.asarray(p).astype(dtype)
-        return jnp.where(jumps, jump.astype(u.dtype), u)
+    Returns:
+      An array of shape ``(sync_period + 1,)``.
 
-    return jax.tree.map(emit, updates, params, *window), window
+    Raises:
+      ValueError: If ``sync_period`` is not a positive int or ``slow_step_size``
+        is not finite.
+
+    Examples:
+      >>> lookahead_coefficients(sync_period=3, slow_step_size=0.25).tolist()
+      [0.75, 0.0, 0.0, 0.25]
+
+    References:
+      Zhang et al., `Lookahead Optimizer: k steps forward, 1 step back
+      <https://arxiv.org/abs/1907.08610>`_, 2019, algorithm 1.
+    """
+    _checks.check_int("sync_period", sync_period, low=1)
+    _checks.check_number("slow_step_size", slow_step_size)
+    first, last = np.eye(sync_period + 1)[[0, -1]]
+    return first + slow_step_size * (last - first)
+
+
+def average_coefficients(window: int = 3) -> np.ndarray:
+    """Coefficients of the plain average of ``w_1, ..., w_window``.
+
+    Args:
+      window: How many parameters are averaged; at least 1.
+
+    Returns:
+      A float64 array of shape ``(window + 1,)``.
+
+    Raises:
+      ValueError: If ``window`` is not a positive int.
+
+    Examples:
+      >>> average_coefficients(window=2).tolist()
+      [0.0, 0.5, 0.5]
+    """
+    _checks.check_int("window", window, low=1)
+    return np.append(0.0, np.full(window, 1 / window))
+
+
+def effective_rate_multiplier(
+    coefficients: Sequence[float] | np.ndarray | jax.Array, *, period: int
+) -> float:
+    r"""How far a cycle moves on steady updates, relative to the plain optimizer.
+
+    If every update were the same :math:`u`, a cycle would end at
+    :math:`w_0 + \text{multiplier} \cdot \text{period} \cdot u`. Multiply a rate
+    by it to get the **matched rate**, the control without which a comparison with
+    the plain optimizer says nothing about prediction.
+
+    Args:
+      coefficients: ``c_0, ..., c_k`` with sum 1.
+      period: Steps in a cycle, at least k.
+
+    Returns:
+      :math:`1 + (\sum_i i\,c_i - k) / \text{period}`, a float; for PLP
+      :math:`1 + (\text{step} - 1/2) / \text{period}`.
+
+    Raises:
+      ValueError: If the coefficients do not sum to 1 or ``period`` is less than k.
+
+    Examples:
+      >>> effective_rate_multiplier([0.0, -0.5, 0.5, 1.0], period=4)  # plp's
+      1.125
+      >>> effective_rate_multiplier(lookahead_coefficients(5, 0.5), period=5)
+      0.5
+    """
+    c = _checks.check_coefficients(coefficients)
+    k = len(c) - 1
+    _checks.check_period(period, k)
+    return 1 + math.fsum([*(np.arange(k + 1) * c), -k]) / period
 
 
 def _as_schedule(

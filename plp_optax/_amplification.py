@@ -1,18 +1,18 @@
-"""Layer-wise gradient amplification."""
+"""Layer-wise gradient amplification, and the table of what it measured."""
 
 # Short signatures in help(): the names of types and not their members.
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from plp_optax import _checks
 from plp_optax._affine_window import Schedule
-from plp_optax._clock import Stages, Windows, check_windows, moment
-from plp_optax._dtypes import widened
 from plp_optax._layers import Layers, Place, assign_layers, check_layers
 from plp_optax._measures import (
     MEASURES,
@@ -24,11 +24,17 @@ from plp_optax._measures import (
     layer_scores,
     standardize,
     unstack,
+    weights_by_layer,
 )
 from plp_optax._selectors import Selector, by_score
-from plp_optax._strategy import TrainingStrategy
-
-AxisName = str | tuple[str, ...]
+from plp_optax._strategy import (
+    Stages,
+    TrainingStrategy,
+    Windows,
+    check_windows,
+    phase_at,
+)
+from plp_optax._trees import AxisName, arrays, scale
 
 
 class AmplifyLayersState(NamedTuple):
@@ -47,7 +53,7 @@ class AmplifyLayersState(NamedTuple):
         ``[L]``.
       amplified: Which layers it selected; bool ``[L]``.
       selections: How many selections there have been; int32 scalar.
-      factors: What each layer is multiplied by in the next update; 1 outside of
+      factors: The factor of each layer's gradient in the next update; 1 outside of
         amplified epochs; ``[L]``.
       inner_state: State of the inner transformation.
     """
@@ -93,10 +99,12 @@ def amplify_layers(
         \text{g2} = \operatorname{mean}_j
           \frac{|\sum_i g_{ij}|}{\sum_i |g_{ij}|}
 
-    with 0/0 as 0. The scores are standardised over the layers,
-    :math:`z = (G - \text{mean}) / \text{std}`, and in the epochs that follow the
-    gradients of the selected layers are multiplied by the factor. :func:`by_score`
-    selects as the paper does; :func:`at_random` and :func:`all_layers` are controls.
+    with 0/0 as 0; g2 is the mean over the weights that had a gradient, since taps of a
+    kernel that see padding only, and units that are dead, say nothing. The scores are
+    standardised over the layers, :math:`z = (G - \text{mean}) / \text{std}`, and in the
+    epochs that follow the gradients of the selected layers are multiplied by the
+    factor. :func:`by_score` selects as the paper does; :func:`at_random` and
+    :func:`all_layers` are controls.
 
     The paper's equation 4 is read as ``"g1"``, since its text says that the value is
     0 when half of the weights move against the other half. ``"g1_per_weight"`` is the
@@ -106,8 +114,8 @@ def amplify_layers(
     layers); :func:`amplification_table` shows scores next to that floor. A layer leaves
     out the steps in which its gradient is not finite, so that an infinity, as loss
     scaling gives now and then, does not spoil an epoch. A layer without any finite
-    gradient takes no part in the standardisation. Of complex gradients the absolute
-    sums take magnitudes.
+    gradient takes no part in the standardisation. The absolute value of a complex
+    gradient is its magnitude.
 
     Put it **first** in the chain, where it receives raw gradients, with weight decay
     after it, as where decay joins the gradient inside PyTorch's optimizers::
@@ -151,7 +159,7 @@ def amplify_layers(
       select: Which layers are amplified: :func:`by_score` (the default),
         :func:`at_random`, :func:`all_layers` or :func:`named`.
       measure: ``"g1"``, ``"g1_per_weight"`` or ``"g2"``, as above.
-      factor: What gradients are multiplied by: a number, or a schedule over the
+      factor: The factor of the selected gradients: a number, or a schedule over the
         number of updates so far. By default the strategy's. (One that is injected by
         ``optax.inject_hyperparams`` acts one update later.)
       reselect_every: With k, the last of every k amplified epochs is analysed too, on
@@ -166,8 +174,9 @@ def amplify_layers(
       axis_name: Under ``shard_map``, the names of the mesh axes over which parameters
         are split; sums are then taken over these axes too. (A parameter of a layer
         that every shard holds entirely counts once for each shard.)
-      accumulator_dtype: Of the buffers, float32 or wider; by default the parameters'
-        own, and float32 at least. Narrower sums are wrong after some hundred steps.
+      accumulator_dtype: The buffers' dtype, float32 or wider; by default that of the
+        parameters, and float32 at least. Narrower sums are wrong after hundreds of
+        steps.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
@@ -176,8 +185,7 @@ def amplify_layers(
 
     Raises:
       ValueError: If an argument is not as above; from ``init``, if the selector does
-        not fit the layers. Under ``optax.inject_hyperparams`` pass
-        :func:`plp_optax.static_args`; ``factor`` can be injected.
+        not fit the layers.
 
     Examples:
       The gradients of one layer agree, those of the other alternate:
@@ -230,11 +238,9 @@ def amplify_layers(
         )
     _checks.check_choice("measure", measure, MEASURES)
     if factor is not None and not callable(factor):
-        _checks.check_finite("factor", factor)
-        if not isinstance(factor, jax.Array) and factor <= 0:
-            raise ValueError(f"factor must be positive, got {factor!r}")
+        _checks.check_number("factor", factor, above=0)
     if reselect_every is not None:
-        _checks.check_int("reselect_every", reselect_every, at_least=1)
+        _checks.check_int("reselect_every", reselect_every, low=1)
     check_layers(layers)
     _checks.check_bool("apply", apply)
     _checks.check_accumulator_dtype(accumulator_dtype)
@@ -267,20 +273,19 @@ def amplify_layers(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, AmplifyLayersState]:
-        state = jax.tree.map(jnp.asarray, state)  # NumPy arrays, once restored
-        gradients = jax.tree.map(jnp.asarray, updates)
+        state, gradients = arrays(state), arrays(updates)
         # With parameters, a layer whose gradient is None keeps its position.
         names, places = assign_layers(updates if params is None else params, layers)
         _check_layers_of_state(names, state)
-        now = moment(windows, reselect_every, state.gradients_seen)
+        now = phase_at(windows, reselect_every, state.gradients_seen)
 
         sums = add_to_sums(
             measure,
             _leaves(gradients),
             places,
             Sums(
-                _leaves_if_tree(measure != "g1", state.signed_sums),
-                _leaves_if_tree(measure == "g2", state.absolute_sums),
+                _leaves(state.signed_sums),
+                _leaves(state.absolute_sums),
                 state.gradients_counted,
             ),
             begins=now.begins | (state.gradients_seen == 0),
@@ -288,14 +293,17 @@ def amplify_layers(
             axis_name=axis_name,
         )
         fresh = layer_scores(measure, sums, places, axis_name)
+        # Computed at every step and selected: a cond would copy the sums.
         scores = jnp.where(now.decides, fresh.astype(state.scores.dtype), state.scores)
         analyzed = jnp.where(now.decides, sums.counted, state.gradients_analyzed)
         z_scores = standardize(scores, analyzed > 0)
         chosen = selector.choose(names, z_scores, state.selections)
         amplified = jnp.where(now.decides, chosen, state.amplified)
 
+        # The factors of the next update: the last step of an analysis epoch decides,
+        # and the first one after it multiplies without waiting for any sum.
         step_after = optax.safe_increment(state.gradients_seen)
-        after = moment(windows, reselect_every, step_after)
+        after = phase_at(windows, reselect_every, step_after)
         multiplier: Any = after.factor if factor is None else factor
         if callable(multiplier):
             multiplier = multiplier(step_after)
@@ -311,8 +319,8 @@ def amplify_layers(
             updates = _multiply(updates, state.factors, places)
         return updates, AmplifyLayersState(
             gradients_seen=step_after,
-            signed_sums=_like(state.signed_sums, sums.signed),
-            absolute_sums=_like(state.absolute_sums, sums.absolute),
+            signed_sums=_with_leaves(state.signed_sums, sums.signed),
+            absolute_sums=_with_leaves(state.absolute_sums, sums.absolute),
             gradients_counted=sums.counted,
             scores=scores,
             z_scores=z_scores,
@@ -324,6 +332,128 @@ def amplify_layers(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+class LayerAnalysis(NamedTuple):
+    """One layer after an analysis epoch.
+
+    Attributes:
+      layer: Its name.
+      score: How consistently its gradients pointed one way, in [0, 1].
+      noise_floor: The score of gradients that are pure noise.
+      z_score: The score in standard deviations from the mean of the layers.
+      amplified: Whether it was selected.
+    """
+
+    layer: str
+    score: float
+    noise_floor: float
+    z_score: float
+    amplified: bool
+
+
+def layer_analyses(
+    state: Any, params: Any, *, layers: Layers = "kernels"
+) -> list[LayerAnalysis]:
+    r"""The last finished analysis epoch, layer by layer.
+
+    The noise floor is that of independent gradients with mean zero: :math:`1/\sqrt n`
+    after n of them, and for ``"g1"`` :math:`1/\sqrt{n \cdot \text{weights}}`, because
+    it sums over a layer's weights too.
+
+    Args:
+      state: The state of :func:`amplify_layers`, or any state that contains one, such
+        as that of a chain.
+      params: Parameters, or arrays of their shapes.
+      layers: The rule that the transformation was given.
+
+    Returns:
+      One analysis per layer. Scores and floors are NaN before the first selection, and
+      for a layer none of whose gradients was finite.
+
+    Raises:
+      ValueError: If ``state`` contains no amplification state or several, if it is
+        that of several members (see :func:`amplification_table`), or if the rule does
+        not fit.
+    """
+    state = _checks.only_state(state, AmplifyLayersState)
+    if state.scores.ndim != 1:
+        raise ValueError(
+            f"the state holds {state.scores.shape[0]} members: take one, as in "
+            f"jax.tree.map(lambda x: x[0], state)"
+        )
+    names, places = assign_layers(params, layers)
+    if len(names) != state.scores.size:
+        raise ValueError(
+            f"the state is of {state.scores.size} layers, the rule layers={layers!r} "
+            f"finds {len(names)} in params: give both the same"
+        )
+    count = np.asarray(state.gradients_analyzed, float)
+    samples = np.where(count > 0, count, np.nan)
+    if isinstance(state.signed_sums, jax.Array | np.ndarray) and (
+        state.signed_sums.shape == (len(names),)
+    ):  # "g1", which sums over the layer's weights as well
+        leaves = jax.tree.leaves(params, is_leaf=lambda x: x is None)
+        samples = samples * weights_by_layer(leaves, places, len(names))
+    columns = (
+        np.where(count > 0, state.scores, np.nan),
+        1 / np.sqrt(samples),
+        np.where(count > 0, state.z_scores, np.nan),
+        np.asarray(state.amplified),
+    )
+    return [
+        LayerAnalysis(name, float(score), float(floor), float(z), bool(amplified))
+        for name, score, floor, z, amplified in zip(names, *columns, strict=True)
+    ]
+
+
+def amplification_table(state: Any, params: Any, *, layers: Layers = "kernels") -> str:
+    """The analyses of :func:`layer_analyses` as plain text, one line per layer.
+
+    Args:
+      state: As for :func:`layer_analyses`. The states of several members, stacked by
+        ``jax.vmap`` or ``jax.pmap``, give one table each; parameters are then stacked
+        too.
+      params: Parameters, or arrays of their shapes.
+      layers: The rule that the transformation was given.
+
+    Returns:
+      The table.
+
+    Raises:
+      ValueError: As :func:`layer_analyses`.
+    """
+    state = _checks.only_state(state, AmplifyLayersState)
+    if state.scores.ndim == 1:
+        return layer_table(layer_analyses(state, params, layers=layers))
+    member_params = jax.eval_shape(
+        lambda tree: jax.tree.map(lambda x: x[0], tree), params
+    )
+    tables = []
+    for i in range(state.scores.shape[0]):
+        member = jax.tree.map(lambda x, i=i: x[i], state)
+        table = amplification_table(member, member_params, layers=layers)
+        tables.append(f"member {i}\n{table}")
+    return "\n\n".join(tables)
+
+
+def layer_table(analyses: Sequence[LayerAnalysis]) -> str:
+    """Analyses as plain text, one line per layer.
+
+    Args:
+      analyses: As :func:`layer_analyses` returns them.
+
+    Returns:
+      The table.
+    """
+    width = max(len(name) for name in ("layer", *(a.layer for a in analyses)))
+    lines = [f"{'layer':{width}}  score  noise floor      z  amplified"]
+    lines += [
+        f"{a.layer:{width}} {a.score:6.4f} {a.noise_floor:12.4f} {a.z_score:6.2f}  "
+        f"{'yes' if a.amplified else ''}"
+        for a in analyses
+    ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _check_layers_of_state(names: tuple[str, ...], state: AmplifyLayersState) -> None:
@@ -338,33 +468,21 @@ def _check_layers_of_state(names: tuple[str, ...], state: AmplifyLayersState) ->
 def _multiply(
     updates: optax.Updates, factors: jax.Array, places: list[Place | None]
 ) -> optax.Updates:
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
     by_layer = unstack(factors)
-
-    def scale(u: jax.Array, place: Place) -> jax.Array:
-        factor = entries(factors, by_layer, place, u.ndim)
-        dtype = widened(u)
-        return (u.astype(dtype) * factor.astype(dtype)).astype(u.dtype)
-
     scaled = [
-        u if u is None or p is None else scale(u, p)
-        for u, p in zip(leaves, places, strict=True)
+        u
+        if u is None or place is None
+        else scale(u, entries(factors, by_layer, place, u.ndim))
+        for u, place in zip(_leaves(updates), places, strict=True)
     ]
-    return jax.tree.unflatten(treedef, scaled)
+    return _with_leaves(updates, scaled)
 
 
 def _leaves(tree: Any) -> list[Any]:
-    """Leaves, None counting as one, as for :func:`assign_layers`."""
+    """Leaves as :func:`assign_layers` counts them, with those that are None."""
     return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
 
 
-def _leaves_if_tree(is_tree: bool, sums: Any) -> Any:
-    return _leaves(sums) if is_tree else sums
-
-
-def _like(sums: Any, new: Any) -> Any:
-    """The new sums, in a tree again if they are leaves."""
-    if not isinstance(new, list):
-        return new
-    treedef = jax.tree.structure(sums, is_leaf=lambda x: x is None)
-    return jax.tree.unflatten(treedef, new)
+def _with_leaves(tree: Any, leaves: list[Any]) -> Any:
+    treedef = jax.tree.structure(tree, is_leaf=lambda x: x is None)
+    return jax.tree.unflatten(treedef, leaves)

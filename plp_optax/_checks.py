@@ -4,23 +4,25 @@ import math
 import numbers
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+State = TypeVar("State")
 
-def check_int(name: str, value: Any, *, at_least: int) -> None:
-    """Raises unless ``value`` is an int from ``at_least`` up that fits into int32."""
+
+def check_int(name: str, value: Any, *, low: int) -> None:
+    """Raises unless ``value`` is an int from ``low`` up that fits into int32."""
     if isinstance(value, jax.Array):
         raise ValueError(_static_argument(name, "an int", value))
     try:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool) or number < at_least:
-        raise ValueError(f"{name} must be an int of at least {at_least}, got {value!r}")
+    if number is None or isinstance(value, bool) or number < low:
+        raise ValueError(f"{name} must be an int of at least {low}, got {value!r}")
     if number > np.iinfo(np.int32).max:
         raise ValueError(f"{name} must fit into int32, got {value!r}")
 
@@ -41,10 +43,19 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         )
 
 
-def check_finite(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a finite number or a scalar jax array.
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raises unless ``value`` is a finite number within its bounds, or a jax scalar.
 
-    The values of jax arrays are not checked: they may be tracers.
+    ``low`` and ``high`` are allowed values, ``above`` and ``below`` are not. The values
+    of jax arrays are not checked: they may be tracers.
     """
     if isinstance(value, jax.Array):
         if value.shape:
@@ -58,23 +69,16 @@ def check_finite(name: str, value: Any) -> None:
         finite = False
     if not finite:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
-
-
-def check_at_least(name: str, value: Any, bound: float, *, strictly: bool) -> None:
-    """Raises unless ``value`` is a finite number from ``bound`` up, or a jax array."""
-    check_finite(name, value)
-    if isinstance(value, jax.Array):
-        return
-    if value < bound or (strictly and value == bound):
-        least = "above" if strictly else "at least"
-        raise ValueError(f"{name} must be {least} {bound}, got {value!r}")
-
-
-def check_below_one(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a number in [0, 1), or a scalar jax array."""
-    check_finite(name, value)
-    if not isinstance(value, jax.Array) and not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
+    bounds = [
+        ("at least", low, operator.ge),
+        ("above", above, operator.gt),
+        ("at most", high, operator.le),
+        ("below", below, operator.lt),
+    ]
+    given = [(word, bound, holds) for word, bound, holds in bounds if bound is not None]
+    if not all(holds(value, bound) for _, bound, holds in given):
+        valid = " and ".join(f"{word} {bound}" for word, bound, _ in given)
+        raise ValueError(f"{name} must be {valid}, got {value!r}")
 
 
 def check_predicate(name: str, value: object) -> None:
@@ -144,12 +148,23 @@ def check_coefficients(coefficients: object) -> np.ndarray:
 
 def check_period(period: Any, k: int) -> None:
     """Raises unless ``period`` is an int that holds the ``k`` steps of a window."""
-    check_int("period", period, at_least=1)
+    check_int("period", period, low=1)
     if period < k:
         raise ValueError(
             f"period must be at least {k}, the steps that the window spans, "
             f"got {period!r}"
         )
+
+
+def only_state(state: Any, kind: type[State]) -> State:
+    """The one state of this kind inside a state; raises unless there is one."""
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+    found = [leaf for leaf in leaves if isinstance(leaf, kind)]
+    if len(found) != 1:
+        raise ValueError(
+            f"the state must contain one {kind.__name__}, and contains {len(found)}"
+        )
+    return found[0]
 
 
 def _static_argument(name: str, kind: str, value: jax.Array) -> str:

@@ -3,8 +3,8 @@
 # Short signatures in help(): the names of types and not their members.
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from plp_optax import _checks
+from plp_optax._trees import widened
 
 # 400 MB of covariance in float32; an update needs about three times that.
 MAX_PARAMETERS = 10_000
@@ -26,9 +27,12 @@ class EKFState(NamedTuple):
       covariance: The parameters' covariance P, symmetric and positive definite;
         shape ``(N, N)``, with rows in the order of
         ``jax.flatten_util.ravel_pytree(params)``.
+      missing: Outputs that were left out because their innovation was not finite; int32
+        scalar.
     """
 
     covariance: jax.Array
+    missing: jax.Array
 
 
 def ekf(
@@ -80,6 +84,9 @@ def ekf(
     In float32, keep ``prior_variance`` times the squared norm of an output's Jacobian
     below a million times ``measurement_noise``: what the first updates leave of the
     covariance would be smaller than its rounding errors.
+
+    Outputs whose innovation is not finite, such as those of a missing target, are left
+    out of an update, and counted.
 
     With ``forgetting`` below 1 the covariance grows by ``1 / forgetting`` with each
     update in directions that no sample excites, and overflows in the end ("wind-up").
@@ -148,19 +155,19 @@ def ekf(
       Filter Trained Recurrent Networks, IEEE Transactions on Neural Networks 5(2),
       1994: several outputs at once, and process noise
     """
-    _check_number("prior_variance", prior_variance, "above 0", lambda x: x > 0)
-    _check_number("measurement_noise", measurement_noise, "above 0", lambda x: x > 0)
-    _check_number("process_noise", process_noise, "at least 0", lambda x: x >= 0)
-    _check_number(
-        "forgetting", forgetting, "above 0 and at most 1", lambda x: 0 < x <= 1
-    )
+    _checks.check_number("prior_variance", prior_variance, above=0)
+    _checks.check_number("measurement_noise", measurement_noise, above=0)
+    _checks.check_number("process_noise", process_noise, low=0)
+    _checks.check_number("forgetting", forgetting, above=0, high=1)
 
     def init_fn(params: optax.Params) -> EKFState:
         leaves = jax.tree.leaves(params)
         for leaf in leaves:
             _check_real("the parameters of ekf", leaf)
         size = sum(np.size(leaf) for leaf in leaves)
-        dtype = jnp.result_type(jnp.float32, *(jnp.result_type(p) for p in leaves))
+        # NumPy's rules serve under jax_numpy_dtype_promotion="strict" too.
+        dtypes = [np.dtype(np.float32), *map(widened, leaves)]
+        dtype = functools.reduce(np.promote_types, dtypes)
         if size > MAX_PARAMETERS:
             raise ValueError(
                 f"ekf keeps an N x N covariance and takes up to {MAX_PARAMETERS:,} "
@@ -168,7 +175,10 @@ def ekf(
                 f"{size * size * dtype.itemsize:,} bytes in {dtype.name}"
             )
         variance = jnp.asarray(prior_variance, dtype)
-        return EKFState(covariance=variance * jnp.eye(size, dtype=dtype))
+        return EKFState(
+            covariance=variance * jnp.eye(size, dtype=dtype),
+            missing=jnp.zeros((), jnp.int32),
+        )
 
     def update_fn(
         updates: optax.Updates,
@@ -194,6 +204,10 @@ def ekf(
             jnp.asarray(x, dtype)
             for x in (measurement_noise, process_noise, forgetting)
         )
+        # An output whose target is missing (NaN) is left out: its row says nothing.
+        observed = jnp.isfinite(innovation)
+        innovation = jnp.where(observed, innovation, 0)
+        jacobian = jnp.where(observed[:, None], jacobian, 0)
         # By default an accelerator rounds the factors of a matrix product.
         with jax.default_matmul_precision("highest"):
             gain, covariance = _observe(
@@ -201,7 +215,10 @@ def ekf(
             )
             step = gain @ innovation.astype(dtype)
         covariance += q * jnp.eye(len(covariance), dtype=dtype)
-        return unravel(step.astype(first.dtype)), EKFState(covariance)
+        return unravel(step.astype(first.dtype)), EKFState(
+            covariance=covariance,
+            missing=state.missing + (~observed).sum(dtype=jnp.int32),
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -224,15 +241,6 @@ def _observe(
     left = covariance - gain @ cross.T
     covariance = left - (left @ jacobian.T) @ gain.T + r * (gain @ gain.T)
     return gain, (covariance + covariance.T) / 2
-
-
-def _check_number(
-    name: str, value: Any, valid_range: str, is_valid: Callable[[Any], bool]
-) -> None:
-    """Raises unless ``value`` is a number in its range, or a scalar jax array."""
-    _checks.check_finite(name, value)
-    if not isinstance(value, jax.Array) and not is_valid(value):
-        raise ValueError(f"{name} must be {valid_range}, got {value!r}")
 
 
 def _check_real(name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which layer each parameter belongs to."""
+"""The layer that each parameter belongs to."""
 
 import dataclasses
 import re
@@ -59,7 +59,7 @@ def stacked(pattern: str, *, axis: int = 0, layers: Layers = "kernels") -> Stack
         raise ValueError(
             f"pattern must be a regular expression, got {pattern!r}"
         ) from error
-    _checks.check_int("axis", axis, at_least=0)
+    _checks.check_int("axis", axis, low=0)
     check_layers(layers)
     return Stacked(pattern, axis, layers)
 
@@ -123,9 +123,8 @@ class Assignment(NamedTuple):
     """A tree's layers.
 
     Attributes:
-      names: Of the L layers.
-      places: Of each leaf, None counting as a leaf: its place, or None outside of
-        layers.
+      names: The names of the L layers.
+      places: The place of each leaf, None counting as a leaf; None outside of layers.
     """
 
     names: tuple[str, ...]

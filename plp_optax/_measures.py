@@ -1,4 +1,4 @@
-"""How consistently a layer's gradients point one way.
+"""Measures: how consistently a layer's gradients point one way.
 
 Trees come as lists of leaves in which None, for a gradient that does not exist, has a
 position too. ``places`` says which layers each leaf counts for.
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from plp_optax._dtypes import is_complex, widened
 from plp_optax._layers import Place
+from plp_optax._trees import is_complex, widened
 
 Measure = Literal["g1", "g1_per_weight", "g2"]
 MEASURES = ("g1", "g1_per_weight", "g2")
@@ -25,8 +25,8 @@ class Sums(NamedTuple):
     """Sums over the iterations of an analysis epoch, for L layers.
 
     Attributes:
-      signed: Of gradients: ``[L]`` for ``"g1"``, else leaves like the parameters.
-      absolute: Of absolute gradients: leaves like the parameters for ``"g2"``, else
+      signed: Sums of gradients: one ``[L]`` for ``"g1"``, else like the parameters.
+      absolute: Sums of absolute gradients: like the parameters for ``"g2"``, else one
         ``[L]``.
       counted: How many gradients of each layer they hold; int32 ``[L]``.
     """
@@ -90,7 +90,7 @@ def add_to_sums(
     """
     layers = sums.counted.size
     magnitudes = _each(jnp.abs, gradients)
-    # Of "g2" the plain sum, since magnitudes that are used twice would be stored.
+    # "g2" takes the plain sum: magnitudes that are used twice would be stored.
     total = sum_by_layer(
         gradients if measure == "g2" else magnitudes, places, layers, axis_name
     )
@@ -114,11 +114,9 @@ def add_to_sums(
             for o, v, p in zip(old, values, places, strict=True)
         ]
 
-    signed: Any
-    absolute: Any
     if measure == "g1":
         signed_total = sum_by_layer(gradients, places, layers, axis_name)
-        signed = add(sums.signed, signed_total, counts)
+        signed = [add(sums.signed[0], signed_total, counts)]
     else:
         signed = add_per_weight(sums.signed, gradients)
     if measure == "g2":
@@ -126,7 +124,7 @@ def add_to_sums(
         # CPU compiler would store a copy.
         absolute = add_per_weight(sums.absolute, magnitudes, _TINY)
     else:
-        absolute = add(sums.absolute, total, counts)
+        absolute = [add(sums.absolute[0], total, counts)]
     counted = add(sums.counted, jnp.ones_like(sums.counted), counts)
     return Sums(signed, absolute, counted)
 
@@ -140,18 +138,23 @@ def layer_scores(
     """The measure of each layer, from its sums; ``[L]``, in [0, 1]."""
     layers = sums.counted.size
     if measure == "g1":
-        scores = _ratio(jnp.abs(sums.signed), sums.absolute)
+        scores = _ratio(jnp.abs(sums.signed[0]), sums.absolute[0])
     elif measure == "g1_per_weight":
         totals = sum_by_layer(_each(jnp.abs, sums.signed), places, layers, axis_name)
-        scores = _ratio(totals, sums.absolute)
+        scores = _ratio(totals, sums.absolute[0])
     else:
         ratios = [
             None if s is None else jnp.abs(s) / a
             for s, a in zip(sums.signed, sums.absolute, strict=True)
         ]
+        # The mean over weights that have had a gradient: those of a tap that only sees
+        # padding, or of a unit that is dead, say nothing about consistency. Their sums
+        # are still _TINY, so that this ratio is 1, and about 0 for all others.
+        without = _each(lambda a: _TINY / a, sums.absolute)
         weights = jnp.asarray(weights_by_layer(ratios, places, layers), float)
         if axis_name is not None:
             weights = jax.lax.psum(weights, axis_name)
+        weights -= sum_by_layer(without, places, layers, axis_name)
         scores = _ratio(sum_by_layer(ratios, places, layers, axis_name), weights)
     return jnp.minimum(scores, 1)  # sums may round past each other
 

@@ -1,4 +1,4 @@
-"""Which layers are amplified: selectors for :func:`plp_optax.amplify_layers`."""
+"""Selectors of the layers to amplify, for :func:`plp_optax.amplify_layers`."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -46,10 +46,8 @@ def by_score(
       ValueError: If an argument is not as above; from ``init``, if no z-score can
         exceed the threshold.
     """
-    _checks.check_finite("threshold", threshold)
+    _checks.check_number("threshold", threshold, low=0)
     _checks.check_bool("two_sided", two_sided)
-    if not isinstance(threshold, jax.Array) and threshold < 0:
-        raise ValueError(f"threshold must not be negative, got {threshold!r}")
 
     def check(names: tuple[str, ...]) -> None:
         bound = np.sqrt(len(names) - 1)
@@ -87,15 +85,14 @@ def at_random(ratio: float, *, seed: int = 0) -> Selector:
     """
     if isinstance(ratio, jax.Array):
         raise ValueError(f"ratio must be a number, got a jax array ({ratio!r})")
-    _checks.check_finite("ratio", ratio)
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio must be a number in (0, 1], got {ratio!r}")
-    _checks.check_int("seed", seed, at_least=0)
+    _checks.check_number("ratio", ratio, above=0, high=1)
+    _checks.check_int("seed", seed, low=0)
 
     def choose(
         names: tuple[str, ...], z_scores: jax.Array, selections: jax.Array
     ) -> jax.Array:
         del z_scores
+        # Named, since draws of other kinds of keys may differ between backends.
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), selections)
         drawn = max(1, round(ratio * len(names)))
         return jax.random.permutation(key, len(names)) < drawn

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from plp_optax import _checks
-from plp_optax._dtypes import widened, zeros
+from plp_optax._trees import arrays, combine, movement, select, wide_count, zeros
 
 
 class EmaNesterovState(NamedTuple):
@@ -85,19 +85,18 @@ def ema_nesterov(
 
     Args:
       extrapolation: :math:`\beta`, at least 0 and below 1, or a schedule that maps the
-        number of updates so far to it.
+        number t of updates, the current one included, to :math:`\beta_t`.
       decay: :math:`\gamma`, at least 0 and below 1. An average over about ``1 / ((1 -
         decay) (1 - extrapolation))`` steps.
-      accumulator_dtype: The average's dtype for real parameters; by default the
-        parameters' own. Sums are taken in float32 at least.
+      accumulator_dtype: The average's dtype for real parameters, float32 or wider; by
+        default float32, or the parameters' own if that is wider.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
       :class:`EmaNesterovState`.
 
     Raises:
-      ValueError: If an argument is not as above. Under ``optax.inject_hyperparams``
-        name ``accumulator_dtype`` in ``static_args``.
+      ValueError: If an argument is not as above.
 
     Examples:
       >>> import jax, optax, plp_optax
@@ -113,9 +112,9 @@ def ema_nesterov(
       ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
       ...     w = optax.apply_updates(w, updates)
       25.00
-      19.89
-      15.55
-      11.93
+      19.91
+      15.59
+      12.01
 
     References:
       Yau et al., `EMA-Nesterov: Stabilizing Nesterov's Lookahead for Accelerated Deep
@@ -125,15 +124,15 @@ def ema_nesterov(
       LLMs <https://arxiv.org/abs/2512.17131>`_, 2025
     """
     if not callable(extrapolation):
-        _checks.check_below_one("extrapolation", extrapolation)
-    _checks.check_below_one("decay", decay)
-    _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
+        _checks.check_number("extrapolation", extrapolation, low=0, below=1)
+    _checks.check_number("decay", decay, low=0, below=1)
+    _checks.check_accumulator_dtype(accumulator_dtype)
 
     def init_fn(params: optax.Params) -> EmaNesterovState:
         return EmaNesterovState(
             extrapolations=jnp.zeros((), jnp.int32),
             extrapolation=jnp.zeros((), float),
-            slow_update=zeros(params, accumulator_dtype),
+            slow_update=zeros(params, accumulator_dtype, wide=True),
         )
 
     def update_fn(
@@ -143,30 +142,22 @@ def ema_nesterov(
         **extra_args: Any,
     ) -> tuple[optax.Updates, EmaNesterovState]:
         del params, extra_args
-        count = state.extrapolations
-        given = extrapolation(count) if callable(extrapolation) else extrapolation
+        count = optax.safe_increment(state.extrapolations)
+        given: Any = extrapolation
+        if callable(extrapolation):
+            given = extrapolation(wide_count(count))
         # The last one is in the state, as a schedule or a caller may have changed it.
         beta, last_beta = jnp.asarray(given, float), state.extrapolation
         gamma = jnp.asarray(decay, float)
         kept = gamma + (1 - gamma) * last_beta
 
-        def average(u: jax.Array, m: jax.Array) -> jax.Array:
-            dtype = widened(m)
-            old = kept.astype(dtype) * m.astype(dtype)
-            new = (1 - gamma).astype(dtype) * u.astype(dtype)
-            return (old + new).astype(m.dtype)
-
-        def emit(u: jax.Array, m: jax.Array) -> jax.Array:
-            dtype = widened(m)
-            ahead = beta.astype(dtype) * m.astype(dtype)
-            return (u.astype(dtype) + ahead).astype(u.dtype)
-
-        updates = jax.tree.map(jnp.asarray, updates)
-        slow_update = jax.tree.map(average, updates, state.slow_update)
-        return jax.tree.map(emit, updates, slow_update), EmaNesterovState(
-            extrapolations=optax.safe_increment(count),
+        updates = arrays(updates)
+        m = state.slow_update
+        m = combine((kept, m), (1 - gamma, updates), like=m)
+        return combine((1, updates), (beta, m), like=updates), EmaNesterovState(
+            extrapolations=count,
             extrapolation=beta,
-            slow_update=slow_update,
+            slow_update=m,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -189,7 +180,8 @@ def outer_nesterov(
         w \leftarrow w_0 - \eta (\mu b + s).
 
     The sum of the cycle's updates is :math:`-s`, so that no copy of :math:`w_0` is
-    kept: two buffers, and no parameters are needed. The last update of a cycle,
+    kept: two buffers. Parameters are needed in half precision only, in which they round
+    and do not follow their updates. The last update of a cycle,
     :math:`u_K`, becomes :math:`u_K + s - \eta (\mu b + s)`; all others pass. The inner
     optimizer's state is left alone.
 
@@ -207,16 +199,15 @@ def outer_nesterov(
       outer_rate: :math:`\eta`; positive.
       momentum: :math:`\mu`, at least 0 and below 1.
       period: K, at least 1.
-      accumulator_dtype: The buffers' dtype for real parameters; by default the
-        parameters' own. Sums are taken in float32 at least.
+      accumulator_dtype: The buffers' dtype for real parameters, float32 or wider; by
+        default float32, or the parameters' own if that is wider.
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
       :class:`OuterNesterovState`. Place it last in a chain.
 
     Raises:
-      ValueError: If an argument is not as above. Under ``optax.inject_hyperparams``
-        name ``period`` and ``accumulator_dtype`` in ``static_args``.
+      ValueError: If an argument is not as above.
 
     Examples:
       >>> import jax, optax, plp_optax
@@ -242,16 +233,16 @@ def outer_nesterov(
       Kallusky et al., `SNOO: Step-K Nesterov Outer Optimizer
       <https://arxiv.org/abs/2510.15830>`_, 2025
     """
-    _checks.check_at_least("outer_rate", outer_rate, 0, strictly=True)
-    _checks.check_below_one("momentum", momentum)
-    _checks.check_int("period", period, at_least=1)
-    _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
+    _checks.check_number("outer_rate", outer_rate, above=0)
+    _checks.check_number("momentum", momentum, low=0, below=1)
+    _checks.check_int("period", period, low=1)
+    _checks.check_accumulator_dtype(accumulator_dtype)
 
     def init_fn(params: optax.Params) -> OuterNesterovState:
         return OuterNesterovState(
             outer_step=jnp.zeros((), jnp.int32),
-            displacement=zeros(params, accumulator_dtype),
-            outer_velocity=zeros(params, accumulator_dtype),
+            displacement=zeros(params, accumulator_dtype, wide=True),
+            outer_velocity=zeros(params, accumulator_dtype, wide=True),
         )
 
     def update_fn(
@@ -260,34 +251,21 @@ def outer_nesterov(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, OuterNesterovState]:
-        del params, extra_args
+        del extra_args
         starts, ends = state.outer_step == 0, state.outer_step == period - 1
         eta, mu = jnp.asarray(outer_rate, float), jnp.asarray(momentum, float)
 
-        def add(u: jax.Array, d: jax.Array) -> jax.Array:
-            dtype = widened(d)
-            total = d.astype(dtype) + u.astype(dtype)
-            return jnp.where(starts, u.astype(d.dtype), total.astype(d.dtype))
-
-        def accelerate(d: jax.Array, b: jax.Array) -> jax.Array:
-            dtype = widened(b)
-            moved = mu.astype(dtype) * b.astype(dtype) - d.astype(dtype)
-            return jnp.where(ends, moved.astype(b.dtype), b)
-
-        def emit(u: jax.Array, d: jax.Array, b: jax.Array) -> jax.Array:
-            dtype = widened(b)
-            s = -d.astype(dtype)
-            outer = eta.astype(dtype) * (mu.astype(dtype) * b.astype(dtype) + s)
-            last = u.astype(dtype) + s - outer
-            return jnp.where(ends, last.astype(u.dtype), u)
-
-        updates = jax.tree.map(jnp.asarray, updates)
-        displacement = jax.tree.map(add, updates, state.displacement)
-        velocity = jax.tree.map(accelerate, displacement, state.outer_velocity)
-        return jax.tree.map(emit, updates, displacement, velocity), OuterNesterovState(
+        updates = arrays(updates)
+        d, b = state.displacement, state.outer_velocity
+        # With d = -s: b <- mu b - d, and u <- u - d - eta (mu b - d).
+        u = movement(updates, params, of_wide=False)
+        d = combine((1, select(starts, zeros(d), d)), (1, u), like=d)
+        b = select(ends, combine((mu, b), (-1, d)), b)
+        last = combine((1, u), (eta - 1, d), (-eta * mu, b))
+        return select(ends, last, updates), OuterNesterovState(
             outer_step=(state.outer_step + 1) % period,
-            displacement=displacement,
-            outer_velocity=velocity,
+            displacement=d,
+            outer_velocity=b,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,7 +1,6 @@
-"""Training strategies: learning rate and amplification by epoch, in one list."""
+"""Training strategies: learning rate and amplification by epoch, and by step."""
 
 import dataclasses
-import itertools
 import math
 import numbers
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from plp_optax import _checks
 
@@ -21,7 +21,7 @@ class Stage(NamedTuple):
       learning_rate: Its learning rate.
       amplify: Whether layers are amplified in it. Its first epoch is then the
         analysis epoch, which is trained without amplification.
-      factor: What the selected layers' gradients are multiplied by.
+      factor: The factor of the selected layers' gradients.
     """
 
     end_epoch: int
@@ -38,7 +38,7 @@ class AmplificationWindow(NamedTuple):
       stop: The step after its last one.
       epoch_steps: Steps in an epoch. Steps ``start`` to ``start + epoch_steps - 1``
         are analysed, the others amplified.
-      factor: What the selected layers' gradients are multiplied by.
+      factor: The factor of the selected layers' gradients.
     """
 
     start: int
@@ -48,6 +48,8 @@ class AmplificationWindow(NamedTuple):
 
 
 StageLike = Stage | tuple[int, float, int, float]
+Windows = Sequence[AmplificationWindow | tuple[int, int, int, float]]
+Stages = Sequence[tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -91,7 +93,7 @@ class TrainingStrategy:
 
     def __init__(self, stages: Sequence[StageLike], steps_per_epoch: int) -> None:
         """Checks the list and keeps it as stages."""
-        _checks.check_int("steps_per_epoch", steps_per_epoch, at_least=1)
+        _checks.check_int("steps_per_epoch", steps_per_epoch, low=1)
         if not isinstance(stages, Sequence):
             raise ValueError(f"a strategy needs a list of stages, got {stages!r}")
         checked: list[Stage] = []
@@ -130,72 +132,98 @@ class TrainingStrategy:
         return rate
 
 
-def paper_strategy(
-    factor: float = 2.0,
-    *,
-    steps_per_epoch: int,
-    epochs: int = 150,
-    deep: bool = False,
-) -> TrainingStrategy:
-    """The strategies of Basodi et al. 2023, also scaled to other numbers of epochs.
+class Phase(NamedTuple):
+    """The amplification schedule at one step; scalars.
 
-    Args:
-      factor: The amplification factor. The paper does not publish the one it used: 2
-        is an assumption.
-      steps_per_epoch: Optimizer steps in an epoch.
-      epochs: Length of the training. Stages keep their share of it, rounded.
-      deep: Whether to take the strategy of ResNet-50 and 101, which amplifies epochs
-        12 to 100 and 102 to 145, instead of that of VGG-19 and ResNet-18 and 34, which
-        amplifies epochs 52 to 100 and 102 to 130.
-
-    Returns:
-      A strategy of four stages with learning rate 0.1 for two thirds of the training
-      and 0.01 after.
-
-    Raises:
-      ValueError: If there are too few epochs for the four stages, or an argument is
-        not as above.
-
-    Examples:
-      >>> strategy = paper_strategy(factor=3.0, steps_per_epoch=1, epochs=30)
-      >>> for stage in strategy.stages:
-      ...     print(tuple(stage))
-      (10, 0.1, False, 1.0)
-      (20, 0.1, True, 3.0)
-      (26, 0.01, True, 3.0)
-      (30, 0.01, False, 1.0)
+    Attributes:
+      begins: Whether an epoch of analysis begins.
+      analyzes: Whether it is in such an epoch.
+      decides: Whether that epoch ends with it.
+      amplifies: Whether it is in an epoch after a window's first.
+      factor: Its window's factor.
     """
-    _checks.check_int("epochs", epochs, at_least=1)
-    ends = (10, 100, 145, 150) if deep else (50, 100, 130, 150)
-    if epochs < (least := _least_epochs(ends)):
-        raise ValueError(
-            f"epochs must be at least {least}, so that no stage is empty and each "
-            f"amplified stage has an epoch after its analysis, got {epochs}"
-        )
-    scaled = _scale(ends, epochs)
-    rates, amplified = (0.1, 0.1, 0.01, 0.01), (False, True, True, False)
-    return TrainingStrategy(
-        [
-            Stage(end, rate, amplify, factor if amplify else 1.0)
-            for end, rate, amplify in zip(scaled, rates, amplified, strict=True)
-        ],
-        steps_per_epoch=steps_per_epoch,
+
+    begins: jax.Array
+    analyzes: jax.Array
+    decides: jax.Array
+    amplifies: jax.Array
+    factor: jax.Array
+
+
+def phase_at(
+    windows: tuple[AmplificationWindow, ...],
+    reselect_every: int | None,
+    step: jax.Array,
+) -> Phase:
+    """The amplification schedule at ``step``, an int32 scalar."""
+
+    # Looked up in arrays, so that many windows are no larger a program than one.
+    def column(values: Sequence[Any], dtype: Any) -> jax.Array:
+        return jnp.asarray(np.array(values, dtype))
+
+    starts = column([w.start for w in windows], np.int32)
+    stops = column([w.stop for w in windows], np.int32)
+    matches = (step >= starts) & (step < stops)
+    inside, which = matches.any(), matches.argmax()
+    start, stop = starts[which], stops[which]
+    epoch_steps = column([w.epoch_steps for w in windows], np.int32)[which]
+    # Outside of windows the difference might overflow.
+    epoch, position = jnp.divmod(jnp.where(inside, step - start, 0), epoch_steps)
+    analyzes = epoch == 0
+    if reselect_every is not None:
+        # Not in the window's last epoch, after which nothing would follow.
+        follows = step - position < stop - epoch_steps
+        analyzes |= (epoch % reselect_every == 0) & follows
+    analyzes &= inside
+    factor = jnp.asarray([w.factor for w in windows], float)[which]
+    return Phase(
+        begins=analyzes & (position == 0),
+        analyzes=analyzes,
+        decides=analyzes & (position == epoch_steps - 1),
+        amplifies=inside & (epoch > 0),
+        factor=jnp.where(inside, factor, jnp.ones_like(factor)),
     )
 
 
-def _scale(ends: Sequence[int], epochs: int) -> list[int]:
-    return [round(end * epochs / ends[-1]) for end in ends]
-
-
-def _least_epochs(ends: Sequence[int]) -> int:
-    """The fewest epochs from which on all four stages have their epochs."""
-
-    def is_enough(epochs: int) -> bool:
-        scaled = _scale(ends, epochs)
-        lengths = [b - a for a, b in itertools.pairwise((0, *scaled))]
-        return all(n >= m for n, m in zip(lengths, (1, 2, 2, 1), strict=True))
-
-    return 1 + max(n for n in range(ends[-1]) if not is_enough(n))
+def check_windows(
+    strategy: TrainingStrategy | Windows | Stages, steps_per_epoch: int | None
+) -> tuple[AmplificationWindow, ...]:
+    """Returns a strategy's windows; raises unless they make sense."""
+    if steps_per_epoch is not None:
+        if isinstance(strategy, TrainingStrategy):
+            raise ValueError(
+                f"steps_per_epoch={steps_per_epoch!r} goes with a list of stages; the "
+                f"TrainingStrategy has its own"
+            )
+        strategy = TrainingStrategy(strategy, steps_per_epoch)
+    if isinstance(strategy, TrainingStrategy):
+        windows = strategy.windows
+    else:
+        try:
+            windows = tuple(AmplificationWindow(*window) for window in strategy)
+        except TypeError as error:
+            raise ValueError(
+                f"strategy must be a TrainingStrategy, amplification windows, or "
+                f"stages with steps_per_epoch=, got {strategy!r}"
+            ) from error
+    if not windows:
+        raise ValueError(
+            f"no stage of the strategy is amplified, so there is nothing to do: "
+            f"{strategy!r}"
+        )
+    end = 0
+    for window in windows:
+        try:
+            _check_window(window)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. (Stages such as (50, 0.1, 0, 1) are counted in epochs and "
+                f"need steps_per_epoch=.)"
+            ) from error
+        if window.start < end:
+            raise ValueError(f"{window} begins before the window before it ends")
+        end = window.stop
+    return windows
 
 
 def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
@@ -222,3 +250,13 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
             f"epoch: end it with epoch {start + 2} or later"
         )
     return Stage(int(end), float(rate), bool(amplify), float(factor))
+
+
+def _check_window(window: AmplificationWindow) -> None:
+    name = "of an amplification window"
+    _checks.check_int(f"start {name}", window.start, low=0)
+    _checks.check_int(f"stop {name}", window.stop, low=1)
+    _checks.check_int(f"epoch_steps {name}", window.epoch_steps, low=1)
+    _checks.check_number(f"factor {name}", window.factor, above=0)
+    if window.stop - window.start <= window.epoch_steps:
+        raise ValueError(f"{window} ends before its analysis epoch does")

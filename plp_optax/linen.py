@@ -1,4 +1,4 @@
-"""The propagated form of amplification, for Flax linen modules.
+"""For Flax linen modules: amplification inside back-propagation, batch statistics.
 
 Multiplying a layer's gradient (:func:`plp_optax.amplify_layers`) changes that layer
 alone. Here the cotangent of the layer's output is multiplied inside back-propagation,
@@ -8,14 +8,15 @@ so that the layers before it are amplified too, and several factors compound.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from plp_optax._dtypes import widened
+from plp_optax import _batch_stats
+from plp_optax._trees import scale
 
 
 @jax.custom_vjp
@@ -48,13 +49,11 @@ def _forward(x: Any, factor: jax.typing.ArrayLike) -> tuple[Any, jax.Array]:
 def _backward(factor: jax.typing.ArrayLike, cotangent: Any) -> tuple[Any, jax.Array]:
     factor = jnp.asarray(factor)  # a number again under rematerialisation
 
-    def scale(c: jax.Array) -> jax.Array:
-        if c.dtype == jax.dtypes.float0:  # of an integer output
-            return c
-        wide = widened(c)
-        return (c.astype(wide) * factor.astype(wide)).astype(c.dtype)
+    def amplified(c: jax.Array) -> jax.Array:
+        # An integer output has a cotangent of float0, which has no products.
+        return c if c.dtype == jax.dtypes.float0 else scale(c, factor)
 
-    return jax.tree.map(scale, cotangent), jnp.zeros_like(factor)
+    return jax.tree.map(amplified, cotangent), jnp.zeros_like(factor)
 
 
 amplify_cotangent.defvjp(_forward, _backward)
@@ -147,8 +146,8 @@ def propagate_amplification(
 def _is_under_nn_jit(module: type) -> bool:
     """Whether ``nn.jit`` wraps a module's class or its ``__call__``.
 
-    Flax does not say so. Of its lifted transformations only those that cache their
-    traces, which are ``nn.jit``, keep the transformed function in a closure.
+    Flax does not say so. Among its lifted transformations only ``nn.jit``, which caches
+    its traces, keeps the transformed function in a closure.
     """
     method: Any = module.__call__
     while method is not None:
@@ -157,3 +156,53 @@ def _is_under_nn_jit(module: type) -> bool:
             return code.co_filename == nn.transforms.__file__
         method = getattr(method, "__wrapped__", None)
     return False
+
+
+def recompute_batch_stats(
+    apply: Callable[[Any, Any], tuple[Any, Mapping[str, Any]]],
+    variables: Mapping[str, Any],
+    batches: Iterable[Any],
+) -> dict[str, Any]:
+    """Variables with the batch statistics of their parameters, over some batches.
+
+    Batch normalisation's running statistics lag behind the parameters, and averaged
+    parameters have none (precise batch norm, Wu and Johnson 2021). These are exact over
+    the batches given, and do not depend on the statistics before. Call it before each
+    evaluation, and for both sides of a comparison.
+
+    Args:
+      apply: The model in training mode: maps variables and a batch to the output and
+        the mutated ``batch_stats``, as ``module.apply(..., mutable=["batch_stats"])``
+        returns them. It is compiled.
+      variables: ``params`` and ``batch_stats``, and other collections.
+      batches: Batches of training examples; 20 of them are enough as a rule. Arrays
+        have the examples along their first axis.
+
+    Returns:
+      The variables with new ``batch_stats``.
+
+    Raises:
+      ValueError: If there is no batch, statistics have other names than ``mean`` and
+        ``var``, or the model is not in training mode.
+
+    Examples:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> norm = nn.BatchNorm(use_running_average=False)
+      >>> variables = norm.init(jax.random.key(0), jnp.ones((2, 1)))
+      >>> apply = lambda variables, x: norm.apply(variables, x, mutable=["batch_stats"])
+      >>> batches = [jnp.array([[1.0], [2.0]]), jnp.array([[6.0]])]
+      >>> fresh = recompute_batch_stats(apply, variables, batches)["batch_stats"]
+      >>> [f"{float(fresh[name][0]):.3f}" for name in ("mean", "var")]
+      ['3.000', '4.667']
+
+    References:
+      Wu and Johnson, `Rethinking "Batch" in BatchNorm
+      <https://arxiv.org/abs/2105.07576>`_, 2021
+    """
+
+    @jax.jit
+    def follow(stats: Any, batch: Any) -> Any:
+        return apply({**variables, "batch_stats": stats}, batch)[1]["batch_stats"]
+
+    stats = _batch_stats.recompute(follow, variables["batch_stats"], batches)
+    return {**variables, "batch_stats": stats}

@@ -6,36 +6,53 @@ from typing import NamedTuple
 
 import jax
 import pytest
+from matplotlib.figure import Figure
 
+# Of the processes that tests start, too.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 # A failed assertion in a helper shows its values, as in a test.
 pytest.register_assert_rewrite(
     "tests.support.bad_inputs", "tests.support.cifar_archives", "tests.support.reports"
 )
 
+from tests.support import programs  # noqa: E402
 from training import recipe  # noqa: E402
+from training.run import plots  # noqa: E402
 from training.settings import config  # noqa: E402
 
 
 def pytest_configure(config):
-    """Keeps what is compiled: ``pytest --cache-clear`` forgets it.
+    """Keeps what is compiled, for all processes: ``pytest --cache-clear`` forgets it.
 
-    Each process has a folder of its own, since JAX may read a file that another process
-    is writing.
+    A process may read a file that another one is writing. JAX then warns, which
+    pyproject.toml lets pass, and compiles.
     """
-    folder = config.cache.mkdir(f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+            config.cache.mkdir("jax")
+        )
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+class BlankFigure(Figure):
+    """A picture that is not drawn."""
+
+    def savefig(self, path):
+        Path(path).write_bytes(b"\x89PNG")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _programs_of_other_processes(tmp_path_factory):
-    """Those that tests start share a folder, which does not outlast the session."""
+def _blank_pictures():
+    """Drawing a run's pictures takes longer than a small run.
+
+    Those of ``trained``, of ``test_display`` and of runs in other processes are drawn.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("jax")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        patch.setattr(plots, "Figure", BlankFigure)
         yield
 
 
@@ -62,5 +79,8 @@ def trained(tmp_path_factory):
     argv = ["--model=tiny", "--width=2", "--batch-size=256", "--epochs=2"]
     argv += ["--method=sgd", "--learning-rate=0.5", "--warmup-epochs=0"]
     (made,) = config.parse([*argv, "--workdir", str(path)])
-    prepared = recipe.prepare(made)
-    return Trained(argv, path, prepared, recipe.run(prepared, made))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "build", programs.build)
+        patch.setattr(plots, "Figure", Figure)
+        prepared = recipe.prepare(made)
+        return Trained(argv, path, prepared, recipe.run(prepared, made))

@@ -1,8 +1,9 @@
 """The training program.
 
-``options`` declares the flags, ``recipe`` runs a training from top to bottom, and
-``program``, ``step``, ``feed`` and ``parallel`` are what is compiled. ``workdir``,
-``checkpoints``, ``plots`` and ``display`` record and show it.
+``recipe`` runs a training from top to bottom, and ``cascade`` a network block by block.
+``settings`` declares what can be chosen, ``data`` reads the images, ``engine`` is what
+is compiled, and ``run`` keeps a run: work directory, checkpoints, screen, pictures and
+signals.
 
 ``load`` gives back what a run has trained.
 """

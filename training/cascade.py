@@ -1,35 +1,108 @@
-"""Deep cascade learning: the runs of the stages, one after the other."""
+"""Deep cascade learning: a network trained block by block, each block in a run.
 
+In deep cascade learning (Marquez, Hare and Niranjan, IEEE TNNLS 29(11), 2018) a stage
+trains one block, with a new head and with the blocks before it frozen. A stage is an
+ordinary run, in a directory of the cascade's work directory: its network is cut after
+the block (:func:`training.engine.networks.make_network`), and it starts from the best
+variables of the stage before.
+"""
+
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
+
+from models.blocks import BlockNetwork
 from training import data
+from training.engine import networks
 from training.engine.state import Given
 from training.run import workdir
 from training.run.checkpoints import read
 from training.run.display import result_lines, say
 from training.run.workdir import WorkDirectory, read_metrics
 from training.settings.config import Config
-from training.stages import Stage, handed_on, make_stages
 
-RunStage = Callable[[Config, WorkDirectory, data.Dataset, Given | None], dict[str, Any]]
+RunStage = Callable[[Config, WorkDirectory], dict[str, Any]]
+
+
+def stage_configs(config: Config) -> dict[str, Config]:
+    """The configurations of the stages' runs, in order.
+
+    Args:
+      config: The cascade's configuration.
+
+    Returns:
+      The configurations by the block that is trained; "all" if all are.
+    """
+    c: Any = config
+    epochs = {
+        block: c.cascade_epochs + i * c.cascade_extra_epochs
+        for i, block in enumerate(_network(config).blocks())
+    }
+    if c.cascade_finetune:
+        epochs["all"] = c.cascade_finetune
+    return {
+        block: dataclasses.replace(
+            config,
+            cascade_stage=number,
+            epochs=epochs[block],
+            workdir=str(Path(c.workdir, workdir.STAGES, f"{number:02d}")),
+            overwrite=False,
+            resume="auto",
+        )
+        for number, block in enumerate(epochs, 1)
+    }
+
+
+def last_run(config: Config) -> Path:
+    """The work directory of a cascade's last stage."""
+    *_, last = stage_configs(config).values()
+    return Path(str(last.workdir))
+
+
+def initial_variables(config: Config) -> Given | None:
+    """The initial variables of a stage: those of the one before, except its head.
+
+    The stage that trains all blocks keeps the head. The first one starts at random.
+
+    Args:
+      config: The configuration of the stage's run.
+    """
+    assert config.workdir is not None
+    assert config.cascade_stage is not None
+    if config.cascade_stage == 1:
+        return None
+    before = Path(config.workdir).with_name(f"{config.cascade_stage - 1:02d}")
+    flat = traverse_util.flatten_dict(read(before / workdir.BEST).tree, sep="/")
+    has_new_head = _network(config).cut is not None
+    return {
+        path: x
+        for path, x in flat.items()
+        if not (has_new_head and path.split("/")[1] == "head")
+    }
+
+
+def _network(config: Config) -> BlockNetwork:
+    # The number of classes does not matter here.
+    network = networks.make_network(config, 1, axis_name=None)
+    assert isinstance(network, BlockNetwork)
+    return network
 
 
 def run(
     config: Config, directory: WorkDirectory, dataset: data.Dataset, run_stage: RunStage
 ) -> dict[str, Any]:
-    """Runs the stages of a cascade, each from the best variables of the one before.
+    """Runs the stages of a cascade.
 
-    A stage is a run in a directory of its own. One that has finished is not repeated,
-    and one that has not is resumed.
+    A stage that has finished is not repeated, and one that has not is resumed.
 
     Args:
       config: The cascade's configuration.
       directory: Its work directory.
       dataset: Its data.
-      run_stage: Runs a stage, from its configuration, its work directory, the data
-        and the variables that it starts from; returns the content of its
-        ``result.json``.
+      run_stage: Carries out a run; returns the content of its ``result.json``.
 
     Returns:
       The content of the cascade's ``result.json``.
@@ -37,25 +110,28 @@ def run(
     Raises:
       UserError: See :func:`training.recipe.train`.
     """
-    stages = make_stages(config)
     if not directory.is_unfinished:
         directory.start(dataset)
-    best: Any = None
+    stages = stage_configs(config)
     history: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    for stage in stages:
-        own = stage.configure(config)
+    for number, (block, own) in enumerate(stages.items(), 1):
         with WorkDirectory(own) as part:
             if part.result is None:
-                say(f"stage {stage.number} of {len(stages)}: {stage.block}")
-                given = None if best is None else handed_on(best, stage)
-                results.append(run_stage(own, part, dataset, given))
+                say(f"stage {number} of {len(stages)}: {block}")
+                results.append(run_stage(own, part))
             else:
                 results.append(part.result)
-            best = read(part.path / workdir.BEST).tree
-            history += _continued(history, stage, read_metrics(part.path))
+            # Epochs and steps count on from the stage before.
+            before = history[-1] if history else {"epoch": 0, "step": 0}
+            history += [
+                line
+                | {name: before[name] + line[name] for name in ("epoch", "step")}
+                | {"stage": number, "block": block}
+                for line in read_metrics(part.path)
+            ]
         directory.rewrite(dataset, history)
-    result = _summary(stages, results)
+    result = _summary(list(stages), results)
     title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
     directory.draw_curves(history, title)
     directory.finish(result)
@@ -63,21 +139,7 @@ def run(
     return result
 
 
-def _continued(
-    history: list[dict[str, Any]], stage: Stage, metrics: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The epochs of a stage, counted on from those before."""
-    before = history[-1] if history else {"epoch": 0, "step": 0}
-    place = {"stage": stage.number, "block": stage.block}
-    return [
-        line | {name: before[name] + line[name] for name in ("epoch", "step")} | place
-        for line in metrics
-    ]
-
-
-def _summary(
-    stages: tuple[Stage, ...], results: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _summary(blocks: list[str], results: list[dict[str, Any]]) -> dict[str, Any]:
     """The result of the last stage, with sums over all and a line for each."""
     sums = {
         name: sum(result[name] for result in results)
@@ -86,9 +148,9 @@ def _summary(
     before = sums["epochs"] - results[-1]["epochs"]
     names = ("best_epoch", "epochs", "validation_loss", "test_loss", "test_accuracy")
     lines = [
-        {"stage": stage.number, "block": stage.block}
+        {"stage": number, "block": block}
         | {name: result[name] for name in (*names, "train_seconds")}
-        for stage, result in zip(stages, results, strict=True)
+        for number, (block, result) in enumerate(zip(blocks, results, strict=True), 1)
     ]
     last = results[-1]
     return last | sums | {"best_epoch": before + last["best_epoch"], "stages": lines}

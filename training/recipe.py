@@ -1,7 +1,8 @@
-"""The training program, from a configuration to a work directory.
+"""The training program: what happens to a configuration, from top to bottom.
 
-:func:`prepare` loads the data and compiles network and optimizer; :func:`run` trains,
-selects the best epoch, tests it once, and records everything.
+:func:`prepare` loads the data, builds network and optimizer, and compiles. :func:`run`
+trains epoch by epoch, tests the best epoch once, and records everything.
+:func:`train` does both for several seeds, and for the stages of a cascade.
 """
 
 import contextlib
@@ -9,46 +10,109 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from training import cascade, data, stages
+from training import cascade, data
 from training.engine import feed, networks, parallel, pretrained
-from training.engine.program import Program
-from training.engine.state import Given
+from training.engine.engine import Engine
+from training.engine.state import Given, make_initial_state, split_frozen
+from training.engine.step import (
+    Preprocess,
+    make_eval_step,
+    make_statistics_step,
+    make_train_step,
+)
 from training.errors import ConfigError, RunError
 from training.run.callbacks import Callback
 from training.run.display import result_lines, say, summary_line, waiting
 from training.run.interrupts import acknowledged
-from training.run.session import Session
+from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
-from training.settings import optimizers
+from training.settings import chain
 from training.settings.config import Config
+from training.settings.methods import Amplify, Anderson
+from training.settings.optimizers import SGD
+from training.settings.plan import Plan
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
 
 
-class Prepared(NamedTuple):
-    """What the runs of one configuration share, whatever their seeds.
+def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
+    """Loads the data, builds network and optimizer, and compiles them.
 
-    Attributes:
-      dataset: The data.
-      program: Network and optimizer, compiled.
-      schedule: The learning rate as a function of the optimizer step.
-      total_steps: Steps in a run.
-      weights: Variables of ``--initial-weights``.
+    Args:
+      config: A complete configuration. Its seed matters if :func:`depends_on_seed`.
+      dataset: Its data, if they are loaded already.
+
+    Raises:
+      UserError: If the data or the devices do not allow it.
     """
+    _cache_programs(config.cache_dir)
+    with _precision(config):
+        dataset = dataset or _load(config)
+        schedule, total_steps = _plan(config, dataset)
+        say(
+            f"{config.model} on {dataset.name} with {config.method}: "
+            f"{len(dataset.train.labels):,} training, "
+            f"{len(dataset.validation.labels):,} validation, "
+            f"{len(dataset.test.labels):,} test images; "
+            f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
+        )
+        for note in _notes(config):
+            say(f"note: {note}")
+        weights = _initial_variables(config, dataset)
+        with waiting("compiling (the first time only, unless settings change)"):
+            engine = build(config, dataset)
+    return Prepared(dataset, engine, schedule, total_steps, weights)
 
-    dataset: data.Dataset
-    program: Program
-    schedule: optax.Schedule
-    total_steps: int
-    weights: Given | None
+
+def run(
+    prepared: Prepared, config: Config, callback: Callback | None = None
+) -> dict[str, Any]:
+    """Runs one training.
+
+    Args:
+      prepared: The result of :func:`prepare` for this configuration with any seed.
+      config: The configuration.
+      callback: Called while it trains.
+
+    Returns:
+      The content of the run's ``result.json``.
+
+    Raises:
+      UserError: If the work directory does not allow it, or the run diverges.
+    """
+    with WorkDirectory(config) as directory:
+        if directory.result is not None:
+            return directory.result
+        return _run(prepared, config, directory, callback)
+
+
+def _run(
+    prepared: Prepared,
+    config: Config,
+    directory: WorkDirectory,
+    callback: Callback | None,
+) -> dict[str, Any]:
+    callback = callback or Callback()
+    with _precision(config):
+        callback.on_start(config, prepared.engine, prepared.dataset)
+        loop = TrainingLoop(config, directory, prepared, callback)
+        with loop.saved_when_stopped():
+            while not loop.is_over:
+                loop.train_epoch()
+                metrics = loop.validate()
+                loop.record(metrics)
+            tested = loop.test()  # once
+        result = loop.report(tested)
+    say(f"{result_lines(result)}\nrecorded in {directory.path}")
+    return result
 
 
 def train(
@@ -69,26 +133,8 @@ def train(
         diverges.
     """
     parallel.join(configs[0])
-    prepared: dict[int | None, Prepared] = {}  # by stage, one at a time
+    prepared: Prepared | None = None
     results = []
-
-    def run_one(
-        config: Config,
-        directory: WorkDirectory,
-        dataset: data.Dataset | None = None,
-        given: Given | None = None,
-    ) -> dict[str, Any]:
-        stage = config.cascade_stage
-        if stage not in prepared or depends_on_seed(config):
-            prepared.clear()  # it holds the images
-            if stage is not None:
-                # JAX keeps compiled functions that can no longer be called. Those of
-                # about a hundred stages use up the memory maps of a process on Linux.
-                jax.clear_caches()
-            prepared[stage] = prepare(config, dataset, given)
-        with _precision(config):
-            return _run(prepared[stage], config, directory, callback, given)
-
     with acknowledged(), contextlib.ExitStack() as stack:
         try:
             directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
@@ -103,121 +149,80 @@ def train(
                 continue
             if len(configs) > 1:
                 say(f"seed {config.seed}")
-            if config.cascade is None:
-                results.append(run_one(config, directory))
-            else:
-                with _precision(config):
-                    dataset = _load(config)
-                    _check_stages(config, dataset)
-                    results.append(cascade.run(config, directory, dataset, run_one))
+            if config.cascade is not None:
+                results.append(_run_cascade(config, directory, callback))
+                continue
+            if prepared is None or depends_on_seed(config):
+                prepared = None  # frees its images before others are loaded
+                prepared = prepare(config)
+            results.append(_run(prepared, config, directory, callback))
         if len(configs) > 1:
             say(summary_line(results))
     return results
 
 
-def run(
-    prepared: Prepared, config: Config, callback: Callback | None = None
+def _run_cascade(
+    config: Config, directory: WorkDirectory, callback: Callback | None
 ) -> dict[str, Any]:
-    """Runs one training.
+    """Runs the stages of a cascade, each of them as an ordinary run."""
+    with _precision(config):
+        dataset = _load(config)
+        _check_stages(config, dataset)
 
-    Args:
-      prepared: What :func:`prepare` made for this configuration with any seed.
-      config: The configuration.
-      callback: Called while it trains.
+    def run_stage(stage: Config, directory: WorkDirectory) -> dict[str, Any]:
+        # JAX keeps compiled functions that can no longer be called. Those of about a
+        # hundred stages use up the memory maps of a process on Linux.
+        jax.clear_caches()
+        return _run(prepare(stage, dataset), stage, directory, callback)
 
-    Returns:
-      The content of the run's ``result.json``.
+    return cascade.run(config, directory, dataset, run_stage)
 
-    Raises:
-      UserError: If the work directory does not allow it, or the run diverges.
+
+def _check_stages(config: Config, dataset: data.Dataset) -> None:
+    """Raises ConfigError if the optimizer does not fit the layers of a stage.
+
+    At the beginning, and not only in the stage itself, hours later.
     """
-    with WorkDirectory(config) as directory, _precision(config):
-        if directory.result is not None:
-            return directory.result
-        return _run(prepared, config, directory, callback)
-
-
-def _run(
-    prepared: Prepared,
-    config: Config,
-    directory: WorkDirectory,
-    callback: Callback | None,
-    given: Given | None = None,
-) -> dict[str, Any]:
-    callback = callback or Callback()
-    callback.on_start(config, prepared.program, prepared.dataset)
-    session = Session(
-        config,
-        directory,
-        prepared.dataset,
-        prepared.program,
-        prepared.schedule,
-        prepared.total_steps,
-        callback,
-        prepared.weights if given is None else given,
-    )
-    with session.saved_when_stopped():
-        while not session.is_over:
-            session.train_epoch()
-            metrics = session.validate()
-            session.record(metrics)
-        tested = session.test()  # once
-    result = session.report(tested)
-    say(f"{result_lines(result)}\nrecorded in {directory.path}")
-    return result
+    shape = dataset.train.images.shape[1:]
+    images = jnp.zeros((1, *shape))
+    for block, stage in cascade.stage_configs(config).items():
+        module, tx = _network_and_optimizer(stage, dataset)
+        init = functools.partial(module.init, train=False)
+        variables = jax.eval_shape(init, jax.random.key(0), images)
+        params, _ = split_frozen(variables["params"], module, shape)
+        try:
+            jax.eval_shape(tx.init, params)
+        except (ConfigError, ValueError) as error:
+            raise ConfigError(f"in the stage of {block}, {error}") from error
 
 
 # -- Preparing -------------------------------------------------------------------------
 
 
-def prepare(
-    config: Config, dataset: data.Dataset | None = None, given: Given | None = None
-) -> Prepared:
-    """Loads the data, builds network and optimizer, and compiles them.
-
-    Args:
-      config: A complete configuration. Its seed matters if :func:`depends_on_seed`.
-      dataset: Its data, if they are loaded already.
-      given: Of a stage of a cascade, the variables that it starts from.
-
-    Raises:
-      UserError: If the data or the devices do not allow it.
-    """
-    _cache_programs(config.cache_dir)
-    with _precision(config):
-        if dataset is None:
-            dataset = _load(config)
-        schedule, total_steps = _plan(config, dataset)
-        say(
-            f"{config.model} on {dataset.name} with {config.method}: "
-            f"{len(dataset.train.labels):,} training, "
-            f"{len(dataset.validation.labels):,} validation, "
-            f"{len(dataset.test.labels):,} test images; "
-            f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
+def _notes(config: Config) -> list[str]:
+    """Settings that have no effect, or less than one may think."""
+    notes = []
+    if config.pin_memory and jax.default_backend() == "cpu":
+        notes.append("--pin-memory means nothing on a CPU, which transfers no batches")
+    sgd = config.get(SGD)
+    if config.get(Amplify) and not sgd:
+        notes.append(
+            f"{config.optimizer} is nearly invariant to the scale of gradients, so "
+            f"amplification has little effect"
         )
-        if config.pin_memory and jax.default_backend() == "cpu":
-            say("note: --pin-memory means nothing on a CPU, which transfers no batches")
-        if config.amplify_select and config.optimizer not in ("sgd", "nesterov"):
-            say(
-                f"note: {config.optimizer} is nearly invariant to the scale of "
-                f"gradients, so amplification has little effect"
-            )
-        if config.adaptive_window and config.optimizer == "sgd" and config.momentum:
-            say(
-                "note: a jump leaves heavy-ball momentum as it was, which is slower "
-                "than momentum alone: choose --optimizer nesterov or --momentum 0"
-            )
-        weights = _load_weights(config, dataset)
-        with waiting("compiling (the first time only, unless settings change)"):
-            source = None
-            if stages.has_cache(config):
-                source = _feed(config, stages.frozen_outputs(config, dataset, given))
-            program = build(config, dataset, source)
-    return Prepared(dataset, program, schedule, total_steps, weights)
+    is_heavy_ball = sgd and sgd.momentum and not sgd.nesterov
+    if config.get(Anderson) and is_heavy_ball:
+        notes.append(
+            "a jump leaves heavy-ball momentum as it was, which is slower than "
+            "momentum alone: choose --optimizer nesterov or --momentum 0"
+        )
+    return notes
 
 
-def _load_weights(config: Config, dataset: data.Dataset) -> Given | None:
-    """The variables of ``--initial-weights``."""
+def _initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
+    """The variables that a run starts from; None if all are drawn."""
+    if config.cascade_stage is not None:
+        return cascade.initial_variables(config)
     if config.initial_weights is None:
         return None
     module = networks.make_network(config, dataset.num_classes, axis_name=None)
@@ -241,23 +246,22 @@ def _load(config: Config) -> data.Dataset:
 
 def _plan(config: Config, dataset: data.Dataset) -> tuple[optax.Schedule, int]:
     """Learning rate and number of steps of a run."""
-    steps_per_epoch, total_steps = count_steps(config, dataset)
-    schedule = optimizers.make_schedule(config, steps_per_epoch=steps_per_epoch)
-    return schedule, total_steps
+    plan = count_steps(config, dataset)
+    return chain.make_schedule(config, plan), plan.last_step
 
 
 def depends_on_seed(config: Config) -> bool:
-    """Whether what :func:`prepare` makes serves one seed only."""
+    """Whether the result of :func:`prepare` serves one seed only."""
     # Random layers are drawn inside the compiled step.
-    is_random = config.amplify_select == "random"
-    # The cache is what blocks that were trained with this seed make of the images.
-    return config.split_per_seed or is_random or config.cascade_cache
+    amplify = config.get(Amplify)
+    is_random = amplify is not None and amplify.select == "random"
+    return config.split_per_seed or is_random
 
 
 def build(
     config: Config, dataset: data.Dataset, source: feed.Feed | None = None
-) -> Program:
-    """Builds and compiles the program of a configuration.
+) -> Engine:
+    """Builds and compiles the engine of a configuration.
 
     Args:
       config: A complete configuration.
@@ -281,55 +285,45 @@ def build(
 
 def assemble(
     config: Config, dataset: data.Dataset, source: feed.Feed | None = None
-) -> Program:
+) -> Engine:
     """As :func:`build`, without compiling."""
-    module, trained, tx = _network_and_optimizer(config, dataset)
+    module, tx = _network_and_optimizer(config, dataset)
+    amplify = config.get(Amplify)
+    dtype = networks.DTYPES[config.precision]
+    preprocess = Preprocess.of(dataset, dtype, augment=config.augment)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
-    return Program(
+    most_skipped = _MOST_SKIPPED if is_patient else 1
+    train_step = make_train_step(
         module,
         tx,
+        preprocess,
+        propagate=amplify.layers if amplify and amplify.propagate else None,
+        parts=config.batch_parts * config.batches_per_step,
+        unroll=jax.default_backend() == "cpu",
+        label_smoothing=config.label_smoothing,
+        ema=config.ema,
+        most_skipped=most_skipped,
+    )
+    image_shape, with_average = dataset.train.images.shape[1:], config.ema is not None
+    return Engine(
+        make_initial_state(module, tx, image_shape, dtype, with_average=with_average),
+        train_step,
+        make_statistics_step(module, preprocess),
+        make_eval_step(module, preprocess),
         source or _feed(config, dataset.train),
         dataset,
         batch_size=config.batch_size * config.batches_per_step,
-        dtype=networks.DTYPES[config.precision],
-        augment=config.augment,
-        propagate=config.amplify_layers if config.amplify_propagate else None,
-        trained=trained,
-        train_module=module.clone(cached=True) if stages.has_cache(config) else None,
-        parts=config.batch_parts * config.batches_per_step,
-        label_smoothing=config.label_smoothing,
-        ema=config.ema,
-        most_skipped=_MOST_SKIPPED if is_patient else 1,
+        most_skipped=most_skipped,
     )
 
 
 def _network_and_optimizer(
     config: Config, dataset: data.Dataset
-) -> tuple[nn.Module, stages.Trained, optax.GradientTransformationExtraArgs]:
-    """The network, which of its parameters are trained, and the optimizer of those."""
-    module = stages.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
-    trained = stages.Trained(module, dataset.train.images.shape[1:])
-    steps_per_epoch, _ = count_steps(config, dataset)
-    tx = optimizers.make_optimizer(config, steps_per_epoch=steps_per_epoch)
-    return module, trained, trained.only(tx)
-
-
-def _check_stages(config: Config, dataset: data.Dataset) -> None:
-    """Raises ConfigError if the optimizer does not fit the layers of a stage.
-
-    At the beginning, and not only in the stage itself, hours later.
-    """
-    shape = dataset.train.images.shape[1:]
-    images = jnp.zeros((1, *shape), networks.DTYPES[config.precision])
-    for stage in stages.make_stages(config):
-        module, _, tx = _network_and_optimizer(stage.configure(config), dataset)
-        init = functools.partial(module.init, train=False)
-        variables = jax.eval_shape(init, jax.random.key(0), images)
-        try:
-            jax.eval_shape(tx.init, variables["params"])
-        except (ConfigError, ValueError) as error:
-            raise ConfigError(f"in the stage of {stage.block}, {error}") from error
+) -> tuple[nn.Module, optax.GradientTransformationExtraArgs]:
+    axis = parallel.AXIS
+    module = networks.make_network(config, dataset.num_classes, axis_name=axis)
+    return module, chain.make_optimizer(config, count_steps(config, dataset))
 
 
 def _feed(config: Config, examples: data.Examples) -> feed.Feed:
@@ -343,8 +337,8 @@ def _feed(config: Config, examples: data.Examples) -> feed.Feed:
     return feed.Resident(examples, batch_size, steps_per_call)
 
 
-def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:
-    """Returns the optimizer steps in an epoch and in the run.
+def count_steps(config: Config, dataset: data.Dataset) -> Plan:
+    """Counts the optimizer steps of a run.
 
     A step takes ``--batches-per-step`` whole batches.
 
@@ -366,7 +360,7 @@ def count_steps(config: Config, dataset: data.Dataset) -> tuple[int, int]:
             f"--epochs {config.epochs} is {total:,} steps, and a run has fewer than "
             f"2**31: choose fewer"
         )
-    return steps_per_epoch, min(total, config.max_steps or total)
+    return chain.make_plan(config, steps_per_epoch)
 
 
 def _steps_per_call(steps_per_epoch: int) -> int:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax.errors import FlaxError
 
-from training import data, stages
+from training import cascade, data
 from training.engine import networks
 from training.errors import RunError
 from training.run import workdir
@@ -93,7 +93,7 @@ def load(run: str | Path, *, average: bool = False) -> Trained:
     """Loads the best network of a run.
 
     Args:
-      run: The run's work directory. Of a cascade, that of the last stage is loaded.
+      run: The run's work directory. A cascade stands for its last stage.
       average: Whether to take the average at the end of the run (``--ema``, or
         ``--method tail-average``) instead.
 
@@ -106,7 +106,7 @@ def load(run: str | Path, *, average: bool = False) -> Trained:
     fields = config_lib.read(path / workdir.CONFIG)
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
     if config.cascade is not None and config.cascade_stage is None:
-        return load(stages.last_run(config), average=average)
+        return load(cascade.last_run(config), average=average)
     needs = ("num_classes", "mean", "std", "image_shape", "label_names")
     facts = workdir.read_json(path / workdir.DATASET, needs=needs)
     kept = path / (workdir.AVERAGE if average else workdir.BEST)
@@ -118,7 +118,7 @@ def load(run: str | Path, *, average: bool = False) -> Trained:
     variables = read(kept).tree
     try:
         trained = Trained(
-            stages.make_network(config, facts["num_classes"], axis_name=None),
+            networks.make_network(config, facts["num_classes"], axis_name=None),
             variables,
             config,
             mean=np.array(facts["mean"], np.float32),

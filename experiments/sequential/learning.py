@@ -70,7 +70,7 @@ class State(NamedTuple):
       refused: How many of them found no unit left to allocate; int32 scalar.
     """
 
-    network: ran.Network
+    network: ran.GrowingNetwork
     opt_state: optax.OptState
     samples: jax.Array
     refused: jax.Array
@@ -135,12 +135,13 @@ def ekf_rule(prior_variance: float = 1.0, **settings: float) -> Rule:
         new, _ = ravel_pytree(added)
         p = state.covariance
         fresh = prior_variance * jnp.eye(len(p), dtype=p.dtype)
-        return plp_optax.EKFState(jnp.where(new[:, None] | new[None], fresh, p))
+        covariance = jnp.where(new[:, None] | new[None], fresh, p)
+        return state._replace(covariance=covariance)
 
     return Rule(plp_optax.ekf(prior_variance, **settings), allocated)
 
 
-def start(network: ran.Network, rule: Rule) -> State:
+def start(network: ran.GrowingNetwork, rule: Rule) -> State:
     """A learner that has seen no sample."""
     zero = jnp.zeros((), jnp.int32)
     return State(network, rule.optimizer.init(network.params), zero, zero)

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from experiments.rates import matched
+from experiments.rates import amplified_after_a_third, matched
 from experiments.study import SMALL, Arm, Scale, Study
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.recipe import Prepared
 from training.run.callbacks import Callback
 from training.settings.config import Config
@@ -28,17 +28,17 @@ class Memory(Callback):
     raised it.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, engine: Engine) -> None:
         """Takes the compiled program, before the run."""
-        self._program = program
+        self._engine = engine
         self._before = _peak()
 
     @property
     def measures(self) -> dict[str, Any]:
-        """``memory``: see :meth:`Program.memory`, and ``device_peak`` or None."""
+        """``memory``: see :meth:`Engine.memory`, and ``device_peak`` or None."""
         peak = _peak()
         rose = peak if peak > self._before else None
-        return {"memory": {**self._program.memory(), "device_peak": rose}}
+        return {"memory": {**self._engine.memory(), "device_peak": rose}}
 
 
 def _peak() -> int:
@@ -50,7 +50,7 @@ def _peak() -> int:
 def observe(prepared: Prepared, config: Config) -> Memory:
     """Measures the memory of every run."""
     del config
-    return Memory(prepared.program)
+    return Memory(prepared.engine)
 
 
 # -- The study -------------------------------------------------------------------------
@@ -81,10 +81,8 @@ _NETWORKS = {
 
 
 def _amplified(config: Config) -> dict[str, Any]:
-    """A constant rate, and amplification from a third of the epochs on."""
     rate = _NETWORKS.get(config.model, {}).get("learning_rate", 0.05)
-    start = max(1, config.epochs // 3)
-    return {"strategy": str([(start, rate, 0, 1), (config.epochs, rate, 1, 2.0)])}
+    return amplified_after_a_third(config, rate)
 
 
 def _alone(name: str, label: str, fields: dict[str, Any]) -> Arm:

@@ -10,12 +10,12 @@ import jax
 import optax
 from flax import traverse_util
 
-from experiments.rates import matched
+from experiments.rates import amplified_after_a_third, matched
 from experiments.study import SMALL, Arm, Scale, Study
 from experiments.training_loss import TrainingLoss
-from training import data, stages
+from training import data
 from training.engine import networks
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.recipe import Prepared
 from training.run.callbacks import Callback
@@ -41,13 +41,13 @@ class Costs(Callback):
         self._norms: Any = None
         self._is_first = False
 
-    def on_start(self, config: Config, program: Program, dataset: data.Dataset) -> None:
+    def on_start(self, config: Config, engine: Engine, dataset: data.Dataset) -> None:
         """See :class:`Callback`."""
         # A loop on the device counts as one step.
-        operations = (program.train_call.cost_analysis() or {}).get("flops")
-        self._stages.append({"operations": operations, **program.memory()})
+        operations = (engine.train_call.cost_analysis() or {}).get("flops")
+        self._stages.append({"operations": operations, **engine.memory()})
         if self._has_gradients:
-            module = stages.make_network(config, dataset.num_classes, axis_name=None)
+            module = networks.make_network(config, dataset.num_classes, axis_name=None)
             dtype = networks.DTYPES[config.precision]
             self._norms = make_norms(module, dataset, dtype)
             self._is_first = True
@@ -64,7 +64,7 @@ class Costs(Callback):
 
     def _measure(self, state: TrainState) -> None:
         self._is_first = False
-        norms = jax.device_get(self._norms(state.params, state.batch_stats))
+        norms = jax.device_get(self._norms(**state.variables))
         self._gradients.append(
             {
                 "stage": len(self._stages),
@@ -78,7 +78,7 @@ class Costs(Callback):
     def measures(self) -> dict[str, Any]:
         """``stages`` and ``gradients``.
 
-        A stage has the ``operations`` of a step, and what :meth:`Program.memory` says.
+        A stage has the ``operations`` of a step, and what :meth:`Engine.memory` says.
         Gradients are those of the loss without decay, after the first step of a stage
         and after each of its epochs: ``stage``, ``step``, and ``norms`` of the kernels.
         """
@@ -121,10 +121,8 @@ _FACTOR = matched()
 
 
 def _amplified(config: Config) -> dict[str, Any]:
-    """The same rate, with amplification from a third of the epochs on."""
-    start, rate = max(1, config.epochs // 3), config.learning_rate
-    strategy = [(start, rate, 0, 1), (config.epochs, rate, 1, 2.0)]
-    return {"method": "amplify", "strategy": str(strategy)}
+    rates = amplified_after_a_third(config, config.learning_rate or 0.0)
+    return {"method": "amplify", **rates}
 
 
 def _cascade(name: str, label: str, fields: dict[str, Any]) -> Arm:

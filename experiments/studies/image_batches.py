@@ -60,13 +60,13 @@ METHODS = {
     "tail": Method("tail average", 0.2, 1.0, {"method": "tail-average"}),
     # On steady updates a jump goes back to the average of the window, 4.5 steps.
     "adaptive": Method(
-        "adaptive window, noise gate",
+        "Anderson, noise gate",
         0.1,
         1 - 4.5 / 20,
         {
-            "method": "adaptive-window",
-            "adaptive_period": 20,
-            "adaptive_min_signal": 0.5,
+            "method": "anderson",
+            "anderson_period": 20,
+            "anderson_min_signal": 0.5,
         },
     ),
     "constant": Method(

@@ -9,13 +9,13 @@ import sys
 import jax
 import numpy as np
 import pytest
-from rich.table import Table
 
 import models
 from benchmarks import (
     first_step,
     host_input,
     measure,
+    tables,
     throughput,
     trainer_overhead,
 )
@@ -47,24 +47,13 @@ def compiled_once():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+def shown(benchmark, record):
+    """The table of a record, without where it was measured."""
+    return tables.TABLES[benchmark](record).replace("\N{NO-BREAK SPACE}", " ")
+
+
 def check_quartiles(values):
     assert 0 < values["low"] <= values["median"] <= values["high"] < math.inf
-
-
-def test_synthetic_images_show_their_class():
-    dataset = measure.synthetic(2000)
-    images, labels = dataset.train
-    assert images.dtype == np.uint8
-    assert set(labels) == set(range(dataset.num_classes))
-    means = images.reshape(-1, 4, 8, 4, 8, 3).mean((2, 4)).reshape(len(labels), -1)
-    of_class = np.stack(
-        [means[labels == label].mean(0) for label in range(dataset.num_classes)]
-    )
-    nearest = ((means[:, None] - of_class) ** 2).sum(-1).argmin(1)
-    assert np.mean(nearest == labels) > 0.99
-    pixels = images / 255
-    assert abs(pixels.mean() - dataset.mean[0]) < 0.05
-    assert abs(pixels.std() - dataset.std[0]) < 0.05
 
 
 def test_the_bare_step_is_the_training_step():
@@ -73,7 +62,7 @@ def test_the_bare_step_is_the_training_step():
     config = measure.training_config(**NETWORK)
     dataset = measure.synthetic(BATCH)
     training = measure.Training(config, dataset)
-    start = training.engine.program.initial_state(0)
+    start = training.engine.initial_state(0)
     bare = trainer_overhead.make_bare(config, dataset, start, steps=1)
     losses = []
     for _ in range(6):
@@ -111,9 +100,7 @@ def test_throughput_without_pytorch(monkeypatch):
     assert set(cell["arms"]) == {"jax"}
     check_quartiles(cell["arms"]["jax"]["images_per_second"])
     assert cell["arms"]["jax"]["of_product"] > 0
-    table = throughput.table(options | record)
-    assert "not here" in table.caption
-    assert table.row_count == 1
+    assert "No PyTorch: not here." in shown("throughput", options | record)
 
 
 @pytest.mark.slow
@@ -125,7 +112,7 @@ def test_throughput_with_pytorch(monkeypatch):
     record = throughput.run(["resnet18"], ["float32"], [BATCH], **options)
     (cell,) = record["cells"]
     check_quartiles(cell["arms"]["torch eager"]["speedup"])
-    assert throughput.table(options | record).row_count == 1
+    assert shown("throughput", options | record).count("resnet18") == 1
 
 
 def test_throughput_reports_an_arm_that_failed():
@@ -142,13 +129,10 @@ def test_throughput_reports_an_arm_that_failed():
     }
     cell = {"model": "vgg16", "precision": "float32", "batch_size": 1, "arms": arms}
     cell["product_operations_per_second"] = 2e11
-    record = {"width": 1, "rounds": 1, "torch_absent": None, "cells": [cell]}
-    table = throughput.table(record)
-    assert "200 GFLOP/s in float32" in table.title
-    assert [c for column in table.columns for c in column.cells] == [
-        *("vgg16", "float32", "1", "2 (1 to 3), 25%"),
-        *("2 (1 to 3), 50%", "2.00 (1.00 to 3.00)", "0.50"),
-        *("failed", "", ""),
+    text = shown("throughput", {"torch_absent": None, "cells": [cell]})
+    assert [part.strip() for part in text.split("\n")[2].strip("|").split("|")] == [
+        *("vgg16, float32, 1", "2, 25%", "2, 50%", "failed"),
+        *("2.00 [1.00, 3.00]", "0.50", "", ""),
     ]
 
 
@@ -179,7 +163,7 @@ def test_host_input():
     for values in feeds.values():
         check_quartiles(values["images_per_second"])
     assert record["fastest_feed"] in set(feeds) - {"resident"}
-    assert host_input.table(options | record).row_count == len(feeds)
+    assert all(name in shown("host_input", options | record) for name in feeds)
 
 
 @pytest.mark.parametrize("by_batch", [False, True])
@@ -210,8 +194,8 @@ def test_trainer_overhead(capsys):
         check_quartiles(arm["time_ratio"])
         assert arm["milliseconds"] > 0
     assert arms[trainer_overhead.BARE]["time_ratio"]["median"] == 1
-    assert trainer_overhead.table(options | record).row_count == len(arms)
     assert capsys.readouterr().out == ""
+    assert all(name in shown("trainer_overhead", options | record) for name in arms)
 
 
 @pytest.mark.slow
@@ -220,7 +204,7 @@ def test_first_step():
     assert set(record["arms"]) == {"cold", "warm"}
     for arm in record["arms"].values():
         assert arm["to_compiling"]["median"] < arm["to_first_epoch"]["median"]
-    assert first_step.table({"rounds": 1} | record).row_count == 2
+    assert "warm" in shown("first_step", {"rounds": 1} | record)
 
 
 def test_first_step_fails_with_train(tmp_path):
@@ -228,24 +212,25 @@ def test_first_step_fails_with_train(tmp_path):
         first_step.start(["--width", "0"], tmp_path, "run")
 
 
-@pytest.mark.parametrize(
-    "path", sorted(measure.RECORDS.glob("*.json")), ids=lambda p: p.stem
-)
-def test_committed_records_can_be_shown(path):
-    record = json.loads(path.read_text())
-    benchmark = importlib.import_module(f"benchmarks.{record['benchmark']}")
-    assert path.stem.startswith(f"{record['benchmark']}-")
-    (rows,) = (record[k] for k in ("arms", "cells", "feeds") if k in record)
-    assert benchmark.table(record).row_count == len(rows)
+def test_committed_records_can_be_shown():
+    paths = sorted(tables.RECORDS.glob("*.json"))
+    assert len(paths) > 5
+    for path in paths:
+        record = json.loads(path.read_text())
+        assert path.stem.startswith(f"{record['benchmark']}-")
+        (rows,) = (record[k] for k in ("arms", "cells", "feeds") if k in record)
+        lines = [n for n in tables.show(record).split("\n") if n.startswith("|")]
+        assert len(lines) == 2 + len(rows)
+        assert len({line.count("|") for line in lines}) == 1
 
 
 def run_command(monkeypatch, *flags):
     """Runs a benchmark that returns its flags, and returns them as they were given."""
     given = {}
     monkeypatch.setattr(sys, "argv", ["benchmark", *flags])
+    monkeypatch.setitem(tables.TABLES, "name", lambda record: str(record["width"]))
     measure.main(
         *("name", "What it measures.", lambda **options: given.update(options) or {}),
-        lambda record: Table(title=str(record["width"])),
         **{"model": ["tiny"], "width": 2, "batch_size": 3},
     )
     return given
@@ -267,7 +252,6 @@ def test_a_command_writes_flags_figures_and_versions(monkeypatch, tmp_path, caps
     ("flags", "message"),
     [
         (["--width", "0"], "must be at least 1, got 0"),
-        (["--model", "resnet"], "invalid choice: 'resnet'"),
         (["--batch", "5"], "unrecognized arguments: --batch"),
     ],
 )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import step_overhead
+from benchmarks import step_overhead, tables
 
 LAYERS = 5
 
@@ -22,29 +22,32 @@ def plain(params):
 
 
 @pytest.mark.parametrize(
-    ("arm", "copies", "scalars"),
+    ("arm", "copies", "scalars", "temporary"),  # the last in layers
     [
         # Two counters, a flag of one byte, and c_0, ..., c_3.
-        ("sgd + plp", 1, 4 * (2 + 4) + 1),
-        ("sgd + window average", 1, 4 * (2 + 4) + 1),
-        ("sgd + lookahead window", 1, 4 * (2 + 6) + 1),
-        ("sgd + plp, snapshots", 4, 4 * (2 + 4) + 1),
-        ("sgd + ema_nesterov", 1, 4 * 2),
-        ("sgd + outer_nesterov", 2, 4),
-        ("sgd + tail_average", 1, 4),
+        ("sgd + plp", 1, 4 * (2 + 4) + 1, 0),
+        ("sgd + plp, snapshots", 4, 4 * (2 + 4) + 1, 1),
+        ("sgd + ema_nesterov", 1, 4 * 2, 0),
+        ("sgd + outer_nesterov", 2, 4, 0),
+        # Follows what the parameters do, for which XLA keeps the old ones.
+        ("sgd + tail_average", 1, 4, LAYERS),
         # Two counters; of each layer score, z-score, factor, a flag of one byte and two
         # counts, and the sums that are kept by layer.
-        ("amplify g1, analysis + sgd", 0, 4 * 2 + LAYERS * (5 * 4 + 1 + 2 * 4)),
-        ("amplify g1_per_weight, analysis + sgd", 1, 4 * 2 + LAYERS * (5 * 4 + 1 + 4)),
-        ("amplify g2, analysis + sgd", 2, 4 * 2 + LAYERS * (5 * 4 + 1)),
+        ("amplify g1, analysis + sgd", 0, 4 * 2 + LAYERS * (5 * 4 + 1 + 2 * 4), 0),
+        (
+            "amplify g1_per_weight, analysis + sgd",
+            1,
+            4 * 2 + LAYERS * (5 * 4 + 1 + 4),
+            0,
+        ),
+        ("amplify g2, analysis + sgd", 2, 4 * 2 + LAYERS * (5 * 4 + 1), 1),
     ],
 )
-def test_memory_beyond_sgd(params, plain, arm, copies, scalars):
-    kernels = sum(layer["kernel"].nbytes for layer in params.values())
+def test_memory_beyond_sgd(params, plain, arm, copies, scalars, temporary):
     size = sum(p.nbytes for p in jax.tree.leaves(params))
     step = step_overhead.make_step(arm, params, params)
     assert step.state_bytes - plain.state_bytes == copies * size + scalars
-    assert step.temporary_bytes < kernels / LAYERS / 4
+    assert step.temporary_bytes < (temporary + 0.25) * size / LAYERS
 
 
 def test_step_overhead(monkeypatch):
@@ -55,4 +58,4 @@ def test_step_overhead(monkeypatch):
     record = step_overhead.run(**options)
     assert tuple(record["arms"]) == few
     assert record["arms"]["sgd"]["time_ratio"]["median"] == 1
-    assert step_overhead.table(options | record).row_count == len(few)
+    assert all(name in tables.TABLES["step_overhead"](record) for name in few)

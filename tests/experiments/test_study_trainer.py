@@ -9,17 +9,17 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import estimate, plan, runner, trainer
+from experiments import runner, trainer
 from experiments.records import RecordFile
 from experiments.studies import plp
 from experiments.study import Arm, Scale, Study
 from training import recipe
 from training.engine import feed
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.errors import DivergedError
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
-from training.settings import registry
+from training.settings.methods import METHODS, Method
 
 FIELDS = {"width": 2, "epochs": 2, "batch_size": 256}
 STEPS_PER_EPOCH = 1438 * 4 // 5 // 256
@@ -32,9 +32,12 @@ RANDOM = Arm(
 )
 
 
-def signs(base, config, strategy):
+@dataclasses.dataclass(frozen=True)
+class Sign(Method):
     """A method: the sign of the gradient."""
-    return optax.chain(optax.scale_by_sign(), base)
+
+    def __call__(self, base, plan):
+        return optax.chain(optax.scale_by_sign(), base)
 
 
 class Following(Callback):
@@ -78,7 +81,7 @@ def finished(tmp_path_factory):
     """A study that has run, where each run started, and its orders of examples."""
     folder = tmp_path_factory.mktemp("study")
     starts, orders = [], []
-    initial_state, calls = Program.initial_state, feed.Resident.calls
+    initial_state, calls = Engine.initial_state, feed.Resident.calls
 
     def spying_state(self, seed, *given):
         state = initial_state(self, seed, *given)
@@ -96,9 +99,9 @@ def finished(tmp_path_factory):
         SGD, SIGN, observe=lambda prepared, c: following if c.seed == 1 else None
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "initial_state", spying_state)
+        patch.setattr(Engine, "initial_state", spying_state)
         patch.setattr(feed.Resident, "calls", spying_calls)
-        patch.setitem(registry.METHODS, "sign", f"{__name__}:signs")
+        patch.setitem(METHODS, "sign", Sign)
         runner.run(study, dataclasses.replace(SCALE, seeds=1), folder)
         runner.run(dataclasses.replace(study, arms=(SGD,)), SCALE, folder)
     return SimpleNamespace(
@@ -177,11 +180,11 @@ def test_paths_are_those_of_the_parameters(finished):
 def recipe_calls(monkeypatch, tmp_path):
     """Notes what is prepared and run; trains nothing."""
     seen = SimpleNamespace(prepared=[], configs=[], error=None)
-    program = SimpleNamespace(steps_per_epoch=1)
+    engine = SimpleNamespace(steps_per_epoch=1)
 
     def prepare(config):
         seen.prepared.append(config)
-        return SimpleNamespace(program=program, total_steps=2)
+        return SimpleNamespace(engine=engine, total_steps=2)
 
     def run(prepared, config, callback):
         seen.configs.append(config)
@@ -200,7 +203,9 @@ def test_programs_are_compiled_once_for_all_seeds(recipe_calls, tmp_path):
     scale = dataclasses.replace(SCALE, seeds=3, fields={**SCALE.fields, "epochs": 12})
     runner.run(study_of(SGD, ALL, RANDOM), scale, tmp_path)
     assert len(recipe_calls.configs) == 9
-    prepared = [(c.amplify_select, c.seed) for c in recipe_calls.prepared]
+    prepared = [
+        (config_lib.fields(c)["amplify_select"], c.seed) for c in recipe_calls.prepared
+    ]
     # Random layers are drawn by the seed inside the compiled step.
     assert sorted(map(str, prepared)) == sorted(
         map(str, [(None, 0), ("all", 0), *(("random", seed) for seed in range(3))])
@@ -292,7 +297,7 @@ def test_paths_of_a_network_without_convolutions():
 def test_plans_count_arms_runs_and_hours(tmp_path, monkeypatch):
     study = study_of(SGD, ALL)
     monkeypatch.setattr(trainer.Trainer, "measure", lambda self, task: (1800.0, 3600.0))
-    lines = list(estimate.describe(study, SCALE, tmp_path, {}))
+    lines = list(runner.describe(study, SCALE, tmp_path, {}))
     assert f"0 of 4 runs recorded already in {tmp_path}" in lines
     # Two programs of half an hour, four runs of an hour.
     assert any("2 arms x 2 seeds, 4 runs to do" in line for line in lines)
@@ -313,14 +318,14 @@ def test_a_run_is_measured_from_a_few_steps(tmp_path, monkeypatch):
             yield SimpleNamespace(state=advance(3, state), steps=5)
 
     state = SimpleNamespace(params=(), variables=())
-    program = SimpleNamespace(
+    engine = SimpleNamespace(
         steps_per_epoch=10,
         initial_state=lambda seed: state,
-        train_epoch=train_epoch,
+        train_steps=train_epoch,
         evaluate=lambda variables, examples: advance(7),
     )
     prepared = SimpleNamespace(
-        program=program, total_steps=40, dataset=SimpleNamespace(validation=None)
+        engine=engine, total_steps=40, dataset=SimpleNamespace(validation=None)
     )
     fake = SimpleNamespace(
         prepare=lambda config: advance(100, prepared),
@@ -329,7 +334,7 @@ def test_a_run_is_measured_from_a_few_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "recipe", fake)
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now))
     study = study_of(SGD)
-    (task, *_) = plan.tasks(study, SCALE)
+    (task, *_) = study.tasks(SCALE)
     compiling, running = trainer.Trainer(study, tmp_path, {}).measure(task)
     assert compiling == 100
     assert running == 40 / 5 * 3 + 4 * 7

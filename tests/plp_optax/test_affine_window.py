@@ -1,4 +1,4 @@
-"""The affine family: closed form, Lookahead, latching, gating, arguments."""
+"""The affine family: any window on any tree, Lookahead, latching, gating, arguments."""
 
 import chex
 import jax
@@ -6,48 +6,103 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import plp_optax
 from plp_optax import effective_rate_multiplier
 from tests.support import reference
-from tests.support.problems import W0, noisy_gradient, run, run_tree
+from tests.support.problems import W0, jitted, noisy_gradient, run, run_tree
 
-STORES = ("folded", "parameters", "snapshots")
+settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
+settings.load_profile("default")
+
+STORES = ("folded", "snapshots")
+SHAPES = st.sampled_from([(), (1,), (3,), (0,), (2, 0), (2, 3), (1, 2, 2)])
+NOTHING = st.sampled_from([None, optax.MaskedNode(), (), {}])
 
 
-@pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize(
-    ("coefficients", "period"),
-    [
-        ([0.0, 1.0], 1),
-        ([-0.5, 1.5], 2),
-        ([0.2, 0.3, 0.5], 2),
-        ([0.0, -0.5, 0.5, 1.0], 3),
-        ([0.4, -0.1, 0.3, 0.15, 0.25], 6),
-        ([0.1, 0.2, 0.3, -0.4, 0.3, 0.5], 5),
-    ],
+@st.composite
+def array(draw):
+    dtype = draw(st.sampled_from([jnp.float32, jnp.bfloat16]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    return jnp.asarray(rng.normal(size=draw(SHAPES)), dtype)
+
+
+TREES = st.recursive(
+    array() | NOTHING,
+    lambda child: (
+        st.lists(child, max_size=3)
+        | st.tuples(child, child)
+        | st.dictionaries(st.sampled_from("abc"), child, max_size=3)
+    ),
+    max_leaves=5,
 )
-def test_follows_the_combination_as_written(coefficients, period, store):
-    tx = plp_optax.affine_window(coefficients, period=period, store=store)
+
+
+@st.composite
+def window(draw):
+    k = draw(st.integers(1, 5))
+    free = draw(st.lists(st.floats(-2, 2, width=32), min_size=k, max_size=k))
+    return [*free, 1 - sum(free)], draw(st.integers(k, k + 3))
+
+
+@given(window(), st.integers(0, 2**31), st.sampled_from(STORES))
+def test_any_window_follows_its_definition(cycle, seed, store):
+    coefficients, period = cycle
+    rng = np.random.default_rng(seed)
+    gradients = rng.normal(size=(2 * period + 1, 3))
+    w0 = rng.normal(size=3)
     expected = reference.train(
-        W0,
-        noisy_gradient,
-        reference.MomentumSGD(0.07, momentum=0.8),
-        14,
+        w0,
+        lambda w, count: gradients[count],
+        reference.MomentumSGD(-1.0),
+        len(gradients),
         jump=lambda w, _: reference.combine(w, coefficients),
         k=len(coefficients) - 1,
         period=period,
     )
-    actual = run(optax.chain(optax.sgd(0.07, momentum=0.8), tx), 14)
-    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
+    tx = plp_optax.affine_window(coefficients, period=period, store=store)
+    with jax.enable_x64(True):
+        history, _ = run_tree(tx, jnp.asarray(w0), [jnp.asarray(g) for g in gradients])
+        np.testing.assert_allclose(history, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("k", "alpha"), [(1, 0.5), (3, 0.25), (5, 0.8), (6, 1.0)])
-def test_is_lookahead(k, alpha):
-    coefficients = plp_optax.lookahead_coefficients(k, alpha)
-    ours = optax.chain(
-        optax.sgd(0.1, momentum=0.9), plp_optax.affine_window(coefficients, period=k)
+@given(TREES, window(), st.sampled_from(STORES))
+def test_any_tree_keeps_its_structure_and_types(tree, cycle, store):
+    params = {"tree": tree}  # the tree itself may be None
+    coefficients, period = cycle
+    tx = plp_optax.affine_window(coefficients, period=period, store=store)
+    state = tx.init(params)
+    before = jax.tree.map(jax.typeof, state)
+    for _ in range(period):
+        updates, state = tx.update(params, state, params)
+        assert jax.tree.map(jax.typeof, updates) == jax.tree.map(jax.typeof, params)
+        assert jax.tree.map(jax.typeof, state) == before
+
+
+@given(
+    st.integers(2, 7),
+    st.sampled_from(["midpoint", "least_squares"]),
+    st.floats(-4, 4),
+    st.floats(-4, 4),
+)
+def test_plps_coefficients_are_affine_and_exact_on_lines(k, fit, step, slope):
+    c = plp_optax.plp_coefficients(step, window=k, fit=fit)
+    np.testing.assert_allclose(c.sum(), 1, atol=1e-12)
+    # On w_i = i * slope the prediction is the line itself at k - 1/2 + step.
+    line = slope * np.arange(k + 1)
+    np.testing.assert_allclose(c @ line, slope * (k - 0.5 + step), atol=1e-9)
+    rng = np.random.default_rng(k)
+    w = rng.normal(size=k + 1)
+    np.testing.assert_allclose(
+        c @ w, reference.PREDICT[fit](list(w), step), rtol=1e-9, atol=1e-9
     )
+
+
+@pytest.mark.parametrize(("k", "alpha"), [(1, 0.5), (5, 0.8)])
+def test_is_lookahead(k, alpha):
+    ours = optax.chain(optax.sgd(0.1, momentum=0.9), plp_optax.lookahead(k, alpha))
     theirs = optax.lookahead(optax.sgd(0.1, momentum=0.9), k, alpha)
     with jax.enable_x64(True):
         w = jnp.asarray(W0)
@@ -63,32 +118,18 @@ def test_is_lookahead(k, alpha):
             np.testing.assert_allclose(w, pair.fast, rtol=1e-12)
 
 
-def test_jump_is_the_sum_of_updates_weighted_by_coefficient_sums():
+def test_the_window_is_the_jump_so_far():
     """sum_i c_i w_i - w_k = - sum_j (c_0 + ... + c_{j-1}) u_j."""
     rng = np.random.default_rng(0)
     c = rng.normal(size=6)
     c /= c.sum()
     w = rng.normal(size=(6, 4))
-    u = np.diff(w, axis=0)
-    weights = -np.cumsum(c)[:-1]
-    np.testing.assert_allclose(c @ w - w[-1], weights @ u, atol=1e-12)
     tx = plp_optax.affine_window(c.tolist(), period=5)
     with jax.enable_x64(True):
         state = tx.init(jnp.zeros(4))
-        for u_j in u:
-            emitted, state = tx.update(jnp.asarray(u_j), state)
-        np.testing.assert_allclose(emitted, u[-1] + weights @ u, atol=1e-12)
-        np.testing.assert_allclose(state.window[0], weights @ u, atol=1e-12)
-
-
-def test_stores_agree_to_rounding_in_float32():
-    histories = []
-    for store in STORES:
-        tx = optax.chain(optax.sgd(0.1, momentum=0.9), plp_optax.plp(store=store))
-        histories.append(run(tx, 40, dtype=np.float32))
-    assert histories[0].dtype == np.float32
-    for other in histories[1:]:
-        np.testing.assert_allclose(other, histories[0], rtol=2e-5, atol=2e-6)
+        for u in np.diff(w, axis=0):
+            _, state = tx.update(jnp.asarray(u), state)
+        np.testing.assert_allclose(state.window[0], c @ w - w[-1], atol=1e-12)
 
 
 def test_snapshots_hold_the_parameters_of_the_cycle():
@@ -101,17 +142,6 @@ def test_snapshots_hold_the_parameters_of_the_cycle():
         seen.append(w + update)
         w = optax.apply_updates(w, emitted)
     chex.assert_trees_all_close(state.window, tuple(seen))
-
-
-def test_last_steps_of_a_cycle_are_the_optimizers_own():
-    tx = plp_optax.affine_window([0.0, 1.5, -0.5], period=5)
-    state = tx.init(jnp.zeros(()))
-    emitted = []
-    for u in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
-        update, state = tx.update(jnp.asarray(u), state)
-        emitted.append(float(update))
-    # w_2 = 3 becomes 1.5 w_1 - 0.5 w_2 = 0, an update of -1 instead of 2.
-    assert emitted == [1.0, -1.0, 3.0, 4.0, 5.0, 6.0]
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -158,7 +188,7 @@ def test_active_is_read_at_the_start_of_a_cycle(store):
 
 @pytest.mark.parametrize("store", STORES)
 def test_an_inactive_cycle_neither_stops_nor_keeps_a_nan(store):
-    tx = plp_optax.plp(period=3, active=lambda count: count >= 3, store=store)
+    tx = jitted(plp_optax.plp(period=3, active=lambda n: n >= 3, store=store))
     w = jnp.ones(2)
     state = tx.init(w)
     updates = [1.0, jnp.nan, 2.0, 1.0, 2.0, 4.0]
@@ -170,14 +200,25 @@ def test_an_inactive_cycle_neither_stops_nor_keeps_a_nan(store):
     np.testing.assert_array_equal(emitted, [1.0, np.nan, 2.0, 1.0, 2.0, 5.0])
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_a_cycle_forgets_a_nan_of_the_one_before(store):
+    tx = jitted(plp_optax.affine_window([0.2, 0.3, 0.5], period=3, store=store))
+    state, w = tx.init(jnp.zeros(2)), jnp.ones(2)
+    for _ in range(3):
+        _, state = tx.update(jnp.full(2, jnp.nan), state, w)
+    fresh = tx.init(jnp.zeros(2))
+    for u in (1.0, 2.0, 4.0):
+        updates, state = tx.update(jnp.full(2, u), state, w)
+        expected, fresh = tx.update(jnp.full(2, u), fresh, w)
+        np.testing.assert_array_equal(updates, expected)
+
+
 def test_state_is_one_copy_and_scalars():
     params = {"a": jnp.zeros((3, 5)), "b": jnp.zeros(7, jnp.bfloat16)}
     state = plp_optax.plp().init(params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state.window, (params,))
     rest = jax.tree.leaves(state._replace(window=()))
     assert sum(x.size for x in rest) == 3 + 4  # two counters, a flag, c_0..c_3
-    total = plp_optax.plp(store="parameters").init(params)
-    chex.assert_trees_all_equal_shapes_and_dtypes(total.window, (params,))
     snapshots = plp_optax.plp(store="snapshots").init(params)
     chex.assert_trees_all_equal_shapes_and_dtypes(snapshots.window, (params,) * 4)
 
@@ -219,11 +260,10 @@ def test_the_rate_multiplier_is_what_steady_updates_do():
         (plp_optax.plp_coefficients(2.0, window=4, fit="least_squares"), 5),
         (plp_optax.average_coefficients(3), 4),
         (plp_optax.lookahead_coefficients(5, 0.3), 5),
-        ([0.3, -0.3, 1.0], 7),
     ]:
         tx = plp_optax.affine_window(coefficients, period=period)
         with jax.enable_x64(True):
-            history, _ = run_tree(tx, jnp.zeros(()), [jnp.ones(())] * period)
+            history, _ = run_tree(jitted(tx), jnp.zeros(()), [jnp.ones(())] * period)
             np.testing.assert_allclose(
                 float(history[-1]) / period,
                 effective_rate_multiplier(coefficients, period=period),
@@ -236,29 +276,22 @@ def test_the_rate_multiplier_is_what_steady_updates_do():
     [
         ({"coefficients": [0.5, 0.4]}, r"sum to 1, got \[0.5, 0.4\]"),
         ({"coefficients": [1.0]}, r"at least two .*\[1.0\]"),
-        ({"coefficients": []}, "at least two"),
         ({"coefficients": [[0.5, 0.5]]}, "at least two"),
         ({"coefficients": "plp"}, "'plp'"),
         ({"coefficients": None}, "None"),
-        ({"coefficients": [np.nan, 1.0]}, "nan"),
-        ({"coefficients": [np.inf, -np.inf, 1.0]}, "inf"),
-        ({"coefficients": [np.inf, 0.0]}, "finite, .*inf"),
+        ({"coefficients": [np.inf, -np.inf, 1.0]}, "finite, .*inf"),
         ({"coefficients": jnp.ones(1)}, r"\(1,\)"),
         ({"coefficients": lambda count: jnp.ones((2, 2))}, r"\(2, 2\)"),
         ({"period": 2}, "at least 3, .* got 2"),
-        ({"period": 0}, "got 0"),
         ({"period": 3.0}, r"got 3\.0"),
         ({"period": True}, "got True"),
-        ({"period": "3"}, "got '3'"),
         ({"period": jnp.asarray(3)}, "'period' in static_args"),
         ({"period": 2**31}, "int32, got 2147483648"),
         ({"active": True}, "got True"),
         ({"active": lambda n: jnp.ones(2)}, r"scalar, .* of \(2,\)"),
-        ({"active": jnp.asarray(True)}, "'active' in static_args"),
-        ({"store": "fold"}, "'folded', 'parameters', 'snapshots', got 'fold'"),
+        ({"store": "fold"}, "'folded', 'snapshots', got 'fold'"),
         ({"accumulator_dtype": "int8"}, "got 'int8'"),
         ({"accumulator_dtype": "none"}, "got 'none'"),
-        ({"accumulator_dtype": jnp.zeros(())}, "'accumulator_dtype' in static_args"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):
@@ -283,3 +316,41 @@ def test_bad_arguments_are_named(kwargs, message):
 def test_bad_arguments_of_coefficients_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(
+    "coefficients",
+    [
+        plp_optax.plp_coefficients(1.1),
+        plp_optax.plp_coefficients(0.3, window=5, fit="least_squares"),
+        plp_optax.average_coefficients(3),
+        [0.5, 0.5000009],  # within the tolerance of sums in float32
+    ],
+)
+def test_updates_of_zero_change_nothing(coefficients, store):
+    """Also where the coefficients' sum rounds away from 1."""
+    tx = plp_optax.affine_window(coefficients, period=5, store=store)
+    params = jnp.asarray(np.random.default_rng(0).normal(size=100), jnp.float32)
+
+    def step(carry, _):
+        updates, state = tx.update(jnp.zeros(100), carry[1], carry[0])
+        return (optax.apply_updates(carry[0], updates), state), None
+
+    (after, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=500)
+    np.testing.assert_array_equal(after, params)
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_narrow_window_leaves_the_rest_exact(active):
+    """In float64 with a float32 window, steps without a jump pass as they are."""
+    with jax.enable_x64(True):
+        tx = plp_optax.plp(
+            active=lambda count: jnp.asarray(active), accumulator_dtype=jnp.float32
+        )
+        state = tx.init(jnp.zeros(()))
+        for count in range(8):
+            update = jnp.asarray(np.pi + count)
+            emitted, state = tx.update(update, state)
+            assert emitted.dtype == jnp.float64
+            assert bool(emitted == update) == (not active or count % 4 != 2)

@@ -19,7 +19,7 @@ from plp_optax import (
     named,
 )
 from tests.support import reference
-from tests.support.amplification import PARTS, every_measure, feed, jit, kernels
+from tests.support.amplification import PARTS, feed, jit, kernels
 
 # -- a whole strategy ------------------------------------------------------------------
 
@@ -119,9 +119,10 @@ def assert_follows_twin(history, selections, choose, measure="g2", **kwargs):
 @pytest.mark.parametrize(
     ("measure", "reselect_every", "two_sided"),
     [
-        *(("g1", None, False), ("g1", 2, True), ("g1_per_weight", 1, False)),
-        *(("g1_per_weight", None, True), ("g2", None, True), ("g2", 1, True)),
-        *(("g2", 2, False), ("g2", None, False)),
+        ("g1", 2, True),
+        ("g1_per_weight", 1, False),
+        ("g2", None, True),
+        ("g2", 2, False),
     ],
 )
 def test_strategy_follows_its_twin(measure, reselect_every, two_sided):
@@ -138,52 +139,28 @@ def test_strategy_follows_its_twin(measure, reselect_every, two_sided):
     assert_follows_twin(history, selections, choose, **kwargs)
 
 
-def test_the_twins_cases_differ():
-    """Else the test above would not tell case 1 from case 2, or selections apart."""
-    _, one_sided = run_strategy()
-    _, two_sided = run_strategy(select=by_score(THRESHOLD, two_sided=True))
-    assert np.any(one_sided[0][2] != two_sided[0][2])
-    _, often = run_strategy(reselect_every=1)
-    assert len({tuple(s[2].tolist()) for s in often}) > 1
-
-
-SELECTORS = {
-    "scores": by_score(THRESHOLD),
-    "random": at_random(0.5, seed=3),
-    "all": all_layers(),
-    "names": named("head", "conv1"),
-}
-FACTORS = {
-    "of the strategy": None,
-    "number": 3.0,
-    "schedule": lambda count: 1.0 + 0.1 * count,
-}
-
-
 @pytest.mark.parametrize(
     ("select", "factor"),
     [
-        *(("scores", "of the strategy"), ("scores", "number"), ("random", "schedule")),
-        *(("all", "number"), ("names", "schedule"), ("names", "of the strategy")),
+        (at_random(0.5, seed=3), lambda count: 1.0 + 0.1 * count),
+        (all_layers(), 3.0),
+        (named("head", "conv1"), None),
     ],
+    ids=["random", "all", "named"],
 )
 def test_every_selection_and_factor_follows_the_twin(select, factor):
-    kwargs = {"factor": FACTORS[factor], "reselect_every": 2}
-    history, selections = run_strategy(select=SELECTORS[select], **kwargs)
+    kwargs = {"factor": factor, "reselect_every": 2}
+    history, selections = run_strategy(select=select, **kwargs)
     drawn = iter([amplified.tolist() for _, _, amplified in selections])
-    of_names = [name in ("head", "conv1") for name in LAYERS]
+    assert_follows_twin(history, selections, lambda z_scores: next(drawn), **kwargs)
 
-    def choose(z_scores):
-        match select:
-            case "scores":
-                return reference.select_layers(z_scores, THRESHOLD, False)
-            case "random":
-                return next(drawn)
-            case "all":
-                return [True] * len(z_scores)
-        return of_names
 
-    assert_follows_twin(history, selections, choose, **kwargs)
+def test_all_and_named_layers():
+    names = tuple(LAYERS)
+    ones, count = jnp.ones(5), jnp.zeros((), jnp.int32)
+    assert all_layers().choose(names, ones, count).all()
+    chosen = named("head", "conv1").choose(names, ones, count).tolist()
+    assert chosen == [False, True, False, False, True]
 
 
 # -- random selection ------------------------------------------------------------------
@@ -198,9 +175,7 @@ def random_selections(layers=12, selections=6, **kwargs):
     return [tuple(s.amplified.tolist()) for s in feed(tx, gradients)[1][1:]]
 
 
-@pytest.mark.parametrize(
-    ("ratio", "drawn"), [(0.01, 1), (0.25, 3), (0.5, 6), (0.7, 8), (1.0, 12)]
-)
+@pytest.mark.parametrize(("ratio", "drawn"), [(0.01, 1), (0.7, 8), (1.0, 12)])
 def test_random_draws_the_ratio_of_layers_at_least_one(ratio, drawn):
     assert {sum(s) for s in random_selections(ratio=ratio)} == {drawn}
 
@@ -243,7 +218,6 @@ def test_a_window_at_step_0_and_one_right_behind():
         (1, [3, 5, 7, 9]),
         (2, [3, 7]),
         (3, [3, 9]),
-        (4, [3]),
         (5, [3]),
     ],
 )
@@ -328,24 +302,16 @@ def test_parameters_outside_of_layers_pass_and_do_not_count():
 # -- apply=False -----------------------------------------------------------------------
 
 
-@every_measure
-def test_apply_false_measures_and_changes_nothing(measure):
+def test_apply_false_measures_and_changes_nothing():
     rows = np.random.default_rng(2).normal(size=(8, 3, 4)).astype(np.float32) + 0.4
     gradients = [kernels(row) for row in rows]
     windows = [AmplificationWindow(0, 6, 2, factor=3.0)]
-    make = functools.partial(
-        plp_optax.amplify_layers, windows, measure=measure, select=by_score(0.5)
-    )
+    make = functools.partial(plp_optax.amplify_layers, windows, select=by_score(0.5))
     outputs, states = feed(make(apply=False), gradients)
-    amplified, expected = feed(make(), gradients)
+    _, expected = feed(make(), gradients)
     chex.assert_trees_all_equal(outputs, gradients)
     chex.assert_trees_all_equal(states, expected)  # the factors included
     assert {float(f) for f in states[3].factors} == {1.0, 3.0}
-    for step, updates in enumerate(amplified):  # which are what the other multiplies by
-        for i, name in enumerate("abc"):
-            np.testing.assert_array_equal(
-                updates[name]["kernel"], states[step].factors[i] * rows[step, i]
-            )
 
 
 def test_apply_false_has_factors_of_1_in_epochs_analyzed_again():
@@ -404,50 +370,28 @@ def window(**kwargs):
     ("kwargs", "message"),
     [
         ({"strategy": None}, "got None"),
-        ({"strategy": "paper"}, "got 'paper'"),
-        ({"strategy": 3}, "got 3"),
-        ({"strategy": [3]}, r"got \[3\]"),
         ({"strategy": []}, r"nothing to do: \[\]"),
         ({"strategy": TrainingStrategy([(3, 0.1)], 5)}, "nothing to do: .*0.1"),
         ({"strategy": STAGES}, "stop .* got 0.1.*steps_per_epoch"),
         (window(start=-1), "start .* got -1"),
-        (window(start=0.0), r"start .* got 0\.0"),
-        (window(stop="8"), "stop .* got '8'"),
         (window(stop=4), "stop=4, .* before its analysis epoch does"),
         (window(stop=2**31), r"stop .* int32, got 2147483648"),
         (window(epoch_steps=0), "epoch_steps .* got 0"),
-        (window(factor=0.0), r"factor=0\.0\) must be positive"),
-        (window(factor=np.inf), "factor .* got inf"),
+        (window(factor=0.0), r"factor .* must be above 0, got 0\.0"),
         ({"strategy": [(0, 8, 4, 2.0), (7, 20, 4, 2.0)]}, "start=7, .* begins before"),
-        ({"strategy": [(9, 20, 4, 2.0), (0, 8, 4, 2.0)]}, "start=0, .* begins before"),
         ({"select": "scores"}, "selector such as .* got 'scores'"),
-        ({"select": ["a"]}, r"got \['a'\]"),
-        ({"steps_per_epoch": 0}, "steps_per_epoch .* got 0"),
         (
             {"strategy": TrainingStrategy(STAGES, 5), "steps_per_epoch": 5},
             "has its own",
         ),
         ({"measure": "g3"}, "'g1', 'g1_per_weight', 'g2', got 'g3'"),
         ({"factor": 0.0}, r"factor .* got 0\.0"),
-        ({"factor": -2}, "factor .* got -2"),
-        ({"factor": np.inf}, "factor .* got inf"),
-        ({"factor": "2"}, "factor .* got '2'"),
         ({"factor": jnp.ones(3)}, r"factor .* \(3,\)"),
         ({"reselect_every": 0}, "reselect_every .* got 0"),
-        ({"reselect_every": 1.0}, r"reselect_every .* got 1\.0"),
         ({"reselect_every": jnp.asarray(1)}, "'reselect_every' in static_args"),
         ({"layers": "kernel"}, "got 'kernel'"),
-        ({"layers": None}, "got None"),
-        ({"layers": [("(", "a")]}, r"got \[\('\(', 'a'\)\]"),
         ({"apply": 0}, "apply .* got 0"),
-        ({"apply": jnp.asarray(True)}, "'apply' in static_args"),
         ({"accumulator_dtype": "bfloat16"}, "float32 or wider, got 'bfloat16'"),
-        ({"accumulator_dtype": jnp.float16}, "float32 or wider"),
-        ({"accumulator_dtype": "int32"}, "accumulator_dtype .* got 'int32'"),
-        (
-            {"accumulator_dtype": jnp.zeros(())},
-            "'accumulator_dtype' in static_args",
-        ),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):
@@ -459,34 +403,20 @@ def test_bad_arguments_are_named(kwargs, message):
     ("call", "message"),
     [
         (lambda: by_score(-0.5), r"threshold .* got -0\.5"),
-        (lambda: by_score(np.nan), "threshold .* got nan"),
-        (lambda: by_score(None), "threshold .* got None"),
-        (lambda: by_score(True), "threshold .* got True"),
         (lambda: by_score(jnp.ones(2)), r"threshold .* \(2,\)"),
         (lambda: by_score(two_sided=1), "two_sided .* got 1"),
         (lambda: by_score(two_sided=jnp.asarray(True)), "'two_sided' in static_args"),
-        (lambda: at_random(None), "ratio .* got None"),
-        (lambda: at_random(0.0), r"\(0, 1\], got 0\.0"),
-        (lambda: at_random(1.5), r"\(0, 1\], got 1\.5"),
-        (lambda: at_random(np.nan), "ratio .* got nan"),
-        (lambda: at_random("half"), "ratio .* got 'half'"),
+        (lambda: at_random(0.0), r"ratio .* above 0 and at most 1, got 0\.0"),
+        (lambda: at_random(1.5), r"got 1\.5"),
         (lambda: at_random(jnp.asarray(0.5)), "ratio must be a number, got a jax"),
         (lambda: at_random(0.5, seed=-1), "seed .* got -1"),
-        (lambda: at_random(0.5, seed=0.5), r"seed .* got 0\.5"),
-        (lambda: at_random(0.5, seed=jnp.asarray(0)), "'seed' in static_args"),
         (lambda: named(), r"at least one, got \(\)"),
         (lambda: named(1), r"got \(1,\)"),
-        (lambda: named({"a"}), r"got \(\{'a'\},\)"),
     ],
 )
 def test_bad_arguments_of_selectors_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_flags_may_be_numpys():
-    by_score(two_sided=np.True_)
-    plp_optax.amplify_layers(**GOOD, apply=np.False_)
 
 
 def test_layers_to_select_must_exist():
@@ -498,3 +428,12 @@ def test_layers_to_select_must_exist():
 def test_windows_may_be_plain_tuples_and_numpy_numbers():
     plain = [(np.int64(0), np.int32(4), 2, np.float32(3.0))]
     assert timeline(plain, 5) == timeline([AmplificationWindow(0, 4, 2, 3.0)], 5)
+
+
+def test_the_papers_tuples_with_steps_per_epoch():
+    stages = [(1, 0.1, 0, 1), (4, 0.1, 1, 3.0)]
+    gradients = [kernels(np.ones((2, 1), np.float32))] * 8
+    strategy = plp_optax.TrainingStrategy(stages, steps_per_epoch=2)
+    expected = feed(plp_optax.amplify_layers(strategy, select=all_layers()), gradients)
+    tx = plp_optax.amplify_layers(stages, steps_per_epoch=2, select=all_layers())
+    chex.assert_trees_all_equal(feed(tx, gradients), expected)

@@ -1,70 +1,39 @@
-"""Amplification: the same on every replica; its identities; its memory and types."""
+"""Amplification: identities, memory and types, split parameters, unusual trees."""
 
+import functools
 import math
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import plp_optax
-from plp_optax import AmplificationWindow, all_layers, at_random, by_score, named
+from plp_optax import (
+    AmplificationWindow,
+    all_layers,
+    at_random,
+    by_score,
+    named,
+    stacked,
+)
 from tests.support.amplification import (
     EPOCH,
+    HALF,
     IDENTITY_WINDOWS,
-    MEASURES,
     analyze,
+    every_measure,
     feed,
     jit,
     kernels,
 )
 
-# -- replicas --------------------------------------------------------------------------
-
-KINDS = {
-    "scores": {"measure": "g1_per_weight", "select": by_score(0.5)},
-    "two-sided": {"select": by_score(0.5, two_sided=True)},
-    "random": {"select": at_random(0.4)},
-    "names": {"select": named("a", "d")},
-}
-
-
-@pytest.mark.parametrize("kwargs", KINDS.values(), ids=KINDS.keys())
-def test_replicas_select_the_same_layers(kwargs):
-    """Every device sees other gradients and averages them in the step."""
-    devices, steps, layers = 4, 4, 5
-    assert jax.device_count() == devices
-    rng = np.random.default_rng(5)
-    drift = np.array([0.0, 0.1, 0.3, 1.0, 3.0]).reshape(-1, 1)
-    gradients = rng.normal(size=(steps, devices, layers, 6)) + drift
-    windows = [AmplificationWindow(0, 6, 2, factor=2.0)]
-    tx = plp_optax.amplify_layers(windows, reselect_every=1, **kwargs)
-
-    def step(state, gradient):
-        return tx.update(jax.lax.pmean(gradient, "batch"), state)
-
-    parallel = jax.pmap(step, axis_name="batch", in_axes=(None, 0), out_axes=(0, None))
-    params = kernels(np.zeros((layers, 6), np.float32))
-    state = alone = tx.init(params)
-    for gradient in gradients:
-        per_device = kernels(np.moveaxis(gradient, 1, 0).astype(np.float32))
-        updates, state = parallel(state, per_device)
-        mean = jax.tree.map(lambda g: g.mean(0), per_device)
-        expected, alone = tx.update(mean, alone)
-    for leaf in jax.tree.leaves((state, updates)):
-        replicas = [np.asarray(shard.data) for shard in leaf.addressable_shards]
-        assert len(replicas) == devices
-        for replica in replicas[1:]:
-            np.testing.assert_array_equal(replica, replicas[0])
-    assert int(state.selections) == 2
-    assert np.any(state.amplified)
-    np.testing.assert_array_equal(state.amplified, alone.amplified)
-    for i in range(devices):
-        one = jax.tree.map(lambda u, i=i: u[i], updates)
-        chex.assert_trees_all_close(one, expected, rtol=1e-5)
-
+WINDOWS = [AmplificationWindow(0, 6, 3, factor=2.0)]
 
 # -- identities ------------------------------------------------------------------------
 
@@ -120,8 +89,9 @@ def divide(tree, names, divisor):
     }
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("selected", [["conv"], ["conv", "head"]], ids=str)
+@pytest.mark.parametrize(
+    ("selected", "nesterov"), [(["conv"], False), (["conv", "head"], True)]
+)
 def test_amplifying_a_scale_invariant_weight_is_shrinking_it(selected, nesterov):
     """With L(cw) = L(w) the gradient at w/s is s times that at w, s = sqrt(f). So
 
@@ -223,38 +193,15 @@ def test_memory_by_measure(measure, buffers):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
 
 
-@pytest.mark.parametrize("measure", ["g1_per_weight", "g2"])
 @pytest.mark.parametrize(
-    ("dtype", "accumulator", "expected"),
-    [
-        (jnp.float32, None, jnp.float32),
-        (jnp.bfloat16, None, jnp.float32),
-        (jnp.float16, None, jnp.float32),
-        (jnp.bfloat16, "float32", jnp.float32),
-    ],
+    ("dtype", "expected"), [("bfloat16", "float32"), ("float64", "float64")]
 )
-def test_accumulator_dtype(measure, dtype, accumulator, expected):
-    params = kernels(np.zeros((3, 4)).astype(dtype))
-    tx = plp_optax.amplify_layers(
-        IDENTITY_WINDOWS,
-        measure=measure,
-        select=all_layers(),
-        accumulator_dtype=accumulator,
-    )
-    outputs, states = feed(tx, [params] * 2)
-    for state in states:
-        buffers = [x for x in jax.tree.leaves(state) if x.shape == (4,)]
-        assert {x.dtype for x in buffers} == {jnp.dtype(expected)}
-    assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype(dtype)}
-
-
-def test_accumulators_of_float64_parameters_are_float64():
+def test_accumulators_are_float32_at_least(dtype, expected):
     with jax.enable_x64(True):
         tx = plp_optax.amplify_layers(IDENTITY_WINDOWS, select=all_layers())
-        state = tx.init(kernels(np.zeros((3, 4))))
-        assert {x.dtype for x in jax.tree.leaves(state.signed_sums)} == {
-            jnp.dtype("float64")
-        }
+        state = tx.init(kernels(np.zeros((3, 4), jnp.dtype(dtype))))
+        sums = jax.tree.leaves((state.signed_sums, state.absolute_sums))
+        assert {x.dtype for x in sums} == {jnp.dtype(expected)}
 
 
 @pytest.mark.parametrize(
@@ -276,17 +223,6 @@ def test_bfloat16_gradients_are_summed_in_float32(measure, signed, absolute, sco
     np.testing.assert_allclose(state.scores, score, rtol=1e-6)
 
 
-def test_bfloat16_gradients_are_multiplied_in_float32():
-    gradient = kernels(jnp.full((2, 1), 1.0078125, jnp.bfloat16))
-    windows = [AmplificationWindow(0, 2, 1, factor=1.7)]
-    outputs, _ = feed(
-        plp_optax.amplify_layers(windows, select=all_layers()), [gradient] * 2
-    )
-    expected = jnp.asarray(np.float32(1.0078125) * np.float32(1.7), jnp.bfloat16)
-    assert outputs[1]["a"]["kernel"].dtype == jnp.bfloat16
-    assert outputs[1]["a"]["kernel"][0] == expected
-
-
 def test_empty_leaves_none_and_masked_nodes():
     gradient = {
         "a": {"kernel": jnp.ones((2, 2)), "bias": None},
@@ -294,7 +230,7 @@ def test_empty_leaves_none_and_masked_nodes():
         "c": {"kernel": jnp.asarray(1.0)},
     }
     windows = [AmplificationWindow(0, 4, 2, factor=2.0)]
-    for measure in MEASURES:
+    for measure in ("g1", "g2"):
         tx = plp_optax.amplify_layers(windows, measure=measure, select=all_layers())
         outputs, states = feed(tx, [gradient] * 3)
         np.testing.assert_array_equal(states[2].scores, [1, 0, 1])
@@ -315,3 +251,240 @@ def test_an_empty_tree(empty):
         updates, after = jit(tx.update)(empty, state)
         assert jax.tree.structure(updates) == jax.tree.structure(empty)
         chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+
+
+def complex_score(measure, g):
+    """The measures' definitions with magnitudes; g[i, j] of iteration i, weight j."""
+    if measure == "g1":
+        return abs(g.sum()) / abs(g).sum()
+    if measure == "g1_per_weight":
+        return abs(g.sum(0)).sum() / abs(g).sum()
+    return (abs(g.sum(0)) / abs(g).sum(0)).mean()
+
+
+@every_measure
+def test_complex_gradients_keep_their_imaginary_part(measure):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(4, 3, 5)) + 1j * rng.normal(size=(4, 3, 5))
+    rows = noise + np.array([0.0, 2.0j, 9.0j]).reshape(3, 1)
+    gradients = [kernels(row.astype(np.complex64)) for row in rows]
+    state, _ = analyze(gradients, measure=measure)
+    expected = [complex_score(measure, rows[:, layer]) for layer in range(3)]
+    np.testing.assert_allclose(state.scores, expected, rtol=1e-5)
+    steady, _ = analyze([kernels(np.full((2, 3), 1j, np.complex64))] * 3)
+    np.testing.assert_allclose(steady.scores, 1, rtol=1e-6)
+
+
+def test_complex_gradients_are_multiplied():
+    gradients = [kernels(np.full((2, 3), 1 + 2j, np.complex64))] * 4
+    tx = plp_optax.amplify_layers(WINDOWS, select=all_layers())
+    outputs, _ = feed(tx, gradients)
+    np.testing.assert_array_equal(outputs[3]["a"]["kernel"], np.full(3, 2 + 4j))
+
+
+def test_a_state_of_numpy_arrays_becomes_one_of_jax_arrays():
+    """As after ``jax.device_get`` or a restore, with updates that are not compiled."""
+    gradient = kernels(np.ones((3, 2), np.float32))
+    for tx in (
+        plp_optax.amplify_layers(WINDOWS, select=HALF),
+        plp_optax.plp(),
+        plp_optax.plp(store="snapshots"),
+    ):
+        state = tx.init(gradient)
+        _, new = tx.update(gradient, jax.device_get(state), gradient)
+        assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(new))
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
+
+
+def test_many_windows_are_no_larger_a_program_than_one():
+    params = kernels(np.zeros((3, 2), np.float32))
+
+    def size(windows):
+        tx = plp_optax.amplify_layers(windows, select=all_layers())
+        jaxpr = jax.make_jaxpr(tx.update)(params, tx.init(params))
+        return len(jaxpr.eqns)
+
+    many = [AmplificationWindow(100 * i, 100 * i + 20, 10, 2.0) for i in range(16)]
+    assert size(many) == size(many[:1])
+
+
+# -- several devices -------------------------------------------------------------------
+
+
+def split_problem():
+    rng = np.random.default_rng(6)
+    rows = rng.normal(size=(5, 3, 8, 2)) + np.array([0.0, 0.4, 2.0]).reshape(3, 1, 1)
+    mesh = jax.make_mesh((4,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    return [kernels(row) for row in rows], mesh
+
+
+def test_parameters_that_jit_shards_are_measured_as_if_they_were_not():
+    with jax.enable_x64(True):
+        gradients, mesh = split_problem()
+        tx = plp_optax.amplify_layers(WINDOWS, select=HALF)
+        placed = jax.device_put(gradients, NamedSharding(mesh, P("model")))
+        outputs, states = feed(tx, placed)
+        expected = feed(tx, gradients)
+        assert np.any(states[3].amplified)
+        assert not np.all(states[3].amplified)
+        chex.assert_trees_all_close((outputs, states), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("measure", "check_vma"), [("g1", True), ("g1_per_weight", False), ("g2", True)]
+)
+def test_parameters_that_shard_map_splits_are_measured_over_the_axis(
+    measure, check_vma
+):
+    with jax.enable_x64(True):
+        gradients, mesh = split_problem()
+        make = functools.partial(
+            plp_optax.amplify_layers, WINDOWS, measure=measure, select=HALF
+        )
+        expected_outputs, expected = feed(make(), gradients)
+        tx = make(axis_name="model")
+
+        def specs(state):
+            return jax.tree.map(lambda x: P("model") if x.ndim == 2 else P(), state)
+
+        def run(gradients):
+            state = tx.init(gradients[0])
+            for gradient in gradients:
+                updates, state = tx.update(gradient, state)
+            return updates, state
+
+        out = specs((expected_outputs[-1], expected[-1]))
+        split = jax.shard_map(
+            run, mesh=mesh, in_specs=P("model"), out_specs=out, check_vma=check_vma
+        )
+        updates, state = jit(split)(gradients)
+        assert not np.all(expected[-1].amplified)
+        chex.assert_trees_all_close(state, expected[-1], rtol=1e-9)
+        chex.assert_trees_all_close(updates, expected_outputs[-1], rtol=1e-9)
+
+
+# -- around optimizers -----------------------------------------------------------------
+
+
+def path_length(tx, gradients):
+    """The sum of the norms of the amplified steps."""
+    state, update, length = tx.init(gradients[0]), jit(tx.update), 0.0
+    for count, gradient in enumerate(gradients):
+        updates, state = update(gradient, state, gradients[0])
+        length += float(optax.tree.norm(updates)) if count >= 3 else 0.0
+    return length
+
+
+OPTIMIZERS = {
+    "adam": (optax.adam(0.1), 1.0),
+    "clipped": (optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0)), 1.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "before"), OPTIMIZERS.values(), ids=OPTIMIZERS.keys()
+)
+def test_inner_amplifies_what_scale_invariant_optimizers_return(optimizer, before):
+    """Placed before such an optimizer, a factor of 5 nearly vanishes."""
+    rows = np.random.default_rng(8).normal(size=(12, 2, 5)).astype(np.float32)
+    gradients = [kernels(row) for row in rows]
+    windows = [AmplificationWindow(0, 12, 3, factor=5.0)]
+    make = functools.partial(plp_optax.amplify_layers, windows, select=all_layers())
+    plain = path_length(optimizer, gradients)
+    first = path_length(optax.chain(make(), optimizer), gradients) / plain
+    inner = path_length(make(inner=optimizer), gradients) / plain
+    np.testing.assert_allclose(inner, 5, rtol=1e-5)
+    assert before - 0.1 < first < before + 0.9
+
+
+def test_inner_measures_raw_gradients_and_changes_no_optimizer_state():
+    rows = np.random.default_rng(9).normal(size=(8, 3, 4)).astype(np.float32) + 0.5
+    gradients = [kernels(row) for row in rows]
+    adam = optax.scale_by_adam()
+    _, measured = feed(plp_optax.amplify_layers(WINDOWS, select=HALF), gradients)
+    outputs, states = feed(
+        plp_optax.amplify_layers(WINDOWS, select=HALF, inner=adam), gradients
+    )
+    plain, adam_states = feed(adam, gradients)
+    for step, state in enumerate(states[:-1]):
+        np.testing.assert_array_equal(state.scores, measured[step].scores)
+        chex.assert_trees_all_close(state.inner_state, adam_states[step], rtol=1e-6)
+        for i, name in enumerate("abc"):
+            expected = state.factors[i] * plain[step][name]["kernel"]
+            actual = outputs[step][name]["kernel"]
+            np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    assert any(np.any(s.factors != 1) for s in states)
+
+
+# -- trees -----------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return jnp.tanh(nn.Dense(3, name="dense")(x)), None
+
+
+class Scanned(nn.Module):
+    """Four blocks whose parameters are stacked, and a head."""
+
+    @nn.compact
+    def __call__(self, x):
+        blocks = nn.scan(
+            Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=4
+        )
+        x, _ = blocks(name="blocks")(x, None)
+        return nn.Dense(1, name="head")(x)
+
+
+def unstack(params):
+    """The same parameters, a module for each block."""
+    dense = params["blocks"]["dense"]
+    blocks = {f"block{i}": jax.tree.map(lambda x, i=i: x[i], dense) for i in range(4)}
+    return blocks | {"head": params["head"]}
+
+
+@pytest.mark.parametrize("measure", ["g1_per_weight", "g2"])
+def test_every_slice_of_a_scanned_block_is_a_layer(measure):
+    shape = jnp.ones((2, 3))
+    params = jax.eval_shape(Scanned().init, jax.random.key(0), shape)["params"]
+    rng = np.random.default_rng(1)
+    offsets = np.array([0.0, 3.0, 0.2, 0.5], np.float32)  # of the blocks
+
+    def random(x):
+        offset = offsets.reshape(4, *[1] * (x.ndim - 1)) if x.shape[0] == 4 else 0.1
+        return jnp.asarray(rng.normal(size=x.shape) + offset, jnp.float32)
+
+    gradients = [jax.tree.map(random, params) for _ in range(6)]
+    make = functools.partial(
+        plp_optax.amplify_layers, WINDOWS, measure=measure, select=HALF
+    )
+    outputs, states = feed(make(layers=stacked("blocks/.*")), gradients)
+    expected, other = feed(make(), [unstack(g) for g in gradients])
+    names = plp_optax.layer_names(params, stacked("blocks/.*"))
+    assert names == (*(f"blocks/dense[{i}]" for i in range(4)), "head")
+    np.testing.assert_allclose(states[-1].z_scores, other[-1].z_scores, rtol=1e-4)
+    assert states[-1].amplified.tolist() == [False, True, False, False, False]
+    np.testing.assert_array_equal(states[-1].amplified, other[-1].amplified)
+    chex.assert_trees_all_close(unstack(outputs[-1]), expected[-1], rtol=1e-6)
+    # Without the rule the blocks are one layer.
+    assert plp_optax.layer_names(params) == ("blocks/dense", "head")
+
+
+@pytest.mark.parametrize("measure", ["g1", "g2"])
+def test_gradients_of_none_do_not_shift_the_other_layers(measure):
+    rows = np.random.default_rng(5).normal(size=(4, 4, 6)).astype(np.float32)
+    rows += np.array([5.0, 0.0, 0.7, 3.0], np.float32).reshape(4, 1)
+    params = kernels(rows[0])
+    none = [kernels(row) | {"a": {"kernel": None}} for row in rows]
+    tx = plp_optax.amplify_layers(WINDOWS, measure=measure, select=HALF)
+    state, update = tx.init(params), jit(tx.update)
+    for gradient in none:
+        updates, state = update(gradient, state, params)
+    assert updates["a"]["kernel"] is None
+    _, expected = feed(tx, [{n: k for n, k in g.items() if n != "a"} for g in none])
+    np.testing.assert_array_equal(state.scores[1:], expected[-1].scores)
+    np.testing.assert_array_equal(state.z_scores[1:], expected[-1].z_scores)
+    assert state.amplified.tolist() == [False, *expected[-1].amplified.tolist()]
+    with pytest.raises(ValueError, match="finds 3 layers, and init found 4"):
+        tx.update(none[0], state)

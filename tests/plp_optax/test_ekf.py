@@ -1,16 +1,15 @@
-"""The extended Kalman filter: exact against NumPy, and a good citizen of optax."""
+"""The extended Kalman filter: exact against NumPy, stable, and what it refuses."""
 
 import chex
-import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from orbax.checkpoint import v1 as ocp
 
 import plp_optax
 from plp_optax import _ekf
+from tests.support.problems import jit
 
 SETTINGS = {
     "prior_variance": 2.0,
@@ -60,7 +59,7 @@ def make_step(tx, model=network):
 
 def run(tx, params, samples, model=network):
     """Parameters and state after all samples, updated in a Python loop."""
-    step = jax.jit(make_step(tx, model))
+    step = jit(make_step(tx, model))
     carry = params, tx.init(params)
     for sample in zip(*samples, strict=True):
         carry, _ = step(carry, sample)
@@ -71,10 +70,6 @@ PARAMS = make_params()
 SAMPLES = make_samples()
 JACOBIAN = jax.jacrev(network)(PARAMS, SAMPLES[0][0])
 INNOVATION = jnp.asarray([0.5, -1.0])
-
-
-def avals(tree):
-    return jax.tree.map(jax.typeof, tree)
 
 
 def assert_close(a, b, tolerance=2e-5):
@@ -106,14 +101,13 @@ class Twin:
         self.p = p - k @ a @ p + self.q * np.eye(self.w.size)
 
 
-@pytest.mark.parametrize("model", [one_output, network])
-@pytest.mark.parametrize("settings", [{}, SETTINGS], ids=["defaults", "settings"])
+@pytest.mark.parametrize(("model", "settings"), [(one_output, {}), (network, SETTINGS)])
 def test_equals_the_textbook(model, settings):
     with jax.enable_x64(True):
         params, samples = make_params(float), make_samples(dtype=float)
         flat, unravel = jax.flatten_util.ravel_pytree(params)
         twin = Twin(np.asarray(flat), **settings)
-        linearize = jax.jit(lambda p, x: (model(p, x), jax.jacrev(model)(p, x)))
+        linearize = jit(lambda p, x: (model(p, x), jax.jacrev(model)(p, x)))
         for x, y in zip(*samples, strict=True):
             prediction, jacobian = linearize(unravel(twin.w), x)
             m = prediction.size
@@ -126,8 +120,7 @@ def test_equals_the_textbook(model, settings):
         np.testing.assert_allclose(state.covariance, twin.p, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("forgetting", [1.0, 0.9])
+@pytest.mark.parametrize(("outputs", "forgetting"), [(1, 0.9), (3, 1.0)])
 def test_on_a_linear_model_it_is_ridge_regression(outputs, forgetting):
     rng = np.random.default_rng(1)
     n, size, p0, r = 40, 5, 3.0, 0.2
@@ -156,7 +149,7 @@ def test_outputs_at_once_equal_outputs_one_by_one_on_a_linear_model():
         w = jnp.asarray(rng.normal(size=3))
         step = make_step(tx, lambda w, a: a @ w)
         a, y = jnp.asarray(a), jnp.asarray(y)
-        at_once, _ = jax.jit(step)((w, tx.init(w)), (a, y))
+        at_once, _ = jit(step)((w, tx.init(w)), (a, y))
         one_by_one, _ = jax.lax.scan(step, (w, tx.init(w)), (a[:, None], y[:, None]))
     assert_close(at_once, one_by_one, 1e-13)
 
@@ -228,195 +221,35 @@ def test_learns_a_network_inside_scan():
     teacher = jax.tree.map(lambda p: 1 - p, PARAMS)
     tx = plp_optax.ekf(measurement_noise=1e-3)
     samples = x, jax.vmap(network, (None, 0))(teacher, x)
-    _, errors = jax.lax.scan(make_step(tx), (PARAMS, tx.init(PARAMS)), samples)
+    train = jit(lambda carry, xs: jax.lax.scan(make_step(tx), carry, xs)[1])
+    errors = train((PARAMS, tx.init(PARAMS)), samples)
     assert jnp.mean(errors[-100:] ** 2) < jnp.mean(errors[:20] ** 2) / 1000
-
-
-# -- what every optax transformation owes its users ------------------------------------
-
-
-def test_ignores_other_arguments_and_needs_no_parameters():
-    tx = plp_optax.ekf(**SETTINGS)
-    assert isinstance(tx, optax.GradientTransformationExtraArgs)
-    state, update = tx.init(PARAMS), jax.jit(tx.update)
-    plain = update(JACOBIAN, state, PARAMS, innovation=INNOVATION)
-    extra = update(JACOBIAN, state, innovation=INNOVATION, value=1.0, other=None)
-    chex.assert_trees_all_equal(plain, extra)
 
 
 @pytest.mark.parametrize(
     ("dtypes", "kept"),
-    [
-        (("bfloat16",), "float32"),
-        (("float32",), "float32"),
-        (("float64",), "float64"),
-        (("float32", "float64", "float16"), "float64"),
-    ],
-    ids=lambda x: "-".join(x) if isinstance(x, tuple) else x,
+    [(["bfloat16"], "float32"), (["float32", "float64", "float16"], "float64")],
 )
-def test_types(dtypes, kept):
+def test_covariance_has_the_widest_type(dtypes, kept):
     with jax.enable_x64(True):
         params = [jax.ShapeDtypeStruct((2, i), d) for i, d in enumerate(dtypes)]
-        tx = plp_optax.ekf(**SETTINGS)
-        state = jax.eval_shape(tx.init, params)
-        assert state.covariance.dtype == kept
-        updates, after = jax.eval_shape(
-            lambda j, s, e: tx.update(j, s, j, innovation=e),
-            params,
-            state,
-            jax.ShapeDtypeStruct((), dtypes[0]),
-        )
-        assert avals(after) == avals(state)
-        assert avals(updates) == avals(params)
-
-
-def test_state_is_arrays_that_abstract_parameters_give_too():
-    tx = plp_optax.ekf(4.0)
-    state = tx.init({"w": jnp.asarray(1.0) * 1, "scalar": 2.0})
-    np.testing.assert_array_equal(state.covariance, 4 * np.eye(2))
-    assert not state.covariance.weak_type
-    chex.assert_trees_all_equal_shapes_and_dtypes(
-        jax.eval_shape(tx.init, PARAMS), tx.init(PARAMS)
-    )
-
-
-def test_donation_and_one_compilation():
-    tx = plp_optax.ekf(**SETTINGS)
-    chex.clear_trace_counter()
-    step = chex.assert_max_traces(make_step(tx), n=1)
-    donated = jax.jit(step, donate_argnums=0)
-    carry = jax.tree.map(jnp.copy, PARAMS), tx.init(PARAMS)
-    for sample in zip(*SAMPLES, strict=True):
-        carry, _ = donated(carry, sample)
-    assert donated._cache_size() == 1
-    assert_close(carry, run(tx, PARAMS, SAMPLES))
-
-
-def test_without_compilation():
-    tx = plp_optax.ekf()
-    w, a = jnp.asarray([1.0, -2.0]), jnp.asarray([0.5, 3.0])
-    arguments = {"innovation": jnp.ones(())}
-    eager = tx.update(a, tx.init(w), w, **arguments)
-    assert_close(eager, jax.jit(tx.update)(a, tx.init(w), w, **arguments))
-
-
-def test_a_stack_of_filters():
-    tx = plp_optax.ekf(**SETTINGS)
-    samples = jax.tree.map(lambda x: x[:4], SAMPLES)
-    scales = jnp.asarray([1.0, -0.5])
-    stacked = jax.vmap(lambda s: jax.tree.map(lambda p: s * p, PARAMS))(scales)
-    carry = stacked, jax.vmap(tx.init)(stacked)
-    scan = jax.vmap(lambda c: jax.lax.scan(make_step(tx), c, samples)[0])
-    first = jax.tree.map(lambda x: x[0], scan(carry))
-    assert_close(first, run(tx, PARAMS, samples))
-
-
-def test_gathered_over_devices_it_is_one_update_of_all_samples():
-    tx = plp_optax.ekf(**SETTINGS)
-    devices = jax.device_count()
-    assert devices == 4
-
-    def step(params, state, x, y):
-        prediction, jacobian = network(params, x), jax.jacrev(network)(params, x)
-        jacobian, innovation = jax.lax.all_gather(
-            (jacobian, y - prediction), "batch", tiled=True
-        )
-        updates, state = tx.update(jacobian, state, params, innovation=innovation)
-        return optax.apply_updates(params, updates), state
-
-    mapped = jax.pmap(
-        step, axis_name="batch", in_axes=(None, None, 0, 0), out_axes=None
-    )
-    x, y = (v[:devices] for v in SAMPLES)
-    params, state = mapped(PARAMS, tx.init(PARAMS), x, y)
-
-    def batched(params, x):
-        return jax.vmap(network, (None, 0))(params, x).reshape(-1)
-
-    expected, _ = jax.jit(make_step(tx, batched))(
-        (PARAMS, tx.init(PARAMS)), (x, y.reshape(-1))
-    )
-    assert_close((params, state), expected)
-    for leaf in jax.tree.leaves((params, state)):
-        for shard in leaf.addressable_shards:
-            np.testing.assert_array_equal(shard.data, leaf)
+        assert jax.eval_shape(plp_optax.ekf().init, params).covariance.dtype == kept
 
 
 def test_chains():
     """The next transformation sees the update, with the parameters' shapes."""
     halved = optax.chain(plp_optax.ekf(), optax.scale(0.5))
     tx = plp_optax.ekf()
-    full, _ = jax.jit(tx.update)(JACOBIAN, tx.init(PARAMS), innovation=INNOVATION)
-    half, _ = jax.jit(halved.update)(
+    full, _ = jit(tx.update)(JACOBIAN, tx.init(PARAMS), innovation=INNOVATION)
+    half, _ = jit(halved.update)(
         JACOBIAN, halved.init(PARAMS), PARAMS, innovation=INNOVATION
     )
     assert_close(half, jax.tree.map(lambda u: u / 2, full))
 
-    predicting = optax.chain(plp_optax.ekf(**SETTINGS), plp_optax.plp())
-    params, state = run(predicting, PARAMS, SAMPLES)
-    assert avals(params) == avals(PARAMS)
-    assert optax.tree.get(state, "covariance").shape == (13, 13)
-
-
-def test_masked_and_partition():
-    """A part of the parameters is filtered as if there were no others."""
-    part = {"out": PARAMS["out"]}
-    tx = plp_optax.ekf()
-    expected, _ = jax.jit(tx.update)(
-        {"out": JACOBIAN["out"]}, tx.init(part), innovation=INNOVATION
-    )
-    labels = {"hidden": "rest", "out": "filter", "bias": "rest"}
-    parted = optax.partition({"filter": tx, "rest": optax.set_to_zero()}, labels)
-    masked = optax.masked(tx, {"hidden": False, "out": True, "bias": False})
-    for either in (parted, masked):
-        state = either.init(PARAMS)
-        update = jax.jit(either.update)
-        updates, _ = update(JACOBIAN, state, PARAMS, innovation=INNOVATION)
-        assert_close(updates["out"], expected["out"])
-
-
-def test_hyperparameters_can_be_injected():
-    schedule = optax.piecewise_constant_schedule(0.25, {3: 2.0})
-    injected = optax.inject_hyperparams(plp_optax.ekf)(
-        prior_variance=2.0, measurement_noise=schedule, process_noise=0.01
-    )
-    params, state = run(injected, PARAMS, jax.tree.map(lambda x: x[:6], SAMPLES))
-    assert state.hyperparams["measurement_noise"] == 0.5
-
-    carry = PARAMS, None
-    for noise, part in ((0.25, slice(0, 3)), (0.5, slice(3, 6))):
-        tx = plp_optax.ekf(2.0, measurement_noise=noise, process_noise=0.01)
-        carry = carry[0], carry[1] or tx.init(PARAMS)
-        samples = jax.tree.map(lambda x, part=part: x[part], SAMPLES)
-        carry, _ = jax.lax.scan(make_step(tx), carry, samples)
-    assert_close((params, state.inner_state), carry)
-
-
-def test_nothing_in_the_state_is_like_the_parameters():
-    tx = plp_optax.ekf()
-    state = tx.init(PARAMS)
-    mapped = optax.tree_map_params(
-        tx, lambda x: x + 1, state, transform_non_params=lambda x: -x
-    )
-    np.testing.assert_array_equal(mapped.covariance, -state.covariance)
-
-
-def test_survives_orbax_and_flax_serialization(tmp_path):
-    tx = plp_optax.ekf(**SETTINGS)
-    _, state = run(tx, PARAMS, jax.tree.map(lambda x: x[:3], SAMPLES))
-    blank = tx.init(PARAMS)
-    restored = flax.serialization.from_bytes(blank, flax.serialization.to_bytes(state))
-    chex.assert_trees_all_equal(restored, state)
-    ocp.save(tmp_path / "state", state)
-    restored = ocp.load(tmp_path / "state", blank)
-    chex.assert_trees_all_equal(restored, state)
-    assert avals(restored) == avals(state)
-
 
 def test_a_chain_without_parameters_passes():
     tx = plp_optax.ekf()
-    state = tx.init({})
-    updates, after = tx.update({}, state, innovation=INNOVATION)
+    updates, after = tx.update({}, tx.init({}), innovation=INNOVATION)
     assert updates == {}
     assert after.covariance.shape == (0, 0)
 
@@ -432,8 +265,8 @@ def test_a_chain_without_parameters_passes():
         ("process_noise", -1e-9),
         ("forgetting", 0),
         ("forgetting", 1.01),
-        *((name, value) for name in SETTINGS for value in (np.nan, "1", 1j, True)),
-        *((name, jnp.ones(2)) for name in SETTINGS),
+        ("process_noise", np.nan),
+        ("forgetting", "1"),
     ],
 )
 def test_refuses_arguments(name, value):
@@ -451,7 +284,7 @@ def test_names_the_bytes_of_a_covariance_that_is_too_large():
         jax.eval_shape(init, (fits, jnp.zeros(())))
 
 
-@pytest.mark.parametrize("dtype", [jnp.complex64, jnp.int32, bool])
+@pytest.mark.parametrize("dtype", [jnp.complex64, jnp.int32])
 def test_refuses_what_is_not_real(dtype):
     tx, ones = plp_optax.ekf(), jnp.ones(2)
     name = jnp.dtype(dtype).name
@@ -486,3 +319,31 @@ def test_refuses_a_jacobian_that_does_not_fit(jacobian, innovation, message, par
     tx = plp_optax.ekf()
     with pytest.raises(ValueError, match=message):
         tx.update(jacobian, tx.init(PARAMS), params, innovation=innovation)
+
+
+def test_missing_targets_are_left_out_and_counted():
+    """An output with a NaN target is as if the model did not have it."""
+    params, (x, y) = make_params(), make_samples(6)
+    tx = plp_optax.ekf(**SETTINGS)
+    both, first = make_step(tx), make_step(tx, one_output)
+    carry = expected = (params, tx.init(params))
+    for t in range(6):
+        missing = t % 2 == 1
+        carry, _ = both(carry, (x[t], y[t].at[1].set(jnp.nan) if missing else y[t]))
+        expected, _ = (first if missing else both)(expected, (x[t], y[t]))
+    chex.assert_trees_all_close(carry[0], expected[0], rtol=1e-4)
+    chex.assert_trees_all_close(
+        carry[1].covariance, expected[1].covariance, rtol=1e-3, atol=1e-6
+    )
+    assert carry[1].missing == 3
+    before = carry
+    (params, state), _ = first(carry, (x[0], jnp.full(2, jnp.nan)))
+    chex.assert_trees_all_equal(params, before[0])
+    assert state.missing == 4
+    assert np.isfinite(state.covariance).all()
+
+
+def test_strict_promotion_with_several_dtypes():
+    with jax.numpy_dtype_promotion("strict"):
+        state = plp_optax.ekf().init({"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(1)})
+    assert state.covariance.dtype == jnp.float32

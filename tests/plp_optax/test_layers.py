@@ -3,7 +3,6 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from flax import linen as nn
@@ -11,7 +10,7 @@ from flax import nnx
 
 import models
 import plp_optax
-from plp_optax import all_layers, by_score
+from plp_optax import all_layers, stacked
 from plp_optax._layers import assign_layers
 
 KERNEL = jnp.ones((2, 2))
@@ -86,7 +85,7 @@ class NnxNetwork(nnx.Module):
         self.head = nnx.Linear(4, 1, use_bias=False, rngs=rngs)
 
     def __call__(self, x):
-        x = nnx.relu(self.norm(self.conv(x))).mean((1, 2))
+        x = self.norm(self.conv(x)).mean((1, 2))
         for block in self.blocks:
             x = nnx.relu(block(x))
         return self.head(x)[:, 0]
@@ -113,126 +112,39 @@ def test_nnx(tree):
     assert plp_optax.layer_names(params, pairs) == ("blocks", "conv", "head")
 
 
-class EquinoxNetwork(eqx.Module):
-    conv: eqx.nn.Conv2d
-    norm: eqx.nn.LayerNorm
-    mlp: eqx.nn.MLP
-
-    def __init__(self, key):
-        keys = jax.random.split(key)
-        self.conv = eqx.nn.Conv2d(1, 4, 3, padding=1, key=keys[0])
-        self.norm = eqx.nn.LayerNorm(4)
-        self.mlp = eqx.nn.MLP(4, "scalar", 4, 1, key=keys[1])
-
-    def __call__(self, x):
-        x = jax.nn.relu(self.conv(jnp.moveaxis(x, -1, 0)))
-        return self.mlp(self.norm(x.mean((1, 2))))
-
-
 def test_equinox():
-    mlp = eqx.nn.MLP(2, 3, 4, depth=2, key=jax.random.key(0))
-    names = ("layers/0", "layers/1", "layers/2")
-    assert plp_optax.layer_names(eqx.filter(mlp, eqx.is_array)) == names
+    def make(key):
+        mlp = eqx.nn.MLP(4, "scalar", 4, 1, key=key)
+        embedding = eqx.nn.Embedding(5, 2, key=key)
+        return {"embed": embedding, "mlp": mlp, "norm": eqx.nn.LayerNorm(4)}
 
-    params = eqx.filter(EquinoxNetwork(jax.random.key(0)), eqx.is_array)
-    names = ("conv", "mlp/layers/0", "mlp/layers/1")  # a norm's weight is a vector
+    params = eqx.filter(eqx.filter_eval_shape(make, jax.random.key(0)), is_shape)
+    names = ("embed", "mlp/layers/0", "mlp/layers/1")  # a norm's weight is a vector
     assert plp_optax.layer_names(params) == names
-    modules = ("conv", "norm", "mlp/layers/0", "mlp/layers/1")  # as the fields are
-    assert plp_optax.layer_names(params, "modules") == modules
+    assert plp_optax.layer_names(params, "modules") == (*names, "norm")
 
 
-def chained():
-    strategy = plp_optax.TrainingStrategy(
-        [(1, 0.05, 0, 1), (7, 0.05, 1, 2.0), (8, 0.01, 0, 1)], steps_per_epoch=5
-    )
-    return optax.chain(
-        plp_optax.amplify_layers(strategy, select=by_score(0.5), reselect_every=2),
-        optax.add_decayed_weights(1e-4),
-        optax.sgd(strategy.learning_rate, momentum=0.5),
-        plp_optax.plp(),
-    )
+def is_shape(x):
+    return isinstance(x, jax.ShapeDtypeStruct)
 
 
-def images():
-    """Bright or dark images, and which."""
-    rng = np.random.default_rng(0)
-    label = rng.choice([-1.0, 1.0], size=32)
-    x = rng.normal(size=(32, 6, 6, 1)) + 0.5 * label[:, None, None, None]
-    return jnp.asarray(x, jnp.float32), jnp.asarray(label, jnp.float32)
-
-
-def assert_trained(losses, state):
-    amplified = optax.tree.get(state, "amplified")
-    assert losses[-1] < 0.5 * losses[0]
-    assert np.all(np.isfinite(losses))
-    assert np.any(amplified)
-    assert not np.all(amplified)
-
-
-def test_training_an_nnx_model():
-    x, y = images()
-    graph, params = nnx.split(NnxNetwork(nnx.Rngs(0)))
-    tx = chained()
-
-    @jax.jit
-    def step(params, state):
-        def loss_fn(params):
-            return ((nnx.merge(graph, params)(x) - y) ** 2).mean()
-
-        loss, gradient = jax.value_and_grad(loss_fn)(params)
-        updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, loss
-
-    state, losses = tx.init(params), []
-    for _ in range(40):
-        params, state, loss = step(params, state)
-        losses.append(float(loss))
-    assert_trained(losses, state)
-    assert step._cache_size() == 1
-    table = plp_optax.amplification_table(state[0], params).splitlines()
-    assert [line.split()[0] for line in table[1:]] == list(NNX_NAMES)
-
-
-def test_training_with_the_nnx_optimizer():
-    x, y = images()
+def test_the_nnx_optimizer():
+    """Its state holds ours in variables of its own."""
     model = NnxNetwork(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, chained(), wrt=nnx.Param)
+    windows = [plp_optax.AmplificationWindow(0, 4, 2, 2.0)]
+    tx = optax.chain(
+        plp_optax.amplify_layers(windows, select=all_layers()), optax.sgd(0.1)
+    )
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    x = jnp.ones((2, 6, 6, 1))
 
     @nnx.jit
     def step(model, optimizer):
-        loss, gradient = nnx.value_and_grad(lambda m: ((m(x) - y) ** 2).mean())(model)
-        optimizer.update(model, gradient)
-        return loss
+        optimizer.update(model, nnx.grad(lambda m: (m(x) ** 2).mean())(model))
 
-    losses = [float(step(model, optimizer)) for _ in range(40)]
-    assert losses[-1] < 0.5 * losses[0]
-    amplified = optimizer.opt_state[0].amplified[...]
-    assert amplified.shape == (len(NNX_NAMES),)
-    assert np.any(amplified)
-
-
-def test_training_an_equinox_model():
-    x, y = images()
-    model = EquinoxNetwork(jax.random.key(0))
-    params = eqx.filter(model, eqx.is_inexact_array)
-    tx = chained()
-
-    @eqx.filter_jit
-    def step(model, state):
-        def loss_fn(model):
-            return ((jax.vmap(model)(x) - y) ** 2).mean()
-
-        loss, gradient = eqx.filter_value_and_grad(loss_fn)(model)
-        updates, state = tx.update(
-            gradient, state, eqx.filter(model, eqx.is_inexact_array)
-        )
-        return eqx.apply_updates(model, updates), state, loss
-
-    state, losses = tx.init(params), []
-    for _ in range(40):
-        model, state, loss = step(model, state)
-        losses.append(float(loss))
-    assert_trained(losses, state)
+    for _ in range(2):
+        step(model, optimizer)
+    assert optimizer.opt_state[0].amplified[...].tolist() == [True] * len(NNX_NAMES)
 
 
 # -- rules -----------------------------------------------------------------------------
@@ -288,7 +200,7 @@ def test_a_pattern_must_match_the_whole_path():
     assert plp_optax.layer_names(TREE, pairs) == ("b",)
 
 
-@pytest.mark.parametrize("pairs", [[("stem/.*", "a")], [], [("block", None)]], ids=str)
+@pytest.mark.parametrize("pairs", [[("stem/.*", "a")], []], ids=str)
 def test_an_uncovered_parameter_is_an_error(pairs):
     with pytest.raises(ValueError, match=r"no pattern .* parameter 'block/0/bias'"):
         plp_optax.layer_names(TREE, pairs)
@@ -314,10 +226,7 @@ def test_a_function():
         ("kernel", "'kernels', 'modules', .* got 'kernel'"),
         ("", "got ''"),
         (None, "got None"),
-        (3, "got 3"),
         ([("a",)], r"got \[\('a',\)\]"),
-        ([("a", 3)], r"got \[\('a', 3\)\]"),
-        ([(3, "a")], r"got \[\(3, 'a'\)\]"),
         ([("[", "a")], r"got \[\('\[', 'a'\)\]"),
         ([("(.*)", r"\2")], r"'\\\\2' is no name for a match of '\(\.\*\)'"),
         ([(".*", None)], "finds no layer among 8 parameters such as 'block/0/bias'"),
@@ -330,9 +239,14 @@ def test_bad_rules_are_named(layers, message):
         plp_optax.layer_names(TREE, layers)
 
 
-def test_a_tree_without_kernels_is_an_error_that_shows_a_path():
-    with pytest.raises(ValueError, match=r"'kernels' finds no layer .* 'a/scale'"):
-        plp_optax.layer_names({"a": {"scale": VECTOR}})
+@pytest.mark.parametrize(
+    "tree", [{"linear": {"w": KERNEL, "b": VECTOR}}, {"a": {"scale": VECTOR}}, KERNEL]
+)
+def test_trees_without_known_names_are_pointed_to_modules(tree):
+    """Haiku's names, a normalisation, and a bare array."""
+    with pytest.raises(ValueError, match=r"finds no layer .* layers='modules'"):
+        plp_optax.layer_names(tree)
+    assert len(plp_optax.layer_names(tree, "modules")) == 1
 
 
 def test_a_tree_without_leaves_has_no_layers():
@@ -357,17 +271,35 @@ def test_a_parameter_named_value_keeps_its_name():
     assert plp_optax.layer_names(tree) == ("value",)
 
 
-def test_masked_trees():
-    """Under ``optax.masked`` and ``optax.partition`` only what is theirs counts."""
-    windows = [plp_optax.AmplificationWindow(0, 4, 2, 2.0)]
-    tx = plp_optax.amplify_layers(windows, select=all_layers())
-    tree = {name: {"kernel": KERNEL} for name in "abc"}
-    mask = {"a": {"kernel": True}, "b": {"kernel": False}, "c": {"kernel": True}}
-    masked = optax.masked(tx, mask)
-    state = masked.init(tree)
-    assert state.inner_state.scores.shape == (2,)
-    for _ in range(3):
-        updates, state = masked.update(tree, state, tree)
-    factors = {name: float(updates[name]["kernel"][0, 0]) for name in "abc"}
-    assert factors == {"a": 2.0, "b": 1.0, "c": 2.0}
-    np.testing.assert_array_equal(state.inner_state.scores, 1.0)
+def test_stacked_nnx_modules_and_other_axes():
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def make(key):
+        return nnx.Linear(2, 3, rngs=nnx.Rngs(key))
+
+    params = nnx.state(make(jax.random.split(jax.random.key(0), 3)), nnx.Param)
+    assert plp_optax.layer_names(params, stacked(".*")) == (".[0]", ".[1]", ".[2]")
+    tree = {"m": {"weight": jnp.ones((2, 5)), "bias": jnp.ones((7, 5))}}
+    # A vector a slice, so that no slice has a kernel.
+    with pytest.raises(ValueError, match="finds no layer"):
+        plp_optax.layer_names(tree, stacked("m/.*", axis=1))
+    rule = stacked("m/.*", axis=1, layers="modules")
+    assert len(plp_optax.layer_names(tree, rule)) == 5
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda: stacked("("), r"regular expression, got '\('"),
+        (lambda: stacked(3), "regular expression, got 3"),
+        (lambda: stacked("a", axis=-1), "axis .* got -1"),
+        (lambda: stacked("a", layers="kernel"), "got 'kernel'"),
+        (lambda: stacked("x"), r"stacked\('x'\) matches no parameter"),
+        (lambda: stacked(".*", axis=2), r"shape \(4, 2\) has no such axis"),
+        (lambda: stacked("a/bias"), "others hold"),
+        (lambda: stacked(".*", layers=stacked("a/.*")), "stacked twice"),
+    ],
+)
+def test_bad_stacks_are_named(rule, message):
+    tree = {"a": {"kernel": jnp.ones((4, 2, 2)), "bias": jnp.ones((4, 2))}}
+    with pytest.raises(ValueError, match=message):
+        plp_optax.layer_names(tree, rule())

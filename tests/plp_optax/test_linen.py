@@ -15,6 +15,7 @@ import models
 import plp_optax
 from plp_optax import all_layers, by_score
 from plp_optax.linen import amplify_cotangent, propagate_amplification
+from tests.support.problems import jit
 
 # -- amplify_cotangent -----------------------------------------------------------------
 
@@ -27,7 +28,7 @@ def test_forward_is_the_identity():
     chex.assert_trees_all_equal(out, tree)
 
 
-@pytest.mark.parametrize("factor", [1.0, 0.5, 3.0, 2, np.float32(4), jnp.asarray(5)])
+@pytest.mark.parametrize("factor", [0.5, 2, np.float32(4), jnp.asarray(5)])
 def test_the_cotangent_is_multiplied(factor):
     x = jnp.array([1.0, -2.0])
     out, vjp = jax.vjp(lambda x: amplify_cotangent(x, factor), x)
@@ -38,16 +39,12 @@ def test_the_cotangent_is_multiplied(factor):
     np.testing.assert_allclose(traced(x, factor), 2 * factor * x)
 
 
-def test_no_gradient_flows_to_the_factor():
-    gradient = jax.grad(lambda f: (amplify_cotangent(jnp.ones(3), f) ** 2).sum())(3.0)
-    assert float(gradient) == 0
+def test_factors_compound_and_get_no_gradient():
+    def chain(x, factor):
+        return amplify_cotangent(2 * amplify_cotangent(3 * x, 5.0), factor)
 
-
-def test_factors_compound():
-    def chain(x):
-        return amplify_cotangent(2 * amplify_cotangent(3 * x, 5.0), 7.0)
-
-    assert float(jax.grad(chain)(1.0)) == 2 * 3 * 5 * 7
+    gradients = jax.grad(chain, argnums=(0, 1))(1.0, 7.0)
+    assert [float(g) for g in gradients] == [2 * 3 * 5 * 7, 0]
 
 
 def test_integer_outputs_and_trees():
@@ -58,14 +55,6 @@ def test_integer_outputs_and_trees():
     gradient = jax.grad(loss)(jnp.ones(3))
     np.testing.assert_array_equal(gradient, [0.0, 8.0, 16.0])
     np.testing.assert_array_equal(jax.jit(jax.grad(loss))(jnp.ones(3)), gradient)
-
-
-def test_bfloat16_is_multiplied_in_float32():
-    x = jnp.asarray(1.0078125, jnp.bfloat16)
-    _, vjp = jax.vjp(lambda x: amplify_cotangent(x, 1.7), x)
-    (cotangent,) = vjp(x)
-    assert cotangent.dtype == jnp.bfloat16
-    assert cotangent == jnp.asarray(np.float32(1.0078125) * np.float32(1.7), "bfloat16")
 
 
 # -- propagate_amplification -----------------------------------------------------------
@@ -196,7 +185,7 @@ def test_a_network_with_batch_normalisation_and_rematerialisation():
             )
         return (logits**2).mean(), new
 
-    @jax.jit
+    @jit
     def run(params, factors):
         return jax.value_and_grad(loss_fn, has_aux=True)(params, factors)
 
@@ -320,8 +309,9 @@ class JittedMethod(nn.Module):
         return nn.Dense(self.features, name="dense")(x)
 
 
-@pytest.mark.parametrize("dense", [nn.jit(nn.Dense), JittedMethod])
-@pytest.mark.parametrize("traced_before", [False, True])
+@pytest.mark.parametrize(
+    ("dense", "traced_before"), [(nn.jit(nn.Dense), True), (JittedMethod, False)]
+)
 def test_nn_jit_is_refused(dense, traced_before):
     """Its cache ignores names: d1 and d2 would be amplified like d0."""
     network = of_class(dense)
@@ -357,12 +347,6 @@ def test_modules_of_one_class_are_amplified_by_their_names(dense):
 def test_forward_mode_raises():
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jacfwd(lambda x: amplify_cotangent(x, 2.0))(jnp.ones(2))
-
-
-def test_nothing_is_amplified_outside_of_the_context():
-    chain_gradient(PARAMS, {"one": 2.0})
-    gradient = jax.grad(lambda params: CHAIN.apply({"params": params}, X))(PARAMS)
-    chex.assert_trees_all_equal(gradient, RAW)
 
 
 def test_the_library_does_not_import_flax():

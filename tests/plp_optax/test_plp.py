@@ -1,6 +1,5 @@
 """PLP against the paper's equations, and what is known about it."""
 
-import decimal
 import inspect
 
 import chex
@@ -11,11 +10,8 @@ import optax
 import pytest
 
 import plp_optax
-from plp_optax import effective_rate_multiplier
 from tests.support import reference
-from tests.support.problems import W0, jitted, noisy_gradient, run, run_tree
-
-STORES = ("folded", "parameters", "snapshots")
+from tests.support.problems import W0, jit, jitted, noisy_gradient, run, run_tree
 
 
 def twin(optimizer, steps, *, step=1.0, window=3, period=4, fit="midpoint"):
@@ -31,47 +27,33 @@ def twin(optimizer, steps, *, step=1.0, window=3, period=4, fit="midpoint"):
     )
 
 
-WINDOWS = [(2, 2), (2, 4), (3, 3), (3, 4), (4, 6), (5, 5)]  # and periods
-
-
-@pytest.mark.parametrize("fit", ["midpoint", "least_squares"])
-@pytest.mark.parametrize(("window", "period"), WINDOWS)
-def test_follows_the_paper(window, period, fit):
-    for store, step, nesterov in [
-        ("folded", 1.0, False),
-        ("folded", 0.3, True),
-        ("snapshots", 1.0, True),
-        ("snapshots", 0.3, False),
-        ("parameters", 0.3, True),
-    ]:
-        options = {"step": step, "window": window, "period": period, "fit": fit}
-        tx = plp_optax.plp_sgd(
-            0.05,
-            0.9,
-            nesterov,
-            weight_decay=0.01,
-            prediction=plp_optax.plp(**options, store=store),
-        )
-        expected = twin(
-            reference.MomentumSGD(0.05, 0.9, nesterov, 0.01), 3 * period + 1, **options
-        )
-        actual = run(tx, 3 * period + 1)
-        np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-12)
-
-
-@pytest.mark.parametrize("store", STORES)
-def test_scheduled_step_and_a_rate_that_changes_inside_a_cycle(store):
-    def step(count):
-        return 0.25 + 0.125 * count
+@pytest.mark.parametrize(
+    ("window", "period", "fit", "step", "store"),
+    [
+        (2, 4, "midpoint", 0.3, "folded"),
+        (3, 3, "midpoint", 1.0, "snapshots"),
+        (3, 4, "midpoint", lambda count: 0.25 + 0.125 * count, "folded"),
+        (4, 6, "midpoint", 0.3, "folded"),
+        (3, 4, "least_squares", 1.0, "folded"),
+        (5, 5, "least_squares", 0.3, "folded"),
+    ],
+)
+def test_follows_the_paper(window, period, fit, step, store):
+    """After each form of SGD, with a rate that changes inside of cycles."""
 
     def rate(count):
         return 0.1 / (1 + count)
 
-    expected = twin(reference.MomentumSGD(rate, 0.5), 15, step=step)
-    actual = run(
-        plp_optax.plp_sgd(rate, 0.5, prediction=plp_optax.plp(step, store=store)), 15
+    options = {"step": step, "window": window, "period": period, "fit": fit}
+    prediction = plp_optax.plp(**options, store=store)
+    nesterov = store == "folded"
+    tx = plp_optax.plp_sgd(
+        rate, 0.9, nesterov, weight_decay=0.01, prediction=prediction
     )
-    np.testing.assert_allclose(actual, expected, rtol=1e-11)
+    optimizer = reference.MomentumSGD(rate, 0.9, nesterov, 0.01)
+    expected = twin(optimizer, 3 * period + 1, **options)
+    actual = run(tx, 3 * period + 1)
+    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_adamw_chain_is_adamw_then_plp():
@@ -84,13 +66,12 @@ def test_adamw_chain_is_adamw_then_plp():
     np.testing.assert_array_equal(run(ready, 12), run(spelled, 12))
 
 
-@pytest.mark.parametrize("store", STORES)
-def test_vector_worked_by_hand(store):
+def test_vector_worked_by_hand():
     """Rate 1, start 0, gradients 1, 2, 4, 1, period 3.
 
     w = -1, -3, -7; midpoints -2 and -5, slope -3: w_3 becomes -8, then -9.
     """
-    tx = optax.chain(optax.sgd(1.0), plp_optax.plp(period=3, store=store))
+    tx = optax.chain(optax.sgd(1.0), plp_optax.plp(period=3))
     gradients = [jnp.asarray(g) for g in (1.0, 2.0, 4.0, 1.0)]
     history, _ = run_tree(tx, jnp.zeros(()), gradients)
     assert [float(w) for w in history] == [-1.0, -3.0, -8.0, -9.0]
@@ -118,29 +99,13 @@ def test_closed_form(step):
     np.testing.assert_allclose(emitted, expected, rtol=1e-14)
 
 
-def test_jump_at_step_one_is_half_of_the_second_update():
-    tx = plp_optax.plp()
-    state = tx.init(jnp.zeros(2))
-    second = jnp.array([0.5, -0.25])
-    for u in (jnp.ones(2), second, jnp.array([3.0, 7.0])):
-        emitted, state = tx.update(u, state)
-    chex.assert_trees_all_equal(emitted, u + second / 2)
-
-
 @pytest.mark.parametrize("fit", ["midpoint", "least_squares"])
-@pytest.mark.parametrize(("window", "period"), WINDOWS)
-def test_steady_updates_drift_as_the_matched_rate(window, period, fit):
+def test_steady_updates_drift_as_the_matched_rate(fit):
     """1 + (step - 1/2)/period, whatever the window and the fit."""
-    for step in (0.0, 0.5, 1.0, 2.0):
-        tx = plp_optax.plp(step, window=window, period=period, fit=fit)
+    for window, period, step in ((2, 2, 0.0), (3, 4, 1.0), (4, 6, 0.5), (5, 5, 2.0)):
         c = plp_optax.plp_coefficients(step, window=window, fit=fit)
-        with jax.enable_x64(True):
-            history, _ = run_tree(tx, jnp.zeros(()), [jnp.ones(())] * period)
-        expected = 1 + (step - 0.5) / period
-        np.testing.assert_allclose(float(history[-1]) / period, expected, rtol=1e-12)
-        np.testing.assert_allclose(
-            effective_rate_multiplier(c, period=period), expected
-        )
+        multiplier = plp_optax.effective_rate_multiplier(c, period=period)
+        np.testing.assert_allclose(multiplier, 1 + (step - 0.5) / period)
 
 
 def test_step_half_is_neutral_in_drift_but_not_the_identity():
@@ -180,8 +145,8 @@ def test_misplaced_in_the_chain_the_jump_is_rescaled():
     np.testing.assert_allclose(ends, [-3.4 - 1.0, -3.4 - 0.1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("period", [3, 4])
-def test_behind_multi_steps_with_as_many_mini_steps_it_does_nothing(period):
+def test_behind_multi_steps_with_as_many_mini_steps_it_does_nothing():
+    period = 3
     gradients = [jnp.asarray(g) for g in np.arange(1.0, 4 * period + 1)]
     wrong = optax.chain(
         optax.MultiSteps(optax.sgd(0.1), period), plp_optax.plp(period=period)
@@ -205,66 +170,43 @@ def test_a_line_searchs_stored_value_is_of_the_point_before_the_jump():
         return ((w - 1) ** 2 * jnp.arange(1.0, 4.0)).sum() + (w**4).sum()
 
     value_and_grad = optax.value_and_grad_from_state(loss)
+    search = optax.scale_by_backtracking_linesearch(8, store_grad=True)
+    tx = optax.chain(optax.sgd(0.01), search, plp_optax.plp())
+
+    @jit
+    def step(w, state, discards):
+        value, grad = value_and_grad(w, state=state)
+        updates, state = tx.update(
+            grad, state, w, value=value, grad=grad, value_fn=loss
+        )
+        stored = jnp.where(discards, jnp.inf, optax.tree.get(state, "value"))
+        state = optax.tree.set(state, value=stored)
+        return optax.apply_updates(w, updates), state, abs(value - loss(w))
+
     errors = {}
     for discards in (False, True):
-        tx = optax.chain(optax.lbfgs(), plp_optax.plp())
         w = jnp.array([3.0, -2.0, 1.5])
         state, errors[discards] = tx.init(w), []
-
-        @jax.jit  # a line search takes minutes to compile without optimisation
-        def step(w, state, tx=tx, discards=discards):
-            value, grad = value_and_grad(w, state=state)
-            updates, state = tx.update(
-                grad, state, w, value=value, grad=grad, value_fn=loss
-            )
-            if discards:
-                state = optax.tree.set(state, value=jnp.asarray(jnp.inf))
-            return optax.apply_updates(w, updates), state, abs(value - loss(w))
-
         for _ in range(4):
-            w, state, error = step(w, state)
+            w, state, error = step(w, state, discards)
             errors[discards].append(float(error))
     assert errors[False][3] > 1  # the point after the third step
-    assert max(errors[True]) < 1e-5
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_after_adam_the_sum_of_parameters_needs_no_temporary_copy(dtype):
-    params = {name: jnp.ones((64, 256), dtype) for name in "abcd"}
-    size = sum(p.nbytes for p in params.values())
-
-    def temporaries(store):
-        window = plp_optax.plp(store=store, accumulator_dtype=jnp.float32)
-        tx = optax.chain(optax.adam(0.1), window)
-
-        def step(params, state, gradient):
-            updates, state = tx.update(gradient, state, params)
-            return optax.apply_updates(params, updates), state
-
-        compiled = jax.jit(step).lower(params, tx.init(params), params).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporaries("parameters") < size / 20
-    assert temporaries("folded") > size / 5  # a leaf at a time: why there is another
+    assert max(errors[True]) < 1e-4
 
 
 def test_injected_step_does_not_change_a_cycle_half_way():
-    tx = optax.inject_hyperparams(
-        plp_optax.plp,
-        static_args=plp_optax.static_args(plp_optax.plp),
-    )(step=1.0, period=3)
-    w = jnp.zeros(())
-    state, emitted = tx.init(w), []
+    tx = optax.inject_hyperparams(lambda step: plp_optax.plp(step, period=3))(step=1.0)
+    state, emitted = tx.init(jnp.zeros(())), []
     for count, u in enumerate([1.0, 2.0, 4.0, 1.0, 2.0, 4.0]):
         if count == 1:
             state.hyperparams["step"] = jnp.asarray(3.0)
-        update, state = tx.update(jnp.asarray(u), state, w)
+        update, state = tx.update(jnp.asarray(u), state)
         emitted.append(float(update))
     # Step 1 in the first cycle, 4 + 2/2; then step 3, 4 + 3/2 * 2 + 1 * 4.
     assert emitted == [1.0, 2.0, 5.0, 1.0, 2.0, 11.0]
 
 
-def test_predicates_that_inject_hyperparams_made_arrays_of_are_refused():
+def test_arguments_that_inject_hyperparams_made_arrays_of_are_refused():
     factory = optax.inject_hyperparams(plp_optax.plp, static_args=("window", "period"))
     with pytest.raises(ValueError, match="'active' in static_args"):
         factory(active=lambda count: count > 3).init(jnp.zeros(2))
@@ -274,55 +216,28 @@ def test_predicates_that_inject_hyperparams_made_arrays_of_are_refused():
         optax.inject_hyperparams(plp_optax.plp)(step=1.0).init(jnp.zeros(2))
 
 
-@pytest.mark.parametrize("make", [plp_optax.plp, plp_optax.plp_coefficients])
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"step": np.nan}, "step must be a finite number, got nan"),
-        ({"step": np.inf}, "got inf"),
-        ({"step": "1"}, "got '1'"),
-        ({"step": 10**400}, "got 1000"),
-        ({"step": decimal.Decimal(1)}, "got Decimal"),
-        ({"step": True}, "got True"),
-        ({"fit": ["midpoint"]}, "got .'midpoint'"),
-        ({"step": None}, "got None"),
-        ({"step": jnp.ones(3)}, r"scalar, got an array of \(3,\)"),
-        ({"window": 1}, "window must be an int of at least 2, got 1"),
-        ({"window": 2.5}, r"got 2\.5"),
-        ({"fit": "cubic"}, "'midpoint', 'least_squares', got 'cubic'"),
-    ],
-)
-def test_bad_arguments_are_named(make, kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        make(**kwargs)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"period": 2}, "period must be at least 3, .* got 2"),
-        ({"window": 5}, "period must be at least 5, .* got 4"),
-        ({"store": "none"}, "got 'none'"),
-        ({"active": 3}, "active must be a function .* got 3"),
-        ({"step": np.nan}, "got nan"),
-    ],
-)
-def test_bad_arguments_of_the_transformation_are_named(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        plp_optax.plp(**kwargs)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: plp_optax.plp("1"), "step must be a finite number, got '1'"),
+        (lambda: plp_optax.plp(jnp.ones(3)), r"scalar, got an array of \(3,\)"),
+        (lambda: plp_optax.plp(window=1), "window must be an int of at least 2, got 1"),
+        (
+            lambda: plp_optax.plp(fit="cubic"),
+            "'least_squares', got 'cubic'",
+        ),
+        (lambda: plp_optax.plp(fit=["midpoint"]), "got .'midpoint'"),
+        (lambda: plp_optax.plp(period=2), "period must be at least 3, .* got 2"),
+        (lambda: plp_optax.plp(store="none"), "got 'none'"),
+        (lambda: plp_optax.plp(active=3), "active must be a function .* got 3"),
+        (lambda: plp_optax.plp_coefficients(np.nan), "step .* got nan"),
         (lambda: plp_optax.plp_sgd(np.nan), "learning_rate .* got nan"),
         (lambda: plp_optax.plp_sgd(0.1, "0.9"), "momentum .* got '0.9'"),
-        (lambda: plp_optax.plp_sgd(0.1, weight_decay="x"), "weight_decay .* got 'x'"),
         (lambda: plp_optax.plp_sgd(0.1, weight_decay=None), "weight_decay .* got None"),
         (lambda: plp_optax.plp_adamw(0.1, b2=np.inf), "b2 .* got inf"),
     ],
 )
-def test_bad_arguments_of_the_chains_are_named(call, message):
+def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -1,7 +1,8 @@
-"""A method, a network and a data set: one entry in a registry and a function each.
+"""What CONTRIBUTING.md says of adding something, followed literally."""
 
-CONTRIBUTING.md shows the same.
-"""
+import inspect
+import re
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -11,23 +12,20 @@ import pytest
 
 import models
 import training
-from experiments import plan
 from experiments.study import Arm, Scale, Study
 from models.layers import Layers, Network, as_input, as_logits
+from tests.plp_optax import test_contract
+from tests.support.factories import CASES, Case
 from training import data, recipe
+from training.data import registry
+from training.errors import ConfigError
 from training.run import workdir
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
-from training.settings import registry
+from training.settings import methods
 
 HERE = "tests.repo.test_extending"
-
-
-def sign_descent(base, config, steps_per_epoch):
-    """A method: the sign of the gradient, through the base optimizer."""
-    assert config.method == "sign"
-    assert steps_per_epoch > 0
-    return optax.chain(optax.scale_by_sign(), base)
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
 
 class Linear(Network):
@@ -56,7 +54,9 @@ def stripes(data_dir):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(registry.METHODS, "sign", f"{HERE}:sign_descent")
+    monkeypatch.setitem(methods.METHODS, "sign", methods.METHODS["sgd"])
+    (program,) = re.findall("```python\n(.*?)```", CONTRIBUTING.read_text(), re.DOTALL)
+    exec(program, {"__name__": HERE})  # sets METHODS["sign"]
     monkeypatch.setitem(models.NETWORKS, "linear", HERE)
     monkeypatch.setitem(registry.DATASETS, "stripes", f"{HERE}:stripes")
 
@@ -77,17 +77,31 @@ def configure(tmp_path, *argv):
     return config
 
 
-def test_a_method(tmp_path):
-    """From the command line: a step moves every parameter by the learning rate."""
-    argv = ["--method=sign", "--schedule=constant", "--lr=0.25"]
-    config = configure(tmp_path, *argv, "--warmup-epochs=0", "--weight-decay=0")
+@pytest.mark.parametrize(("scale", "change"), [((), 0.25), (("--sign-scale=2",), 0.5)])
+def test_a_method(scale, change, tmp_path):
+    """A step moves every parameter by the learning rate times the scale."""
+    argv = ["--method=sign", *scale, "--schedule=constant", "--lr=0.25"]
+    argv += ["--warmup-epochs=0", "--weight-decay=0", "--momentum=0"]
+    config = configure(tmp_path, *argv)
     prepared = recipe.prepare(config)
-    before = jax.device_get(prepared.program.initial_state(config.seed).params)
+    before = jax.device_get(prepared.engine.initial_state(config.seed).params)
     callback = Parameters()
     recipe.run(prepared, config, callback)
     (after,) = callback.seen
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        np.testing.assert_allclose(np.abs(new - old), 0.25, rtol=1e-5)
+        np.testing.assert_allclose(np.abs(new - old), change, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--method=sign", "--sign-scale=0"], "--sign-scale must be above 0"),
+        (["--sign-scale=2"], "--sign-scale 2.0 .* --method plp: .* --method sign"),
+    ],
+)
+def test_the_settings_of_a_method_are_checked(argv, message):
+    with pytest.raises(ConfigError, match=message):
+        config_lib.parse(argv)
 
 
 def test_a_method_is_an_arm_of_a_study():
@@ -97,7 +111,7 @@ def test_a_method_is_an_arm_of_a_study():
     )
     scale = Scale("quick", models=("linear",), seeds=1, fields={"epochs": 2})
     study = Study("signs", "Signs", "Do signs help?", arms=arms, scales=(scale,))
-    tasks = plan.tasks(study, scale)
+    tasks = study.tasks(scale)
     assert [(task.arm.name, task.model) for task in tasks] == [
         ("sgd", "linear"),
         ("sign", "linear"),
@@ -145,3 +159,21 @@ def test_choices_of_flags_are_the_entries(flag, name, capsys, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(SystemExit):
         config_lib.parse([f"{flag}={name}"])
+
+
+def test_a_transformation(monkeypatch, tmp_path):
+    """A case passes the contract, also if it has no state."""
+
+    def clip(limit):
+        return optax.with_extra_args_support(optax.clip(limit))
+
+    monkeypatch.setitem(CASES, "clip", Case(clip, {"limit": 1.0}, leads=True))
+    for name, test in inspect.getmembers(test_contract, inspect.isfunction):
+        marks = getattr(test, "pytestmark", [])
+        lists = [mark.args[1] for mark in marks if mark.args[:1] == ("name",)]
+        if not any(set(test_contract.CORE) <= set(map(str, found)) for found in lists):
+            continue
+        arguments = {"name": "clip", "tmp_path": tmp_path, "dtype": "float64"}
+        wanted = inspect.signature(test).parameters
+        assert set(wanted) <= set(arguments), name
+        test(**{key: arguments[key] for key in wanted})

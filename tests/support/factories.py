@@ -1,10 +1,12 @@
 """Every public factory, one line each: what the contract tests run over."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import plp_optax
@@ -21,10 +23,10 @@ class Case(NamedTuple):
       inject: A numeric argument that ``optax.inject_hyperparams`` may inject.
       optimizes: Whether it is an optimizer by itself, not a link of a chain.
       leads: Whether its place in a chain is the first, not the last.
-      buffers: Whether its state has trees like the parameters.
       couples: Whether the update of a leaf depends on the other leaves.
       core: Whether it runs code that no other case runs. The others are left out where
         a test compiles much.
+      extra: Arguments that its update needs besides gradients and parameters.
     """
 
     factory: Callable[..., optax.GradientTransformationExtraArgs]
@@ -33,13 +35,20 @@ class Case(NamedTuple):
     inject: str | None = None
     optimizes: bool = False
     leads: bool = False
-    buffers: bool = True
     couples: bool = False
-    core: bool = False
+    core: bool = True
+    extra: Mapping[str, Any] = MappingProxyType({})
 
     def make(self, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         """The transformation."""
-        return self.factory(**(dict(self.kwargs) | kwargs))
+        tx = self.factory(**(dict(self.kwargs) | kwargs))
+        if not self.extra:
+            return tx
+
+        def update(updates, state, params=None, **extra):
+            return tx.update(updates, state, params, **self.extra, **extra)
+
+        return optax.GradientTransformationExtraArgs(tx.init, update)
 
     def optimizer(self, learning_rate: float) -> optax.GradientTransformation:
         """The transformation at its place in an optimizer."""
@@ -53,13 +62,7 @@ class Case(NamedTuple):
 _COEFFICIENTS = (0.25, 0.25, -0.5, 1.0)
 
 
-def _amplify(
-    inject: str | None = None,
-    *,
-    buffers: bool = True,
-    core: bool = False,
-    **kwargs: Any,
-) -> Case:
+def _amplify(inject: str | None = None, **kwargs: Any) -> Case:
     """Two layers; three epochs of three steps, the first of them the analysis epoch."""
     windows = (plp_optax.AmplificationWindow(0, 9, epoch_steps=3, factor=2.0),)
     layers = (("kernel", "a"), (".*", "b"))
@@ -68,8 +71,6 @@ def _amplify(
         {"strategy": windows, "layers": layers} | kwargs,
         inject=inject,
         leads=True,
-        buffers=buffers,
-        core=core,
     )
 
 
@@ -80,80 +81,44 @@ def _phase(count: jax.Array) -> jax.Array:
 CASES = {
     "affine_window": Case(
         plp_optax.affine_window,
-        {"coefficients": jnp.array(_COEFFICIENTS), "period": 4},
-        inject="coefficients",
-    ),
-    "affine_window-schedule": Case(
-        plp_optax.affine_window,
         {
             "coefficients": lambda n: jnp.stack([0.1 * _phase(n), 1 - 0.1 * _phase(n)]),
             "period": 2,
         },
-        core=True,
-    ),
-    "affine_window-parameters": Case(
-        plp_optax.affine_window,
-        {"coefficients": _COEFFICIENTS, "period": 3, "store": "parameters"},
-        needs_params=True,
-        core=True,
     ),
     "affine_window-snapshots": Case(
         plp_optax.affine_window,
         {"coefficients": _COEFFICIENTS, "period": 3, "store": "snapshots"},
         needs_params=True,
-        core=True,
     ),
     # An array, so that trees of one layer, where nothing stands out, are not refused.
-    "amplify_layers": _amplify(
-        "factor", select=by_score(jnp.asarray(0.5)), factor=2.0, core=True
-    ),
+    "amplify_layers": _amplify("factor", select=by_score(jnp.asarray(0.5)), factor=2.0),
     "amplify_layers-g1": _amplify(
-        "factor",
-        measure="g1",
-        select=all_layers(),
-        factor=3.0,
-        buffers=False,
-        core=True,
+        measure="g1", select=all_layers(), factor=lambda n: 1 + n / 4
     ),
     "amplify_layers-per_weight": _amplify(
-        measure="g1_per_weight", select=at_random(0.5), reselect_every=1, core=True
+        measure="g1_per_weight",
+        select=at_random(0.5),
+        reselect_every=1,
+        accumulator_dtype=jnp.float32,
     ),
-    "amplify_layers-schedule": _amplify(
-        select=named("b"), factor=lambda n: 1 + n / 4, accumulator_dtype=jnp.float32
-    ),
-    "amplify_layers-measures": _amplify(
-        "factor",
-        factor=2.0,
-        select=by_score(jnp.asarray(0.5), two_sided=True),
-        apply=False,
-    ),
-    "amplify_layers-inner": _amplify(
-        select=all_layers(), inner=optax.scale_by_adam(), core=True
-    ),
-    "plp": Case(plp_optax.plp, {}, inject="step"),
-    "plp-active": Case(
+    "amplify_layers-inner": _amplify(select=named("b"), inner=optax.scale_by_adam()),
+    "plp": Case(
         plp_optax.plp,
-        {"active": lambda n: n >= 4, "window": 4, "fit": "least_squares"},
+        {
+            **{"active": lambda n: n >= 4, "window": 4, "fit": "least_squares"},
+            "accumulator_dtype": jnp.float32,
+        },
         inject="step",
-    ),
-    "plp-float32": Case(
-        plp_optax.plp, {"accumulator_dtype": jnp.float32}, inject="step"
-    ),
-    "plp-snapshots": Case(
-        plp_optax.plp, {"store": "snapshots"}, needs_params=True, inject="step"
+        core=False,
     ),
     "plp_sgd": Case(
         plp_optax.plp_sgd,
-        {"learning_rate": 0.05, "momentum": 0.5},
-        inject="learning_rate",
-        optimizes=True,
-    ),
-    "plp_sgd-decay": Case(
-        plp_optax.plp_sgd,
-        {"learning_rate": 0.05, "weight_decay": 0.01, "nesterov": True},
+        {"learning_rate": 0.05, "weight_decay": 0.01, "momentum": 0.5},
         needs_params=True,
         inject="learning_rate",
         optimizes=True,
+        core=False,
     ),
     "plp_adamw": Case(
         plp_optax.plp_adamw,
@@ -161,39 +126,44 @@ CASES = {
         needs_params=True,
         inject="learning_rate",
         optimizes=True,
+        core=False,
+    ),
+    "lookahead": Case(
+        plp_optax.lookahead,
+        {"sync_period": 3, "slow_step_size": 0.5},
+        inject="slow_step_size",
     ),
     # Regularised, so that rounding is not amplified.
-    "adaptive_window": Case(
-        plp_optax.adaptive_window,
-        {"window": 3, "regularization": 0.1},
+    "anderson": Case(
+        plp_optax.anderson,
+        {"history": 3, "regularization": 0.1},
         inject="regularization",
         couples=True,
-        core=True,
     ),
-    "adaptive_window-limits": Case(
-        plp_optax.adaptive_window,
-        {
-            **{"window": 3, "period": 4, "regularization": 0.1},
-            **{"max_norm": 1.5, "max_jump": 0.2, "min_signal": -0.9},
-        },
-        needs_params=True,
-        inject="max_jump",
+    "anderson-restarted": Case(
+        plp_optax.anderson,
+        {"history": 3, "period": 4, "regularization": 0.1, "min_signal": -0.9},
+        inject="min_signal",
         couples=True,
-        core=True,
     ),
     "ema_nesterov": Case(
         plp_optax.ema_nesterov,
         {"extrapolation": lambda n: 0.5 / (1 + n.astype(float)), "decay": 0.8},
         inject="decay",
-        core=True,
     ),
     "outer_nesterov": Case(
         plp_optax.outer_nesterov,
         {"outer_rate": 0.7, "momentum": 0.5, "period": 3},
         inject="outer_rate",
-        core=True,
     ),
-    "tail_average": Case(
-        plp_optax.tail_average, {"decay": 0.5}, inject="decay", core=True
+    "tail_average": Case(plp_optax.tail_average, {"decay": 0.5}, inject="decay"),
+    # Its gradients are the Jacobian of one output.
+    "ekf": Case(
+        plp_optax.ekf,
+        {"measurement_noise": 0.3, "process_noise": 0.01, "forgetting": 0.97},
+        inject="measurement_noise",
+        leads=True,
+        couples=True,
+        extra={"innovation": np.float32(0.5)},
     ),
 }

@@ -1,57 +1,56 @@
 """Runs train.py, and kills it at a marked place: ``killed_run.py PLACE N FLAGS...``.
 
-PLACE is ``step``, ``save`` or ``evaluation``; SIGKILL comes the N-th time that the
-process is there.
+SIGKILL comes the N-th time that the process is there.
 """
 
 import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
+
+import pytest
 
 import train
-from training.engine.program import Program
+from training.engine.engine import Engine
 
 
-def pass_by(reached: Callable[[str], None]) -> None:
-    """Calls ``reached`` with the name of each place that a run reaches."""
-    compile_, batches, fsync = Program.compile, Program._eval_batches, os.fsync
+def pass_by(patch, place, reached):
+    """Has ``reached`` called whenever a run is at a place.
 
-    def compiled(program):
-        compile_(program)
-        train_call = program.train_call
+    ``step``: a step is under way, and nobody has waited for it. ``save``: a checkpoint
+    is written, or renamed, but not yet on disk. ``evaluation``: before a batch.
+    """
 
-        def call(*arguments):
-            results = train_call(*arguments)  # under way: nobody has waited for it
-            reached("step")
-            return results
+    def counting(method):
+        def passed(*arguments):
+            for item in method(*arguments):
+                reached()
+                yield item
 
-        program.train_call = call
-        return program
+        return passed
 
-    def evaluated(program, part):
-        for batch in batches(program, part):
-            reached("evaluation")
-            yield batch
-
-    def synchronised(descriptor):
-        reached("save")  # a checkpoint is written, or renamed, but not yet on disk
+    def synchronise(descriptor, fsync=os.fsync):
+        reached()
         fsync(descriptor)
 
-    Program.compile, Program._eval_batches = compiled, evaluated
-    os.fsync = synchronised
+    match place:
+        case "step":
+            patch.setattr(Engine, "train_steps", counting(Engine.train_steps))
+        case "evaluation":
+            patch.setattr(Engine, "_eval_batches", counting(Engine._eval_batches))
+        case "save":
+            patch.setattr(os, "fsync", synchronise)
 
 
-def main() -> None:
+def main():
     place, number = sys.argv[1], int(sys.argv[2])
     passages = itertools.count(1)
 
-    def kill(here):
-        if here == place and next(passages) == number:
+    def kill():
+        if next(passages) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    pass_by(kill)
+    pass_by(pytest.MonkeyPatch(), place, kill)
     sys.exit(train.main(sys.argv[3:]))
 
 

@@ -10,8 +10,15 @@ import optax
 from models.layers import Layers
 from training import data, recipe
 from training.engine import parallel
+from training.engine.engine import Engine
 from training.engine.feed import Host, Resident
-from training.engine.program import Program
+from training.engine.state import make_initial_state
+from training.engine.step import (
+    Preprocess,
+    make_eval_step,
+    make_statistics_step,
+    make_train_step,
+)
 from training.settings import config as config_lib
 
 CLASSES = 10
@@ -75,34 +82,43 @@ def make(
     dtype=jnp.float32,
     steps_per_call=1,
     host=False,
+    augment=False,
+    ema=None,
+    most_skipped=1,
     **options,
 ):
-    """A program of a small network, without a configuration."""
+    """An engine of a small network, without a configuration."""
+    module = Normalised() if module is None else module
+    tx = optax.with_extra_args_support(momentum() if tx is None else tx)
+    preprocess = Preprocess.of(dataset, dtype, augment=augment)
+    options |= {"ema": ema, "most_skipped": most_skipped}
+    shape = dataset.train.images.shape[1:]
     feed = (
         Host(dataset.train, batch_size)
         if host
         else Resident(dataset.train, batch_size, steps_per_call)
     )
-    return Program(
-        Normalised() if module is None else module,
-        optax.with_extra_args_support(momentum() if tx is None else tx),
+    return Engine(
+        make_initial_state(module, tx, shape, dtype, with_average=ema is not None),
+        make_train_step(module, tx, preprocess, **options),
+        make_statistics_step(module, preprocess),
+        make_eval_step(module, preprocess),
         feed,
         dataset,
         batch_size=batch_size,
-        dtype=dtype,
-        **options,
+        most_skipped=most_skipped,
     ).compile()
 
 
-def train_epoch(program, state, epoch=0, seed=0):
+def train_epoch(engine, state, epoch=0, seed=0):
     """The state after an epoch."""
-    for call in program.train_epoch(state, seed, epoch):
+    for call in engine.train_steps(state, seed, epoch):
         state = call.state
     return state
 
 
 _build = recipe.build
-_built: dict[str, Program] = {}
+_built: dict[str, Engine] = {}
 
 
 def build(config, dataset, source=None):

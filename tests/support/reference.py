@@ -146,12 +146,13 @@ def measure_g1_per_weight(g: np.ndarray) -> float:
 
 
 def measure_g2(g: np.ndarray) -> float:
-    """mean_j ( abs(sum_i g_ij) / sum_i abs(g_ij) )."""
+    """mean_j ( abs(sum_i g_ij) / sum_i abs(g_ij) ), over weights with a gradient."""
     ratios = []
     for weight in np.transpose(g):
         absolute = sum(abs(value) for value in weight)
-        ratios.append(abs(sum(weight)) / absolute if absolute else 0.0)
-    return sum(ratios) / len(ratios)
+        if absolute:
+            ratios.append(abs(sum(weight)) / absolute)
+    return sum(ratios) / len(ratios) if ratios else 0.0
 
 
 MEASURE = {

@@ -1,4 +1,4 @@
-"""What users write, with every public name, for strict type checkers."""
+"""What users write, for strict type checkers."""
 
 # pyright: strict, reportMissingTypeStubs=false
 import jax
@@ -15,8 +15,7 @@ strategy = plp_optax.TrainingStrategy(
 )
 rate: float = strategy.stages[0].learning_rate
 array: jax.Array = strategy.learning_rate(3)
-published = plp_optax.paper_strategy(3.0, steps_per_epoch=10)
-window: plp_optax.AmplificationWindow = published.windows[0]
+window: plp_optax.AmplificationWindow = strategy.windows[0]
 weights = np.ones((2, 2), np.float32)
 params: optax.Params = {"dense": {"kernel": weights}, "head": {"kernel": weights}}
 
@@ -34,10 +33,10 @@ transformations = [
     plp_optax.amplify_layers(strategy, layers=lambda path: path or None),
     plp_optax.amplify_layers(strategy, inner=optax.scale_by_adam()),
     selects(plp_optax.at_random(0.5, seed=1)),
-    plp_optax.affine_window([0.0, 0.5, 0.5], period=2, store="parameters"),
+    plp_optax.affine_window([0.0, 0.5, 0.5], period=2, store="snapshots"),
     plp_optax.affine_window(plp_optax.average_coefficients(2), period=3),
-    plp_optax.affine_window(plp_optax.lookahead_coefficients(5), period=5),
-    plp_optax.adaptive_window(5, period=5, revert=True),
+    plp_optax.lookahead(5),
+    plp_optax.anderson(5, period=5, revert=True),
     plp_optax.ema_nesterov(),
     plp_optax.outer_nesterov(),
     plp_optax.plp_adamw(optax.cosine_decay_schedule(1e-3, 100), mask={"dense": True}),
@@ -55,12 +54,12 @@ names: tuple[str, ...] = plp_optax.layer_names(params)
 table: str = plp_optax.amplification_table(state, params)
 analyses: list[plp_optax.LayerAnalysis] = plp_optax.layer_analyses(state, params)
 score: float = analyses[0].score
-injected = optax.inject_hyperparams(plp_optax.plp, plp_optax.static_args(plp_optax.plp))
+rows: str = plp_optax.layer_table(analyses)
 
 
 def counts(
     affine: plp_optax.AffineWindowState,
-    adaptive: plp_optax.AdaptiveWindowState,
+    window: plp_optax.AndersonState,
     amplified: plp_optax.AmplifyLayersState,
     average: plp_optax.EmaNesterovState,
     momentum: plp_optax.OuterNesterovState,
@@ -69,7 +68,7 @@ def counts(
 ) -> list[jax.Array]:
     return [
         affine.cycle_step,
-        adaptive.gram,
+        window.gram,
         amplified.scores,
         average.extrapolations,
         momentum.outer_step,

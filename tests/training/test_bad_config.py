@@ -7,16 +7,13 @@ import os
 import re
 import subprocess
 import sys
-import typing
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from models import NETWORKS
 from tests.support.bad_inputs import (
     BASE,
     DEEP,
@@ -37,146 +34,23 @@ from tests.support.bad_inputs import (
     make_loop,
     trying,
 )
-from training.settings import config as config_lib
-from training.settings import flags
-from training.settings.config import Config
+from tests.support.declared import (
+    CHOICES,
+    DECLARED,
+    FIELDS,
+    NUMBERS,
+    SWITCHES,
+    context,
+    inside,
+    outside,
+)
 
 ROOT = Path(__file__).parents[2]
 
 # -- Flags -----------------------------------------------------------------------------
 
-HINTS = typing.get_type_hints(Config)
-FIELDS = sorted(n for n, one in flags.flags(Config).items() if not one.hidden)
-
-
-def kinds(name):
-    """The types that a field may have."""
-    return typing.get_args(HINTS[name]) or [HINTS[name]]
-
-
-def fields_of(kind):
-    return [name for name in FIELDS if kind in kinds(name) and name != "seed"]
-
-
-CHOICES = {
-    "model": NETWORKS,
-    "method": ["sgd", "plp", "lookahead", "average", "amplify", "amplify+plp"],
-    "stem": ["cifar", "imagenet"],
-    "cascade": ["dense", "conv"],
-    "head": ["linear", "mlp"],
-    "plp_fit": ["midpoint", "least_squares"],
-    "amplify_measure": ["g1", "g1_per_weight", "g2"],
-    "amplify_layers": ["kernels", "modules"],
-    "optimizer": [
-        *("sgd", "nesterov", "adam", "adamw", "rmsprop", "adagrad", "adadelta"),
-    ],
-    "schedule": ["constant", "cyclic", "step", "cosine", "onecycle", "plateau"],
-    "precision": ["float32", "bfloat16", "float16", "float64"],
-    "input": ["resident", "host"],
-    "resume": ["auto", "required", "never"],
-    "on_nonfinite": ["stop", "skip"],
-}
-INTS, FLOATS, SWITCHES = fields_of(int), fields_of(float), fields_of(bool)
-
 AMPLIFY = {"method": "amplify", "epochs": 30}
 SCORES = AMPLIFY | {"amplify_threshold": 0.5}
-RANDOM = AMPLIFY | {"amplify_select": "random"}
-CYCLIC = {"schedule": "cyclic"}
-CASCADE = {"cascade": "conv", "model": "tiny"}
-LOOKAHEAD = {"method": "lookahead"}
-
-
-class Domain(NamedTuple):
-    """The numbers that a field may be; ends marked ``[`` or ``]`` belong to them.
-
-    Attributes:
-      low: The least, and whether it is one of them.
-      high: The greatest, and whether it is one of them.
-      context: Fields under which it has a meaning.
-    """
-
-    low: tuple[float, str]
-    high: tuple[float, str]
-    context: dict = {}
-
-
-FLOAT32 = (1e38, ")")
-INT32 = (2**31, ")")
-# More would not fit into any memory.
-MANY = (10**4, ")")
-COUNT = Domain((1, "["), INT32)
-BELOW_ONE = Domain((0, "["), (1, ")"))
-ADAPTIVE, OUTER = {"method": "adaptive-window"}, {"method": "outer-nesterov"}
-EMA = {"method": "ema-nesterov"}
-DOMAINS = {
-    **dict.fromkeys(("epochs", "max_steps", "batch_size", "batch_parts"), COUNT),
-    **dict.fromkeys(("batches_per_step", "early_stopping"), COUNT),
-    "plateau_patience": COUNT._replace(context={"schedule": "plateau"}),
-    **dict.fromkeys(("steps_per_call", "keep_checkpoints"), COUNT),
-    "cycle_steps": Domain((1, "["), (2**30, ")"), CYCLIC),
-    "amplify_reselect_every": COUNT._replace(context=SCORES),
-    "checkpoint_epochs": Domain((0, "["), INT32),
-    **dict.fromkeys(("width", "image_size"), Domain((1, "["), MANY)),
-    "plp_window": Domain((2, "["), MANY),
-    "plp_period": Domain((3, "["), INT32),  # the window's 3
-    "lookahead_steps": Domain((1, "["), MANY, LOOKAHEAD),
-    "adaptive_window": Domain((2, "["), MANY, ADAPTIVE),
-    "adaptive_period": Domain((10, "["), INT32, ADAPTIVE),  # the window's 10
-    "adaptive_min_signal": Domain((-1e38, "("), FLOAT32, ADAPTIVE),
-    "extrapolation": BELOW_ONE._replace(context=EMA),
-    "extrapolation_decay": BELOW_ONE._replace(context=EMA),
-    "outer_momentum": BELOW_ONE._replace(context=OUTER),
-    "outer_rate": Domain((0, "("), FLOAT32, OUTER),
-    "outer_period": COUNT._replace(context=OUTER),
-    "tail_start": BELOW_ONE._replace(context={"method": "tail-average"}),
-    **dict.fromkeys(("seed", "split_seed"), Domain((0, "["), (2**32, ")"))),
-    "learning_rate": Domain((0, "("), FLOAT32),
-    "max_learning_rate": Domain((0.05, "["), FLOAT32, CYCLIC),  # the base's 0.05
-    **dict.fromkeys(("weight_decay", "l1"), Domain((0, "["), FLOAT32)),
-    **dict.fromkeys(("clip_norm", "clip_value"), Domain((0, "("), FLOAT32)),
-    "dropout": Domain((0, "["), (1, ")"), {"model": "vgg16"}),
-    "cascade_epochs": COUNT._replace(context=CASCADE),
-    **dict.fromkeys(
-        ("cascade_extra_epochs", "cascade_finetune"),
-        Domain((0, "["), INT32, CASCADE),
-    ),
-    "ema": Domain((0, "("), (1, ")")),
-    "label_smoothing": Domain((0, "["), (1, ")")),
-    "warmup_epochs": Domain((0, "["), INT32),
-    **dict.fromkeys(("momentum", "validation_fraction"), BELOW_ONE),
-    "checkpoint_minutes": Domain((0, "("), FLOAT32),
-    "plp_step": Domain((-1e38, "("), FLOAT32),
-    "lookahead_alpha": Domain((-1e38, "("), FLOAT32, LOOKAHEAD),
-    "amplify_threshold": Domain((0, "["), FLOAT32, AMPLIFY),
-    "amplify_factor": Domain((0, "("), FLOAT32, SCORES),
-    "train_fraction": Domain((0, "("), (1, "]")),
-    "amplify_ratio": Domain((0, "("), (1, "]"), RANDOM),
-}
-
-
-def test_every_number_has_a_domain_and_every_context_is_good():
-    related = {"num_processes", "process_id"}  # with rules of their own, below
-    assert set(DOMAINS) == {*INTS, *FLOATS, "seed"} - related
-    for name, domain in DOMAINS.items():
-        low, mark = domain.low
-        value = low if mark == "[" else 0.5
-        assert config_lib.parse(
-            [*BASE, *arguments(domain.context), flag(name), str(value)]
-        )
-
-
-@st.composite
-def outside(draw, name):
-    """A number that a field may not be."""
-    low, high, _ = DOMAINS[name]
-    if name in FLOATS:
-        below = st.floats(max_value=low[0], exclude_max=low[1] == "[")
-        above = st.floats(min_value=high[0], exclude_min=high[1] == "]")
-        return draw(below | above | st.just(math.nan))
-    below = st.integers(max_value=low[0] - 1)
-    above = st.integers(min_value=high[0])
-    powers = st.integers(12, 400).map(lambda n: 10**n)
-    return draw(below | above | powers)
 
 
 SLIPS = st.sampled_from(["", "many", "1.5", "1e3", "0x10", "1,2", "[1]", "½", "yes"])
@@ -211,7 +85,7 @@ def misspelt(name):
 
 @st.composite
 def wrong_types(draw):
-    name = draw(st.sampled_from([*INTS, *FLOATS, *SWITCHES, *CHOICES]))
+    name = draw(st.sampled_from(sorted({*NUMBERS, *SWITCHES, *CHOICES} - {"seed"})))
     text = draw(SLIPS | TEXT)
     if name in SWITCHES:  # which take no value
         assume(not text.startswith("-"))
@@ -219,7 +93,7 @@ def wrong_types(draw):
     if name in CHOICES:
         assume(text not in CHOICES[name])
     else:
-        assume(not is_number(text, int if name in INTS else float))
+        assume(not is_number(text, DECLARED[name].kind))
     return Bad(draw(joined(name, text)), [flag(name)])
 
 
@@ -231,8 +105,8 @@ def without_value(draw):
 
 @st.composite
 def out_of_range(draw):
-    name = draw(st.sampled_from(sorted(DOMAINS)))
-    argv = arguments(DOMAINS[name].context)
+    name = draw(st.sampled_from(sorted(NUMBERS)))
+    argv = arguments(context(name))
     return Bad(argv + draw(joined(name, str(draw(outside(name))))), [flag(name)])
 
 
@@ -272,38 +146,37 @@ def bad_processes(draw):
     return Bad(argv, [flag(name) for name in bad])
 
 
-# Fields, and choices under any of which any of them is a contradiction.
+@st.composite
+def without_meaning(draw):
+    """A flag with a choice that leaves it none."""
+    name = draw(st.sampled_from(sorted(n for n in FIELDS if context(n))))
+    choice, values = DECLARED[name].only
+    assume(DECLARED[name].kind is not str or name in CHOICES)
+    if choice in CHOICES:
+        other = draw(st.sampled_from(list(CHOICES[choice])))
+        assume(other not in values)
+        argv = arguments({**context(choice), choice: other})
+    else:  # the name of a layer
+        argv = arguments({**context(choice), choice: "head"})
+    if name in SWITCHES:
+        argv.append(flag(name))
+    else:
+        argv.append(f"{flag(name)}={draw(inside(name))}")
+    return Bad(argv, [flag(name)])
+
+
+# Flags, and choices under any of which any of them is a contradiction.
 CONTRADICTIONS = [
-    (["plp_step=1", "plp_fit=midpoint"], ["method=sgd", "method=lookahead"]),
-    (["plp_step=1", "plp_fit=midpoint"], ["method=average", "method=amplify"]),
-    (["plp_window=3", "plp_period=5"], ["method=sgd", "method=lookahead"]),
-    (["lookahead_steps=5", "lookahead_alpha=0.5"], ["method=sgd", "method=plp"]),
-    (["adaptive_window=5", "outer_rate=1", "tail_start=0"], ["method=ema-nesterov"]),
-    (["extrapolation=0.5", "extrapolation_decay=0"], ["method=outer-nesterov"]),
-    (
-        ["amplify_measure=g1", "amplify_factor=2", "amplify_reselect_every=2"],
-        ["method=sgd", "method=plp", "method=lookahead", "method=average"],
-    ),
-    (["amplify_select=all", "amplify_threshold=1"], ["method=sgd", "method=plp"]),
-    (["amplify_ratio=0.5"], ["method=plp", "method=amplify"]),
-    (
-        ["max_learning_rate=1", "cycle_steps=9"],
-        ["schedule=constant", "schedule=step", "schedule=cosine", "strategy=paper"],
-    ),
-    (
-        ["momentum=0.9", "momentum=0"],
-        [f"optimizer={o}" for o in ("adam", "adamw", "adadelta")],
-    ),
     (
         ["schedule=step", "learning_rate=1", "warmup_epochs=2", "epochs=4"],
         ["strategy=[(5,0.1,0,1)]"],
     ),
     (["schedule=step", "learning_rate=1", "warmup_epochs=2"], ["method=amplify"]),
-    (["steps_per_call=2"], ["input=host"]),
     (["head=mlp"], ["model=tiny", "model=resnet18", "model=googlenet"]),
     (["stem=imagenet"], ["model=tiny", "model=vgg16", "model=vgg19"]),
     (["momentum=0"], ["optimizer=nesterov"]),
-    (["plp_window=5", "plp_window=4"], ["plp_period=3"]),
+    (["plp_period=3"], ["plp_window=5", "plp_window=4"]),
+    (["anderson_period=3"], ["method=anderson"]),
     (["max_learning_rate=0.1"], ["learning_rate=0.2 schedule=cyclic"]),
     (["config=x", "config="], ["preset=plp-paper", "preset=amplify-paper"]),
     (["resume=required"], ["overwrite", "workdir=new"]),
@@ -327,7 +200,7 @@ NOISE = st.lists(
 @counts(35, 330)
 def test_flags(count):
     every = [unknown_flags(), wrong_types(), without_value(), out_of_range()]
-    every += [bad_seeds(), bad_processes(), contradictions()]
+    every += [bad_seeds(), bad_processes(), without_meaning(), contradictions()]
 
     @trying(count)
     @given(st.one_of(every), NOISE, st.booleans())
@@ -476,23 +349,16 @@ def test_amplification_of_nothing(count):
 
 # -- Configuration files ---------------------------------------------------------------
 
-# How a run is kept; the rest of the fields is recorded.
-NOT_IN_FILES = {
-    *("workdir", "overwrite", "resume", "checkpoint_epochs", "checkpoint_minutes"),
-    *("keep_checkpoints", "on_nonfinite", "profile", "cache_dir", "data_dir"),
-    *("coordinator_address", "num_processes", "process_id", "distributed"),
-}
-IN_FILES = sorted({*FIELDS} - NOT_IN_FILES)
+IN_FILES = sorted(name for name, one in DECLARED.items() if one.identity)
+NOT_IN_FILES = sorted({*FIELDS} - {*IN_FILES})
 
 
 def fits(value, name):
     """Whether a JSON value is of a field's type."""
     if name in CHOICES:
         return value is None or value in list(CHOICES[name])
-    types = {float: (int, float)}
-    return value is None or any(
-        type(value) in types.get(kind, (kind,)) for kind in kinds(name)
-    )
+    kind = DECLARED[name].kind
+    return value is None or type(value) in ((int, float) if kind is float else (kind,))
 
 
 @st.composite
@@ -509,7 +375,7 @@ def bad_files(draw):
             assume(not is_object(bytes(text)))
             return bytes(text), ["--config"]
         case "unknown":
-            name = draw(TEXT | st.sampled_from([*sorted(NOT_IN_FILES), "epoch"]))
+            name = draw(TEXT | st.sampled_from([*NOT_IN_FILES, "epoch"]))
             assume(name not in IN_FILES)
             return json.dumps(SMALL | {name: draw(JSON)}), ["unknown fields"]
         case "type":
@@ -518,11 +384,11 @@ def bad_files(draw):
             assume(not fits(value, name))
             return json.dumps(SMALL | {name: value}), [flag(name)]
         case _:
-            name = draw(st.sampled_from(sorted({*DOMAINS} - NOT_IN_FILES)))
+            name = draw(st.sampled_from(sorted(NUMBERS & {*IN_FILES})))
             value = json.dumps(draw(outside(name)))
-            if name in FLOATS:
+            if DECLARED[name].kind is float:
                 value = draw(st.sampled_from([value, "1e400", "-1e400", "1" * 400]))
-            fields = json.dumps(SMALL | DOMAINS[name].context | {name: 0})
+            fields = json.dumps(SMALL | context(name) | {name: 0})
             return fields.replace(f'"{name}": 0', f'"{name}": {value}'), [flag(name)]
 
 

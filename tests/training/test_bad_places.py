@@ -6,16 +6,14 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import cifar_archives
 from tests.support.bad_inputs import (
     BASE,
     DAMAGES,
-    GARBAGE,
     GOOD_FILE,
     assert_refused,
     assert_same_tree,
@@ -68,11 +66,11 @@ TAKEN = [
     *(make_other_files, make_names_of_a_run, make_run_with_another_file),
     *(make_temporary_file_of_others, make_directory_for_a_lock),
 ]
-IMPOSSIBLE = ["/proc/run", "/dev/null", "/dev/null/run", "/proc/version/x", "x" * 300]
+IMPOSSIBLE = ["/proc/run", "/dev/null/run", "x" * 300]
 NOT_UTF8 = os.fsdecode(b"run-\xff")
 
 
-@counts(8, 60)
+@counts(4, 40)
 def test_taken_work_directories(count):
     @trying(count)
     @given(
@@ -96,27 +94,13 @@ def test_taken_work_directories(count):
     check()
 
 
-@counts(3, 20)
-def test_damaged_records(count):
-    @trying(count)
-    @given(GARBAGE, st.sampled_from(["config.json", "result.json"]))
-    def check(text, name):
-        with empty_directory() as path:
-            (path / "run").mkdir()
-            (path / "run" / "config.json").write_text(GOOD_FILE)
-            (path / "run" / name).write_bytes(text)
-            assert_refused([*BASE, "--workdir", "run"], [name])
-
-    check()
-
-
 @pytest.mark.parametrize("workdir", [*IMPOSSIBLE, NOT_UTF8])
 def test_impossible_work_directories(workdir):
     with empty_directory():
         assert_refused([*BASE, "--workdir", workdir], [workdir, "UTF-8"])
 
 
-@pytest.mark.parametrize("path", ["file", "file/inside", "link", "/proc/x", "x" * 300])
+@pytest.mark.parametrize("path", ["file", "link", "x" * 300])
 def test_directories_of_compiled_programs(path):
     with empty_directory() as directory:
         make_file(directory / "file")
@@ -127,9 +111,7 @@ def test_directories_of_compiled_programs(path):
 @pytest.mark.parametrize(
     ("argv", "name"),
     [
-        (["--dataset", "./absent"], "./absent"),
         (["--dataset", "cifar10", "--data-dir", "absent"], "absent does not exist"),
-        (["--strategy", "[(3, 0.1, 0, 1), (2, 0.1, 0, 1)]"], "stage 2"),
         (["--batch-size", "100000"], "--batch-size"),
         ([], "another configuration"),
     ],
@@ -164,31 +146,7 @@ def parts(dataset):
     return dataset.train, dataset.validation, dataset.test
 
 
-@counts(5, 40)
-def test_archives(prepared, count):
-    original, _ = prepared
-    in_the_way = st.sampled_from([None, "downloads", "downloads/manual"])
-
-    @trying(count)
-    @given(DAMAGES, in_the_way)
-    def check(damage, obstacle):
-        with empty_directory() as path:
-            archive = cifar_archives.by_hand(path / "data")
-            shutil.copytree(cifar_archives.by_hand(original).parent, archive.parent)
-            damage.apply([archive])
-            assume(
-                not archive.is_file()
-                or archive.read_bytes() != cifar_archives.by_hand(original).read_bytes()
-            )
-            if obstacle:
-                shutil.rmtree(path / "data" / obstacle)
-                make_file(path / "data" / obstacle)
-            assert_refused([*BASE, *CIFAR], [archive.name])
-
-    check()
-
-
-@counts(6, 60)
+@counts(4, 40)
 def test_prepared_sets(prepared, count):
     root, original = prepared
 
@@ -216,19 +174,9 @@ def test_prepared_sets(prepared, count):
     check()
 
 
-@pytest.mark.parametrize("path", ["absent", "file", "file/x", "link", "~no-one/x"])
-def test_paths_of_data_directories(path):
-    with empty_directory() as directory:
-        make_file(directory / "file")
-        make_loop(directory / "link")
-        flags = ["--dataset", "cifar10", "--data-dir"]
-        assert_refused([*BASE, *flags, path], [path])
-        assert_refused([*BASE, *flags, "x" * 300], ["xxx"])
-
-
 @pytest.mark.parametrize(
     "path",
-    ["./absent", "./file", "./link", "~no-one/x", "a.npz", "./" + "x" * 300, "./"],
+    ["./absent", "./link", "~no-one/x", "a.npz", "./"],
 )
 def test_paths_of_data_sets(path):
     with empty_directory() as directory:
@@ -236,36 +184,3 @@ def test_paths_of_data_sets(path):
         make_file(directory / "a.npz")
         make_loop(directory / "link")
         assert_refused([*BASE, "--dataset", path], [path, path.strip("./"), "classes"])
-
-
-@pytest.mark.parametrize("name", ["imagenette", "digit", "", "."])
-def test_data_sets_that_are_not_there(name):
-    with empty_directory() as directory:
-        (directory / "data").mkdir()
-        argv = [*BASE, f"--dataset={name}", "--data-dir", "data"]
-        assert_refused(
-            argv, ["There is no data set", "no sub-folders", "no image files"]
-        )
-
-
-@counts(4, 40)
-def test_damaged_archives_of_arrays(count):
-    """A flipped bit that goes unnoticed by the checksums changes nothing."""
-    images = np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4)
-    arrays = {"images": images, "labels": np.arange(20) % 2}
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-
-    @trying(count)
-    @given(DAMAGES)
-    def check(damage):
-        with empty_directory() as path:
-            (path / "a.npz").write_bytes(file.getvalue())
-            good = data.load("a.npz")
-            damage.apply([path / "a.npz"])
-            with within(60), contextlib.suppress(DataError):
-                assert_same_tree(parts(data.load("a.npz")), parts(good))
-                return
-            assert_refused([*BASE, "--dataset", "a.npz"], ["a.npz"])
-
-    check()

@@ -3,7 +3,6 @@
 import json
 import signal
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +14,11 @@ import models
 import plp_optax
 import train
 import training
-from models.cascade import HEADS, StageNetwork
 from tests.support import programs
 from tests.training.test_resume import Killed, assert_same_run, run, without_times
-from training import recipe, stages
+from training import cascade, recipe
 from training.engine import parallel
+from training.engine.networks import make_network
 from training.errors import ConfigError
 from training.run import callbacks, workdir
 from training.run.workdir import read_metrics
@@ -43,16 +42,10 @@ def flat(tree):
 
 def stage_network(head="conv", start=1, dtype=jnp.float64, **options):
     network = models.create(
-        "tiny", programs.CLASSES, width=4, dtype=dtype, axis_name=parallel.AXIS
+        *("tiny", programs.CLASSES),
+        **{"head": head, "width": 4, "dtype": dtype, "axis_name": parallel.AXIS},
     )
-    return StageNetwork(network, start, 2, head, **options)
-
-
-def make(module, tx, dtype=jnp.float64, **options):
-    """A program that trains a stage."""
-    trained = stages.Trained(module, (8, 8, 1))
-    tx = trained.only(optax.with_extra_args_support(tx))
-    return programs.make(module, tx, dtype=dtype, trained=trained, **options)
+    return network.clone(cut=2, frozen=start, **options)
 
 
 # -- A stage ---------------------------------------------------------------------------
@@ -67,17 +60,17 @@ def test_frozen_blocks_do_not_change_and_the_optimizer_does_not_see_them():
         plp_optax.plp(),
     )
     with jax.enable_x64(True):
-        program = make(stage_network(), tx)
-        state = program.initial_state(0)
+        engine = programs.make(stage_network(), tx, dtype=jnp.float64)
+        state = engine.initial_state(0)
         before = flat(state.variables)
         for epoch in range(2):
-            state = programs.train_epoch(program, state, epoch)
+            state = programs.train_epoch(engine, state, epoch)
         after = flat(state.variables)
     for path, value in after.items():
         is_frozen = path.split("/")[1] == "stage1"
         assert np.array_equal(value, before[path]) == is_frozen, path
     # Momentum and window have the shapes of what is trained, amplification its layers.
-    trained = program.trained(state.params)
+    trained = state.params
     shapes = sorted(x.shape for x in jax.tree.leaves(trained))
     for buffer in ("trace", "window"):
         found = optax.tree.get(state.opt_state, buffer)
@@ -123,10 +116,9 @@ def torch_gradient(head, params, stats, images, labels):
     return {k: None if v.grad is None else v.grad.numpy() for k, v in p.items()}
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ["dense", "conv"])
 def test_gradient_of_a_stage_is_that_of_pytorch(head):
-    network = stage_network(head, dropout_rate=0.0)
-    module = network.clone(network=network.network.clone(axis_name=None))
+    module = stage_network(head, dropout_rate=0.0, axis_name=None)
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((16, 8, 8, 1)), np.arange(16) % 10
     with jax.enable_x64(True):
@@ -159,15 +151,12 @@ def test_gradient_of_a_stage_is_that_of_pytorch(head):
 
 
 def test_a_stage_costs_less_than_end_to_end():
-    """With the same head: no gradient is computed in frozen blocks, nor kept for one.
-
-    With a cache they are not run either.
-    """
+    """With the same head: frozen blocks compute no gradient and keep nothing for it."""
 
     def costs(start):
         module = stage_network(start=start, dtype=jnp.float32)
-        program = make(module, optax.sgd(0.1), jnp.float32)
-        compiled = program.train_call
+        engine = programs.make(module, optax.sgd(0.1))
+        compiled = engine.train_call
         memory = compiled.memory_analysis()
         return compiled.cost_analysis()["flops"], memory.temp_size_in_bytes
 
@@ -181,16 +170,17 @@ def test_a_stage_costs_less_than_end_to_end():
 
 
 def test_stages():
-    made = config.parse([*STAGES, "--cascade-cache", "--workdir", "runs/x"])[0]
-    found = stages.make_stages(made)
-    assert [(s.block, s.start, s.stop, s.epochs, s.has_new_head) for s in found] == [
-        ("stage1", 0, 1, 2, True),
-        ("stage2", 1, 2, 3, True),
-        ("all", 0, 2, 1, False),
+    made = config.parse([*STAGES, "--workdir", "runs/x"])[0]
+    found = cascade.stage_configs(made)
+    networks = [make_network(c, 10, axis_name=None) for c in found.values()]
+    assert [
+        (block, network.frozen, network.cut, network.head, c.epochs, c.workdir)
+        for (block, c), network in zip(found.items(), networks, strict=True)
+    ] == [
+        ("stage1", 0, 1, "conv", 2, "runs/x/stages/01"),
+        ("stage2", 1, 2, "conv", 3, "runs/x/stages/02"),
+        ("all", 0, None, "conv", 1, "runs/x/stages/03"),
     ]
-    own = [stage.configure(made) for stage in found]
-    assert [c.workdir for c in own] == [f"runs/x/stages/0{i}" for i in (1, 2, 3)]
-    assert [stages.has_cache(c) for c in own] == [False, True, False]
 
 
 class Kept(callbacks.Callback):
@@ -243,7 +233,7 @@ def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     assert result["best_epoch"] == 6
     assert (result["epochs"], result["steps"]) == (6, 24)
     trained = training.load(path)
-    assert isinstance(trained.module, StageNetwork)
+    assert trained.module.head == "conv"
     assert flat(trained.variables).keys() == tuned.keys()
 
 
@@ -289,22 +279,6 @@ def test_killed_in_a_stage(tmp_path, number):
     assert_same_cascade(whole, path)
 
 
-@pytest.mark.slow
-def test_cache_changes_nothing_in_float64(tmp_path):
-    """And a run that is resumed computes it again."""
-    argv = [*CASCADE, "--precision", "float64", "--validation-fraction", "0.1"]
-    runs = {}
-    for name, flags in {"plain": [], "cache": ["--cascade-cache"]}.items():
-        runs[name] = tmp_path / name
-        configs = config.parse([*argv, *flags, "--workdir", str(runs[name])])
-        if flags:
-            with pytest.raises(Killed):
-                recipe.train(configs, Kept(14))
-        recipe.train(configs)
-    plain, cache = (training.load(path).variables for path in runs.values())
-    chex.assert_trees_all_close(plain, cache, rtol=1e-9, atol=1e-12)
-
-
 # -- Bad choices -----------------------------------------------------------------------
 
 
@@ -314,7 +288,6 @@ def test_cache_changes_nothing_in_float64(tmp_path):
         (["--model", "googlenet"], "googlenet cannot be: choose a --model of vgg16"),
         (["--epochs", "3"], "leave --epochs out"),
         (["--head", "linear"], "leave --head out"),
-        (["--cascade-cache", "--augment"], "leave one of them out"),
         (
             ["--method", "amplify", "--strategy", "[(10, 0.1, 1, 2.0)]"],
             "choose --strategy paper or paper-deep",
@@ -358,11 +331,3 @@ def test_amplification_of_too_few_layers(capsys, tmp_path):
     assert train.main([*flags, "--amplify-select", "stage1/conv"]) == 2
     message = capsys.readouterr().err
     assert "in the stage of stage2, --amplify-select stage1/conv does not" in message
-
-
-def test_a_cache_that_does_not_fit(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(stages, "_memory_gib", lambda: 1e-6)
-    argv = [*CASCADE, "--cascade-cache", "--workdir", str(tmp_path / "run")]
-    assert train.main(argv) == 2
-    message = capsys.readouterr().err
-    assert "GiB in stage 2, and there are 1e-06: leave it out" in message

@@ -1,6 +1,5 @@
 """Flags, presets and files, and what contradicts what."""
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,11 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.declared import CHOICES, DECLARED, FIELDS, context, inside
 from training.errors import ConfigError
 from training.settings import config as config_lib
 from training.settings import flags
 from training.settings.config import Config, chosen, identity, resolve
+from training.settings.methods import PLP, Amplify
+from training.settings.optimizers import SGD
 from training.settings.presets import PRESETS
+from training.settings.schedules import Cosine, Cyclic
 
 
 def parse(argv):
@@ -32,61 +35,46 @@ def test_every_flag_is_in_help_once(capsys, monkeypatch):
         entry = rf"^[│ ]{{1,2}}(--lr FLOAT, )?{flags.spell(name)}[ ,]"
         count = len(re.findall(entry, shown, re.MULTILINE))
         assert count == (not declared.hidden), name
-    for group in config_lib.GROUPS:
+    for group in config_lib.GROUPS.values():
         assert group.__doc__ in shown
 
 
 def test_defaults_are_complete():
     config = parse([])
-    assert config.method == "plp"
-    assert (config.plp_step, config.plp_window, config.plp_period) == (1.0, 3, 4)
-    assert (config.plp_fit, config.momentum) == ("midpoint", 0.9)
+    assert config.parts == (
+        PLP(step=1.0, window=3, period=4, fit="midpoint"),
+        SGD(momentum=0.9),
+        Cosine(warmup_epochs=1.0),
+    )
+    assert config.get(SGD) == SGD(momentum=0.9)
+    assert config.get(Amplify) is None
     assert config.head == "linear"
     assert config.workdir == "runs/digits-resnet18-plp-0"
     # What means nothing here is left empty.
-    assert config.lookahead_alpha is None
-    assert config.max_learning_rate is None
+    assert config_lib.fields(config)["lookahead_alpha"] is None
 
 
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--method", "lookahead"], {"lookahead_steps": 5, "lookahead_alpha": 0.5}),
         (["--method=average"], {"plp_window": 3, "plp_period": 4, "plp_step": None}),
-        (["--method", "sgd"], {"plp_window": None, "plp_period": None}),
         (["--plp-window", "6"], {"plp_period": 6}),
-        (["--plp_window=6"], {"plp_period": 6}),
         (["--optimizer", "adam"], {"learning_rate": 0.001, "momentum": None}),
+        (["--optimizer", "adadelta"], {"learning_rate": 1.0}),
         (["--optimizer", "rmsprop"], {"momentum": 0.0}),
         (["--model", "vgg16"], {"head": "mlp"}),
         (
-            ["--schedule", "cyclic", "--learning-rate", "0.1"],
-            {"max_learning_rate": 0.2, "cycle_steps": 2000},
+            ["--schedule", "cyclic", "--lr", "0.1"],
+            {"learning_rate": 0.1, "max_learning_rate": 0.2, "cycle_momentum": False},
         ),
-        (["--seed", "3", "--method", "sgd"], {"workdir": "runs/digits-resnet18-sgd-3"}),
-        (["--no-augment", "--no-amplify-two-sided"], {"amplify_two_sided": False}),
-        (["--augment"], {"augment": True}),
-        (["--lr", "0.3"], {"learning_rate": 0.3}),
-        (["--schedule=cyclic", "--cycle-momentum"], {"cycle_momentum": True}),
-        (["--schedule", "cyclic"], {"cycle_momentum": False}),
         (
             ["--method", "amplify"],
             {
-                "strategy": "paper",
-                "amplify_select": "scores",
-                "amplify_measure": "g2",
-                "amplify_threshold": 1.5,
-                "epochs": 30,
-                "schedule": None,
-                "learning_rate": None,
-                "plp_step": None,
+                **{"strategy": "paper", "epochs": 30},
+                **{"schedule": None, "learning_rate": None, "plp_step": None},
             },
         ),
-        (["--method", "amplify+plp"], {"plp_step": 1.0, "amplify_two_sided": False}),
-        (
-            ["--method", "amplify", "--amplify-select", "all"],
-            {"amplify_threshold": None},
-        ),
+        (["--method", "amplify+plp"], {"plp_step": 1.0, "amplify_threshold": 1.5}),
         (
             ["--method", "sgd", "--strategy", "[(2, 0.1, 0, 1), (6, 0.1, 1, 2)]"],
             {"epochs": 6, "schedule": None},
@@ -94,52 +82,33 @@ def test_defaults_are_complete():
     ],
 )
 def test_flags_complete_each_other(argv, expected):
-    config = dataclasses.asdict(parse(argv))
+    config = config_lib.fields(parse(argv))
     assert {name: config[name] for name in expected} == expected
 
 
-def test_the_papers_preset_is_its_protocol():
-    config = parse(["--preset", "plp-paper"])
-    assert config.dataset == "cifar100"
-    assert (config.epochs, config.batch_size, config.warmup_epochs) == (100, 128, 1.0)
-    assert config.schedule == "cyclic"
-    assert (config.learning_rate, config.max_learning_rate) == (0.001, 0.002)
-    assert config.cycle_steps == 2000
-    assert (config.momentum, config.weight_decay) == (0.9, 1e-4)
-    assert config.validation_fraction == 0.2
-    assert not config.augment
-    assert config.width == 64
-
-
-@pytest.mark.parametrize(
-    ("name", "strategy", "model", "threshold"),
-    [
-        ("amplify-paper", "paper", "resnet18", 1.5),
-        ("amplify-paper-deep", "paper-deep", "resnet50", 2.0),
-    ],
-)
-def test_amplification_presets_are_the_papers(name, strategy, model, threshold):
-    config = parse(["--preset", name])
-    assert (config.method, config.model, config.strategy) == (
-        "amplify",
-        model,
-        strategy,
-    )
-    assert (config.dataset, config.epochs, config.width) == ("cifar100", 150, 64)
-    assert config.amplify_threshold == threshold
-    # The paper trains on everything and counts the last epoch.
-    assert config.validation_fraction == 0
-    # Assumptions: the paper does not publish these.
-    assert (config.batch_size, config.momentum, config.weight_decay) == (128, 0.9, 5e-4)
-    assert config.augment
-    # The strategy sets the learning rate.
-    assert config.schedule is None
-    assert config.learning_rate is None
+def test_presets_are_the_papers():
+    """What the papers publish. The rest is assumed, as ``docs/protocols.md`` says."""
+    plp = config_lib.fields(parse(["--preset", "plp-paper"]))
+    assert plp["schedule"] == "cyclic"
+    assert (plp["learning_rate"], plp["max_learning_rate"]) == (0.001, 0.002)
+    assert (plp["cycle_steps"], plp["warmup_epochs"]) == (2000, 1.0)
+    assert (plp["epochs"], plp["batch_size"], plp["momentum"]) == (100, 128, 0.9)
+    assert (plp["weight_decay"], plp["augment"]) == (1e-4, False)
+    for name, strategy, threshold in (
+        ("amplify-paper", "paper", 1.5),
+        ("amplify-paper-deep", "paper-deep", 2.0),
+    ):
+        amplify = config_lib.fields(parse(["--preset", name]))
+        assert (amplify["method"], amplify["strategy"]) == ("amplify", strategy)
+        assert (amplify["epochs"], amplify["amplify_threshold"]) == (150, threshold)
+        # The paper trains on everything and counts the last epoch.
+        assert amplify["validation_fraction"] == 0
 
 
 def test_a_preset_keeps_what_was_not_overridden():
     config = parse(["--preset", "plp-paper", "--learning-rate", "0.0005"])
-    assert (config.learning_rate, config.max_learning_rate) == (0.0005, 0.002)
+    assert config.learning_rate == 0.0005
+    assert config.get(Cyclic).max_learning_rate == 0.002
     config = parse(["--preset", "plp-paper", "--optimizer", "adam"])
     assert config.learning_rate == 0.001
 
@@ -148,7 +117,7 @@ def test_a_preset_keeps_what_was_not_overridden():
 def test_flags_override_a_preset(name):
     config = parse(["--preset", name, "--width", "20", "--optimizer", "adam"])
     assert (config.width, config.optimizer) == (20, "adam")
-    assert config.momentum is None  # the preset's, without meaning now
+    assert config_lib.fields(config)["momentum"] is None  # without meaning now
     assert config.batch_size == PRESETS[name]["batch_size"]
 
 
@@ -162,101 +131,58 @@ def test_show_config_prints_a_file_that_gives_the_run(tmp_path, capsys):
     assert parse(["--config", str(path)]) == parse(argv)
 
 
-@pytest.mark.parametrize("record", [identity, chosen])
-def test_a_file_gives_the_same_run_again(tmp_path, record):
-    first = parse(["--method", "lookahead", "--epochs", "7", "--width", "4"])
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(record(first)))
-    again = parse(["--config", str(path)])
-    assert identity(again) == identity(first)
-    other = parse(["--config", str(path), "--method", "plp", "--seed", "9"])
-    assert (other.epochs, other.method, other.seed) == (7, "plp", 9)
-    assert other.lookahead_alpha is None
-
-
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
         (["--model", "vgg16"], ["--model", "resnet18"], {"head": "linear"}),
-        ([], ["--plp-window", "5"], {"plp_window": 5, "plp_period": 5}),
         (["--strategy", "paper"], ["--schedule", "step"], {"strategy": None}),
-        ([], ["--optimizer", "adam"], {"learning_rate": 0.001, "momentum": None}),
         (["--epochs", "9"], ["--strategy", "paper"], {"epochs": 9, "schedule": None}),
+        (["--method=lookahead"], ["--method=plp"], {"lookahead_alpha": None}),
         # What was chosen, not left to its default, stays.
-        (
-            ["--plp-window", "5", "--plp-period", "8"],
-            ["--plp-period", "7"],
-            {"plp_window": 5, "plp_period": 7},
-        ),
         (["--plp-period", "8"], ["--plp-window", "5"], {"plp_period": 8}),
-        (
-            ["--learning-rate", "0.3"],
-            ["--optimizer", "nesterov"],
-            {"learning_rate": 0.3, "momentum": 0.9},
-        ),
-        (
-            ["--model", "vgg16", "--head", "linear"],
-            ["--model", "vgg19"],
-            {"head": "linear"},
-        ),
+        (["--model=vgg16", "--head=linear"], ["--model=vgg19"], {"head": "linear"}),
     ],
 )
 def test_what_follows_a_choice_is_chosen_again(tmp_path, first, second, expected):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(identity(parse(first))))
-    config = dataclasses.asdict(parse(["--config", str(path), *second]))
+    config = config_lib.fields(parse(["--config", str(path), *second]))
     assert {name: config[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--method", "sgd", "--plp-step", "2"], "--plp-step 2.0 .* --method sgd"),
-        (["--method", "average", "--plp-fit", "midpoint"], "--plp-fit .* average"),
-        (["--method", "plp", "--lookahead-alpha", "0.1"], "--lookahead-alpha"),
-        (["--method", "lookahead", "--plp-period", "4"], "--plp-period 4"),
-        (["--max-learning-rate", "1"], "--max-learning-rate .* --schedule cosine"),
-        (["--cycle-steps=5"], "--cycle-steps 5"),
-        (["--optimizer", "adam", "--momentum", "0.9"], "--momentum .* adam"),
         (["--preset", "plp-paper", "--config", "x"], "--preset and --config"),
+        (["--config", "nowhere.json"], "nowhere.json cannot be read"),
+        # Dependence and ranges are declared; these are a few from end to end.
+        (["--method", "sgd", "--plp-step", "2"], "--plp-step 2.0 .* --method sgd"),
+        (["--optimizer", "adam", "--momentum", "0"], "--momentum 0.0 .* adam"),
+        (["--dropout=0.1"], "--dropout 0.1 .* --model resnet18: .* vit-tiny"),
         (
-            ["--plp-window", "5", "--plp-period", "4"],
-            "--plp-period 4 .* --plp-window 5",
+            ["--method", "amplify", "--amplify-ratio", "0.5"],
+            "--amplify-ratio 0.5 .* --amplify-select scores",
         ),
         (["--cycle-steps=3000000000", "--schedule=cyclic"], r"below 2\*\*30"),
-        (
-            ["--method=adaptive-window", "--adaptive-period=9"],
-            "--adaptive-period 9 .* --adaptive-window 10",
-        ),
-        (["--method=tail-average", "--ema=0.9"], "--ema 0.9 .* two averages"),
+        (["--momentum", "1"], "below 1, got 1.0"),
         (["--plp-window", "1"], "--plp-window must be at least 2"),
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--learning-rate", "nan"], "--learning-rate must be finite, got nan"),
+        (["--seed", "4294967296"], r"below 2\*\*32"),
+        # Contradictions of flags with each other.
         (
             ["--schedule=cyclic", "--learning-rate=1", "--max-learning-rate=0.5"],
             "--max-learning-rate 0.5 is below",
         ),
+        (["--method=tail-average", "--ema=0.9"], "--ema 0.9 .* two averages"),
         (["--head", "mlp"], "--head mlp is for VGG"),
         (["--model", "vgg16", "--stem", "imagenet"], "no --stem imagenet"),
         (["--optimizer", "nesterov", "--momentum", "0"], "--momentum above 0"),
         (["--split-per-seed", "--split-seed=3"], "--split-seed 3 contradicts"),
-        (["--cycle-momentum"], "--cycle-momentum True .* --schedule cosine"),
-        (
-            ["--cycle-momentum", "--schedule=cyclic", "--optimizer=adam"],
-            "--cycle-momentum needs an --optimizer with a --momentum",
+        *(
+            (["--schedule=cyclic", "--cycle-momentum", flag], "sgd or nesterov with a")
+            for flag in ("--optimizer=adam", "--optimizer=rmsprop", "--momentum=0.05")
         ),
-        (
-            ["--cycle-momentum", "--schedule=cyclic", "--momentum=0.05"],
-            "--momentum of at least 0.1",
-        ),
-        (["--momentum", "1"], "below 1, got 1.0"),
-        (["--validation-fraction", "1"], "below 1, got 1.0"),
-        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
-        (["--batch-size", "-1"], "--batch-size must be at least 1, got -1"),
-        (["--learning-rate", "nan"], "--learning-rate must be finite, got nan"),
-        (["--weight-decay", "inf"], "--weight-decay must be finite"),
-        (["--seed", "-1"], "--seed must be at least 0"),
-        (["--seed", "4294967296"], r"below 2\*\*32"),
-        (["--input=host", "--steps-per-call=4"], "--steps-per-call 4 .* --input host"),
-        (["--batch-parts", "0"], "--batch-parts must be at least 1"),
         (
             ["--schedule=plateau", "--validation-fraction=0"],
             "--schedule plateau watches the validation loss",
@@ -265,40 +191,13 @@ def test_what_follows_a_choice_is_chosen_again(tmp_path, first, second, expected
             ["--early-stopping=3", "--validation-fraction=0"],
             "--early-stopping watches the validation loss",
         ),
-        (["--dropout=0.1"], "--dropout 0.1 .* --model resnet18: .* vit-tiny"),
-        (["--dropout=1", "--model=vit-tiny"], "--dropout must be below 1"),
-        (["--plateau-patience=3"], "--plateau-patience 3 .* --schedule cosine"),
-        (
-            ["--schedule=onecycle", "--warmup-epochs=2"],
-            "--warmup-epochs 2.0 .* --schedule onecycle",
-        ),
-        (["--no-pin-memory", "--input=host", "--ema=1"], "--ema must be below 1"),
-        (["--pin-memory"], "--pin-memory True .* --input resident"),
-        (["--amplify-factor", "2"], "--amplify-factor 2.0 .* --method plp"),
-        (["--amplify-propagate"], "--amplify-propagate True .* --method plp"),
-        (["--amplify-threshold", "2"], "--amplify-threshold 2.0 .* --method plp"),
-        (
-            ["--method=amplify", "--amplify-select=all", "--amplify-threshold=2"],
-            "--amplify-threshold 2.0 .* --amplify-select all",
-        ),
-        (
-            ["--method", "amplify", "--amplify-ratio", "0.5"],
-            "--amplify-ratio 0.5 .* --amplify-select scores",
-        ),
         (["--method=amplify", "--amplify-select=random"], "needs --amplify-ratio"),
         (
             ["--method", "amplify", "--learning-rate", "0.1"],
             "--learning-rate 0.1 contradicts --strategy paper",
         ),
-        (
-            ["--strategy", "paper", "--schedule", "cosine"],
-            "--schedule cosine contradicts --strategy paper",
-        ),
         (["--strategy", "[(5, 0.1, 0, 1)]", "--epochs", "6"], "--epochs 6 contradicts"),
         (["--strategy", "papers"], "--strategy 'papers' is neither paper nor"),
-        (["--strategy", "[]"], r"--strategy '\[\]' is neither"),
-        (["--optimizer", "adam", "--momentum", "0"], "--momentum 0.0 .* adam"),
-        (["--config", "nowhere.json"], "nowhere.json cannot be read"),
     ],
 )
 def test_contradictions_name_the_flags(argv, message):
@@ -311,17 +210,9 @@ def test_contradictions_name_the_flags(argv, message):
     [
         ("{", "not a JSON file"),
         ("[1]", "JSON object"),
-        ('{"epoch": 3}', "unknown fields: epoch"),
         ('{"workdir": "x"}', "unknown fields: workdir"),
         ('{"epochs": "3"}', '--epochs must be an integer, got "3"'),
-        ('{"epochs": true}', "--epochs must be an integer, got true"),
-        ('{"augment": 1}', "--augment must be true or false, got 1"),
         ('{"method": "sdg"}', "--method must be one of sgd, plp"),
-        (
-            '{"plp_fit": "cubic"}',
-            "--plp-fit must be one of midpoint, least_squares, got cubic",
-        ),
-        ('{"learning_rate": NaN}', "--learning-rate must be finite"),
     ],
 )
 def test_a_bad_file_is_reported_in_a_sentence(tmp_path, text, message):
@@ -329,14 +220,6 @@ def test_a_bad_file_is_reported_in_a_sentence(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         parse(["--config", str(path)])
-
-
-def test_unparsable_flags_end_with_code_2(capsys):
-    for argv in (["--epochs", "many"], ["--method", "sdg"], ["--nonsense"]):
-        with pytest.raises(SystemExit) as exit_:
-            parse(argv)
-        assert exit_.value.code == 2
-        assert capsys.readouterr().err
 
 
 def test_several_seeds_are_several_runs():
@@ -355,30 +238,22 @@ def test_several_seeds_are_several_runs():
 
 # -- Runs that are the same, and runs that are not ------------------------------------
 
-CHOICES = {
+STRINGS = {
     "dataset": st.sampled_from(["digits", "cifar100", "./a/x.npz", "./b/x.npz", "~/d"]),
-    "model": st.sampled_from(["tiny", "resnet18", "vgg16"]),
-    "width": st.integers(1, 64),
-    "method": st.sampled_from(["sgd", "plp", "lookahead", "average", "amplify"]),
-    "plp_window": st.integers(2, 5),
-    "plp_period": st.integers(5, 9),
-    "lookahead_alpha": st.floats(0, 1),
-    "amplify_select": st.sampled_from(["scores", "all", "head"]),
-    "amplify_threshold": st.floats(0, 2),
-    "optimizer": st.sampled_from(["sgd", "nesterov", "adam"]),
-    "learning_rate": st.floats(0.001, 1),
-    "schedule": st.sampled_from(["cosine", "constant", "cyclic", "plateau"]),
-    "input": st.sampled_from(["resident", "host"]),
-    "pin_memory": st.booleans(),
-    "early_stopping": st.integers(1, 5),
+    "amplify_select": st.sampled_from(["scores", "random", "all", "head"]),
     "strategy": st.sampled_from(["paper", "[(3, 0.1, 0, 1), (9, 0.1, 1, 2)]"]),
-    "augment": st.booleans(),
-    "seed": st.integers(0, 3),
-    "epochs": st.integers(4, 40),
-    "on_nonfinite": st.sampled_from(["stop", "skip"]),
-    "checkpoint_epochs": st.integers(0, 3),
 }
-FIELDS = st.fixed_dictionaries({}, optional=CHOICES)
+NAMES = [n for n in FIELDS if DECLARED[n].kind is not str or n in {*CHOICES, *STRINGS}]
+
+
+@st.composite
+def some_fields(draw):
+    """A few flags, each with a choice under which it has a meaning."""
+    fields = {}
+    for name in draw(st.lists(st.sampled_from(NAMES), max_size=6, unique=True)):
+        value = draw(STRINGS[name] if name in STRINGS else inside(name))
+        fields |= {**context(name), name: value}
+    return fields
 
 
 def resolved(fields):
@@ -394,7 +269,7 @@ def resolved(fields):
 
 
 @settings(max_examples=100, deadline=None)
-@given(FIELDS)
+@given(some_fields())
 def test_a_record_gives_the_configuration_back(fields):
     config = resolved(fields)
     for record in (identity(config), chosen(config)):
@@ -410,7 +285,7 @@ def test_a_record_gives_the_configuration_back(fields):
 
 
 @settings(max_examples=100, deadline=None)
-@given(FIELDS, FIELDS)
+@given(some_fields(), some_fields())
 def test_only_equal_runs_share_a_default_work_directory(first, second):
     first, second = resolved(first), resolved(first | second)
     is_same = identity(first) == identity(second)

@@ -17,8 +17,8 @@ from tests.support import programs
 from tests.support.programs import DATASET, Linear, Normalised, train_epoch
 from training import data, recipe
 from training.engine import feed, parallel
+from training.engine.engine import means
 from training.engine.feed import Host, Resident, prefetch
-from training.engine.program import means
 from training.engine.state import make_initial_state
 from training.engine.step import Preprocess, make_train_step
 from training.errors import ConfigError
@@ -29,10 +29,10 @@ def trained(epochs=3, **options):
     """The means of each epoch and the last state, in float64."""
     with jax.enable_x64(True):
         tx = optax.chain(programs.momentum(), plp_optax.plp())
-        program = programs.make(tx=tx, dtype=jnp.float64, augment=True, **options)
-        state, history = program.initial_state(0), []
+        engine = programs.make(tx=tx, dtype=jnp.float64, augment=True, **options)
+        state, history = engine.initial_state(0), []
         for epoch in range(epochs):
-            state = train_epoch(program, state, epoch)
+            state = train_epoch(engine, state, epoch)
             history.append(means(state.monitor.epoch))
         return history, jax.device_get(state)
 
@@ -86,10 +86,10 @@ def test_an_epoch_in_parts_is_the_epoch(single):
     expected = jax.device_get(train_epoch(single, single.initial_state(0)))
     for split in (1, 3):
         state = single.initial_state(0)
-        for call in single.train_epoch(state, 0, 0, stop=split):
+        for call in single.train_steps(state, 0, 0, stop=split):
             state = call.state
         state = parallel.replicate(jax.tree.map(np.array, jax.device_get(state)))
-        for call in single.train_epoch(state, 0, 0, start=split):
+        for call in single.train_steps(state, 0, 0, start=split):
             state = call.state
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
 
@@ -97,7 +97,7 @@ def test_an_epoch_in_parts_is_the_epoch(single):
 def test_calls_report_their_steps_and_earlier_metrics(single):
     """Metrics are those of two calls before, so that nothing waits."""
     state, calls, after = single.initial_state(0), [], []
-    for call in single.train_epoch(state, 0, 0):
+    for call in single.train_steps(state, 0, 0):
         calls.append(call)
         after.append(means(jax.device_get(call.state.monitor.epoch)))
     assert [call.steps for call in calls] == [1, 1, 1, 1]
@@ -120,12 +120,12 @@ def test_a_loop_on_the_device_ends_with_the_steps():
 # -- Accumulation and precision --------------------------------------------------------
 
 
-def make_step(dtype, module=None, batch=64, **options):
+def make_step(dtype, module=None, batch=64, augment=False, **options):
     """An initial state, and a compiled step that takes it, on a batch of everything."""
     tx = programs.momentum()
     module = module or Linear()
     state = make_initial_state(module, tx, (8, 8, 1), dtype)(jax.random.key(0))
-    preprocess = Preprocess(DATASET.mean, DATASET.std, dtype, 1, False)
+    preprocess = Preprocess.of(DATASET, dtype, augment=augment)
     source = Resident(DATASET.train, batch, 1)
     step = source.wrap(make_train_step(module, tx, preprocess, **options))
     arguments = next(source.calls(0, 0, range(1))).arguments
@@ -162,8 +162,8 @@ def test_several_batches_a_step_are_optax_multi_steps():
     """Averaged gradients, momentum and prediction once for every two batches."""
 
     def train(tx, **options):
-        program = programs.make(Linear(), tx, dtype=jnp.float64, **options)
-        state = train_epoch(program, program.initial_state(0))
+        engine = programs.make(Linear(), tx, dtype=jnp.float64, **options)
+        state = train_epoch(engine, engine.initial_state(0))
         return jax.device_get(state.params)
 
     with jax.enable_x64(True):
@@ -177,11 +177,13 @@ def test_several_batches_a_step_are_optax_multi_steps():
 
 
 def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
-    monkeypatch.setattr(recipe, "Program", lambda *args, **options: options)
+    seen = {}
+    for name in ("Engine", "make_train_step"):
+        monkeypatch.setattr(recipe, name, lambda *_, **options: seen.update(options))
     fields = {"batch_size": 8, "batch_parts": 2, "batches_per_step": 3}
-    options = recipe.assemble(resolve(fields), DATASET)
-    assert (options["batch_size"], options["parts"]) == (24, 6)
-    assert recipe.count_steps(resolve(fields), DATASET)[0] == 64 // 24
+    recipe.assemble(resolve(fields), DATASET)
+    assert (seen["batch_size"], seen["parts"]) == (24, 6)
+    assert recipe.count_steps(resolve(fields), DATASET).steps_per_epoch == 64 // 24
 
 
 def test_smoothed_targets_are_mixed_with_even_ones():
@@ -200,10 +202,10 @@ def test_smoothed_targets_are_mixed_with_even_ones():
 def test_the_moving_average_is_its_recursion():
     """Of parameters and running statistics, with a decay that rises to 0.2."""
     with jax.enable_x64(True):
-        program = programs.make(dtype=jnp.float64, ema=0.2)
-        state, step = program.initial_state(0), 0
+        engine = programs.make(dtype=jnp.float64, ema=0.2)
+        state, step = engine.initial_state(0), 0
         expected = jax.device_get(state.variables)
-        for call in program.train_epoch(state, 0, 0):
+        for call in engine.train_steps(state, 0, 0):
             decay = min(0.2, (1 + step) / (10 + step))
             state, step = jax.device_get(call.state), step + 1
             expected = jax.tree.map(
@@ -220,10 +222,10 @@ def test_the_moving_average_is_its_recursion():
 def test_the_average_of_the_tail_is_evaluated_next_to_the_parameters():
     """Of the last two of four steps, with the running statistics of the last."""
     with jax.enable_x64(True):
-        tx = optax.chain(programs.momentum(), plp_optax.tail_average(start=2))
-        program = programs.make(Normalised(), tx, dtype=jnp.float64)
-        state, params = program.initial_state(0), []
-        for call in program.train_epoch(state, 0, 0):
+        tx = optax.chain(programs.momentum(), plp_optax.tail_average(0.0, start=2))
+        engine = programs.make(Normalised(), tx, dtype=jnp.float64)
+        state, params = engine.initial_state(0), []
+        for call in engine.train_steps(state, 0, 0):
             state = call.state
             params.append(jax.device_get(state.params))
         expected = jax.tree.map(lambda a, b: (a + b) / 2, *params[2:])
@@ -238,11 +240,11 @@ def test_the_average_of_the_tail_is_evaluated_next_to_the_parameters():
 def test_running_statistics_are_computed_again_for_the_average(host):
     """Batch by batch, as in training, with the averaged parameters."""
     with jax.enable_x64(True):
-        tx = optax.chain(programs.momentum(), plp_optax.tail_average())
-        program = programs.make(Normalised(), tx, dtype=jnp.float64, host=host)
-        state = train_epoch(program, program.initial_state(0))
+        tx = optax.chain(programs.momentum(), plp_optax.tail_average(0.0))
+        engine = programs.make(Normalised(), tx, dtype=jnp.float64, host=host)
+        state = train_epoch(engine, engine.initial_state(0))
         average = state.averaged_variables
-        actual = program.averaged(state, seed=3)
+        actual = engine.averaged(state, seed=3)
         stats = average["batch_stats"]
         for indices in np.asarray(feed._order(jax.random.key(3), 0, 64)).reshape(4, 16):
             pixels = DATASET.train.images[indices].astype(np.float64) / 255
@@ -265,13 +267,13 @@ def test_running_statistics_are_computed_again_for_the_average(host):
 
 
 def test_without_normalisation_there_are_no_statistics_to_compute():
-    tx = optax.chain(programs.momentum(), plp_optax.tail_average())
-    program = programs.make(Linear(), tx)
-    state = train_epoch(program, program.initial_state(0))
+    tx = optax.chain(programs.momentum(), plp_optax.tail_average(0.0))
+    engine = programs.make(Linear(), tx)
+    state = train_epoch(engine, engine.initial_state(0))
     assert not state.needs_statistics
     jax.tree.map(
         np.testing.assert_array_equal,
-        program.averaged(state, seed=0),
+        engine.averaged(state, seed=0),
         state.averaged_variables,
     )
 
@@ -345,7 +347,7 @@ def test_low_precision_computes_low_and_keeps_high(single, dtype):
     assert isinstance(state.loss_scale, DynamicScale) == (dtype == jnp.float16)
     low = step(state).monitor.last
     assert low.taken == 1
-    for call in single.train_epoch(single.initial_state(0), 0, 0, stop=1):
+    for call in single.train_steps(single.initial_state(0), 0, 0, stop=1):
         high = jax.device_get(call.state.monitor.last)
     assert low.loss == pytest.approx(high.loss, rel=0.02)
     assert low.loss != high.loss

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -9,23 +10,30 @@ from hypothesis import strategies as st
 
 from training.errors import ConfigError
 from training.settings import flags
-from training.settings.flags import flag
+from training.settings.flags import Part, flag
 
 
 @dataclasses.dataclass(frozen=True)
-class Meal:
-    """What is cooked."""
+class Cooked(Part):
+    """What takes time."""
 
-    dish: str = flag("soup", "The dish.", choices=("soup", "cake", "nothing"))
-    minutes: int | None = flag(
-        lambda c: 60 if c.dish == "cake" else 20,
-        "Cooking time.",
-        only=("dish", ("soup", "cake")),
-        low=1,
+    minutes: int = flag(
+        lambda c: 60 if "cake" in c.dish else 20, "Cooking time.", low=1
     )
-    topping: str | None = flag(
-        "cream", "On the cake.", only=("dish", ("cake",)), choices=("cream", "nuts")
-    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Soup(Cooked):
+    """A soup."""
+
+    is_hot: bool = flag(True, "Whether it is served hot.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cake(Cooked):
+    """A cake."""
+
+    topping: Literal["cream", "nuts"] = flag("cream", "On the cake.")
     spoons: float | None = flag(
         lambda c: c.minutes / 10,
         "Of it.",
@@ -33,7 +41,28 @@ class Meal:
         above=0,
         high=9,
     )
-    is_hot: bool = flag(True, "Whether it is served hot.", only=("dish", ("soup",)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Coffee(Part):
+    """A coffee after it."""
+
+    prefix = "coffee"
+    cups: int = flag(1, "How many.", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Meal:
+    """What is cooked."""
+
+    dish: str = flag(
+        "soup",
+        "The dish.",
+        parts={
+            **{"soup": Soup, "cake": Cake, "nothing": ()},
+            **{"coffee": Coffee, "cake+coffee": (Cake, Coffee)},
+        },
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +79,8 @@ class Table:
 class Everything(Table, Meal):
     """Both."""
 
+    parts: tuple[Part, ...]
+
 
 DECLARED = flags.flags(Everything)
 
@@ -59,8 +90,9 @@ def complete(explicit, base=None):
 
 
 def read(*argv):
+    groups = {"meal": Meal, "table": Table}
     return flags.read_command_line(
-        argv, (Meal, Table), prog="cook", description="Cooks a meal."
+        argv, groups, prog="cook", description="Cooks a meal."
     )
 
 
@@ -113,18 +145,18 @@ def test_explicit_fields_override_others(explicit, base, expected):
         (
             {"topping": "nuts"},
             "--topping nuts has no meaning with --dish soup: leave it out, or choose "
-            "--dish cake",
+            "--dish cake or cake+coffee",
         ),
         (
             {"dish": "nothing", "minutes": 3},
             "--minutes 3 has no meaning with --dish nothing: leave it out, or choose "
-            "--dish soup or cake",
+            "--dish soup or cake or cake+coffee",
         ),
         # The first choice that must change is named.
         (
             {"spoons": 3.0},
             "--spoons 3.0 has no meaning with --dish soup: leave it out, or choose "
-            "--dish cake",
+            "--dish cake or cake+coffee",
         ),
         (
             {"dish": "cake", "topping": "nuts", "spoons": 3},
@@ -153,7 +185,10 @@ def test_explicit_fields_override_others(explicit, base, expected):
         ({"price": True}, "--price must be a number, got true"),
         ({"dish": "cake", "spoons": 0}, "--spoons must be above 0, got 0"),
         ({"dish": "cake", "spoons": 9.5}, "--spoons must be at most 9, got 9.5"),
-        ({"dish": "stew"}, "--dish must be one of soup, cake, nothing, got stew"),
+        (
+            {"dish": "stew"},
+            "--dish must be one of soup, cake, nothing, coffee, cake+coffee, got stew",
+        ),
         ({"dish": 1}, "--dish must be a string, got 1"),
         ({"dish": ["soup"]}, '--dish must be a string, got ["soup"]'),
         ({"is_hot": 1}, "--is-hot must be true or false, got 1"),
@@ -189,7 +224,7 @@ def is_number(value, *kinds):
 
 # What each flag accepts, written a second time.
 ACCEPTED = {
-    "dish": lambda v: v in ("soup", "cake", "nothing"),
+    "dish": lambda v: v in ("soup", "cake", "nothing", "coffee", "cake+coffee"),
     "minutes": lambda v: is_number(v, int) and 1 <= v < 2**31,
     "topping": lambda v: v in ("cream", "nuts"),
     "spoons": lambda v: is_number(v, int, float) and 0 < v <= 9,
@@ -217,13 +252,14 @@ VALUES = (
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(sorted(ACCEPTED)), VALUES)
 def test_values_are_accepted_by_type_and_range(name, value):
-    message = refusal(lambda: flags.check(name, value, DECLARED[name]))
+    message = refusal(lambda: flags.check(DECLARED[name], value))
     assert (message is None) == (value is None or ACCEPTED[name](value))
     assert message is None or message.startswith(f"{flags.spell(name)} must be ")
 
 
 GOOD = {
-    "dish": st.sampled_from(["soup", "cake", "nothing"]),
+    "dish": st.sampled_from(["soup", "cake", "nothing", "cake+coffee"]),
+    "coffee_cups": st.integers(1, 3),
     "minutes": st.integers(1, 90),
     "topping": st.sampled_from(["cream", "nuts"]),
     "spoons": st.floats(0.1, 9),
@@ -305,9 +341,9 @@ def test_help_shows_groups_defaults_and_dependence(capsys, monkeypatch):
     assert "Cooks a meal." in shown
     for text in (
         *("What is cooked.", "Where it is eaten."),
-        "--dish {soup,cake,nothing} The dish. (default: soup)",
-        "Cooking time. (with --dish soup or cake)",
-        "On the cake. (with --dish cake; default: cream)",
+        "--dish {soup,cake,nothing,coffee,cake+coffee} The dish. (default: soup)",
+        "Cooking time. (with --dish soup or cake or cake+coffee)",
+        "--coffee-cups INT How many. (with --dish coffee or cake+coffee; default: 1)",
         "Its number. (not with --name; default: 7)",
         "Its price. (default: 1.5)",
         "(with --dish soup; default: true)",
@@ -315,19 +351,59 @@ def test_help_shows_groups_defaults_and_dependence(capsys, monkeypatch):
         assert text in shown
 
 
-def test_a_flag_is_one_declaration():
-    """With nothing else it is parsed, completed, checked and shown in help."""
+# -- What choices bring along ----------------------------------------------------------
+
+
+def test_settings_are_made_of_what_was_chosen():
+    made = flags.build(Everything, complete({"dish": "cake+coffee", "coffee_cups": 2}))
+    cake = Cake(minutes=60, topping="cream", spoons=6.0)
+    assert made.parts == (cake, Coffee(cups=2))
+    assert (made.dish, made.places) == ("cake+coffee", 4)
+    assert flags.build(Everything, complete({"dish": "nothing"})).parts == ()
+
+
+@settings(max_examples=50, deadline=None)
+@given(FIELDS)
+def test_what_was_made_gives_its_fields_back(base):
+    fields = complete({}, base)
+    assert flags.values(flags.build(Everything, fields)) == fields
+
+
+def test_an_entry_and_a_flag_are_one_declaration(monkeypatch):
+    """With nothing else they are parsed, completed, checked and made."""
 
     @dataclasses.dataclass(frozen=True)
-    class More(Everything):
-        """With one flag more."""
+    class Stew(Part):
+        """A stew."""
 
+        prefix = "stew"
         guests: int = flag(2, "Number of guests.", low=0)
 
-    argv = ["--guests", "5"]
-    given_ = flags.read_command_line(argv, (More,), prog="cook", description="")
-    assert given_ == {"guests": 5}
-    assert flags.complete(More, given_, {})["guests"] == 5
-    assert flags.complete(More, {}, {})["guests"] == 2
-    with pytest.raises(ConfigError, match="--guests must be at least 0, got -1"):
-        flags.complete(More, {"guests": -1}, {})
+    monkeypatch.setitem(DECLARED["dish"].parts, "stew", Stew)
+    given_ = read("--dish", "stew", "--stew-guests", "5")
+    assert given_ == {"dish": "stew", "stew_guests": 5}
+    assert flags.build(Everything, complete(given_)).parts == (Stew(guests=5),)
+    assert complete({"dish": "stew"})["stew_guests"] == 2
+    with pytest.raises(ConfigError, match="--stew-guests must be at least 0, got -1"):
+        complete({"dish": "stew", "stew_guests": -1})
+    with pytest.raises(ConfigError, match="or choose --dish stew"):
+        complete({"stew_guests": 1})
+
+
+def test_two_flags_of_one_name_are_refused(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Stew(Part):
+        """Its cooking time has another range."""
+
+        minutes: int = flag(9, "Cooking time.", low=2)
+
+    monkeypatch.setitem(DECLARED["dish"].parts, "stew", Stew)
+    with pytest.raises(TypeError, match="two different flags have the name minutes"):
+        flags.flags(Everything)
+
+
+def test_errors_about_arguments_name_the_flag():
+    coffee = Coffee(cups=1)
+    error = ValueError("cups must be clean, got 1")
+    assert flags.naming(coffee, error) == "--coffee-cups must be clean, got 1"
+    assert flags.naming(coffee, ValueError("plates must be clean")) is None

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -95,30 +94,22 @@ def test_two_processes_equal_one(alone, tmp_path, source):
     assert ["recorded in" in output for output in outputs] == [True, False]
 
 
-@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "other"])
-def test_a_lost_process_ends_the_run_which_is_resumed(tmp_path, victim):
+def test_a_lost_process_ends_the_run_which_another_number_resumes(tmp_path):
     path = tmp_path / "run"
-    flags = ("--epochs", "60", "--input", "host")
-    #
+    flags = ("--epochs", "20", "--input", "host")
     processes = start_two(path, *flags, "--checkpoint-minutes", "1e-6")
-    wait_for(processes[0], "2/60")
-    processes[victim].kill()
-    killed = time.monotonic()
-    survivor = processes[1 - victim]
-    survivor.communicate(timeout=60)
-    print(f"survivor ended with {survivor.returncode} in {time.monotonic() - killed}s")
-    assert survivor.returncode != 0
-    processes[victim].communicate()
+    wait_for(processes[0], "2/20")
+    processes[1].kill()
+    processes[0].communicate(timeout=60)
+    assert processes[0].returncode != 0
+    processes[1].communicate()
     assert not (path / workdir.RESULT).exists()
 
     flags = (*flags, "--checkpoint-minutes", "15")
-    if victim == 0:  # with the same number of processes
-        codes, outputs = finish(start_two(path, *flags))
-    else:  # with another one
-        codes, outputs = finish([start(path, *flags, devices=2)])
-    assert set(codes) == {0}, outputs
+    codes, outputs = finish([start(path, *flags, devices=2)])
+    assert codes == [0], outputs
     assert "resuming from" in outputs[0]
-    assert [m["epoch"] for m in workdir.read_metrics(path)] == [*range(1, 61)]
+    assert [m["epoch"] for m in workdir.read_metrics(path)] == [*range(1, 21)]
 
 
 def test_a_signal_to_one_process_stops_all_and_saves(tmp_path):

@@ -14,8 +14,8 @@ import train
 from tests.support import programs
 from tests.support.programs import train_epoch
 from training import recipe
+from training.engine.engine import means
 from training.engine.feed import Resident
-from training.engine.program import means
 from training.errors import DivergedError
 from training.run import workdir
 
@@ -61,8 +61,8 @@ def step_of(number):
 def test_a_skipped_step_changes_nothing(steps_per_call, monkeypatch):
     """Momentum, window, sums, statistics: all equal a run that never saw the batch."""
     with jax.enable_x64(True):
-        program = everything(steps_per_call)
-        state = jax.device_get(train_epoch(program, program.initial_state(0)))
+        engine = everything(steps_per_call)
+        state = jax.device_get(train_epoch(engine, engine.initial_state(0)))
         assert state.step == 3
         assert state.monitor.epoch.taken == 3
         assert state.monitor.epoch.skipped == 1
@@ -90,13 +90,13 @@ def test_a_skipped_step_changes_nothing(steps_per_call, monkeypatch):
 
 def test_stop_leaves_the_state_before_the_step():
     """Also where the steps that follow are in the same call."""
-    program = programs.make(dataset=with_white([9]), steps_per_call=4)
-    state = program.initial_state(0)
+    engine = programs.make(dataset=with_white([9]), steps_per_call=4)
+    state = engine.initial_state(0)
     bad = step_of(9)
     assert 0 < bad < 3  # steps come before and after it
     message = rf"diverged: at step {bad + 1} of epoch 1 the loss is nan"
     with pytest.raises(DivergedError, match=message):  # noqa: PT012
-        for call in program.train_epoch(state, 0, 0):
+        for call in engine.train_steps(state, 0, 0):
             state = call.state
     assert int(state.step) == bad
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
@@ -107,14 +107,14 @@ def test_stop_leaves_the_state_before_the_step():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16])
 def test_skipping_gives_up(dtype):
     """Every step is bad; in float16, too, whose own overflows are no errors."""
-    program = programs.make(
+    engine = programs.make(
         dataset=with_white(range(64)), dtype=dtype, most_skipped=MOST
     )
-    start = program.initial_state(0)
+    start = engine.initial_state(0)
     params = jax.device_get(start.params)
-    state = train_epoch(program, start)
+    state = train_epoch(engine, start)
     with pytest.raises(DivergedError, match="at step 4 of epoch 2"):  # noqa: PT012
-        for call in program.train_epoch(state, 0, 1):
+        for call in engine.train_steps(state, 0, 1):
             state = call.state
     assert int(state.step) == 0
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), params)
@@ -123,10 +123,10 @@ def test_skipping_gives_up(dtype):
 def test_scattered_bad_steps_do_not_add_up():
     """Only bad steps in a row count towards giving up."""
     with jax.enable_x64(True):
-        program = everything(1)
-        state = program.initial_state(0)
+        engine = everything(1)
+        state = engine.initial_state(0)
         for epoch in range(MOST + 3):
-            state = train_epoch(program, state, epoch)
+            state = train_epoch(engine, state, epoch)
             assert int(state.monitor.epoch.skipped) == 1
         assert int(state.step) == 3 * (MOST + 3)
 

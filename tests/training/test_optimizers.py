@@ -13,17 +13,14 @@ from tests.support import reference
 from tests.support.problems import W0, jitted, noisy_gradient, run
 from training.errors import ConfigError
 from training.settings import plateau
+from training.settings.chain import make_optimizer, make_plan, make_schedule
 from training.settings.config import resolve
-from training.settings.optimizers import (
-    make_optimizer,
-    make_schedule,
-    triangular_schedule,
-)
+from training.settings.schedules import triangular_schedule
 
 
 def schedule(steps_per_epoch=10, epochs=10, **fields):
     config = resolve({"epochs": epochs, **fields})
-    return make_schedule(config, steps_per_epoch=steps_per_epoch)
+    return make_schedule(config, make_plan(config, steps_per_epoch))
 
 
 def test_triangular_schedule_goes_up_and_down():
@@ -45,9 +42,8 @@ def test_rates_are_float64_where_that_is_enabled(name):
 
 def test_the_papers_schedule():
     """One epoch of warm-up to 0.001, then up to 0.002 in 2,000 steps, and back."""
-    config = resolve({"dataset": "cifar100", "schedule": "cyclic",
-                      "learning_rate": 0.001, "max_learning_rate": 0.002})  # fmt: skip
-    f = make_schedule(config, steps_per_epoch=312)
+    rates = {"learning_rate": 0.001, "max_learning_rate": 0.002}
+    f = schedule(steps_per_epoch=312, schedule="cyclic", **rates)
     warmup = np.array([f(i) for i in range(313)])
     np.testing.assert_allclose(np.diff(warmup), 0.001 / 313, rtol=1e-3)
     np.testing.assert_allclose(warmup[[0, -1]], [0.001 / 313, 0.001], rtol=1e-5)
@@ -91,9 +87,14 @@ def test_a_run_shorter_than_its_warm_up_stays_in_it():
     np.testing.assert_allclose(rates, np.arange(1, 6) * 0.1, rtol=1e-6)
 
 
+# Replaced by a strategy.
+UNSET = dict.fromkeys(("learning_rate", "schedule", "warmup_epochs"))
+
+
 def chain(**fields):
     constant = {"learning_rate": 0.05, "schedule": "constant", "warmup_epochs": 0}
-    return make_optimizer(resolve(constant | fields), steps_per_epoch=3)
+    config = resolve(constant | fields)
+    return make_optimizer(config, make_plan(config, steps_per_epoch=3))
 
 
 @pytest.mark.parametrize(
@@ -141,16 +142,16 @@ def test_methods_follow_their_definitions(fields, jump, k, period, optimizer):
     ("fields", "link"),
     [
         (
-            {"method": "adaptive-window", "adaptive_window": 3},
-            plp_optax.adaptive_window(3),
+            {"method": "anderson", "anderson_history": 3},
+            plp_optax.anderson(3),
         ),
         (
             {
-                "method": "adaptive-window",
-                **{"adaptive_window": 3, "adaptive_period": 4},
-                "adaptive_min_signal": 0.2,
+                "method": "anderson",
+                **{"anderson_history": 3, "anderson_period": 4},
+                "anderson_min_signal": 0.2,
             },
-            plp_optax.adaptive_window(3, period=4, min_signal=0.2),
+            plp_optax.anderson(3, period=4, min_signal=0.2),
         ),
         (
             {
@@ -204,6 +205,8 @@ def test_other_optimizers_lower_a_loss_and_decay_weights(optimizer):
     w = jnp.ones(2)
     updates, _ = tx.update(jnp.zeros(2), tx.init(w), w)
     assert jnp.all(updates < 0)
+    if optimizer == "adamw":  # decoupled, and not in the gradient, too
+        np.testing.assert_allclose(updates, -0.05 * 0.1, rtol=1e-6)
     tx = chain(optimizer=optimizer, method="sgd", weight_decay=0.0)
     updates, _ = tx.update(jnp.zeros(2), tx.init(w), w)
     assert not jnp.any(updates)
@@ -212,21 +215,16 @@ def test_other_optimizers_lower_a_loss_and_decay_weights(optimizer):
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov"])
 def test_momentum_falls_while_the_cyclic_rate_rises(optimizer):
     """As PyTorch's CyclicLR: 0.9 at the lower rate, 0.8 at the peak."""
-    tx = make_optimizer(
-        resolve(
-            {
-                "method": "sgd",
-                "optimizer": optimizer,
-                "schedule": "cyclic",
-                "learning_rate": 0.02,
-                "max_learning_rate": 0.04,
-                "cycle_steps": 4,
-                "cycle_momentum": True,
-                "warmup_epochs": 1,
-                "weight_decay": 0.0,
-            }
-        ),
-        steps_per_epoch=3,
+    tx = chain(
+        method="sgd",
+        optimizer=optimizer,
+        schedule="cyclic",
+        learning_rate=0.02,
+        max_learning_rate=0.04,
+        cycle_steps=4,
+        cycle_momentum=True,
+        warmup_epochs=1,
+        weight_decay=0.0,
     )
     rates = [0.005, 0.01, 0.015, *np.interp(range(9), [0, 4, 8], [0.02, 0.04, 0.02])]
     momenta = [0.9] * 3 + [*np.interp(range(9), [0, 4, 8], [0.9, 0.8, 0.9])]
@@ -265,7 +263,7 @@ def test_amplified_gradients_are_clipped_before_decay(clipping, clip):
     tx = chain(
         method="amplify",
         strategy="[(4, 0.05, 1, 3.0)]",
-        **dict.fromkeys(("learning_rate", "schedule", "warmup_epochs")),
+        **UNSET,
         amplify_select="all",
         **{"momentum": 0.8, "weight_decay": 0.01, "l1": 0.03},
         **clipping,
@@ -311,7 +309,7 @@ def test_gradients_are_amplified_before_decay_and_momentum(method):
     tx = chain(
         method=method,
         strategy="[(4, 0.05, 1, 3.0)]",
-        **dict.fromkeys(("learning_rate", "schedule", "warmup_epochs")),
+        **UNSET,
         amplify_select="all",
         momentum=0.8,
         weight_decay=0.01,
@@ -345,12 +343,23 @@ def test_gradients_are_amplified_before_decay_and_momentum(method):
         ({"strategy": "[(3, -0.1, 1, 2)]"}, "--strategy .*positive learning rate"),
         ({"strategy": "[(3, 0.1, 0, 1)]"}, "--method amplify: "),
         ({"epochs": 2}, "--strategy paper: "),
+        (
+            {"method": "plp", "plp_window": 5, "plp_period": 4},
+            "^--plp-period must .* 5",
+        ),
+        (
+            {"method": "average", "plp_window": 5, "plp_period": 4},
+            "^--plp-period must .* 5",
+        ),
+        (
+            {"method": "anderson", "anderson_period": 9},
+            "^--anderson-period must be at least 10",
+        ),
     ],
 )
 def test_what_the_library_refuses_names_the_flag(fields, message):
-    config = resolve({"method": "amplify", **fields})
     with pytest.raises(ConfigError, match=message):
-        make_optimizer(config, steps_per_epoch=3)
+        chain(**{"method": "amplify"} | UNSET | fields)
 
 
 @pytest.mark.parametrize(
@@ -363,9 +372,7 @@ def test_what_the_library_refuses_names_the_flag(fields, message):
 def test_what_does_not_fit_the_network_names_the_flag(fields, flag):
     tx = chain(
         method="amplify",
-        learning_rate=None,
-        schedule=None,
-        warmup_epochs=None,
+        **UNSET,
         **fields,
     )
     layers = {name: {"kernel": jnp.zeros(2)} for name in "abc"}

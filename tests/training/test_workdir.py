@@ -12,7 +12,7 @@ from tests.support.bad_inputs import contents
 from training import data
 from training.errors import RunError
 from training.run import workdir
-from training.run.checkpoints import Checkpoint, Checkpoints, read
+from training.run.checkpoints import Checkpoint, Checkpoints
 from training.run.workdir import WorkDirectory, read_metrics
 from training.settings.config import identity, resolve
 
@@ -175,7 +175,7 @@ def test_files_of_others_are_refused(started, overwrite):
     )
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "best.msgpack"])
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl"])
 def test_names_of_a_run_without_a_configuration_are_refused(config, name):
     path = directory_of(config)
     (path / name).write_text("precious")
@@ -195,33 +195,31 @@ def test_resuming_is_refused_or_required(config, dataset):
         assert directory.is_unfinished
 
 
-@pytest.mark.parametrize("name", RESULT)
-def test_a_result_that_lacks_a_field_is_damaged(started, name):
+def test_a_result_that_lacks_a_field_is_damaged(started):
     path = directory_of(started) / workdir.RESULT
-    path.write_text(json.dumps({n: v for n, v in RESULT.items() if n != name}))
-    assert refusal(started) == (
-        f"{path} has no {name}: it is damaged; --overwrite starts the run again"
-    )
+    for name in RESULT:
+        path.write_text(json.dumps({n: v for n, v in RESULT.items() if n != name}))
+        assert refusal(started) == (
+            f"{path} has no {name}: it is damaged; --overwrite starts the run again"
+        )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00", '{"a": ' * 2000])
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
-def test_damaged_records_are_refused(started, name, text):
+def test_damaged_records_are_refused(started, name):
     path = directory_of(started) / name
-    path.write_text(text)
-    message = refusal(started)
-    assert message.startswith(str(path))
-    assert message.endswith("--overwrite starts the run again")
+    for text in ("", "{", "[1]", "null", "\x00", '{"a": ' * 2000):
+        path.write_text(text)
+        message = refusal(started)
+        assert message.startswith(str(path))
+        assert message.endswith("--overwrite starts the run again")
     with WorkDirectory(dataclasses.replace(started, overwrite=True)):
         pass
 
 
 # -- What a killed run leaves ----------------------------------------------------------
 
-TEMPORARY = ["config.json.tmp", "result.json.tmp", "best.msgpack.tmp", "layers.txt.tmp"]
 
-
-@pytest.mark.parametrize("name", TEMPORARY)
+@pytest.mark.parametrize("name", ["config.json.tmp", "best.msgpack.tmp"])
 def test_a_stranded_temporary_file_is_harmless(config, dataset, name):
     path = directory_of(config)
     for overwrite in (False, True):
@@ -320,62 +318,3 @@ def test_files_of_others_survive_overwriting(shared, dataset):
         directory.start(dataset)
     assert others_in(path) == {*OTHERS, "folder/mine"}
     assert not [p for p in path.iterdir() if p.name.startswith("epoch-00000-")]
-
-
-# -- Checkpoints -----------------------------------------------------------------------
-
-
-def test_the_newest_checkpoints_are_kept(tmp_path):
-    for step in (5, 3, 8, 8, 100_000_000):
-        save(tmp_path, step, np.full(2, step))
-    path = tmp_path / workdir.CHECKPOINTS
-    assert [p.name for p in sorted(path.iterdir())] == [
-        "epoch-00000-step-00000008.msgpack",
-        "epoch-00000-step-100000000.msgpack",
-    ]
-    found, (tree, notes) = Checkpoints(path, 2).newest({"x": np.zeros(2, int)})
-    assert found.name == "epoch-00000-step-100000000.msgpack"
-    assert notes == {"step": 100_000_000}
-    np.testing.assert_array_equal(tree["x"], [100_000_000] * 2)
-
-
-def test_checkpoints_beyond_the_position_are_removed(tmp_path):
-    """They are damaged: the run was resumed from an earlier one."""
-    for step in (3, 5, 8):
-        save(tmp_path, step, np.full(2, step), keep=3)
-    path = tmp_path / workdir.CHECKPOINTS
-    (path / "epoch-00000-step-00000008.msgpack").unlink()
-    (path / "epoch-00000-step-00000008.msgpack").mkdir()
-    (path / "epoch-00000-step-00000005.msgpack").write_bytes(b"\x00" * 100)
-    save(tmp_path, 4, np.full(2, 4), keep=3)
-    assert [p.name for p in sorted(path.iterdir()) if p.is_file()] == [
-        "epoch-00000-step-00000003.msgpack",
-        "epoch-00000-step-00000004.msgpack",
-    ]
-
-
-@pytest.mark.parametrize(
-    "like",
-    [
-        {"x": np.zeros(5, int)},
-        {"x": np.zeros(4, np.float32)},
-        {"y": np.zeros(4, int)},
-        {"x": np.zeros(4, int), "y": np.zeros(4, int)},
-        {"x": {"y": np.zeros(4, int)}},
-        [np.zeros(4, int)],
-    ],
-)
-def test_a_checkpoint_of_another_program_is_refused(saved, like):
-    path = directory_of(saved) / workdir.CHECKPOINTS
-    with pytest.raises(RunError, match="does not fit this version of the program") as e:
-        Checkpoints(path, 2).newest(like)
-    assert "\n" not in str(e.value)
-    assert "--overwrite" in str(e.value)
-
-
-def test_reading_reports_what_is_absent_or_damaged(saved):
-    path = directory_of(saved)
-    with pytest.raises(RunError, match="does not exist: has the run reached a checkp"):
-        read(path / "absent")
-    with pytest.raises(RunError, match=r"best\.msgpack is damaged"):
-        read(path / workdir.BEST)

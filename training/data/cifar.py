@@ -21,14 +21,14 @@ class _Archive(NamedTuple):
     """An official archive and what is in it.
 
     Attributes:
-      url: its address.
-      size: in bytes.
-      sha256: its checksum, as tensorflow-datasets registers it.
-      folder: the folder in it.
-      train: the files of the training part, in their order.
-      test: the file of the test part.
-      names: the file with one name of a class a line.
-      label_bytes: bytes before each image; the last one is the class.
+      url: Its address.
+      size: Its size in bytes.
+      sha256: Its checksum, as tensorflow-datasets registers it.
+      folder: The folder in it.
+      train: The files of the training part, in their order.
+      test: The file of the test part.
+      names: The file with one name of a class a line.
+      label_bytes: Bytes before each image; the last one is the class.
     """
 
     url: str
@@ -73,13 +73,13 @@ def read_cifar10(data_dir: str | os.PathLike[str] | None) -> Source:
     ``<data_dir>/downloads/manual`` is; it is downloaded if nobody has put it there.
 
     Args:
-      data_dir: directory of prepared sets; None for that of tensorflow-datasets.
+      data_dir: Directory of prepared sets; None for that of tensorflow-datasets.
 
     Returns:
       The official parts, in the order of the official archive.
 
     Raises:
-      DataError: if the directory cannot be used, or the set is damaged or cannot be
+      DataError: If the directory cannot be used, or the set is damaged or cannot be
         downloaded.
     """
     return _read("cifar10", data_dir)
@@ -96,9 +96,9 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
         source = prepared.read(name, data_dir)
         if source.test is None or source.label_names[0] == "0":
             raise errors.DataError(
-                f"The prepared set in {root / name} cannot be read (its test split or "
+                f"the prepared set in {root / name} cannot be read (its test split or "
                 "the names of its classes are missing): remove that directory to have "
-                "the official archive read instead."
+                "the official archive read instead"
             )
         return source
     layout = ARCHIVES[name]

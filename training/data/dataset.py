@@ -26,11 +26,11 @@ class Source(NamedTuple):
     """A set as it is stored, before a validation part is split off.
 
     Attributes:
-      train: the training part.
-      test: the test part. None if the set names none; ``load`` then splits off a
+      train: The training part.
+      test: The test part. None if the set names none; ``load`` then splits off a
         fixed one.
-      label_names: the names of the classes, in the order of the labels.
-      flips: whether a mirrored image still shows its class.
+      label_names: The names of the classes, in the order of the labels.
+      flips: Whether a mirrored image still shows its class.
     """
 
     train: Examples
@@ -45,18 +45,18 @@ class Dataset:
     """A set ready for training.
 
     Attributes:
-      name: the name or the path that it was loaded by.
-      num_classes: the number of classes.
-      train: the examples to train on.
-      validation: the examples to choose the best epoch by; empty if
+      name: The name or the path that it was loaded by.
+      num_classes: The number of classes.
+      train: The examples to train on.
+      validation: The examples to choose the best epoch by; empty if
         ``validation_fraction`` was 0.
-      test: the examples for the final test.
+      test: The examples for the final test.
       mean: float32 ``[channels]``, the mean of the training part's pixels, where a
         pixel is its uint8 value divided by 255.
       std: float32 ``[channels]``, the population standard deviation in the same unit.
-      crop_padding: pixels of padding on each side for random crops.
-      flips: whether a mirrored image still shows its class.
-      label_names: the names of the classes, in the order of the labels.
+      crop_padding: Pixels of padding on each side for random crops.
+      flips: Whether a mirrored image still shows its class.
+      label_names: The names of the classes, in the order of the labels.
     """
 
     name: str

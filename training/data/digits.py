@@ -17,7 +17,7 @@ def read(data_dir: str | os.PathLike[str] | None) -> Source:
     Machine Learning Repository, 1998 (its test part, as scikit-learn ships it).
 
     Args:
-      data_dir: not used; the set is embedded.
+      data_dir: Not used; the set is embedded.
     """
     del data_dir
     raw = datasets.load_digits()

@@ -32,13 +32,13 @@ def fetch(url: str, target: pathlib.Path, size: int, sha256: str) -> None:
     ``target`` appears when it is complete and verified.
 
     Args:
-      url: of the file.
-      target: where to put it; its directory is created if absent.
-      size: of the file, in bytes.
-      sha256: checksum of the file, in hexadecimal digits.
+      url: The address of the file.
+      target: Where it is stored; its directory is created if absent.
+      size: Its size in bytes.
+      sha256: Its SHA-256 checksum, in hexadecimal digits.
 
     Raises:
-      DataError: if the file cannot be downloaded or stored, or is another one.
+      DataError: If the file cannot be downloaded or stored, or is another one.
     """
     part = target.with_name(f"{target.name}.part")
     otherwise = f"or put the file at {target}, or name another --data-dir"
@@ -47,7 +47,7 @@ def fetch(url: str, target: pathlib.Path, size: int, sha256: str) -> None:
             if failure := _connect(url):
                 raise errors.DataError(
                     f"{url} cannot be reached ({failure}): connect to the network, "
-                    f"{otherwise}."
+                    f"{otherwise}"
                 )
             target.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(target.with_name(".lock"), timeout=0):
@@ -55,36 +55,35 @@ def fetch(url: str, target: pathlib.Path, size: int, sha256: str) -> None:
                 if (found := _checksum(part)) != sha256:
                     part.unlink()
                     raise errors.DataError(
-                        f"What {url} sent has the SHA-256 {found}, not the registered "
-                        f"{sha256}, and was removed: try again, {otherwise}."
+                        f"the file from {url} has the SHA-256 {found}, not the "
+                        f"registered {sha256}, and was removed: try again, {otherwise}"
                     )
                 part.replace(target)
         elif (found := _checksum(target)) != sha256:
             raise errors.DataError(
                 f"{target} has the SHA-256 {found}, but {sha256} is registered for "
-                f"{url}: remove it, or download it again."
+                f"{url}: remove it, or download it again"
             )
     except filelock.Timeout as error:
         raise errors.DataError(
-            f"Another process is downloading {target}: start again when it has "
-            "finished."
+            f"another process is downloading {target}: start again when it has finished"
         ) from error
     except requests.HTTPError as error:
         raise errors.DataError(
-            f"{url} cannot be downloaded ({error}): try again later, {otherwise}."
+            f"{url} cannot be downloaded ({error}): try again later, {otherwise}"
         ) from error
     # Before OSError, a base class of RequestException.
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         done = part.stat().st_size if part.exists() else 0
         raise errors.DataError(
-            f"The download of {url} broke off at {done / 1e6:.1f} of {size / 1e6:.1f} "
+            f"the download of {url} broke off at {done / 1e6:.1f} of {size / 1e6:.1f} "
             f"MB ({type(error).__name__}): give the same command to continue it, "
-            f"{otherwise}."
+            f"{otherwise}"
         ) from error
     except OSError as error:
         raise errors.DataError(
             f"{target} cannot be stored or read ({error}): make sure that it can be, "
-            "or name another --data-dir."
+            "or name another --data-dir"
         ) from error
 
 

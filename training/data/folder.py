@@ -24,11 +24,11 @@ def read(path: pathlib.Path, image_size: int | None) -> Source:
     Images have one channel if all of them are grey, else three.
 
     Args:
-      path: of the folder.
-      image_size: side to resize images to; None if all have the same size.
+      path: The folder.
+      image_size: Side to resize images to; None if all have the same size.
 
     Raises:
-      DataError: if there are no images, one cannot be read, sizes differ, or folders
+      DataError: If there are no images, one cannot be read, sizes differ, or folders
         are not as described.
     """
     try:
@@ -36,7 +36,7 @@ def read(path: pathlib.Path, image_size: int | None) -> Source:
     except OSError as error:
         raise errors.DataError(
             f"{path} cannot be read ({error}): name a folder with one sub-folder a "
-            "class."
+            "class"
         ) from error
 
 
@@ -46,7 +46,7 @@ def _read(path: pathlib.Path, image_size: int | None) -> Source:
         if others := set(folders) - {"train", "test"}:
             raise errors.DataError(
                 f"{path} has train and {', '.join(sorted(others))}: the only folder "
-                "that may accompany train is test."
+                "that may accompany train is test"
             )
         parts = {part: folders[part] for part in ("train", "test") if part in folders}
     files = {part: _files(folder) for part, folder in parts.items()}
@@ -54,7 +54,7 @@ def _read(path: pathlib.Path, image_size: int | None) -> Source:
     if unknown := set(files.get("test", classes)) - set(classes):
         raise errors.DataError(
             f"{path / 'test'} has classes that {path / 'train'} lacks "
-            f"({', '.join(sorted(unknown))}): give both the same ones."
+            f"({', '.join(sorted(unknown))}): give both the same ones"
         )
     everything = [
         file for part in files.values() for group in part.values() for file in group
@@ -95,7 +95,7 @@ def _files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
         if inner := _folders(folder):
             raise errors.DataError(
                 f"{folder} has a sub-folder {next(iter(inner))}: put its images "
-                "directly into the folder of their class."
+                "directly into the folder of their class"
             )
         files[name] = [
             file
@@ -104,11 +104,11 @@ def _files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
         ]
         if not files[name]:
             raise errors.DataError(
-                f"{folder} has no image files: add some, or remove it."
+                f"{folder} has no image files: add some, or remove it"
             )
     if not files:
         raise errors.DataError(
-            f"{path} has no sub-folders: make one for each class, with its images."
+            f"{path} has no sub-folders: make one for each class, with its images"
         )
     return files
 
@@ -122,7 +122,7 @@ def _opened(file: pathlib.Path) -> Iterator[Image.Image]:
     # Pillow raises many kinds of exceptions at damaged files.
     except Exception as error:
         raise errors.DataError(
-            f"The image {file} cannot be read ({error}): replace or remove it."
+            f"the image {file} cannot be read ({error}): replace or remove it"
         ) from error
 
 
@@ -131,8 +131,8 @@ def _is_grey(file: pathlib.Path) -> bool:
         mode = image.mode
     if mode not in _GREY + _COLOUR:
         raise errors.DataError(
-            f"The image {file} has pixels of the kind {mode}: convert it to 8 bits a "
-            "channel."
+            f"the image {file} has pixels of the kind {mode}: convert it to 8 bits a "
+            "channel"
         )
     return mode in _GREY
 

@@ -17,7 +17,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
     Args:
       image: uint8 ``[height, width, channels]``.
-      size: side of the square in pixels.
+      size: Side of the square in pixels.
 
     Returns:
       uint8 ``[size, size, channels]``; ``image`` itself if it has that size.
@@ -43,7 +43,8 @@ def decode(image: Image.Image, channels: int) -> np.ndarray:
     """Returns an opened image as uint8 ``[height, width, channels]``.
 
     Args:
-      image: of 8 bits a channel. Palettes are resolved and transparency is dropped.
+      image: An image of 8 bits a channel. Palettes are resolved and transparency is
+        dropped.
       channels: 1 for grey, 3 for red, green and blue.
     """
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
@@ -56,15 +57,15 @@ def collect(
     """Gathers ``count`` images, one at a time, into one array.
 
     Args:
-      images: name of each image, for messages, and its pixels.
-      count: how many there are, at least one.
-      size: side to resize them to; None if all have the same size already.
+      images: Name of each image, for messages, and its pixels.
+      count: How many there are, at least one.
+      size: Side to resize them to; None if all have the same size already.
 
     Returns:
       uint8 ``[count, height, width, channels]``.
 
     Raises:
-      DataError: if sizes differ.
+      DataError: If sizes differ.
     """
     first, gathered = "", np.empty(0, np.uint8)
     for index, (name, pixels) in enumerate(images):
@@ -75,8 +76,8 @@ def collect(
         elif pixels.shape != gathered.shape[1:]:
             sizes = ["x".join(map(str, a.shape[:2])) for a in (gathered[0], pixels)]
             raise errors.DataError(
-                f"Images have different sizes ({first} {sizes[0]}, {name} {sizes[1]}, "
-                "height first): choose one with --image-size."
+                f"images have different sizes ({first} {sizes[0]}, {name} {sizes[1]}, "
+                "height first): choose one with --image-size"
             )
         gathered[index] = pixels
     return gathered

@@ -6,10 +6,9 @@ import pathlib
 import numpy as np
 
 from training import errors
-from training.data import folder, images, npz
+from training.data import folder, images, npz, registry
 from training.data.dataset import Dataset, Source
 from training.data.split import split_off_test, stratified_split
-from training.settings import registry
 
 # Imported where they are used, as tensorflow-datasets takes a second to import.
 _PREPARED = "training.data.prepared:read"
@@ -45,55 +44,55 @@ def load(
     runs with different seeds select and test on the same images.
 
     Args:
-      name: a name or a path.
-      data_dir: directory of prepared sets; None for ``TFDS_DATA_DIR`` or
+      name: A name or a path.
+      data_dir: Directory of prepared sets; None for ``TFDS_DATA_DIR`` or
         ``~/tensorflow_datasets``, which is created if needed.
-      image_size: side of the square, in pixels, to which every image is scaled and
+      image_size: Side of the square, in pixels, to which every image is scaled and
         cropped (see ``images.resize``); None to keep the images as they are.
-      validation_fraction: share of the training part, in [0, 1). With 0 the
+      validation_fraction: Share of the training part, in [0, 1). With 0 the
         validation part is empty.
-      train_fraction: share of the remaining training part to train on, in (0, 1].
-      split_seed: seed of these two choices, in ``[0, 2**32)``.
+      train_fraction: Share of the remaining training part to train on, in (0, 1].
+      split_seed: Seed of these two choices, in ``[0, 2**32)``.
 
     Returns:
       The set, its three parts in memory. The statistics are those of the training
       part alone.
 
     Raises:
-      UserError: if an argument is out of range.
-      DataError: if the set is absent, damaged, unsuitable or cannot be obtained.
+      UserError: If an argument is out of range.
+      DataError: If the set is absent, damaged, unsuitable or cannot be obtained.
     """
     if not 0 <= validation_fraction < 1:
         raise errors.UserError(
-            f"The validation fraction is {validation_fraction}: choose it in [0, 1)."
+            f"the validation fraction is {validation_fraction}: choose it in [0, 1)"
         )
     if not 0 < train_fraction <= 1:
         raise errors.UserError(
-            f"The training fraction is {train_fraction}: choose it in (0, 1]."
+            f"the training fraction is {train_fraction}: choose it in (0, 1]"
         )
     if not 0 <= split_seed < 2**32:
         raise errors.UserError(
-            f"The split seed is {split_seed}: choose it in [0, {2**32})."
+            f"the split seed is {split_seed}: choose it in [0, {2**32})"
         )
     if image_size is not None and not 1 <= image_size < 10_000:
         raise errors.UserError(
-            f"The image size is {image_size}: choose it in [1, 10000)."
+            f"the image size is {image_size}: choose it in [1, 10000)"
         )
     source = _read(name, data_dir, image_size)
     if len(source.label_names) < 2:
-        raise errors.DataError(f"{name} has fewer than two classes: add another.")
+        raise errors.DataError(f"{name} has fewer than two classes: add another")
     rest, test = source.train, source.test
     if test is None:
         rest, test = split_off_test(rest)
     if not len(test.labels):
-        raise errors.DataError(f"{name} is too small for a test part: add images.")
+        raise errors.DataError(f"{name} is too small for a test part: add images")
     left, held_out = stratified_split(rest.labels, validation_fraction, split_seed)
     _, drawn = stratified_split(rest.labels[left], train_fraction, split_seed)
     if not len(drawn):
         raise errors.UserError(
-            f"The validation fraction {validation_fraction} and the training fraction "
+            f"the validation fraction {validation_fraction} and the training fraction "
             f"{train_fraction} leave nothing of {name} to train on: choose a smaller "
-            "validation fraction or a larger training fraction."
+            "validation fraction or a larger training fraction"
         )
     train = rest.take(left[drawn])
     mean, std = _statistics(train.images)
@@ -137,12 +136,12 @@ def _read(
         # The name may be too long, or begin with the home of an unknown user.
         except (OSError, RuntimeError) as error:
             raise errors.DataError(
-                f"The data set {name} cannot be read ({error}): choose another path."
+                f"the data set {name} cannot be read ({error}): choose another path"
             ) from error
         if not exists:
             raise errors.DataError(
-                f"The data set {name} does not exist: name an .npz file or a folder "
-                "with one sub-folder a class."
+                f"the data set {name} does not exist: name an .npz file or a folder "
+                "with one sub-folder a class"
             )
         if prepared:
             source = registry.load(_PREPARED_DIRECTORY)(path, image_size)

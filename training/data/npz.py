@@ -22,10 +22,10 @@ def read(path: pathlib.Path) -> Source:
     are ignored.
 
     Args:
-      path: of the file.
+      path: The file.
 
     Raises:
-      DataError: if the file cannot be read, or its arrays are not as described.
+      DataError: If the file cannot be read, or its arrays are not as described.
     """
     try:
         # Opened here, as NumPy leaves a damaged file open.
@@ -37,7 +37,7 @@ def read(path: pathlib.Path) -> Source:
             }
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise errors.DataError(
-            f"{path} cannot be read ({error}): write it with numpy.savez."
+            f"{path} cannot be read ({error}): write it with numpy.savez"
         ) from error
     try:
         train = _examples(arrays, "images", "labels")
@@ -46,7 +46,7 @@ def read(path: pathlib.Path) -> Source:
             test = _examples(arrays, "test_images", "test_labels")
         classes = _count_classes(train, test)
     except ValueError as error:
-        raise errors.DataError(f"In {path} {error}.") from error
+        raise errors.DataError(f"in {path} {error}") from error
     return Source(train, test, tuple(map(str, range(classes))))
 
 

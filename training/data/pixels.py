@@ -18,14 +18,14 @@ def normalize(
       images: uint8 ``[..., channels]``, of a batch or of one image.
       mean: ``[channels]``, mean of pixels in [0, 1], as in ``Dataset.mean``.
       std: ``[channels]``, standard deviation in the same unit.
-      dtype: dtype of the result. The arithmetic is done in float32 at least, so that
+      dtype: Dtype of the result. The arithmetic is done in float32 at least, so that
         the 256 levels stay distinct until the last rounding.
 
     Returns:
       Array of ``dtype``, in the shape of ``images``.
 
     Raises:
-      TypeError: if the images are not uint8.
+      TypeError: If the images are not uint8.
     """
     if images.dtype != jnp.uint8:
         raise TypeError(f"images are {images.dtype}: give uint8 pixels, 0 to 255")
@@ -54,12 +54,12 @@ def augment(
     processes or calls.
 
     Args:
-      key: random key, a different one at each step.
+      key: Random key, a different one at each step.
       images: ``[n, height, width, channels]`` of any dtype.
-      positions: integers ``[n]``, the index of each image in the global batch.
-      crop_padding: pixels of padding on each side; 0 for no crops. Each of the
+      positions: Integers ``[n]``, the index of each image in the global batch.
+      crop_padding: Pixels of padding on each side; 0 for no crops. Each of the
         ``(2*crop_padding + 1)**2`` crops is equally likely.
-      flips: whether to mirror left and right.
+      flips: Whether to mirror left and right.
 
     Returns:
       Images of the same shape and dtype.

@@ -27,10 +27,10 @@ def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     """Returns the directory of prepared sets.
 
     Args:
-      data_dir: its path; None for that of tensorflow-datasets, which need not exist.
+      data_dir: Its path; None for that of tensorflow-datasets, which need not exist.
 
     Raises:
-      DataError: if it is not a directory, or does not exist.
+      DataError: If it is not a directory, or does not exist.
     """
     place = tfds.core.constants.DATA_DIR if data_dir is None else data_dir
     try:
@@ -39,15 +39,15 @@ def root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     # The name may be too long, or begin with the home of an unknown user.
     except (OSError, RuntimeError) as error:
         raise errors.DataError(
-            f"The data directory {place} cannot be used ({error}): name another one."
+            f"the data directory {place} cannot be used ({error}): name another one"
         ) from error
     if exists and not path.is_dir():
         raise errors.DataError(
-            f"The data directory {path} is not a directory: name one that is."
+            f"the data directory {path} is not a directory: name one that is"
         )
     if not exists and data_dir is not None:
         raise errors.DataError(
-            f"The data directory {path} does not exist: create it, or name another one."
+            f"the data directory {path} does not exist: create it, or name another one"
         )
     return path
 
@@ -58,13 +58,13 @@ def read(
     """Reads the set ``<data_dir>/<name>/[<config>/]<version>``.
 
     Args:
-      name: of the set. If it is prepared in several configurations or versions, they
-        are read by the paths of their directories.
-      data_dir: directory of prepared sets; None for that of tensorflow-datasets.
-      image_size: side to resize images to; None if all have the same size.
+      name: The name of the set. One that is prepared in several configurations or
+        versions is read by the path of its directory instead.
+      data_dir: Directory of prepared sets; None for that of tensorflow-datasets.
+      image_size: Side to resize images to; None if all have the same size.
 
     Raises:
-      DataError: if the set is absent, or as for ``read_directory``.
+      DataError: If the set is absent, or as for ``read_directory``.
     """
     directory = root(data_dir) / name
     try:
@@ -73,11 +73,11 @@ def read(
         present = False
     if not present:
         raise errors.DataError(
-            f"There is no data set {name!r}: --dataset takes digits, cifar10, "
+            f"there is no data set {name!r}: --dataset takes digits, cifar10, "
             "cifar100, the name of a set that tensorflow-datasets has prepared (there "
-            f"is no {directory}), or a path with a separator, such as ./{name}."
+            f"is no {directory}), or a path with a separator, such as ./{name}"
         )
-    # What tensorflow-datasets has not finished is called `incomplete`.
+    # Unfinished sets of tensorflow-datasets are called ``incomplete``.
     found = [
         info.parent
         for info in sorted(directory.rglob(_INFO))
@@ -88,7 +88,7 @@ def read(
     if len(found) > 1:
         raise errors.DataError(
             f"{name} is prepared more than once: name one of the directories "
-            f"{', '.join(map(str, found))} as the data set."
+            f"{', '.join(map(str, found))} as the data set"
         )
     return read_directory(found[0], image_size)
 
@@ -102,11 +102,11 @@ def read_directory(directory: pathlib.Path, image_size: int | None) -> Source:
     are in the order of their ``id`` if there is one, else in the order of the records.
 
     Args:
-      directory: of one version of a set.
-      image_size: side to resize images to; None if all have the same size.
+      directory: The directory of one version of a set.
+      image_size: Side to resize images to; None if all have the same size.
 
     Raises:
-      DataError: if the set is damaged, not in the format ``array_record``, or has
+      DataError: If the set is damaged, not in the format ``array_record``, or has
         other features or splits than described, or images of different sizes.
     """
     try:
@@ -122,8 +122,8 @@ def read_directory(directory: pathlib.Path, image_size: int | None) -> Source:
 
 def _unreadable(directory: pathlib.Path, cause: str) -> errors.DataError:
     return errors.DataError(
-        f"The prepared set in {directory} cannot be read ({cause}): remove that "
-        "directory and prepare the set again, or name another --data-dir."
+        f"the prepared set in {directory} cannot be read ({cause}): remove that "
+        "directory and prepare the set again, or name another --data-dir"
     )
 
 
@@ -136,8 +136,8 @@ def _read(builder: Any, directory: pathlib.Path, image_size: int | None) -> Sour
         and image.np_dtype == np.uint8
     ):
         raise errors.DataError(
-            f"The set in {directory} has the features {', '.join(features)}: only sets "
-            "with an 8-bit image called 'image' and a class called 'label' can be read."
+            f"the set in {directory} has the features {', '.join(features)}: only sets "
+            "with an 8-bit image called 'image' and a class called 'label' can be read"
         )
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise _unreadable(
@@ -154,15 +154,15 @@ def _read(builder: Any, directory: pathlib.Path, image_size: int | None) -> Sour
     held_out = next((part for part in ("test", "validation") if part in splits), None)
     if "train" not in splits or (held_out is None and len(splits) > 1):
         raise errors.DataError(
-            f"The set in {directory} has the splits {', '.join(splits)}: only sets "
-            "with train and test or validation, or with train alone, can be read."
+            f"the set in {directory} has the splits {', '.join(splits)}: only sets "
+            "with train and test or validation, or with train alone, can be read"
         )
     train = _read_part(builder, "train", image_size)
     test = _read_part(builder, held_out, image_size) if held_out else None
     if test is not None and test.images.shape[1:] != train.images.shape[1:]:
         raise errors.DataError(
-            f"The images of {held_out} in {directory} have another size than those of "
-            "train: choose one with --image-size."
+            f"the images of {held_out} in {directory} have another size than those of "
+            "train: choose one with --image-size"
         )
     return Source(train, test, tuple(names))
 
@@ -203,6 +203,6 @@ def _read_part(builder: Any, part: str, image_size: int | None) -> Examples:
     if not all((examples.labels >= 0) & (examples.labels < classes)):
         raise errors.DataError(
             f"{builder.info.full_name} has {part} images without a label: it cannot be "
-            "trained and tested on."
+            "trained and tested on"
         )
     return examples.take(np.asarray(order))

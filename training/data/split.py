@@ -18,9 +18,9 @@ def stratified_split(
     among equals.
 
     Args:
-      labels: integers ``[n]``.
-      fraction: share to draw, in [0, 1].
-      seed: seed of a generator that only this split uses, in ``[0, 2**32)``.
+      labels: Integers ``[n]``.
+      fraction: Share to draw, in [0, 1].
+      seed: Seed of a generator that only this split uses, in ``[0, 2**32)``.
 
     Returns:
       The positions that stay and the positions that are drawn, both ascending.

@@ -1,1 +1,1 @@
-"""What is compiled: network, state, step, and how batches reach it."""
+"""The compiled part of training: network, state, step, and how batches reach it."""

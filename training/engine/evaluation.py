@@ -28,7 +28,7 @@ class Evaluation(NamedTuple):
 
     @classmethod
     def of(cls, sums: Mapping[str, Any]) -> Self:
-        """Of the sums of an evaluation step over all batches."""
+        """From the sums of an evaluation step over all batches."""
         count = float(sums["count"]) or math.nan
         return cls(
             loss=float(sums["loss"] / count),

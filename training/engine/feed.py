@@ -16,7 +16,7 @@ from training.engine.state import Monitor, TrainState
 TrainStep = Callable[[TrainState, Any, Any], TrainState]
 
 
-class Call(NamedTuple):
+class CallInputs(NamedTuple):
     """The arguments of one call of a compiled training function.
 
     Attributes:
@@ -38,7 +38,7 @@ class Feed(Protocol):
         the state is donated to the next call.
         """
 
-    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[Call]:
+    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[CallInputs]:
         """The calls for successive steps of an epoch."""
 
 
@@ -91,14 +91,14 @@ class Resident:
 
         return call
 
-    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[Call]:
+    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[CallInputs]:
         """See :class:`Feed`."""
         order = self._order(jax.random.key(seed), epoch)
         for first in steps[:: self._steps_per_call]:
             count = min(self._steps_per_call, steps.stop - first)
             span = np.array([first, count], np.int32)
             spans = np.tile(span, (jax.local_device_count(), 1))
-            yield Call(count, ((self._examples, order), spans))
+            yield CallInputs(count, ((self._examples, order), spans))
 
 
 class Host:
@@ -126,7 +126,7 @@ class Host:
 
         return call
 
-    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[Call]:
+    def calls(self, seed: int, epoch: int, steps: range) -> Iterator[CallInputs]:
         """See :class:`Feed`."""
         order = np.asarray(
             _order(jax.random.key(seed), epoch, len(self._examples.labels))
@@ -140,7 +140,7 @@ class Host:
                 yield parallel.send(batch, pin=self._pin)
 
         for batch in prefetch(batches(), self._AHEAD):
-            yield Call(1, (batch,))
+            yield CallInputs(1, (batch,))
 
 
 def prefetch(items: Iterator[Any], ahead: int) -> Iterator[Any]:

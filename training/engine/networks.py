@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 import models
+from models.blocks import BlockNetwork
 from training.settings.config import Config
 
 # Types of the network's arithmetic; its parameters are at least float32.
@@ -17,16 +18,29 @@ DTYPES = {
 def make_network(
     config: Config, num_classes: int, *, axis_name: str | None
 ) -> models.Network:
-    """Returns the network; ``axis_name`` is the axis that batch statistics share."""
+    """Returns the network that a run trains.
+
+    Args:
+      config: The run's configuration. In a stage of a cascade the network is cut after
+        a block, and the blocks before that one are frozen.
+      num_classes: The number of classes.
+      axis_name: The axis over which batch statistics are averaged.
+    """
     network = models.create(
         config.model,
         num_classes,
         stem=config.stem,
-        head=config.head,
+        head=config.cascade or config.head,
         width=config.width,
         dtype=DTYPES[config.precision],
         axis_name=axis_name,
     )
-    if config.dropout is None:
-        return network
-    return network.clone(dropout_rate=config.dropout)
+    if config.dropout is not None:
+        network = network.clone(dropout_rate=config.dropout)
+    number = config.cascade_stage
+    if number is not None:
+        assert isinstance(network, BlockNetwork)
+        # A stage after those of the blocks trains all of them.
+        if number <= len(network.blocks()):
+            network = network.clone(cut=number, frozen=number - 1)
+    return network

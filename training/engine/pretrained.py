@@ -83,12 +83,12 @@ WITH_NAMES = tuple(name for name, module in NETWORKS.items() if module in RULES)
 
 
 class Pretrained(NamedTuple):
-    """What a file has for a network.
+    """A network's variables from a file.
 
     Attributes:
       values: Variables by path, such as ``params/stem/norm/scale``. Those that are not
         here keep their random start.
-      notes: What differs from the file, one clause each.
+      notes: Differences from the file, one clause each.
     """
 
     values: dict[str, np.ndarray]
@@ -140,7 +140,7 @@ def read(path: str, sha256: str) -> dict[str, np.ndarray]:
 
     Args:
       path: The file.
-      sha256: What its digest must be.
+      sha256: Its expected digest.
 
     Raises:
       ConfigError: If it cannot be read, is not such a file or not this one, or has

@@ -18,8 +18,39 @@ from training.errors import ConfigError
 Given = Mapping[str, Any]
 
 
+def split_frozen(
+    params: Any, module: Any, image_shape: tuple[int, ...]
+) -> tuple[Any, Any]:
+    """The parameters that a run trains, and those of the network's frozen blocks.
+
+    Args:
+      params: The network's parameters.
+      module: The network; see :class:`models.blocks.BlockNetwork`.
+      image_shape: Height, width and channels of the images.
+    """
+    if not getattr(module, "frozen", 0):
+        return params, {}
+    frozen_part, images = module.clone(cut=module.frozen), jnp.zeros((1, *image_shape))
+    shapes = jax.eval_shape(
+        lambda: frozen_part.init(jax.random.key(0), images, train=False)
+    )
+    flat, frozen = traverse_util.flatten_dict(params), {}
+    for path in traverse_util.flatten_dict(shapes["params"]):
+        if path[0] != "head":
+            frozen[path] = flat.pop(path)
+    return traverse_util.unflatten_dict(flat), traverse_util.unflatten_dict(frozen)
+
+
+def merge_frozen(params: Any, frozen: Any) -> Any:
+    """The network's parameters again."""
+    if not frozen:
+        return params
+    flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(frozen)
+    return traverse_util.unflatten_dict(flat)
+
+
 class Metrics(NamedTuple):
-    """What a training step measures, or sums over steps.
+    """Measurements of a training step, or their sums over steps.
 
     Attributes:
       loss: Mean cross-entropy of the batch, in nats.
@@ -70,13 +101,14 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: Steps taken; int32 scalar.
-      params: The network's parameters.
-      batch_stats: Its running statistics; empty if it has none.
+      params: The parameters that are trained.
+      batch_stats: The network's running statistics; empty if it has none.
       opt_state: The optimizer's state, with the window of the prediction.
       key: The run's random key data; constant.
       monitor: How training is going.
       loss_scale: For float16, in which small gradients would vanish; else None.
       average: Moving average of ``variables``; None if none is taken.
+      frozen: The parameters that are not trained, of the network's frozen blocks.
     """
 
     step: jax.Array
@@ -87,11 +119,13 @@ class TrainState(NamedTuple):
     monitor: Monitor
     loss_scale: DynamicScale | None = None
     average: Any = None
+    frozen: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What ``module.apply`` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """The variables as ``module.apply`` takes them."""
+        params = merge_frozen(self.params, self.frozen)
+        return {"params": params, "batch_stats": self.batch_stats}
 
     @property
     def averaged_variables(self) -> Any:
@@ -102,8 +136,12 @@ class TrainState(NamedTuple):
         """
         if not self._averages_parameters:
             return self.average
+        return self.with_averaged_params().variables
+
+    def with_averaged_params(self) -> Self:
+        """The state at the average of the optimizer (``plp_optax.tail_average``)."""
         params = plp_optax.averaged_params(self.opt_state, self.params)
-        return {"params": params, "batch_stats": self.batch_stats}
+        return self._replace(params=params)
 
     @property
     def needs_statistics(self) -> bool:
@@ -142,6 +180,7 @@ def make_initial_state(
         return module.init(key, jnp.zeros((1, *image_shape), dtype), train=False)
 
     def make_state(variables: Any, key: jax.Array) -> TrainState:
+        params, frozen = split_frozen(variables["params"], module, image_shape)
         scale = None
         if dtype == jnp.float16:
             scale = DynamicScale(
@@ -150,12 +189,13 @@ def make_initial_state(
             )
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
+            params=params,
             batch_stats=variables.get("batch_stats", {}),
-            opt_state=tx.init(variables["params"]),
+            opt_state=tx.init(params),
             key=jax.random.key_data(key),
             monitor=Monitor.zero(jnp.promote_types(dtype, jnp.float32)),
             loss_scale=scale,
+            frozen=frozen,
         )
         if with_average:
             # A copy, since the state is donated.

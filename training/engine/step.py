@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -18,35 +18,59 @@ from training.engine.state import Metrics, Monitor, TrainState
 
 
 class Preprocess(NamedTuple):
-    """What happens to images between storage and the network."""
+    """Augmentation and normalisation: from stored images to the network's input.
+
+    Attributes:
+      mean: Mean of the training images by channel; see :func:`data.normalize`.
+      std: Their standard deviation.
+      dtype: Type of the network's arithmetic.
+      crop_padding: See :func:`data.augment`.
+      flips: Likewise.
+      augment: Whether training images are augmented.
+    """
 
     mean: Any
     std: Any
     dtype: jax.typing.DTypeLike
     crop_padding: int
     flips: bool
+    augment: bool = False
 
-    def __call__(
-        self,
-        images: jax.Array,
-        key: jax.Array | None = None,
-        positions: jax.Array | None = None,
-    ) -> jax.Array:
-        """Augments if given a key, and normalises.
+    @classmethod
+    def of(
+        cls, dataset: data.Dataset, dtype: jax.typing.DTypeLike, *, augment: bool
+    ) -> Self:
+        """For the images of a data set."""
+        parts = dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
+        return cls(*parts, augment)
 
-        Floats are not images but activations of frozen blocks, and remain as they are.
+    def evaluation(self, images: jax.Array) -> jax.Array:
+        """Normalises a device's images."""
+        return data.normalize(images, self.mean, self.std, self.dtype)
+
+    def training(
+        self, images: jax.Array, state: TrainState
+    ) -> tuple[jax.Array, jax.Array]:
+        """Augments and normalises a device's images, at the step of a state.
+
+        Returns:
+          The images, and a key for the step's dropout.
         """
-        if jnp.issubdtype(images.dtype, jnp.floating):
-            return images
-        if key is not None and positions is not None:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        if self.augment:
+            # Positions in the global batch, so that augmentation does not depend on
+            # the number of devices.
+            count = len(images)
+            positions = parallel.device_index() * count + jnp.arange(count)
             images = data.augment(
-                key,
+                augment_key,
                 images,
                 positions,
                 crop_padding=self.crop_padding,
                 flips=self.flips,
             )
-        return data.normalize(images, self.mean, self.std, self.dtype)
+        return self.evaluation(images), dropout_key
 
 
 # -- Training --------------------------------------------------------------------------
@@ -57,9 +81,7 @@ def make_train_step(
     tx: optax.GradientTransformationExtraArgs,
     preprocess: Preprocess,
     *,
-    augment: bool = False,
     propagate: str | None = None,
-    trained: Callable[[Any], Any] = lambda params: params,
     parts: int = 1,
     unroll: bool = True,
     label_smoothing: float = 0.0,
@@ -73,12 +95,10 @@ def make_train_step(
     Args:
       module: The network.
       tx: The optimizer.
-      preprocess: What happens to images before the network.
-      augment: Whether it augments them.
+      preprocess: Augmentation and normalisation of images.
       propagate: The rule for layers by which amplification happens inside
         back-propagation, with the factors in the optimizer's state; None for the usual
         form. ``gradient_norm`` is then that of the amplified gradient.
-      trained: The parameters that the optimizer sees, of all; for ``propagate``.
       parts: In how many parts the batch is computed, one after the other. Their mean
         gradient is that of the batch, except that batch normalisation sees one part at
         a time.
@@ -89,12 +109,12 @@ def make_train_step(
       ema: Decay of the moving average of the variables; None for no average.
       most_skipped: After this many skipped steps in a row nothing changes any more.
     """
-    loss_fn = _make_loss_fn(module, propagate, trained, label_smoothing)
+    loss_fn = _make_loss_fn(module, propagate, label_smoothing)
 
     def train_step(
         state: TrainState, images: jax.Array, labels: jax.Array
     ) -> TrainState:
-        pixels, dropout_key = _pixels(state, images, preprocess, augment=augment)
+        pixels, dropout_key = preprocess.training(images, state)
         first = parallel.device_index() * parts
         split = _split(pixels, labels, parts, first=first)
         sums = _sum_gradients(loss_fn, state, split, dropout_key, unroll=unroll)
@@ -126,23 +146,19 @@ def make_train_step(
 
 
 def make_statistics_step(
-    module: nn.Module, preprocess: Preprocess, *, augment: bool = False
+    module: nn.Module, preprocess: Preprocess
 ) -> Callable[[TrainState, jax.Array, jax.Array], TrainState]:
     """Returns ``statistics_step(state, images, labels) -> state``.
 
-    Running statistics follow the batch as in training, and parameters stay.
-
-    Args:
-      module: The network.
-      preprocess: What happens to images before the network.
-      augment: Whether it augments them.
+    Batch-norm recalibration: running statistics are updated as in training, and
+    parameters are unchanged.
     """
 
     def statistics_step(
         state: TrainState, images: jax.Array, labels: jax.Array
     ) -> TrainState:
         del labels
-        pixels, dropout_key = _pixels(state, images, preprocess, augment=augment)
+        pixels, dropout_key = preprocess.training(images, state)
         dropout_key = jax.random.fold_in(dropout_key, parallel.device_index())
         _, mutated = module.apply(
             state.variables,
@@ -155,19 +171,6 @@ def make_statistics_step(
         return state._replace(step=state.step + 1, batch_stats=batch_stats)
 
     return statistics_step
-
-
-def _pixels(
-    state: TrainState, images: jax.Array, preprocess: Preprocess, *, augment: bool
-) -> tuple[jax.Array, jax.Array]:
-    """What a step's network sees of a device's images, and the step's dropout key."""
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    augment_key, dropout_key = jax.random.split(key)
-    # Positions in the global batch, so that augmentation does not depend on the number
-    # of devices.
-    count = len(images)
-    positions = parallel.device_index() * count + jnp.arange(count)
-    return preprocess(images, augment_key if augment else None, positions), dropout_key
 
 
 class _Part(NamedTuple):
@@ -190,12 +193,9 @@ class _Sums(NamedTuple):
 
 
 def _make_loss_fn(
-    module: nn.Module,
-    propagate: str | None,
-    trained: Callable[[Any], Any],
-    label_smoothing: float,
+    module: nn.Module, propagate: str | None, label_smoothing: float
 ) -> Callable[..., Any]:
-    """Returns ``loss_fn(params, batch_stats, opt_state, part, key)``.
+    """Returns ``loss_fn(params, batch_stats, state, part, key)``.
 
     It returns the loss and, as auxiliary output, accuracy and running statistics.
     """
@@ -203,16 +203,16 @@ def _make_loss_fn(
     def amplified(params: Any, opt_state: Any) -> Any:
         if propagate is None:
             return contextlib.nullcontext()
-        names = plp_optax.layer_names(trained(params), propagate)
+        names = plp_optax.layer_names(params, propagate)
         factors = optax.tree.get(opt_state, "factors")
         return propagate_amplification(dict(zip(names, factors, strict=True)))
 
     def loss_fn(
-        params: Any, batch_stats: Any, opt_state: Any, part: _Part, key: jax.Array
+        params: Any, batch_stats: Any, state: TrainState, part: _Part, key: jax.Array
     ) -> Any:
-        with amplified(params, opt_state):
+        with amplified(params, state.opt_state):
             logits, mutated = module.apply(
-                {"params": params, "batch_stats": batch_stats},
+                state._replace(params=params, batch_stats=batch_stats).variables,
                 part.images,
                 train=True,
                 mutable=["batch_stats"],
@@ -249,7 +249,7 @@ def _sum_gradients(
     """Sums loss, accuracy and gradient over the parts of a batch."""
 
     def add(sums: _Sums, part: _Part) -> tuple[_Sums, None]:
-        arguments = (state.params, sums.batch_stats, state.opt_state, part, key)
+        arguments = (state.params, sums.batch_stats, state, part, key)
         grad_fn: Any
         if sums.loss_scale is None:
             grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
@@ -313,9 +313,13 @@ def _skip_nonfinite(
     been. After ``most_skipped`` of them in a row every step is skipped.
     """
     monitor = before.monitor
+    # Loss, accuracy and both norms, in which every value that is not finite shows.
     finite &= jnp.isfinite(jnp.stack(metrics[:4])).all()
+    # Calls are dispatched before the host has seen the metrics of those before them.
+    # Once the run has to stop, the steps in them must not change the state.
     stopped = monitor.skipped_in_a_row >= most_skipped
     taken = finite & ~stopped
+    # A skipped step adds nothing to the epoch's sums but its count.
     nothing = Monitor.zero(metrics.loss.dtype).epoch
     counted = _where(taken, metrics, nothing)._replace(
         skipped=(~finite & ~stopped).astype(jnp.int32)
@@ -323,6 +327,7 @@ def _skip_nonfinite(
     return _where(taken, after, before)._replace(
         monitor=Monitor(
             epoch=jax.tree.map(jnp.add, monitor.epoch, counted),
+            # For the error message: the metrics of the step at which training stopped.
             last=_where(stopped, monitor.last, metrics),
             skipped_in_a_row=jnp.where(taken, 0, monitor.skipped_in_a_row + 1),
         )
@@ -362,7 +367,9 @@ def make_eval_step(
     """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
-        logits: Any = module.apply(variables, preprocess(batch.images), train=False)
+        logits: Any = module.apply(
+            variables, preprocess.evaluation(batch.images), train=False
+        )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         rank = _rank(logits, batch.labels)
         sums = {
@@ -386,7 +393,8 @@ def _confusion(logits: jax.Array, batch: Batch) -> jax.Array:
 def _rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Rank of each label among its logits, from 0.
 
-    Of equal logits the lower class ranks first; a label whose logit is NaN ranks last.
+    Among equal logits the lower class ranks first. A label whose logit is NaN ranks
+    last.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     is_lower_class = jnp.arange(logits.shape[-1])[None] < labels[:, None]

@@ -1,9 +1,9 @@
-"""What a caller of the training program can do while a run trains."""
+"""Callbacks: code of a caller that runs while a run trains."""
 
 from typing import Any
 
 from training import data
-from training.engine.program import Program
+from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.settings.config import Config
 
@@ -29,7 +29,7 @@ class Callback:
         recipe.train(config.parse(["--dataset", "cifar100"]), MyCallback())
     """
 
-    def on_start(self, config: Config, program: Program, dataset: data.Dataset) -> None:
+    def on_start(self, config: Config, engine: Engine, dataset: data.Dataset) -> None:
         """Called before a run, and before each stage of a cascade, once compiled."""
 
     def on_call(self, state: TrainState) -> None:

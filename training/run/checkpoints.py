@@ -26,7 +26,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Checkpoint(NamedTuple):
-    """What is saved together.
+    """Arrays and notes that are saved together.
 
     Attributes:
       tree: Arrays; NumPy arrays when read.

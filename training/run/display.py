@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: a progress bar, and one line an epoch."""
+"""The terminal during a run: a progress bar, and one line an epoch."""
 
 import contextlib
 import math
@@ -64,7 +64,7 @@ def waiting(text: str) -> Iterator[None]:
         yield
 
 
-class Display:
+class ProgressBar:
     """A progress bar over all steps; without a terminal only lines.
 
     Use as a context manager around training.

@@ -22,7 +22,7 @@ _NOTICE = (
 # With several processes, they agree once in this many checks: agreeing takes time.
 _AGREE_EVERY = 32
 
-# What a process asks for; the largest request counts. A request to stop is the number
+# Requests of a process; the largest one counts. A request to stop is the number
 # of the signal.
 _NOTHING, _SAVE = -1, 0
 

@@ -33,7 +33,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     axes = figure.subplots(1, 2)
     epochs = [metrics["epoch"] for metrics in history]
-    # Of a cascade the last stage's network is the result.
+    # The result of a cascade is the network of its last stage.
     last = [m for m in history if m.get("stage") == history[-1].get("stage")]
     validated = [m for m in last if m["validation_loss"] is not None]
     best = min(validated, key=lambda m: m["validation_loss"], default=None)

@@ -31,7 +31,7 @@ OLD_METRICS = "metrics.old.jsonl"
 BEST, AVERAGE, CHECKPOINTS = "best.msgpack", "average.msgpack", "checkpoints"
 TENSORBOARD, PROFILE = "tensorboard", "profile"
 STAGES = "stages"  # of a cascade: the work directories of its stages
-# Of runs that amplify: which layers when, and a table for each analysis.
+# Only in runs that amplify: which layers when, and a table for each analysis.
 AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
 _LOCK = ".lock"
 _OURS = (
@@ -78,7 +78,7 @@ def _by_coordinator(write: Callable[..., None]) -> Callable[..., None]:
 class WorkDirectory:
     """One run's work directory, locked until it is closed.
 
-    Of several processes the coordinator alone reads and writes it.
+    With several processes the coordinator alone reads and writes it.
 
     Attributes:
       path: The directory.
@@ -111,8 +111,8 @@ class WorkDirectory:
 
     def __exit__(self, *exception: object) -> None:
         if self._events is not None:
-            # On a full disk closing fails as well. What it would write, the events of
-            # each epoch, has been flushed.
+            # On a full disk closing fails as well. Nothing is lost: the events of
+            # each epoch have been flushed.
             with contextlib.suppress(OSError):
                 self._events.close()
             self._events = None
@@ -261,7 +261,7 @@ class WorkDirectory:
             "num_classes": dataset.num_classes,
             "image_shape": list(dataset.train.images.shape[1:]),
             **{part: len(getattr(dataset, part).labels) for part in parts},
-            # Of pixels scaled to [0, 1].
+            # For pixels scaled to [0, 1].
             "mean": dataset.mean.tolist(),
             "std": dataset.std.tolist(),
             "label_names": list(dataset.label_names),

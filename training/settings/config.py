@@ -11,8 +11,11 @@ from typing import Any
 from models import IN_BLOCKS
 from training.errors import ConfigError
 from training.settings import flags
-from training.settings.options import GROUPS, VGG, Config, Start
+from training.settings.methods import Amplify, TailAverage
+from training.settings.optimizers import SGD
+from training.settings.options import GROUPS, VGG, Config, StartFlags
 from training.settings.presets import PRESETS
+from training.settings.schedules import Cyclic, Plateau
 from training.settings.strategy import listed_epochs
 
 
@@ -32,7 +35,7 @@ def parse(argv: Sequence[str]) -> list[Config]:
     """
     explicit = flags.read_command_line(
         argv,
-        (Start, *GROUPS),
+        {"start": StartFlags, **GROUPS},
         prog="train.py",
         description="Trains one network with one method. Without flags: a narrow "
         "ResNet-18 on the embedded digits, with parameter linear prediction, in about "
@@ -92,18 +95,25 @@ def resolve(
         base.pop("epochs", None)
     if explicit.get("initial_weights") is not None:
         base.pop("initial_weights_sha256", None)
-    fields = flags.complete(Config, explicit, base)
-    config = Config(**fields)
+    config = flags.build(Config, flags.complete(Config, explicit, base))
     _check(config)
     if config.workdir is None:
         config = dataclasses.replace(config, workdir=_default_workdir(config))
     return config
 
 
+def fields(config: Config) -> dict[str, Any]:
+    """All fields of a configuration by name, as in ``config.json`` and as flags.
+
+    Those without a meaning under its choices are None, or False for a switch.
+    """
+    return flags.values(config)
+
+
 def identity(config: Config) -> dict[str, Any]:
     """The fields that determine what a run computes, complete."""
     declared = flags.flags(Config)
-    return {n: v for n, v in vars(config).items() if declared[n].identity}
+    return {n: v for n, v in fields(config).items() if declared[n].identity}
 
 
 def chosen(config: Config) -> dict[str, Any]:
@@ -111,11 +121,11 @@ def chosen(config: Config) -> dict[str, Any]:
 
     So a field that is added later, with a default, leaves it as it is.
     """
-    fields = vars(config)
+    found = fields(config)
     return {
-        name: fields[name]
+        name: found[name]
         for name, declared in flags.flags(Config).items()
-        if declared.identity and fields[name] != flags.default(declared, fields)
+        if declared.identity and found[name] != flags.default(declared, found)
     }
 
 
@@ -179,7 +189,7 @@ def _default_workdir(config: Config) -> str:
 
 def _check(config: Config) -> None:
     """Raises ConfigError if fields contradict each other."""
-    c: Any = config
+    c = config
     if c.cascade is not None and c.cascade_stage is None:
         _check_cascade(c)
     if (end := listed_epochs(c.strategy)) and c.epochs != end:
@@ -192,38 +202,31 @@ def _check(config: Config) -> None:
             f"--split-seed {c.split_seed} contradicts --split-per-seed: give one of "
             f"them"
         )
-    if c.optimizer == "nesterov" and c.momentum == 0:
+    sgd, cyclic = c.get(SGD), c.get(Cyclic)
+    if sgd and sgd.nesterov and sgd.momentum == 0:
         raise ConfigError("--optimizer nesterov needs a --momentum above 0")
-    if c.cycle_momentum and not (c.momentum is not None and c.momentum >= 0.1):
+    if cyclic and cyclic.cycle_momentum and not (sgd and sgd.momentum >= 0.1):
         raise ConfigError(
-            "--cycle-momentum needs an --optimizer with a --momentum of at least 0.1"
+            "--cycle-momentum needs --optimizer sgd or nesterov with a --momentum of "
+            "at least 0.1"
         )
-    if c.plp_period is not None and c.plp_period < c.plp_window:
-        raise ConfigError(
-            f"--plp-period {c.plp_period} is shorter than --plp-window {c.plp_window}: "
-            f"a cycle must hold its window"
-        )
-    if c.adaptive_period is not None and c.adaptive_period < c.adaptive_window:
-        raise ConfigError(
-            f"--adaptive-period {c.adaptive_period} is shorter than --adaptive-window "
-            f"{c.adaptive_window}: a cycle must hold its window"
-        )
-    if c.ema is not None and c.tail_start is not None:
+    if c.ema is not None and c.get(TailAverage):
         raise ConfigError(
             f"--ema {c.ema} and --method tail-average are two averages: choose one"
         )
-    if c.max_learning_rate is not None and c.max_learning_rate < c.learning_rate:
+    if cyclic and cyclic.max_learning_rate < (c.learning_rate or 0):
         raise ConfigError(
-            f"--max-learning-rate {c.max_learning_rate} is below --learning-rate "
+            f"--max-learning-rate {cyclic.max_learning_rate} is below --learning-rate "
             f"{c.learning_rate}, the lower bound of the cyclic schedule"
         )
-    if c.validation_fraction == 0 and (c.early_stopping or c.schedule == "plateau"):
+    if c.validation_fraction == 0 and (c.early_stopping or c.get(Plateau)):
         watching = "--early-stopping" if c.early_stopping else "--schedule plateau"
         raise ConfigError(
             f"{watching} watches the validation loss, and --validation-fraction 0 "
             f"leaves none: choose a larger one, such as 0.2"
         )
-    if c.amplify_select == "random" and c.amplify_ratio is None:
+    amplify = c.get(Amplify)
+    if amplify and amplify.select == "random" and amplify.ratio is None:
         raise ConfigError("--amplify-select random needs --amplify-ratio, such as 0.2")
     if c.head == "mlp" and c.model not in VGG:
         raise ConfigError(f"--head mlp is for VGG; {c.model} has --head linear")
@@ -237,7 +240,7 @@ def _check(config: Config) -> None:
     _check_processes(c)
 
 
-def _check_cascade(c: Any) -> None:
+def _check_cascade(c: Config) -> None:
     if c.model not in IN_BLOCKS:
         raise ConfigError(
             f"--cascade trains block by block, which {c.model} cannot be: choose a "
@@ -258,14 +261,9 @@ def _check_cascade(c: Any) -> None:
             "--initial-weights has no meaning with --cascade, which trains each block "
             "from the start: leave one of them out"
         )
-    if c.cascade_cache and c.augment:
-        raise ConfigError(
-            "--cascade-cache computes what frozen blocks make of the images once, and "
-            "--augment changes the images in every epoch: leave one of them out"
-        )
 
 
-def _check_processes(c: Any) -> None:
+def _check_processes(c: Config) -> None:
     address, count, number = c.coordinator_address, c.num_processes, c.process_id
     port = re.fullmatch(r"\S+:([0-9]{1,5})", address or "")
     if address is not None and not (port and 0 < int(port[1]) < 2**16):
@@ -278,7 +276,7 @@ def _check_processes(c: Any) -> None:
             "--coordinator-address, --num-processes and --process-id belong together: "
             "give all three, or --distributed to let JAX find them"
         )
-    if number is not None and number >= count:
+    if number is not None and count is not None and number >= count:
         raise ConfigError(
             f"--process-id {number} must be below --num-processes {count}"
         )

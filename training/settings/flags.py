@@ -8,55 +8,28 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 from training.errors import ConfigError
+
+T = TypeVar("T")
 
 _LARGEST_FLOAT = 1e38  # float32 holds three times that
 
 
 class Flag(NamedTuple):
-    """What is declared about a flag; see :func:`flag`."""
+    """What is declared about a flag.
 
-    help: str
-    default: Any
-    only: tuple[str, tuple[Any, ...]] | None
-    choices: Collection[str] | None
-    low: float
-    below: float
-    high: float
-    above: float
-    identity: bool
-    several: bool
-    alias: str | None
-    hidden: bool
-    hint: Any = None
-
-
-def flag(
-    default: Any,
-    help: str,
-    *,
-    only: tuple[str, tuple[Any, ...]] | None = None,
-    choices: Collection[str] | None = None,
-    low: float = -math.inf,
-    below: float = math.inf,
-    high: float = math.inf,
-    above: float = -math.inf,
-    identity: bool = True,
-    several: bool = False,
-    alias: str | None = None,
-    hidden: bool = False,
-) -> Any:
-    """Declares a flag as a field of a dataclass.
-
-    Args:
+    Attributes:
       default: The value of a flag that is not given. A function is called with the
-        fields declared before this one, as attributes.
+        flags declared before this one, as attributes.
       help: What ``--help`` says.
       only: Another flag, declared before, and its values under which this one has a
         meaning. Under others it is None, or False for a switch.
-      choices: The strings that it may be, such as the keys of a registry.
+      choices: The strings that it may be; an annotation ``Literal["a", "b"]`` says the
+        same.
+      parts: The settings that each choice brings along, by its name: a class derived
+        from :class:`Part`, or a tuple of them.
       low: It must be at least this.
       below: It must be below this.
       high: It must be at most this.
@@ -66,35 +39,145 @@ def flag(
       several: Whether the command line takes several values.
       alias: Another spelling on the command line.
       hidden: Whether the program alone sets it, and the command line does not have it.
+      kind: Its type, apart from None; from the annotation.
+      field: Its field's name.
+      name: The same with the class's prefix: its name in ``config.json``.
     """
-    declared = Flag(
-        help=help,
-        default=default,
-        only=only,
-        choices=choices,
-        low=low,
-        below=below,
-        high=high,
-        above=above,
-        identity=identity,
-        several=several,
-        alias=alias,
-        hidden=hidden,
-    )
-    is_unset = only is not None or callable(default)
-    return dataclasses.field(
-        default=None if is_unset else default, metadata={"flag": declared}
-    )
+
+    default: Any
+    help: str
+    only: tuple[str, tuple[Any, ...]] | None = None
+    choices: Collection[str] | None = None
+    parts: Mapping[str, Any] | None = None
+    low: float = -math.inf
+    below: float = math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    identity: bool = True
+    several: bool = False
+    alias: str | None = None
+    hidden: bool = False
+    kind: type = str
+    field: str = ""
+    name: str = ""
 
 
-@functools.cache
-def flags(config: Any) -> Mapping[str, Flag]:
-    """The flags that a dataclass declares, by name, in the order of declaration."""
-    hints = typing.get_type_hints(config)
-    return {
-        field.name: field.metadata["flag"]._replace(hint=hints[field.name])
-        for field in dataclasses.fields(config)
+def flag(default: Any, help: str, **declared: Any) -> Any:
+    """Declares a flag as a field of a dataclass; see :class:`Flag`."""
+    one = Flag(default, help, **declared)
+    if callable(default):
+        return dataclasses.field(kw_only=True, metadata={"flag": one})
+    return dataclasses.field(kw_only=True, default=default, metadata={"flag": one})
+
+
+class Part:
+    """Settings that a choice brings along, such as those of a method.
+
+    Derived classes are dataclasses whose fields are flags. They have a meaning with the
+    choices that bring them along, and need no ``only``.
+
+    Attributes:
+      prefix: What a field's name is preceded by in flags and in the configuration:
+        with the prefix "plp", the field ``step`` is ``plp_step`` and ``--plp-step``.
+    """
+
+    prefix: ClassVar[str] = ""
+
+
+def flags(config: type) -> dict[str, Flag]:
+    """The flags of a dataclass and of what its choices bring along, by name, in order.
+
+    It is not cached as a whole, so that an entry that is added to the choices counts.
+    """
+    found: dict[str, Flag] = {}
+
+    def add(one: Flag, choosing: Flag | None = None, choice: str = "") -> None:
+        before = found.get(one.name)
+        if before is not None and before._replace(only=None) != one._replace(only=None):
+            raise TypeError(f"two different flags have the name {one.name}")
+        if choosing is not None and one.only is None:
+            choices = before.only[1] if before is not None and before.only else ()
+            one = one._replace(only=(choosing.name, (*choices, choice)))
+        found[one.name] = one
+
+    for choosing in _declared(config):
+        add(choosing)
+        for choice in choosing.parts or ():
+            for part in _parts(choosing, choice):
+                for one in _declared(part):
+                    add(one, choosing, choice)
+    return found
+
+
+def _read_declarations(holder: type) -> list[Flag]:
+    """The flags that a dataclass declares itself."""
+    hints = typing.get_type_hints(holder)
+    prefix = getattr(holder, "prefix", "")
+    return [
+        _typed(field.metadata["flag"], hints[field.name])._replace(
+            field=field.name, name=f"{prefix}_{field.name}" if prefix else field.name
+        )
+        for field in dataclasses.fields(holder)
+        if "flag" in field.metadata
+    ]
+
+
+_declared: Callable[[type], list[Flag]] = functools.cache(_read_declarations)
+
+
+def _typed(declared: Flag, hint: Any) -> Flag:
+    """The flag with what its annotation says: ``int | None``, ``Literal["a", "b"]``."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        (hint,) = (one for one in typing.get_args(hint) if one is not types.NoneType)
+    if typing.get_origin(hint) is Literal:
+        return declared._replace(kind=str, choices=typing.get_args(hint))
+    return declared._replace(kind=hint, choices=declared.choices or declared.parts)
+
+
+def _parts(declared: Flag, choice: str | None) -> tuple[type[Part], ...]:
+    """The classes of settings that a choice brings along."""
+    if choice is None or declared.parts is None:
+        return ()
+    found = declared.parts[choice]
+    return found if isinstance(found, tuple) else (found,)
+
+
+def build(config: Callable[..., T], fields: Mapping[str, Any]) -> T:
+    """Makes a dataclass of flags from all of its fields (:func:`complete`).
+
+    Its ``parts`` are what the choices bring along.
+    """
+
+    def make(holder: Any, **others: Any) -> Any:
+        own = {one.field: fields[one.name] for one in _declared(holder)}
+        return holder(**own, **others)
+
+    choosing = flags(cast("type", config)).values()
+    chosen = [p for one in choosing for p in _parts(one, fields[one.name])]
+    made: T = make(config, parts=tuple(map(make, chosen)))
+    return made
+
+
+def values(config: Any) -> dict[str, Any]:
+    """All fields of what :func:`build` made, by name."""
+    found = {
+        one.name: getattr(holder, one.field)
+        for holder in (config, *config.parts)
+        for one in _declared(type(holder))
     }
+    return {n: found.get(n, _unset(one)) for n, one in flags(type(config)).items()}
+
+
+def naming(part: Part, error: ValueError) -> str | None:
+    """An error about an argument as one about the flag that gives it, if there is one.
+
+    Args:
+      part: Settings whose fields are the arguments.
+      error: An error that begins with an argument's name, as the library's do.
+    """
+    argument, _, rest = str(error).partition(" ")
+    names = {one.field: one.name for one in _declared(type(part))}
+    return f"{spell(names[argument])} {rest}" if argument in names else None
 
 
 def spell(name: str) -> str:
@@ -106,13 +189,13 @@ def spell(name: str) -> str:
 
 
 def read_command_line(
-    argv: Sequence[str], groups: Sequence[type], *, prog: str, description: str
+    argv: Sequence[str], groups: Mapping[str, type], *, prog: str, description: str
 ) -> dict[str, Any]:
     """Returns the flags that were given, by name.
 
     Args:
       argv: Arguments, without the program's name.
-      groups: Dataclasses of flags; ``--help`` shows a group for each.
+      groups: Dataclasses of flags, by their titles in ``--help``.
       prog: Name of the program.
       description: The first lines of ``--help``.
 
@@ -123,10 +206,9 @@ def read_command_line(
     import tyro  # only the command line needs it, and it takes a while to import
 
     def argument(declared: Flag) -> Any:
-        (kind,) = _kinds(declared)
-        hint: Any = (
-            kind if declared.choices is None else Literal[tuple(declared.choices)]
-        )
+        hint: Any = declared.kind
+        if declared.choices is not None:
+            hint = Literal[tuple(declared.choices)]
         if declared.several:
             hint = types.GenericAlias(tuple, (hint, ...))
         option = tyro.conf.arg(
@@ -139,12 +221,12 @@ def read_command_line(
     # A TypedDict that is not total has an entry only for what was given.
     typed_dict: Any = typing.TypedDict
     arguments = {}
-    for group in groups:
+    for title, group in groups.items():
         shown = {name: one for name, one in flags(group).items() if not one.hidden}
         fields = {name: argument(one) for name, one in shown.items()}
         about = tyro.conf.arg(help=(group.__doc__ or "").strip())
-        typed = typed_dict(group.__name__, fields, total=False)
-        arguments[group.__name__.lower()] = typing.Annotated[typed, about]
+        typed = typed_dict(title.title(), fields, total=False)
+        arguments[title] = typing.Annotated[typed, about]
     given: dict[str, dict[str, Any]] = tyro.cli(
         typed_dict("Flags", arguments),
         args=list(argv),
@@ -174,7 +256,7 @@ def _describe_default(declared: Flag) -> str:
 
 
 def complete(
-    config: Any, explicit: Mapping[str, Any], base: Mapping[str, Any]
+    config: type, explicit: Mapping[str, Any], base: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns all fields of a dataclass of flags.
 
@@ -189,7 +271,7 @@ def complete(
     declared = flags(config)
     base = dict(base)
     for name, value in {**base, **explicit}.items():
-        check(name, value, declared[name])
+        check(declared[name], value)
     for name in explicit:
         only = declared[name].only
         if only is not None and only[1] == (None,) and only[0] not in explicit:
@@ -201,7 +283,7 @@ def complete(
             if explicit.get(name) is not None and value is not False:
                 raise ConfigError(_has_no_meaning(name, value, declared, fields))
             value = None
-        if float in _kinds(one) and value is not None:
+        if one.kind is float and value is not None:
             value = float(value)  # 1 and 1.0 are the same run
         fields[name] = default(one, fields) if value is None else value
     return fields
@@ -215,46 +297,51 @@ def default(declared: Flag, fields: Mapping[str, Any]) -> Any:
       fields: The fields declared before it.
     """
     if not _applies(declared, fields):
-        return False if declared.hint is bool else None
+        return _unset(declared)
     if callable(declared.default):
         make: Callable[[Any], Any] = declared.default
         return make(SimpleNamespace(**fields))
     return declared.default
 
 
+def _unset(declared: Flag) -> Any:
+    return False if declared.kind is bool else None
+
+
 def _applies(declared: Flag, fields: Mapping[str, Any]) -> bool:
     return declared.only is None or fields[declared.only[0]] in declared.only[1]
 
 
-def check(name: str, value: Any, declared: Flag) -> None:
+def check(declared: Flag, value: Any) -> None:
     """Raises ConfigError unless a value is of the flag's type and in its range."""
     if value is None:  # unset
         return
-    (kind,) = _kinds(declared)
+    name, kind = spell(declared.name), declared.kind
     if not _fits(value, kind):
         names = {int: "an integer", float: "a number", bool: "true or false"}
         raise ConfigError(
-            f"{spell(name)} must be {names.get(kind, 'a string')}, got "
+            f"{name} must be {names.get(kind, 'a string')}, got "
             f"{json.dumps(value, default=str)}"
         )
     if declared.choices is not None and value not in declared.choices:
         raise ConfigError(
-            f"{spell(name)} must be one of {', '.join(declared.choices)}, got {value}"
+            f"{name} must be one of {', '.join(declared.choices)}, got {value}"
         )
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise ConfigError(f"{spell(name)} must be UTF-8, got {value!a}") from error
+            raise ConfigError(f"{name} must be UTF-8, got {value!a}") from error
     elif not isinstance(value, bool):
-        _check_range(name, value, declared)
+        _check_range(declared, value)
 
 
-def _check_range(name: str, value: float, declared: Flag) -> None:
+def _check_range(declared: Flag, value: float) -> None:
+    name = spell(declared.name)
     limit = 2**31 if isinstance(value, int) else _LARGEST_FLOAT
     below = limit if math.isinf(declared.below) else declared.below
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{spell(name)} must be finite, got {value}")
+        raise ConfigError(f"{name} must be finite, got {value}")
     bounds = {
         f"at least {declared.low:g}": value >= declared.low,
         f"above {declared.above:g}": value > declared.above,
@@ -264,16 +351,10 @@ def _check_range(name: str, value: float, declared: Flag) -> None:
     }
     for bound, holds in bounds.items():
         if not holds:
-            raise ConfigError(f"{spell(name)} must be {bound}, got {value}")
+            raise ConfigError(f"{name} must be {bound}, got {value}")
 
 
-def _kinds(declared: Flag) -> list[Any]:
-    """The types of a flag's value, apart from None."""
-    alternatives = typing.get_args(declared.hint) or (declared.hint,)
-    return [kind for kind in alternatives if kind is not types.NoneType]
-
-
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value: Any, kind: type) -> bool:
     if kind is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if kind is int:

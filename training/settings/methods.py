@@ -1,147 +1,249 @@
-"""The methods under study, each a function that completes the base optimizer.
+"""The methods under study, each with its settings.
 
-A method takes the base optimizer (weight decay, momentum, learning rate), the
-configuration, which is complete, and the number of optimizer steps in an epoch. It
-returns the transformation that training uses.
+A method is an entry in ``METHODS``: a class whose fields are its flags and whose call
+completes the base optimizer. A name may stand for several of them, which complete it
+one after the other.
 """
 
-from typing import Any, TypeAlias
+from __future__ import annotations
 
-import optax
+import dataclasses
+from typing import Literal
 
-import plp_optax
 from training.errors import ConfigError
-from training.settings import optimizers
-from training.settings.config import Config
-
-Transformation: TypeAlias = optax.GradientTransformationExtraArgs
-
-
-def none(base: Transformation, config: Config, steps_per_epoch: int) -> Transformation:
-    """The base optimizer alone."""
-    del config, steps_per_epoch
-    return base
+from training.settings.flags import Part, flag
+from training.settings.lazy import Transformation, optax, plp_optax
+from training.settings.plan import Plan
 
 
-def plp(base: Transformation, config: Config, steps_per_epoch: int) -> Transformation:
-    """Parameter linear prediction, after the optimizer, to see its final update."""
-    del steps_per_epoch
-    c: Any = config
-    prediction = plp_optax.plp(
-        c.plp_step, window=c.plp_window, period=c.plp_period, fit=c.plp_fit
+class Method(Part):
+    """A method under study."""
+
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        """Completes an optimizer.
+
+        Args:
+          base: The optimizer, such as SGD with a learning rate.
+          plan: The lengths of the run, its strategy and its seed.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window(Method):
+    """A window over the parameters, at whose end they jump."""
+
+    prefix = "plp"
+    window: int = flag(
+        3, "Number of parameter values in the window.", low=2, below=10_000
     )
-    return optax.chain(base, prediction)
-
-
-def lookahead(
-    base: Transformation, config: Config, steps_per_epoch: int
-) -> Transformation:
-    """Lookahead, as a window."""
-    del steps_per_epoch
-    c: Any = config
-    coefficients = plp_optax.lookahead_coefficients(
-        c.lookahead_steps, c.lookahead_alpha
+    period: int = flag(
+        lambda c: max(4, c.plp_window),
+        "Optimizer steps in a cycle, at least the window. Unset: 4, or --plp-window if "
+        "that is larger.",
+        low=1,
     )
-    window = plp_optax.affine_window(coefficients, period=c.lookahead_steps)
-    return optax.chain(base, window)
 
 
-def average(
-    base: Transformation, config: Config, steps_per_epoch: int
-) -> Transformation:
+@dataclasses.dataclass(frozen=True)
+class PLP(_Window):
+    """Parameter linear prediction."""
+
+    step: float = flag(1.0, "How far to predict, in optimizer steps.")
+    fit: Literal["midpoint", "least_squares"] = flag(
+        "midpoint",
+        "The line through the window. The paper's is midpoint.",
+    )
+
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        prediction = plp_optax.plp(
+            self.step, window=self.window, period=self.period, fit=self.fit
+        )
+        return optax.chain(base, prediction)
+
+
+@dataclasses.dataclass(frozen=True)
+class Average(_Window):
     """A jump to the average of the window."""
-    del steps_per_epoch
-    c: Any = config
-    coefficients = plp_optax.average_coefficients(c.plp_window)
-    return optax.chain(base, plp_optax.affine_window(coefficients, period=c.plp_period))
+
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        coefficients = plp_optax.average_coefficients(self.window)
+        window = plp_optax.affine_window(coefficients, period=self.period)
+        return optax.chain(base, window)
 
 
-def adaptive_window(
-    base: Transformation, config: Config, steps_per_epoch: int
-) -> Transformation:
+@dataclasses.dataclass(frozen=True)
+class Lookahead(Method):
+    """Lookahead."""
+
+    prefix = "lookahead"
+    steps: int = flag(
+        5, "Optimizer steps between synchronisations (k).", low=1, below=10_000
+    )
+    alpha: float = flag(0.5, "Step size of the slow weights (alpha).")
+
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        return optax.chain(base, plp_optax.lookahead(self.steps, self.alpha))
+
+
+@dataclasses.dataclass(frozen=True)
+class Anderson(Method):
     """Anderson acceleration, on the window of the last updates."""
-    del steps_per_epoch
-    c: Any = config
-    window = plp_optax.adaptive_window(
-        c.adaptive_window, period=c.adaptive_period, min_signal=c.adaptive_min_signal
+
+    prefix = "anderson"
+    history: int = flag(10, "Number of updates that are combined.", low=2, below=10_000)
+    period: int | None = flag(
+        None,
+        "Optimizer steps in a cycle that ends in one jump, at least the window. Unset: "
+        "a jump at every step, for full batches on plain gradient descent.",
+        low=2,
     )
-    return optax.chain(base, window)
+    min_signal: float | None = flag(
+        None,
+        "No jump where the mean product of different updates is a smaller part of "
+        "their mean square: about 0 for noise, 1 for steady updates.",
+    )
+
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        window = plp_optax.anderson(
+            self.history, period=self.period, min_signal=self.min_signal
+        )
+        return optax.chain(base, window)
 
 
-def ema_nesterov(
-    base: Transformation, config: Config, steps_per_epoch: int
-) -> Transformation:
+@dataclasses.dataclass(frozen=True)
+class EmaNesterov(Method):
     """Extrapolation along the average update, which falls to 0 during the run."""
-    c: Any = config
-    extrapolation = optax.linear_schedule(
-        c.extrapolation, 0.0, c.epochs * steps_per_epoch
+
+    extrapolation: float = flag(
+        0.5,
+        "How far to go along the average update, in multiples of it; falls linearly "
+        "to 0 by the end of the run.",
+        low=0,
+        below=1,
     )
-    link = plp_optax.ema_nesterov(extrapolation, decay=c.extrapolation_decay)
-    return optax.chain(base, link)
+    extrapolation_decay: float = flag(
+        0.95, "EMA decay of the average update.", low=0, below=1
+    )
+
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        extrapolation = optax.linear_schedule(self.extrapolation, 0.0, plan.total_steps)
+        link = plp_optax.ema_nesterov(extrapolation, decay=self.extrapolation_decay)
+        return optax.chain(base, link)
 
 
-def outer_nesterov(
-    base: Transformation, config: Config, steps_per_epoch: int
-) -> Transformation:
+@dataclasses.dataclass(frozen=True)
+class OuterNesterov(Method):
     """Nesterov momentum over cycles of steps."""
-    del steps_per_epoch
-    c: Any = config
-    link = plp_optax.outer_nesterov(
-        c.outer_rate, momentum=c.outer_momentum, period=c.outer_period
-    )
-    return optax.chain(base, link)
+
+    prefix = "outer"
+    rate: float = flag(0.7, "Learning rate of the outer Nesterov momentum.", above=0)
+    momentum: float = flag(0.9, "Momentum over cycles.", low=0, below=1)
+    period: int = flag(20, "Optimizer steps in a cycle.", low=1)
+
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        link = plp_optax.outer_nesterov(
+            self.rate, momentum=self.momentum, period=self.period
+        )
+        return optax.chain(base, link)
 
 
-def tail_average(
-    base: Transformation, config: Config, steps_per_epoch: int
-) -> Transformation:
+@dataclasses.dataclass(frozen=True)
+class TailAverage(Method):
     """The mean of the last parameters, for evaluation next to them."""
-    c: Any = config
-    start = round(c.tail_start * c.epochs * steps_per_epoch)
-    return optax.chain(base, plp_optax.tail_average(start=start))
 
-
-def amplify(
-    base: Transformation, config: Config, steps_per_epoch: int
-) -> Transformation:
-    """Layer-wise amplification, before the optimizer, to see raw gradients."""
-    strategy = optimizers.make_strategy(config, steps_per_epoch=steps_per_epoch)
-    assert strategy is not None  # methods that amplify have one
-    c: Any = config
-    amplification = plp_optax.amplify_layers(
-        strategy,
-        select=_selector(config),
-        measure=c.amplify_measure,
-        factor=c.amplify_factor,
-        reselect_every=c.amplify_reselect_every,
-        layers=c.amplify_layers,
-        apply=not c.amplify_propagate,
+    prefix = "tail"
+    start: float = flag(
+        0.75,
+        "Tail averaging: part of the run after which parameters are averaged.",
+        low=0,
+        below=1,
     )
-    return optax.chain(amplification, base)
+
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        start = round(self.start * plan.total_steps)
+        return optax.chain(base, plp_optax.tail_average(0.0, start=start))
 
 
-def amplify_and_plp(
-    base: Transformation, config: Config, steps_per_epoch: int
-) -> Transformation:
-    """Amplification before the optimizer, prediction after it."""
-    return amplify(plp(base, config, steps_per_epoch), config, steps_per_epoch)
+@dataclasses.dataclass(frozen=True)
+class Amplify(Method):
+    """Layer-wise gradient amplification, before the optimizer, to see raw gradients."""
 
+    prefix = "amplify"
+    select: str = flag(
+        "scores",
+        "Layers to amplify: scores selects those that stand out; random, all, and "
+        "layer names separated by commas are controls.",
+    )
+    measure: Literal["g1", "g1_per_weight", "g2"] = flag(
+        "g2",
+        "How the consistency of a layer's gradients is measured.",
+    )
+    threshold: float = flag(
+        1.5,
+        "Standard deviations by which a layer must stand out.",
+        only=("amplify_select", ("scores",)),
+        low=0,
+    )
+    two_sided: bool = flag(
+        False,
+        "Also amplify layers whose score is that much below the mean.",
+        only=("amplify_select", ("scores",)),
+    )
+    ratio: float | None = flag(
+        None,
+        "Part of the layers to draw.",
+        only=("amplify_select", ("random",)),
+        above=0,
+        high=1,
+    )
+    factor: float | None = flag(
+        None,
+        "Amplification factor, by which gradients are multiplied. Unset: the "
+        "strategy's, which is 2 in the named strategies (an assumption: the paper does "
+        "not publish it).",
+        above=0,
+    )
+    layers: Literal["kernels", "modules"] = flag(
+        "kernels",
+        "What counts as a layer: modules with a kernel, or all modules with "
+        "parameters.",
+    )
+    reselect_every: int | None = flag(
+        None, "Select again after this many amplified epochs.", low=1
+    )
+    propagate: bool = flag(
+        False,
+        "Amplify inside back-propagation, so that the layers before an amplified one "
+        "are amplified too.",
+    )
 
-def _selector(config: Config) -> plp_optax.Selector:
-    c: Any = config
-    match c.amplify_select:
-        case "scores":
-            selector = plp_optax.by_score(
-                c.amplify_threshold, two_sided=c.amplify_two_sided
-            )
-            return _naming(f"--amplify-threshold {c.amplify_threshold}", selector)
-        case "random":
-            return plp_optax.at_random(c.amplify_ratio, seed=c.seed)
-        case "all":
-            return plp_optax.all_layers()
-        case names:
-            selector = plp_optax.named(*(name.strip() for name in names.split(",")))
-            return _naming(f"--amplify-select {names}", selector)
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        assert plan.strategy is not None  # the default of methods that amplify
+        amplification = plp_optax.amplify_layers(
+            plan.strategy,
+            select=self._selector(plan.seed),
+            measure=self.measure,
+            factor=self.factor,
+            reselect_every=self.reselect_every,
+            layers=self.layers,
+            apply=not self.propagate,
+        )
+        return optax.chain(amplification, base)
+
+    def _selector(self, seed: int) -> plp_optax.Selector:
+        match self.select:
+            case "scores":
+                selector = plp_optax.by_score(self.threshold, two_sided=self.two_sided)
+                return _naming(f"--amplify-threshold {self.threshold}", selector)
+            case "random":
+                assert self.ratio is not None  # checked with the flags
+                return plp_optax.at_random(self.ratio, seed=seed)
+            case "all":
+                return plp_optax.all_layers()
+            case names:
+                selector = plp_optax.named(*(name.strip() for name in names.split(",")))
+                return _naming(f"--amplify-select {names}", selector)
 
 
 def _naming(flag: str, selector: plp_optax.Selector) -> plp_optax.Selector:
@@ -154,3 +256,17 @@ def _naming(flag: str, selector: plp_optax.Selector) -> plp_optax.Selector:
             raise ConfigError(f"{flag} does not fit the network: {error}") from error
 
     return selector._replace(check=check)
+
+
+METHODS: dict[str, type[Method] | tuple[type[Method], ...]] = {
+    "sgd": (),  # the base optimizer alone
+    "plp": PLP,
+    "lookahead": Lookahead,
+    "average": Average,
+    "anderson": Anderson,
+    "ema-nesterov": EmaNesterov,
+    "outer-nesterov": OuterNesterov,
+    "tail-average": TailAverage,
+    "amplify": Amplify,
+    "amplify+plp": (PLP, Amplify),
+}

@@ -1,14 +1,28 @@
-"""Reading ``--strategy``."""
+"""``--strategy``: the paper's, scaled to any number of epochs, or a list."""
 
 import ast
+import itertools
 from typing import Any
 
 from training.errors import ConfigError
 
-NAMED_STRATEGIES = ("paper", "paper-deep")
+Stages = list[tuple[Any, ...]]
+
+# (End epoch, learning rate, amplify?, factor) as in the paper, which does not publish
+# its factor: 2 is an assumption. "paper" is that of VGG-19 and ResNet-18 and 34,
+# "paper-deep" that of ResNet-50 and 101.
+NAMED_STRATEGIES: dict[str, Stages] = {
+    "paper": [(50, 0.1, 0, 1), (100, 0.1, 1, 2), (130, 0.01, 1, 2), (150, 0.01, 0, 1)],
+    "paper-deep": [
+        (10, 0.1, 0, 1),
+        (100, 0.1, 1, 2),
+        (145, 0.01, 1, 2),
+        (150, 0.01, 0, 1),
+    ],
+}
 
 
-def listed_strategy(text: str) -> list[tuple[Any, ...]]:
+def listed_strategy(text: str) -> Stages:
     """Reads ``--strategy`` in the paper's notation.
 
     Raises:
@@ -35,3 +49,41 @@ def listed_epochs(strategy: str | None) -> Any:
     if strategy is None or strategy in NAMED_STRATEGIES:
         return None
     return listed_strategy(strategy)[-1][0]
+
+
+def paper_stages(name: str, epochs: int) -> Stages:
+    """The stages of a strategy of the paper, scaled to another number of epochs.
+
+    Args:
+      name: One of ``NAMED_STRATEGIES``.
+      epochs: Length of the training. Stages keep their share of it, rounded.
+
+    Raises:
+      ValueError: If there are too few epochs for the four stages.
+
+    Examples:
+      >>> paper_stages("paper", epochs=30)
+      [(10, 0.1, 0, 1), (20, 0.1, 1, 2), (26, 0.01, 1, 2), (30, 0.01, 0, 1)]
+    """
+    stages = NAMED_STRATEGIES[name]
+    if epochs < (least := _least_epochs(stages)):
+        raise ValueError(
+            f"epochs must be at least {least}, so that no stage is empty and each "
+            f"amplified stage has an epoch after its analysis, got {epochs}"
+        )
+    return _scaled(stages, epochs)
+
+
+def _scaled(stages: Stages, epochs: int) -> Stages:
+    return [(round(end * epochs / stages[-1][0]), *rest) for end, *rest in stages]
+
+
+def _least_epochs(stages: Stages) -> int:
+    """The fewest epochs from which on all stages have their epochs."""
+
+    def is_enough(epochs: int) -> bool:
+        scaled = _scaled(stages, epochs)
+        ends = itertools.pairwise((0, *(end for end, *_ in scaled)))
+        return all(b - a >= 1 + s[2] for (a, b), s in zip(ends, stages, strict=True))
+
+    return 1 + max(n for n in range(stages[-1][0]) if not is_enough(n))

@@ -1,0 +1,157 @@
+"""Arithmetic on trees of arrays, in float32 at least."""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+AxisName = str | tuple[str, ...]
+
+
+def wide_count(count: jax.Array) -> jax.Array:
+    """A step count that schedules read: from int32 they would compute in float32."""
+    return count.astype(int)
+
+
+def is_complex(x: Any) -> bool:
+    """Whether an array, or a dtype, is complex."""
+    return jnp.issubdtype(jnp.result_type(x), jnp.complexfloating)
+
+
+def widened(x: Any) -> Any:
+    """The dtype of an array, or a dtype, in float32 at least."""
+    dtype = jnp.result_type(x)
+    if jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32:
+        return dtype
+    return jnp.dtype(jnp.float32)
+
+
+def arrays(tree: Any) -> Any:
+    """The same tree of jax arrays; a restored state has NumPy's."""
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def zeros(params: Any, accumulator_dtype: Any = None, *, wide: bool = False) -> Any:
+    """Zeros like the parameters; real ones in ``accumulator_dtype``, if it is given.
+
+    ``wide`` ones are in float32 at least, where increments are small.
+    """
+
+    def like(p: Any) -> jax.Array:
+        own = widened(p) if wide else jnp.result_type(p)
+        wanted = jnp.issubdtype(own, jnp.floating) and accumulator_dtype
+        return jnp.zeros_like(p, wanted or own)
+
+    return jax.tree.map(like, params)
+
+
+def movement(updates: Any, params: Any | None, *, of_wide: bool = True) -> Any:
+    """What ``optax.apply_updates`` does to the parameters, after rounding.
+
+    The compiler keeps a copy of the parameters for it. Without ``of_wide`` those of
+    float32 and wider are taken to follow their updates.
+
+    Raises:
+      ValueError: If updates are in half precision and there are no parameters.
+    """
+    if params is None:
+        if any(
+            u.dtype in (jnp.bfloat16, jnp.float16) for u in jax.tree.leaves(updates)
+        ):
+            raise ValueError(
+                "in half precision parameters round and do not follow their updates: "
+                "pass them, as in update(updates, state, params)"
+            )
+        return updates
+
+    def moved(u: jax.Array, p: Any) -> jax.Array:
+        own = jnp.result_type(p)
+        is_wide = widened(own) == own
+        if not jnp.issubdtype(own, jnp.floating) or (is_wide and not of_wide):
+            return u
+        dtype, info = np.promote_types(widened(own), widened(u)), jnp.finfo(own)
+        p = jnp.asarray(p).astype(dtype)
+        # A cast to the parameters' dtype and back is removed by XLA.
+        after = jax.lax.reduce_precision(p + u.astype(dtype), info.nexp, info.nmant)
+        return after - p
+
+    return jax.tree.map(moved, updates, params)
+
+
+def map_params(fn: Callable[[Any, Any], Any], params: Any, tree: Any) -> Any:
+    """``fn`` of each parameter and the leaf of ``tree`` that belongs to it.
+
+    Parameters that the tree masks (``optax.MaskedNode``) stay as they are. Trees whose
+    containers differ, such as the states of an ``nnx.Optimizer`` and of its model, are
+    paired by the order of their leaves.
+
+    Raises:
+      ValueError: If the trees do not belong together.
+    """
+
+    def one(x: Any, p: Any) -> Any:
+        if isinstance(x, optax.MaskedNode):
+            return p
+        if jnp.shape(x) != jnp.shape(p):
+            raise ValueError(
+                f"the state is of other parameters: shape {jnp.shape(x)} there, "
+                f"{jnp.shape(p)} here"
+            )
+        return fn(p, x)
+
+    def is_masked(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)
+
+    leaves, structure = jax.tree.flatten(params)
+    others = jax.tree.leaves(tree, is_leaf=is_masked)
+    if len(leaves) == len(others):
+        return jax.tree.unflatten(structure, map(one, others, leaves))
+    if not any(map(is_masked, others)):
+        raise ValueError(
+            f"the state is of other parameters: {len(others)} there, {len(leaves)} here"
+        )
+    return jax.tree.map(one, tree, params, is_leaf=is_masked)  # a mask of subtrees
+
+
+def combine(*terms: tuple[jax.typing.ArrayLike, Any], like: Any = None) -> Any:
+    """The linear combination ``weight * tree + ...`` of terms ``(weight, tree)``.
+
+    It is computed in the widest dtype among the trees, float32 at least, and rounded
+    once, to the dtypes of ``like``, if that is given.
+    """
+    weights, trees = zip(*terms, strict=True)
+
+    def of_leaves(*leaves: jax.typing.ArrayLike) -> jax.Array:
+        # NumPy's rules serve under jax_numpy_dtype_promotion="strict" too.
+        dtype = functools.reduce(np.promote_types, map(widened, leaves))
+        products = (
+            jnp.asarray(weight, dtype) * jnp.asarray(x).astype(dtype)
+            for weight, x in zip(weights, leaves, strict=True)
+        )
+        return functools.reduce(operator.add, products)
+
+    total = jax.tree.map(of_leaves, *trees)
+    return total if like is None else jax.tree.map(_cast, total, like)
+
+
+def select(here: jax.Array, new: Any, old: Any) -> Any:
+    """``new`` where the scalar ``here`` is true, else ``old``, whose dtypes it keeps.
+
+    A selection and not a product with 0 or 1, which a NaN would pass.
+    """
+    return jax.tree.map(lambda x, y: jnp.where(here, _cast(x, y), y), new, old)
+
+
+def scale(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """An array times a factor, in its own dtype."""
+    dtype = widened(x)
+    return (x.astype(dtype) * factor.astype(dtype)).astype(x.dtype)
+
+
+def _cast(x: jax.typing.ArrayLike, like: jax.typing.ArrayLike) -> jax.Array:
+    return jnp.asarray(x).astype(jnp.result_type(like))

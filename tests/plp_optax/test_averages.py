@@ -1,0 +1,329 @@
+"""Averages of the trajectory: weights, precision, read-outs, merged blocks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from scipy.special import gammaln
+
+import plp_optax
+from tests.support.problems import W0, jit, jitted, noisy_gradient, run
+
+RATE = 0.07
+STEPS = 40
+
+
+def trajectory(tx, steps=STEPS):
+    """Parameters and read-outs after each step on the noisy problem, in float64."""
+    tx = jitted(optax.chain(optax.sgd(RATE), tx))
+    with jax.enable_x64(True):
+        w = jnp.asarray(W0)
+        state, params, averages = tx.init(w), [], []
+        for t in range(steps):
+            gradient = jnp.asarray(noisy_gradient(np.asarray(w), t))
+            updates, state = tx.update(gradient, state, w)
+            w = optax.apply_updates(w, updates)
+            params.append(np.asarray(w))
+            averages.append(np.asarray(plp_optax.averaged_params(state, w)))
+    return np.stack(params), np.stack(averages)
+
+
+# -- Weights ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("kwargs", [{"power": 0.0}, {"decay": 0.0}, {"decay": 0.8}])
+def test_mean_and_exponential_average_by_brute_force(kwargs, start):
+    params, averages = trajectory(plp_optax.tail_average(**kwargs, start=start))
+    np.testing.assert_allclose(params, run(optax.sgd(RATE), STEPS), rtol=1e-12)
+    average = W0
+    for t, (w, actual) in enumerate(zip(params, averages, strict=True)):
+        if t < start:
+            average = w
+        elif "power" in kwargs:
+            average = params[start : t + 1].mean(axis=0)
+        else:
+            average = kwargs["decay"] * average + (1 - kwargs["decay"]) * w
+        np.testing.assert_allclose(actual, average, rtol=1e-10)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 8.0, 16.5])
+def test_power_average_weights_updates_as_a_decay_would(power):
+    """W_j = 1 - Γ(n) Γ(j + g) / (Γ(j - 1) Γ(n + g + 1)), near 1 - (j/n)^(g + 1)."""
+    params, averages = trajectory(plp_optax.tail_average(power))
+    updates = np.diff(params, axis=0, prepend=W0[None])
+    for n in (1, 2, 10, STEPS):
+        j = np.arange(1, n + 1)
+        with np.errstate(invalid="ignore"):
+            log = (
+                gammaln(n)
+                + gammaln(j + power)
+                - gammaln(j - 1)
+                - gammaln(n + power + 1)
+            )
+        weights = 1 - np.where(j == 1, 0, np.exp(log))
+        expected = W0 + weights @ updates[:n]
+        np.testing.assert_allclose(averages[n - 1], expected, rtol=0, atol=1e-12)
+        limit = 1 - ((j - 1) / n) ** (power + 1)
+        assert np.abs(weights - limit).max() <= (power + 1) / n
+
+
+def test_the_default_is_a_power_average():
+    _, averages = trajectory(plp_optax.tail_average())
+    _, expected = trajectory(plp_optax.tail_average(8.0))
+    np.testing.assert_array_equal(averages, expected)
+
+
+# -- Precision -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "update"), [("bfloat16", 1e-3), ("float16", 1e-4), ("float32", 2e-8)]
+)
+@pytest.mark.parametrize("compile_", [jit, lambda f: f])
+def test_parameters_that_never_move_are_their_average(dtype, update, compile_):
+    tx = plp_optax.tail_average(0.0)
+    w = jnp.ones((), dtype)
+    state = tx.init(w)
+    step = compile_(tx.update)
+    for _ in range(30):
+        updates, state = step(jnp.asarray(-update, dtype), state, w)
+        w = optax.apply_updates(w, updates)
+    assert w == 1
+    assert state.average_offset.dtype == jnp.float32
+    assert plp_optax.averaged_params(state, w) == 1
+
+
+@pytest.mark.parametrize("kwargs", [{"power": 4.0}, {"decay": 0.999}])
+def test_average_of_rounded_parameters(kwargs):
+    tx = jitted(plp_optax.tail_average(**kwargs))
+    rng = np.random.default_rng(0)
+    w = jnp.asarray(rng.normal(size=50), jnp.bfloat16)
+    state, average = tx.init(w), np.asarray(w, np.float64)
+    for n in range(1, 201):
+        # In float32, as an optimizer with a float32 learning rate emits them.
+        updates = jnp.asarray(0.01 * rng.normal(size=50), jnp.float32)
+        updates, state = tx.update(updates, state, w)
+        w = optax.apply_updates(w, updates)
+        rho = 5 / (n + 4) if "power" in kwargs else 1e-3
+        average += rho * (np.asarray(w, np.float64) - average)
+    actual = np.asarray(w, np.float64) + np.asarray(state.average_offset, np.float64)
+    np.testing.assert_allclose(actual, average, atol=1e-5)
+
+
+def test_half_precision_needs_the_parameters():
+    tx = plp_optax.tail_average()
+    state = tx.init(jnp.ones(2, jnp.bfloat16))
+    with pytest.raises(ValueError, match="pass them, as in update"):
+        tx.update(jnp.ones(2, jnp.bfloat16), state)
+
+
+@pytest.mark.parametrize("steps", [3 * 10**7, 2**31 - 1])
+def test_long_runs(steps):
+    """With noise the float32 offset follows float64; the count may not overflow."""
+    tx = plp_optax.tail_average(0.0)
+    state = tx.init(jnp.zeros(()))._replace(
+        tail_steps=jnp.asarray(steps, jnp.int32), average_offset=jnp.ones(())
+    )
+    noise = 1e-3 * np.random.default_rng(0).normal(size=2000)
+    update = lambda state, u: (tx.update(u, state)[1], None)  # noqa: E731
+    after, _ = jax.lax.scan(update, state, jnp.asarray(noise, jnp.float32))
+    expected, n = 1.0, steps
+    for u in np.asarray(noise, np.float32).astype(np.float64):
+        n = min(n + 1, 2**31)
+        expected = (1 - 1 / n) * (expected - u)
+    # The average moves by 2,000 / n of the offset.
+    np.testing.assert_allclose(after.average_offset, expected, atol=1e-5)
+
+
+# -- Read-outs -------------------------------------------------------------------------
+
+PARAMS = {"a": jnp.arange(3.0), "b": {"c": jnp.ones((2, 2)), "d": jnp.zeros(())}}
+MASK = {"a": True, "b": {"c": False, "d": True}}
+
+
+def trained(tx, params=PARAMS, steps=3):
+    state = tx.init(params)
+    for t in range(steps):
+        gradient = jax.tree.map(lambda p, t=t: jnp.cos(p + t), params)
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return state, params
+
+
+def averaging(rate=0.1):
+    return optax.chain(optax.sgd(rate), plp_optax.tail_average(0.0))
+
+
+WRAPPED = {
+    "chain": averaging,
+    "named_chain": lambda: optax.named_chain(
+        ("sgd", optax.sgd(0.1)), ("average", plp_optax.tail_average(0.0))
+    ),
+    "multi_steps": lambda: optax.MultiSteps(averaging(), 1).gradient_transformation(),
+    "inject": lambda: optax.inject_hyperparams(averaging)(0.1),
+    "finite": lambda: optax.apply_if_finite(averaging(), 2),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_evaluation_params_looks_inside_of_wrappers(wrap):
+    state, params = trained(wrap())
+    plain, path = PARAMS, []
+    for t in range(3):
+        plain = jax.tree.map(lambda p, t=t: p - 0.1 * jnp.cos(p + t), plain)
+        path.append(plain)
+    mean = jax.tree.map(lambda *ws: sum(ws) / 3, *path)
+    for actual in (
+        plp_optax.evaluation_params(state, params),
+        plp_optax.averaged_params(state, params),
+    ):
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), actual, mean
+        )
+
+
+@pytest.mark.parametrize("mask", [MASK, {"a": True, "b": False}])
+@pytest.mark.parametrize("partition", [False, True])
+def test_leaves_that_the_average_does_not_see_stay(mask, partition):
+    if partition:
+        labels = jax.tree.map(lambda m: "on" if m else "off", mask)
+        tx = optax.partition({"on": averaging(), "off": optax.set_to_zero()}, labels)
+    else:
+        tx = optax.masked(averaging(), mask)
+    state, params = trained(tx)
+    averaged = plp_optax.evaluation_params(state, params)
+    np.testing.assert_array_equal(averaged["b"]["c"], params["b"]["c"])
+    assert (averaged["a"] != params["a"]).any()
+
+
+def test_a_blend_and_a_mask():
+    state, params = trained(averaging())
+    average = plp_optax.averaged_params(state, params)
+    blend = plp_optax.averaged_params(state, params, 0.25, mask=lambda params: MASK)
+    np.testing.assert_allclose(
+        blend["a"], 0.75 * params["a"] + 0.25 * average["a"], rtol=1e-6
+    )
+    np.testing.assert_array_equal(blend["b"]["c"], params["b"]["c"])
+
+
+def test_state_of_an_nnx_optimizer():
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, averaging(), wrt=nnx.Param)
+    path = []
+    for t in range(3):
+        gradient = jax.tree.map(
+            lambda p, t=t: jnp.cos(p + t), nnx.state(model, nnx.Param)
+        )
+        optimizer.update(model, gradient)
+        path.append(np.asarray(model.kernel[...]))
+    averaged = plp_optax.evaluation_params(
+        optimizer.opt_state, nnx.state(model, nnx.Param)
+    )
+    nnx.update(model, averaged)
+    np.testing.assert_allclose(model.kernel[...], np.mean(path, axis=0), rtol=1e-6)
+
+
+def test_schedule_free_and_lookahead_of_optax():
+    tx = optax.contrib.schedule_free_sgd(0.3, warmup_steps=2)
+    state, params = trained(optax.chain(tx))
+    expected = optax.contrib.schedule_free_eval_params(state[0], params)
+    actual = plp_optax.evaluation_params(state, params)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), actual, expected
+    )
+    pair = optax.LookaheadParams.init_synced(PARAMS)
+    tx = optax.lookahead(optax.sgd(0.1), 2, 0.5)
+    state = tx.init(pair)
+    assert plp_optax.evaluation_params(state, pair) is pair.slow
+    with pytest.raises(ValueError, match="pass its LookaheadParams"):
+        plp_optax.evaluation_params(state, PARAMS)
+
+
+def test_a_state_that_does_not_fit_is_refused():
+    state, params = trained(averaging())
+    with pytest.raises(ValueError, match="holds no average"):
+        plp_optax.evaluation_params(optax.sgd(0.1).init(params), params)
+    with pytest.raises(ValueError, match="TailAverageState, TailAverageState"):
+        plp_optax.evaluation_params((state, state), params)
+    with pytest.raises(ValueError, match=r"shape \(3,\) there, \(1,\) here"):
+        plp_optax.evaluation_params(state, {**params, "a": jnp.ones(1)})
+    with pytest.raises(ValueError, match="3 there, 1 here"):
+        plp_optax.averaged_params(state, {"a": params["a"]})
+
+
+def test_averaged_params_keeps_dtypes():
+    params = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.zeros(())}
+    averaged = plp_optax.averaged_params(plp_optax.tail_average().init(params), params)
+    assert jax.tree.map(jnp.result_type, averaged) == jax.tree.map(
+        jnp.result_type, params
+    )
+
+
+# -- Merged blocks ---------------------------------------------------------------------
+
+
+def test_merge_is_exact_for_decays_that_are_linear_within_blocks():
+    """Against the sum over all steps, in blocks of different lengths."""
+    counts = [3, 5, 4, 8, 6, 14]
+    params = run(optax.sgd(RATE), sum(counts))
+    updates = np.diff(params, axis=0, prepend=W0[None])
+    blocks = np.split(params, np.cumsum(counts)[:-1])
+    with jax.enable_x64(True):
+        means = [jnp.asarray(block.mean(axis=0)) for block in blocks]
+        over = (6 + 14) / 40
+        actual = plp_optax.merge(means, counts, decay="linear", over=over)
+    rates = np.minimum(1, np.arange(40, 0, -1) / 20)  # falls from the 21st step on
+    np.testing.assert_allclose(actual, W0 + rates @ updates, rtol=1e-12)
+    np.testing.assert_allclose(actual, params[20:].mean(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("decay", "shape"),
+    [
+        ("1-sqrt", lambda x: 1 - np.sqrt(x)),
+        ("cosine", lambda x: (1 + np.cos(np.pi * x)) / 2),
+        (lambda x: (1 - x) ** 2, lambda x: (1 - x) ** 2),
+    ],
+)
+def test_merge_weights_blocks_by_the_fall_of_the_rate(decay, shape):
+    weights = plp_optax.merge_weights(8, decay=decay, over=0.5)
+    done = np.arange(5) / 4
+    expected = [0, 0, 0, 0, *-np.diff(shape(done))]
+    np.testing.assert_allclose(weights, expected, atol=1e-15)
+    assert weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"decay": "exponential"}, "decay must be one of 'linear'"),
+        ({"decay": lambda x: 1 - x / 2}, "rates from 1 to 0"),
+        ({"over": 0.0}, "over must be above 0 and at most 1"),
+        ({"counts": [1]}, "counts must be 2 positive numbers"),
+        ({"counts": [1, 0]}, "counts must be 2 positive numbers"),
+    ],
+)
+def test_wrong_merges_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        plp_optax.merge([jnp.zeros(1), jnp.ones(1)], **kwargs)
+
+
+# -- Arguments -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"power": -1.0}, "power must be at least 0"),
+        ({"decay": 1.0}, "decay must be at least 0 and below 1"),
+        ({"power": 1.0, "decay": 0.5}, "give power or decay"),
+        ({"start": -1}, "start must be an int of at least 0"),
+        ({"accumulator_dtype": jnp.bfloat16}, "accumulator_dtype must be float32"),
+    ],
+)
+def test_arguments_are_checked(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        plp_optax.tail_average(**kwargs)

@@ -1,0 +1,103 @@
+"""Running statistics that are computed again, against NumPy in float64."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import plp_optax
+
+SIZES = (8, 8, 5)
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(3 + 2 * rng.normal(size=(n, 4))) for n in SIZES]
+
+
+def by_hand(kernel, epsilon=1e-5):
+    """Statistics of both norms, weighting batches by their examples."""
+    inputs = [np.asarray(x) for x in batches()]
+    everything = np.concatenate(inputs)
+    hidden = [
+        (x - x.mean(0)) / np.sqrt(x.var(0) + epsilon) @ np.asarray(kernel)
+        for x in inputs
+    ]
+    mean = sum(len(h) * h.mean(0) for h in hidden) / sum(SIZES)
+    square = sum(len(h) * (h.var(0) + h.mean(0) ** 2) for h in hidden) / sum(SIZES)
+    return [everything.mean(0), everything.var(0), mean, square - mean**2]
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
+def test_linen(momentum):
+    norm = functools.partial(nn.BatchNorm, momentum=momentum, dtype=float)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = norm(not train, name="first")(x)
+            x = nn.Dense(3, use_bias=False, name="dense", param_dtype=float)(x)
+            return norm(not train, name="second")(x)
+
+    with jax.enable_x64(True):
+        net = Net()
+        variables = net.init(jax.random.key(0), batches()[0], train=False)
+        variables["batch_stats"] = jax.tree.map(
+            lambda x: jnp.full(x.shape, 7.0), variables["batch_stats"]
+        )
+        fresh = plp_optax.linen.recompute_batch_stats(
+            lambda variables, x: net.apply(
+                variables, x, train=True, mutable=["batch_stats"]
+            ),
+            variables,
+            batches(),
+        )
+        stats = fresh["batch_stats"]
+        actual = [stats[n][m] for n in ("first", "second") for m in ("mean", "var")]
+        for x, y in zip(
+            actual, by_hand(variables["params"]["dense"]["kernel"]), strict=True
+        ):
+            # Flax keeps statistics in float32.
+            np.testing.assert_allclose(x, y, rtol=2e-5, atol=2e-6)
+    assert fresh["params"] is variables["params"]
+
+
+def test_nnx():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.BatchNorm(4, dtype=float, rngs=rngs)
+            self.dense = nnx.Linear(4, 3, use_bias=False, param_dtype=float, rngs=rngs)
+            self.second = nnx.BatchNorm(3, dtype=float, rngs=rngs)
+
+        def __call__(self, x):
+            return self.second(self.dense(self.first(x)))
+
+    with jax.enable_x64(True):
+        model = Net(nnx.Rngs(0))
+        kernel = np.asarray(model.dense.kernel[...])
+        plp_optax.nnx.recompute_batch_stats(model, batches())
+        norms = (model.first, model.second)
+        actual = [x[...] for norm in norms for x in (norm.mean, norm.var)]
+        for x, y in zip(actual, by_hand(kernel), strict=True):
+            # nnx keeps statistics in float32.
+            np.testing.assert_allclose(x, y, rtol=2e-5, atol=2e-6)
+    np.testing.assert_array_equal(model.dense.kernel[...], kernel)
+
+
+def test_wrong_statistics_are_refused():
+    def apply(variables, batch):
+        return None, {"batch_stats": variables["batch_stats"]}
+
+    recompute = plp_optax.linen.recompute_batch_stats
+    with pytest.raises(ValueError, match="no batches"):
+        recompute(apply, {"batch_stats": {"mean": jnp.ones(1), "var": jnp.ones(1)}}, [])
+    with pytest.raises(ValueError, match="end in mean and var"):
+        recompute(apply, {"batch_stats": {"scale": jnp.ones(1)}}, batches())
+    with pytest.raises(ValueError, match="in training mode"):
+        recompute(
+            apply, {"batch_stats": {"mean": jnp.ones(1), "var": jnp.ones(1)}}, batches()
+        )

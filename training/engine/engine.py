@@ -1,0 +1,248 @@
+"""A network and an optimizer, compiled for the devices."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+
+from training import data
+from training.engine import parallel
+from training.engine.evaluation import Evaluation
+from training.engine.feed import Feed, TrainStep
+from training.engine.state import Given, Metrics, Monitor, TrainState
+from training.engine.step import Batch
+from training.errors import DivergedError
+
+# Calls that may be under way at once: enough to hide dispatch, few enough that Ctrl-C
+# and the progress display are not far behind.
+_IN_FLIGHT = 2
+# Batches after which running statistics, whose decay is 0.9 in these networks, are
+# those of new parameters to 1e-4.
+_STATISTICS_STEPS = 90
+
+
+class Call(NamedTuple):
+    """A call of the compiled training function.
+
+    Attributes:
+      state: The state after it. It is donated to the next call.
+      steps: How many steps it takes.
+      metrics: Means over the epoch so far as of an earlier call, which has finished;
+        None before the first has.
+    """
+
+    state: TrainState
+    steps: int
+    metrics: dict[str, float] | None
+
+
+class Engine:
+    """Training and evaluation of a network; :meth:`compile` comes first.
+
+    Attributes:
+      batch_size: Examples in a step, over all devices.
+      steps_per_epoch: Whole batches in the training set.
+      train_function: The training function as each device sees it.
+      train_call: The same, compiled.
+      compile_seconds: Time that it took to trace and compile the functions.
+    """
+
+    def __init__(
+        self,
+        initial_state: Callable[..., TrainState],
+        train_step: TrainStep,
+        statistics_step: TrainStep,
+        eval_step: Callable[..., dict[str, jax.Array]],
+        feed: Feed,
+        dataset: data.Dataset,
+        *,
+        batch_size: int,
+        most_skipped: int = 1,
+    ) -> None:
+        """Takes the functions to compile.
+
+        Args:
+          initial_state: See :func:`~training.engine.state.make_initial_state`.
+          train_step: See :func:`~training.engine.step.make_train_step`.
+          statistics_step: See :func:`~training.engine.step.make_statistics_step`.
+          eval_step: See :func:`~training.engine.step.make_eval_step`.
+          feed: Where training batches come from.
+          dataset: The data set of the feed.
+          batch_size: Examples in a step, over all devices.
+          most_skipped: Training ends after this many skipped steps in a row.
+        """
+        self.batch_size = batch_size
+        self.steps_per_epoch = len(dataset.train.labels) // batch_size
+        self._num_classes = dataset.num_classes
+        self._examples = dataset.train
+        self._feed = feed
+        self._most_skipped = most_skipped
+        self._initial_state = initial_state
+        self.train_function = feed.wrap(train_step)
+        self._statistics_function = feed.wrap(statistics_step)
+        self._eval_function = eval_step
+
+    def compile(self) -> Self:
+        """Compiles the steps for the devices, so that no timing includes it.
+
+        Raises:
+          ConfigError: If the optimizer does not fit the network.
+        """
+        start = time.perf_counter()
+        # Compiled ahead of time for the arguments of a first call, whose values do not
+        # matter; the steps of every seed have the same shapes and shardings.
+        state = self.initial_state(0)
+        arguments = next(self._feed.calls(0, 0, range(1))).arguments
+        self.train_call: Any = parallel.compile_step(
+            self.train_function, state, *arguments, donate=True
+        )
+        if state.needs_statistics:
+            # Without donation: the state remains that of the training.
+            self._statistics_call: Any = parallel.compile_step(
+                self._statistics_function, state, *arguments
+            )
+        self._eval_step: Callable[..., Any] = parallel.compile_step(
+            self._eval_function,
+            state.variables,
+            next(self._eval_batches(self._examples)),
+        )
+        self.compile_seconds = time.perf_counter() - start
+        return self
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that the compiled training function needs on a device.
+
+        ``held``: its arguments and results, which are the state, and the data set or a
+        batch. ``temporary``: what it needs besides.
+        """
+        memory = self.train_call.memory_analysis()
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        held -= memory.alias_size_in_bytes  # the state counts once
+        return {"held": held, "temporary": memory.temp_size_in_bytes}
+
+    def initial_state(self, seed: int, given: Given | None = None) -> TrainState:
+        """Draws the state that a run with this seed starts from.
+
+        Args:
+          seed: The run's seed.
+          given: Variables that replace the ones drawn, by path.
+        """
+        return self._initial_state(jax.random.key(seed), given)
+
+    def train_steps(
+        self,
+        state: TrainState,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Iterator[Call]:
+        """Trains the steps from ``start`` to ``stop`` of an epoch, call by call.
+
+        Calls are dispatched before the ones before them have finished; whoever looks
+        at the values of ``state`` waits for the devices.
+
+        Args:
+          state: The state before it. It is donated.
+          seed: With the epoch it determines the order of the examples.
+          epoch: The epoch's number, from 0.
+          start: The first step.
+          stop: The end of the steps; by default that of the epoch.
+
+        Raises:
+          DivergedError: If too many steps in a row were not finite. The last state that
+            was yielded has been donated by then.
+        """
+        if start == 0:
+            zero = Monitor.zero(state.monitor.last.loss.dtype).epoch
+            monitor = state.monitor._replace(epoch=parallel.replicate(zero))
+            state = state._replace(monitor=monitor)
+        steps = range(start, self.steps_per_epoch if stop is None else stop)
+        under_way: deque[Monitor] = deque()
+        metrics = None
+        for call in self._feed.calls(seed, epoch, steps):
+            state, monitor = self.train_call(state, *call.arguments)
+            under_way.append(monitor)
+            if len(under_way) > _IN_FLIGHT:
+                metrics = self._finish(under_way.popleft(), epoch)
+            yield Call(state, call.steps, metrics)
+        while under_way:
+            self._finish(under_way.popleft(), epoch)
+
+    def averaged(self, state: TrainState, seed: int) -> Any:
+        """The average that is evaluated besides the variables; None without one.
+
+        Where the optimizer averages parameters, running statistics are computed again
+        for them, on the first batches of the seed's first epoch.
+        """
+        if not state.needs_statistics:
+            return state.averaged_variables
+        state = state.with_averaged_params()
+        steps = range(min(self.steps_per_epoch, _STATISTICS_STEPS))
+        for call in self._feed.calls(seed, 0, steps):
+            state, _ = self._statistics_call(state, *call.arguments)
+        return state.variables
+
+    def _finish(self, monitor: Monitor, epoch: int) -> dict[str, float]:
+        """Waits for a call; returns the means over the epoch so far."""
+        monitor = jax.device_get(monitor)
+        if monitor.skipped_in_a_row >= self._most_skipped:
+            sums, last = monitor.epoch, monitor.last
+            raise DivergedError(
+                f"the run diverged: at step {sums.taken + sums.skipped} of epoch "
+                f"{epoch + 1} the loss is {last.loss:.3g}, the norm of the gradient "
+                f"{last.gradient_norm:.3g} and that of the update "
+                f"{last.update_norm:.3g}; start again with a lower --learning-rate and "
+                f"--overwrite, or resume from the last checkpoint with --on-nonfinite "
+                f"skip"
+            )
+        return means(monitor.epoch)
+
+    def evaluate(
+        self,
+        variables: Any,
+        examples: data.Examples,
+        on_batch: Callable[[], object] = lambda: None,
+    ) -> Evaluation:
+        """Evaluates variables on examples.
+
+        Args:
+          variables: As ``module.apply`` takes them, replicated or on the host.
+          examples: The examples.
+          on_batch: Called after each batch.
+        """
+        variables = parallel.replicate(variables)
+        names = ("loss", "top1", "top5", "count")
+        # Not 0.0, to which NumPy would add in float32.
+        sums: dict[str, Any] = dict.fromkeys(names, np.float64(0))
+        sums["confusion"] = np.zeros(2 * (self._num_classes,), np.int64)
+        for batch in self._eval_batches(examples):
+            own = jax.device_get(self._eval_step(variables, batch))
+            sums = {name: np.add(sums[name], own[name]) for name in sums}
+            on_batch()
+        assert sums["count"] == len(examples.labels)
+        return Evaluation.of(sums)
+
+    def _eval_batches(self, examples: data.Examples) -> Iterator[Batch]:
+        """All examples in order; the last batch is padded with the last example."""
+        count = len(examples.labels)
+        for start in range(0, count, self.batch_size):
+            indices = np.arange(start, start + self.batch_size)
+            padded = np.minimum(indices, count - 1)
+            images, labels = examples.images[padded], examples.labels[padded]
+            yield parallel.shard(Batch(images, labels, indices < count))
+
+
+def means(sums: Metrics) -> dict[str, float]:
+    """Means of sums over steps: ``loss``, ``accuracy``, and the norms.
+
+    Means over no step are 0.
+    """
+    taken = max(int(sums.taken), 1)
+    return {
+        name: float(getattr(sums, name)) / taken
+        for name in ("loss", "accuracy", "gradient_norm", "update_norm")
+    }

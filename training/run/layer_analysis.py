@@ -1,0 +1,57 @@
+"""The layers that a run amplifies, read from the optimizer's state."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+import plp_optax
+
+
+class Amplification(NamedTuple):
+    """Amplification at the end of an epoch.
+
+    Attributes:
+      amplified: Names of the layers that are amplified from here.
+      selections: How many selections there have been.
+      analysis: If the epoch ended in a selection, ``layer``, ``score``,
+        ``noise_floor``, ``z_score`` and ``amplified`` of each layer; else None.
+    """
+
+    amplified: list[str]
+    selections: int
+    analysis: list[dict[str, Any]] | None
+
+
+def observe(
+    opt_state: optax.OptState, params: Any, layers: str, selections: int
+) -> Amplification:
+    """Reads the amplification from the optimizer's state.
+
+    Args:
+      opt_state: The state at the end of an epoch.
+      params: The parameters, of which only the shapes count.
+      layers: The rule for layers.
+      selections: How many selections there had been at the end of the epoch before.
+    """
+    rule: Any = layers
+    names = plp_optax.layer_names(params, rule)
+    factors = jax.device_get(optax.tree.get(opt_state, "factors"))
+    amplified = [name for name, f in zip(names, factors, strict=True) if f != 1]
+    count = int(optax.tree.get(opt_state, "selections"))
+    if count == selections:
+        return Amplification(amplified, count, None)
+    rows = plp_optax.layer_analyses(opt_state, params, layers=rule)
+    return Amplification(amplified, count, [row._asdict() for row in rows])
+
+
+def layers_text(history: Sequence[Mapping[str, Any]]) -> str:
+    """The analyses of a run as plain-text tables, for ``layers.txt``."""
+    tables = []
+    for metrics in history:
+        if rows := metrics.get("analysis"):
+            analyses = [plp_optax.LayerAnalysis(**row) for row in rows]
+            table = plp_optax.layer_table(analyses)
+            tables.append(f"after epoch {metrics['epoch']}\n{table}\n")
+    return "\n".join(tables)

@@ -1,0 +1,361 @@
+"""A run under way: training, validation, records and checkpoints, epoch by epoch."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from training import data
+from training.engine import parallel
+from training.engine.engine import Engine, Evaluation, means
+from training.engine.state import Given
+from training.errors import RunError
+from training.run import layer_analysis, workdir
+from training.run.callbacks import Callback
+from training.run.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
+from training.run.display import (
+    LAG_LINE,
+    ProgressBar,
+    epoch_header,
+    epoch_line,
+    say,
+    selection_line,
+)
+from training.run.interrupts import Interrupts, Stopped
+from training.run.provenance import provenance
+from training.run.workdir import WorkDirectory, without_nan
+from training.settings import plateau
+from training.settings.config import Config
+from training.settings.methods import Amplify
+from training.settings.schedules import Plateau
+
+# Compiled as one function: the first call otherwise compiles two for each shape.
+_norm = jax.jit(optax.tree.norm)
+
+# The metrics of an evaluation that are recorded after an epoch.
+_RECORDED = ("loss", "accuracy", "macro_f1")
+
+
+@dataclasses.dataclass
+class Progress:
+    """With the training state, everything that a run needs to be resumed.
+
+    Attributes:
+      epoch: Epochs that are complete: trained, evaluated and recorded.
+      step: Steps of the current epoch, including skipped ones.
+      seconds: Training time of the current epoch.
+      train_seconds: Training time of the complete epochs.
+      history: The complete epochs' lines of ``metrics.jsonl``.
+      best: ``epoch`` and ``loss`` of the best epoch; empty before the first.
+      amplified: Names of the layers amplified from the current epoch's start.
+      selections: Number of selections of layers before it.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: dict[str, Any] = dataclasses.field(default_factory=dict)
+    amplified: list[str] = dataclasses.field(default_factory=list)
+    selections: int = 0
+
+
+class Prepared(NamedTuple):
+    """The parts that runs of one configuration share, whatever their seeds.
+
+    Attributes:
+      dataset: The data.
+      engine: Network and optimizer, compiled.
+      schedule: The learning rate as a function of the optimizer step.
+      total_steps: Steps in a run.
+      weights: Variables that replace the ones drawn; see :meth:`Engine.initial_state`.
+    """
+
+    dataset: data.Dataset
+    engine: Engine
+    schedule: optax.Schedule
+    total_steps: int
+    weights: Given | None
+
+
+class TrainingLoop:
+    """A run under way. It starts the run, or resumes it from its last checkpoint.
+
+    Attributes:
+      epochs: Epochs in the run.
+      state: The training state, replicated over the devices.
+      best: The variables of the best epoch, on the host.
+      progress: The position in the run.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: WorkDirectory,
+        prepared: Prepared,
+        callback: Callback,
+    ) -> None:
+        """Starts or resumes a run.
+
+        Raises:
+          RunError: If there is no undamaged checkpoint to resume from.
+        """
+        self._config = config
+        self._directory = directory
+        self._dataset = prepared.dataset
+        self._engine = prepared.engine
+        self._schedule = prepared.schedule
+        self._total_steps = prepared.total_steps
+        self._callback = callback
+        self._interrupts = Interrupts(config.checkpoint_minutes)
+        self._checkpoints = Checkpoints(
+            directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
+        )
+        steps_per_epoch = self._engine.steps_per_epoch
+        self.epochs = math.ceil(self._total_steps / steps_per_epoch)
+        self.state = self._engine.initial_state(config.seed, prepared.weights)
+        self.best = copy_to_host(self.state.variables)
+        self.progress = Progress()
+        self._average: Any = None
+        self._start()
+        done = self.progress.epoch * steps_per_epoch + self.progress.step
+        self._bar = ProgressBar(self._total_steps, done)
+
+    def _start(self) -> None:
+        directory = self._directory
+        found = None
+        if directory.is_unfinished:
+            like = {"state": copy_to_host(self.state), "best": self.best}
+            found = self._checkpoints.newest(like)
+        if found is not None:
+            path, (tree, notes) = found
+            self.state, self.best = parallel.replicate(tree["state"]), tree["best"]
+            self.progress = Progress(**notes)
+            directory.rewrite(self._dataset, self.progress.history)
+            self._write_best()  # a kill may have come between it and the checkpoint
+            self._write_layers()
+            say(f"resuming from {path}")
+            return
+        if self._config.resume == "required":
+            raise RunError(
+                f"{directory.path} holds no checkpoint to resume from: leave --resume "
+                f"out to start the run again"
+            )
+        directory.start(self._dataset)
+        say(f"recording in {directory.path}")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are trained, or the validation loss no longer falls."""
+        done, patience = self.progress.epoch, self._config.early_stopping
+        waited = done - self.progress.best.get("epoch", 0)
+        return done >= self.epochs or (patience is not None and waited >= patience)
+
+    @contextlib.contextmanager
+    def saved_when_stopped(self) -> Iterator[None]:
+        """Within it the progress is shown, and a signal saves the run and ends it.
+
+        Raises:
+          Stopped: If a signal asked the run to stop.
+        """
+        with self._interrupts.listening(), self._bar as bar:
+            if not self.is_over:
+                bar.line(epoch_header(self.epochs))
+            try:
+                yield
+            except Stopped:
+                self._save()
+                raise
+            self._interrupts.check_last()
+
+    def train_epoch(self) -> None:
+        """Trains what is left of an epoch."""
+        self._average = None
+        config, engine, progress = self._config, self._engine, self.progress
+        epoch = progress.epoch
+        before = epoch * engine.steps_per_epoch
+        stop = min(engine.steps_per_epoch, self._total_steps - before)
+        # The clock leaves out saving, and counts the part of the epoch before a resume.
+        clock = time.perf_counter() - progress.seconds
+        calls = engine.train_steps(self.state, config.seed, epoch, progress.step, stop)
+        with self._traced(epoch):
+            for call in calls:
+                self.state = call.state
+                progress.step += call.steps
+                progress.seconds = time.perf_counter() - clock
+                pace = progress.step / progress.seconds
+                self._bar.advance(epoch + 1, call.steps, call.metrics, pace)
+                self._callback.on_call(self.state)
+                if self._interrupts.check():
+                    jax.block_until_ready(self.state)
+                    progress.seconds = time.perf_counter() - clock
+                    self._save()
+                    clock = time.perf_counter() - progress.seconds
+            jax.block_until_ready(self.state)
+            progress.seconds = time.perf_counter() - clock
+
+    def validate(self) -> dict[str, Any]:
+        """Returns the epoch's line of ``metrics.jsonl``."""
+        config, engine = self._config, self._engine
+        state, progress = self.state, self.progress
+        sums = jax.device_get(state.monitor.epoch)
+        trained = means(sums)
+        validation = self._dataset.validation
+        step = int(state.step)
+        metrics: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "step": step,
+            "train_loss": trained["loss"],
+            "train_accuracy": trained["accuracy"],
+            **self.evaluate(state.variables, validation).metrics(
+                "validation", *_RECORDED
+            ),
+            "learning_rate": float(self._schedule(max(step - 1, 0)))
+            * plateau.scale(state.opt_state),
+            "gradient_norm": trained["gradient_norm"],
+            "update_norm": trained["update_norm"],
+            "parameter_norm": float(_norm(state.variables["params"])),
+            "skipped_steps": int(sums.skipped),
+            "images_per_second": progress.step * engine.batch_size / progress.seconds,
+        }
+        if config.test_each_epoch:
+            tested = self.evaluate(state.variables, self._dataset.test)
+            metrics |= tested.metrics("test", *_RECORDED)
+        if (average := self._averaged()) is not None:
+            averaged = self.evaluate(average, validation)
+            metrics |= averaged.metrics("average_validation", *_RECORDED)
+        if amplify := config.get(Amplify):
+            amplified = layer_analysis.observe(
+                state.opt_state,
+                state.params,
+                amplify.layers,
+                progress.selections,
+            )
+            metrics |= {
+                "amplified": progress.amplified,
+                "analysis": amplified.analysis,
+            }
+            progress.amplified = amplified.amplified
+            progress.selections = amplified.selections
+        return metrics
+
+    def test(self) -> dict[str, Evaluation]:
+        """Tests the best epoch's variables, and the average if there is one."""
+        tested = {"test": self.evaluate(self.best, self._dataset.test)}
+        if (average := self._averaged()) is not None:
+            tested["average_test"] = self.evaluate(average, self._dataset.test)
+        return tested
+
+    def _averaged(self) -> Any:
+        """See :meth:`Engine.averaged`. It is computed once after an epoch."""
+        if self._average is None:
+            self._average = self._engine.averaged(self.state, self._config.seed)
+        return self._average
+
+    def evaluate(self, variables: Any, examples: data.Examples) -> Evaluation:
+        """See :meth:`Engine.evaluate`. A signal interrupts it."""
+        return self._engine.evaluate(variables, examples, self._interrupts.check)
+
+    def record(self, metrics: dict[str, Any]) -> None:
+        """Records an epoch, selects the best one so far, and saves when it is time."""
+        progress = self.progress
+        loss, best = metrics["validation_loss"], progress.best
+        # Without validation the loss is NaN, and the last epoch counts.
+        is_best = not best or math.isnan(best["loss"]) or loss < best["loss"]
+        if is_best:
+            self.best = copy_to_host(self.state.variables)
+            progress.best = {"epoch": metrics["epoch"], "loss": loss}
+        self._directory.add(metrics)
+        progress.history.append(metrics)
+        if stalls := self._config.get(Plateau):
+            opt_state = plateau.observe(
+                self.state.opt_state, loss, stalls.plateau_patience
+            )
+            self.state = self.state._replace(opt_state=opt_state)
+        progress.train_seconds += progress.seconds
+        progress.epoch, progress.step, progress.seconds = metrics["epoch"], 0, 0.0
+
+        self._bar.line(epoch_line(metrics, self.epochs, is_best))
+        if metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
+            self._bar.line(LAG_LINE)
+        if metrics.get("analysis"):
+            self._write_layers()
+            self._bar.line(selection_line(metrics["analysis"]))
+        self._callback.on_epoch(self.state, metrics)
+        every = self._config.checkpoint_epochs
+        if self.is_over or (every and progress.epoch % every == 0):
+            self._save()
+
+    def report(self, tested: dict[str, Evaluation]) -> dict[str, Any]:
+        """Draws the pictures and writes ``result.json``; returns its content.
+
+        Args:
+          tested: See :meth:`test`.
+        """
+        config, progress = self._config, self.progress
+        name = f"{config.model} on {self._dataset.name}, {config.method}"
+        history = [without_nan(metrics) for metrics in progress.history]
+        self._directory.draw(
+            history,
+            tested["test"].confusion,
+            self._dataset.label_names,
+            f"{name}, seed {config.seed}",
+        )
+        if (average := self._averaged()) is not None:
+            averaged = Checkpoint(copy_to_host(average), {})
+            path = self._directory.path / workdir.AVERAGE
+            parallel.from_coordinator(lambda: write(path, averaged))
+        numbers: dict[str, float] = {}
+        for prefix, evaluation in tested.items():
+            numbers |= evaluation.metrics(prefix)
+        result = without_nan(
+            {
+                "best_epoch": progress.best["epoch"],
+                "validation_loss": progress.best["loss"],
+                **numbers,
+                "train_seconds": progress.train_seconds,
+                "epochs": progress.epoch,
+                "stopped_early": progress.epoch < self.epochs,
+                "steps": min(
+                    progress.epoch * self._engine.steps_per_epoch, self._total_steps
+                ),
+                "skipped_steps": sum(m["skipped_steps"] for m in history),
+                "parameters": sum(x.size for x in jax.tree.leaves(self.best["params"])),
+                **provenance(),
+            }
+        )
+        self._directory.finish(result)
+        return result
+
+    def _save(self) -> None:
+        tree = {"state": self.state, "best": self.best}
+        self._checkpoints.save(
+            self.progress.epoch,
+            self.progress.step,
+            Checkpoint(tree, dataclasses.asdict(self.progress)),
+        )
+        self._write_best()
+        self._interrupts.saved()
+
+    def _write_best(self) -> None:
+        if self.progress.best:
+            path = self._directory.path / workdir.BEST
+            best = Checkpoint(self.best, self.progress.best)
+            parallel.from_coordinator(lambda: write(path, best))
+
+    def _write_layers(self) -> None:
+        if text := layer_analysis.layers_text(self.progress.history):
+            self._directory.write_layers(text)
+
+    def _traced(self, epoch: int) -> contextlib.AbstractContextManager[None]:
+        """With ``--profile`` traces the second epoch, for TensorBoard or Perfetto."""
+        if not self._config.profile or epoch != min(1, self.epochs - 1):
+            return contextlib.nullcontext()
+        path = self._directory.path / workdir.PROFILE
+        return jax.profiler.trace(str(path), create_perfetto_trace=True)

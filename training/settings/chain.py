@@ -1,0 +1,109 @@
+"""From a configuration to a plan, a learning rate and a chain of transformations."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import plp_optax
+from training.errors import ConfigError
+from training.settings import flags, plateau
+from training.settings.config import Config
+from training.settings.methods import Method
+from training.settings.optimizers import SGD, Optimizer
+from training.settings.plan import Plan
+from training.settings.schedules import Cyclic, Plateau, Schedule
+from training.settings.strategy import NAMED_STRATEGIES, listed_strategy, paper_stages
+
+
+def make_plan(config: Config, steps_per_epoch: int) -> Plan:
+    """Returns the plan of a run.
+
+    Raises:
+      ConfigError: If the strategy makes no sense.
+    """
+    total = config.epochs * steps_per_epoch
+    strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
+    last_step = min(total, config.max_steps or total)
+    return Plan(steps_per_epoch, total, last_step, config.seed, strategy)
+
+
+def make_strategy(
+    config: Config, *, steps_per_epoch: int
+) -> plp_optax.TrainingStrategy | None:
+    """Returns the strategy that sets learning rate and amplification, if there is one.
+
+    Raises:
+      ConfigError: If the strategy makes no sense.
+    """
+    if config.strategy is None:
+        return None
+    try:
+        if config.strategy in NAMED_STRATEGIES:
+            stages = paper_stages(config.strategy, config.epochs)
+        else:
+            stages = listed_strategy(config.strategy)
+        return plp_optax.TrainingStrategy(stages, steps_per_epoch=steps_per_epoch)
+    except ValueError as error:
+        raise ConfigError(f"--strategy {config.strategy}: {error}") from error
+
+
+def make_schedule(config: Config, plan: Plan) -> optax.Schedule:
+    """Returns the learning rate as a function of the optimizer step."""
+    if plan.strategy is not None:
+        return plan.strategy.learning_rate
+    schedule = config.get(Schedule)
+    assert schedule is not None
+    assert config.learning_rate is not None
+    return schedule(config.learning_rate, plan)
+
+
+def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationExtraArgs:
+    """Returns the complete optimizer.
+
+    Amplification, clipping, decay, base optimizer, prediction: in this order.
+
+    Raises:
+      ConfigError: If the library refuses an option.
+    """
+    optimizer = config.get(Optimizer)
+    assert optimizer is not None
+    links: list[optax.GradientTransformation] = []
+    if config.clip_norm is not None:
+        links.append(optax.clip_by_global_norm(config.clip_norm))
+    if config.clip_value is not None:
+        links.append(optax.clip(config.clip_value))
+    if config.l1:
+        links.append(_add_l1_decay(config.l1))
+    if config.weight_decay and not optimizer.decays_weights:
+        links.append(optax.add_decayed_weights(config.weight_decay))
+    links.append(_base(config, optimizer, plan))
+    if stalls := config.get(Plateau):
+        links.append(plateau.scale_on_plateau(stalls.plateau_patience))
+    # A single link stays unchained, so that its state is its own.
+    tx = optax.chain(*links) if len(links) > 1 else links[0]
+    for method in config.parts:
+        if isinstance(method, Method):
+            try:
+                tx = method(tx, plan)
+            except ValueError as error:
+                where = f"--method {config.method}: {error}"
+                raise ConfigError(flags.naming(method, error) or where) from error
+    return optax.with_extra_args_support(tx)
+
+
+def _base(
+    config: Config, optimizer: Optimizer, plan: Plan
+) -> optax.GradientTransformation:
+    rate, cyclic = make_schedule(config, plan), config.get(Cyclic)
+    if cyclic and cyclic.cycle_momentum and isinstance(optimizer, SGD):
+        return optimizer.cycled(rate, cyclic.momentum(optimizer.momentum, plan))
+    return optimizer(rate, config.weight_decay)
+
+
+def _add_l1_decay(coefficient: float) -> optax.GradientTransformation:
+    """Adds the gradient of ``coefficient * sum(abs(parameters))``."""
+
+    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        return jax.tree.map(lambda u, p: u + coefficient * jnp.sign(p), updates, params)
+
+    return optax.stateless(update)
