@@ -79,7 +79,7 @@ def write(table: Table, folder: Path) -> Path:
     )
     place = " on ".join(map(join, filter(None, (table.models, table.datasets))))
     compared: list[Block] = [
-        figures.forest(table, found, metrics[0]),
+        *(figures.forest(table, found, metric) for metric in metrics[:1]),
         "## Comparisons",
         *table_lib.comparisons(table, found, metrics),
     ]

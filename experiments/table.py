@@ -337,9 +337,8 @@ def compare(table: Table, metrics: Sequence[Metric] = METRICS) -> pl.DataFrame:
       of the difference), the fields of ``statistics.PairedDifference``, ``corrected``
       and ``verdict``.
     """
-    declared = pl.DataFrame(
-        table.study.comparisons, schema=["arm", "control"], orient="row"
-    )
+    pair = {"arm": pl.String, "control": pl.String}
+    declared = pl.DataFrame(table.study.comparisons, schema=pair, orient="row")
     theirs = table.runs.select(
         "model", "seed", control="arm", control_diverged="diverged"
     )

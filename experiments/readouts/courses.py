@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import plp_optax
 from experiments.readouts.tasks import Task
 
 BLOCKS = 80
@@ -24,7 +25,8 @@ BLEND = 0.3  # weight of the average
 _BLENDED = 16  # its power
 _WARMUP = 1 / 40  # part of the longest horizon
 
-# The learning rate over its peak, by the part of the decay that is done.
+# The learning rate over its peak, by the part of the decay that is done: the names are
+# those of plp_optax.merge.
 SHAPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda x: 1 - x,
     "1-sqrt": lambda x: 1 - np.sqrt(x),
@@ -32,13 +34,15 @@ SHAPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+_AVERAGES = {str(power): plp_optax.tail_average(power) for power in POWERS}
+
+
 class _Carry(NamedTuple):
     """What a step changes."""
 
     variables: Any
     opt_state: Any
-    averages: dict[str, Any]  # by power; each a tree like params
-    step: jax.Array
+    averages: dict[str, Any]  # states of tail_average, by power
 
 
 def _make_step(task: Task) -> Callable[[_Carry, jax.Array, jax.Array], _Carry]:
@@ -51,22 +55,20 @@ def _make_step(task: Task) -> Callable[[_Carry, jax.Array, jax.Array], _Carry]:
 
         gradient = jax.grad(loss)(params)
         updates, opt_state = task.direction.update(gradient, carry.opt_state, params)
-        params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
-        n = carry.step + 1
+        updates = jax.tree.map(lambda u: -rate * u, updates)
         averages = {
-            power: optax.incremental_update(
-                params, average, (int(power) + 1) / (n + int(power))
-            )
+            power: _AVERAGES[power].update(updates, average, params)[1]
             for power, average in carry.averages.items()
         }
-        return _Carry({**variables, "params": params}, opt_state, averages, n)
+        params = optax.apply_updates(params, updates)
+        return _Carry({**variables, "params": params}, opt_state, averages)
 
     return step
 
 
 @functools.cache
 def _make_block(task: Task) -> Callable[..., tuple[_Carry, Any]]:
-    """Returns ``block(carry, rates, keys)``: the carry after it, the mean parameters."""
+    """Returns ``block(carry, rates, keys)``: the carry, the mean of the parameters."""
     step = _make_step(task)
 
     def add(mean: Any, carry: _Carry, count: int) -> Any:
@@ -153,12 +155,8 @@ def run(
 
     variables = task.init(jax.random.key(seed))
     params = variables["params"]
-    averages = {str(power): params for power in POWERS}
-    carries = [
-        _Carry(
-            variables, task.direction.init(params), averages, jnp.zeros((), jnp.int32)
-        )
-    ]
+    averages = {power: average.init(params) for power, average in _AVERAGES.items()}
+    carries = [_Carry(variables, task.direction.init(params), averages)]
     means: list[Any] = []
     ends: list[Any] = []
     for carry, mean in advance(carries[0], 0, BLOCKS, np.ones(steps)):
@@ -179,7 +177,7 @@ def run(
                 params = end.variables["params"]
                 yield losses(end, params, stop, f"decay-{shape}-{part}")
                 average = end.averages[str(_BLENDED)]
-                blend = optax.incremental_update(average, params, BLEND)
+                blend = plp_optax.averaged_params(average, params, BLEND)
                 yield losses(end, blend, stop, f"blend-{shape}-{part}")
 
 
@@ -187,23 +185,21 @@ def _readouts(
     carry: _Carry, means: Sequence[Any], ends: Sequence[Any]
 ) -> Iterator[tuple[str, Any]]:
     """What a run at a constant rate gives, by name."""
-    yield "last", carry.variables["params"]
+    last = carry.variables["params"]
+    yield "last", last
     for power, average in carry.averages.items():
-        yield f"power-{power}", average
+        yield f"power-{power}", plp_optax.averaged_params(average, last)
     count = len(means)
     for part in WINDOWS:
-        weights = merge_weights(count, part, SHAPES["linear"])
-        yield f"merge-linear-{part}", combine(weights, means)
+        yield f"merge-linear-{part}", plp_optax.merge(means, over=part)
     for shape in ("1-sqrt", "cosine"):
-        weights = merge_weights(count, 0.2, SHAPES[shape])
-        yield f"merge-{shape}-0.2", combine(weights, means)
+        yield f"merge-{shape}-0.2", plp_optax.merge(means, decay=shape, over=0.2)
     # Checkpoints in place of the means between them.
     for part in (0.1, 0.2):
-        weights = merge_weights(count, part, SHAPES["linear"])
-        yield f"raw-linear-{part}", combine(weights, ends)
+        yield f"raw-linear-{part}", plp_optax.merge(ends, over=part)
     for decay in (0.7, 0.85):  # by block
         weights = decay ** np.arange(count)[::-1]
-        yield f"ema-{decay}", combine(weights / weights.sum(), means)
+        yield f"ema-{decay}", _combine(weights / weights.sum(), means)
     # The line through two consecutive averages, as in Extra-Merge (arXiv 2605.26484).
     for part in (0.1, 0.2):
         length = round(part * count)
@@ -212,25 +208,10 @@ def _readouts(
         window[1, count - length :] = 1 / length
         for step in (0.25, 0.5):
             weights = window[1] + step * (window[1] - window[0])
-            yield f"extrapolated-{part}-{step}", combine(weights, means)
+            yield f"extrapolated-{part}-{step}", _combine(weights, means)
 
 
-def merge_weights(
-    count: int, part: float, shape: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """The weights of blocks' means by which a decay weights its updates: (count,).
-
-    Args:
-      count: Blocks.
-      part: The last part of them, over which the rate would fall.
-      shape: How it would.
-    """
-    begin = count - round(part * count)
-    done = np.clip((np.arange(count + 1) - begin) / (count - begin), 0, 1)
-    return -np.diff(shape(done))
-
-
-def combine(weights: np.ndarray, trees: Sequence[Any]) -> Any:
+def _combine(weights: np.ndarray, trees: Sequence[Any]) -> Any:
     """The linear combination of trees."""
     pairs = [(w, t) for w, t in zip(weights, trees, strict=True) if w]
 

@@ -186,7 +186,7 @@ def _resnet(width: int, data_dir: str | None) -> Task:
 
     def loss(variables: Any, batch: Any) -> jax.Array:
         pixels, labels = batch
-        logits, _ = train(variables, pixels)
+        logits: Any = train(variables, pixels)[0]
         return _cross_entropy(logits, labels).mean()
 
     @jax.jit
@@ -198,7 +198,7 @@ def _resnet(width: int, data_dir: str | None) -> Task:
 
     @jax.jit
     def losses(variables: Any, pixels: jax.Array, labels: jax.Array) -> jax.Array:
-        logits = network.apply(variables, prepare(pixels), train=False)
+        logits: Any = network.apply(variables, prepare(pixels), train=False)
         return _cross_entropy(logits, labels)
 
     def evaluate(variables: Any) -> jax.Array:

@@ -1,0 +1,170 @@
+"""The report of read-outs: averages of a run, and decays tuned for each horizon."""
+
+import dataclasses
+
+import polars as pl
+
+from experiments import figures
+from experiments import table as tables
+from experiments.figures import Picture
+from experiments.studies.readouts import CHOICE_SEEDS
+from experiments.study import Arm, Comparison
+from experiments.table import Metric, Table, markdown
+
+c = pl.col
+METRICS: tuple[Metric, ...] = ()  # arms are learning rates: see `readouts`
+_LOSS = (Metric("loss", "loss on held-out data", "nats", 4, c("loss")),)
+ANYTIME = "power-16"
+_METHOD = (
+    "Each run has a constant learning rate after a warm-up. Read-outs and decays of a "
+    "horizon share its trajectory, so that all differences are within a run. The "
+    "settings of an arm (learning rate; shape and length of the decay, exponent, "
+    "window) are those with the lowest mean loss on three seeds and one half of the "
+    "held-out data, **for each horizon anew**; losses are of the other seeds and the "
+    "other half. *One run*: the power average with exponent 16 at the learning rate "
+    "that is best at the longest horizon, read out of the same run at all horizons. "
+    "*Merged* are means of the parameters over blocks of an 80th of the run; "
+    "*checkpoints* are the parameters at the blocks' ends in their place. "
+    "*Extrapolated* is the point beyond the last of two consecutive averages; its "
+    "matched control is the best plain window, *merged*. *Blended* is 0.7 times a "
+    "decayed run and 0.3 times its power average."
+)
+# By the first word of a read-out's name: label, and what it is compared with.
+_ARMS = {
+    "decay": ("decay, tuned", ()),
+    "last": ("last parameters, tuned rate", ("decay",)),
+    "one": ("power average, one run", ("decay", "last")),
+    "power": ("power average, tuned", ("decay",)),
+    "merge": ("merged blocks, tuned", ("decay",)),
+    "raw": ("merged checkpoints, tuned", ("decay", "merge")),
+    "ema": ("EMA, tuned", ("decay",)),
+    "extrapolated": ("extrapolated averages, tuned", ("decay", "merge")),
+    "blend": ("decay blended with its average, tuned", ("decay",)),
+}
+
+
+def losses(table: Table) -> pl.DataFrame:
+    """All losses: the columns of runs, ``step``, ``kind``, ``readout``, both losses."""
+    kind = c("readout").str.split("-").list.first()
+    return table.epochs.filter(~c("diverged")).with_columns(kind=kind)
+
+
+def chosen(table: Table) -> pl.DataFrame:
+    """The settings of each kind of read-out, by ``model`` and ``step``."""
+    means = (
+        losses(table)
+        .filter(c("seed").is_in(CHOICE_SEEDS))
+        .group_by("model", "step", "kind", "arm", "readout", maintain_order=True)
+        .agg(c("choice").mean())
+    )
+    setting = ["arm", "readout"]
+    best = (
+        means.sort("choice", maintain_order=True)
+        .group_by("model", "step", "kind", maintain_order=True)
+        .agg(c(setting).first())
+    )
+    anytime = means.filter(c("readout") == ANYTIME)
+    last = anytime.filter(c("step") == c("step").max().over("model"))
+    rate = last.sort("choice").group_by("model").agg(c("arm").first())
+    one = anytime.join(rate, on=["model", "arm"]).with_columns(kind=pl.lit("one"))
+    columns = ["model", "step", "kind", *setting]
+    return pl.concat([best.select(columns), one.select(columns)])
+
+
+def readouts(table: Table) -> Table:
+    """The reported losses as a study of its own, whose setups are task and horizon."""
+    of = ["model", "step", "arm", "readout"]
+    found = losses(table).filter(~c("seed").is_in(CHOICE_SEEDS))
+    rows = found.drop("kind").join(chosen(table), on=of)
+    steps = sorted(rows["step"].unique())
+    place = pl.format("{}, {} steps", "model", "step")
+    runs = rows.select(
+        model=place, arm="kind", seed="seed", diverged=pl.lit(False), loss="loss"
+    )
+    arms = tuple(Arm(name, label, {}) for name, (label, _) in _ARMS.items())
+    pairs = tuple(
+        Comparison(name, control)
+        for name, (_, controls) in _ARMS.items()
+        for control in controls
+    )
+    study = dataclasses.replace(table.study, arms=arms, extra_comparisons=pairs)
+    models = [f"{model}, {step} steps" for model in table.models for step in steps]
+    ran = set(runs["model"])
+    return Table(study, (), runs, runs, tuple(m for m in models if m in ran))
+
+
+def results(table: Table) -> list[str | Picture | None]:
+    """Comparisons and losses of read-outs, for the runs of the reported seeds."""
+    if table.runs.filter(~c("seed").is_in(CHOICE_SEEDS)).is_empty():
+        return ["Only the seeds that choose settings have run."]
+    own = readouts(table)
+    found = tables.compare(own, _LOSS)
+    return [
+        _METHOD,
+        figures.forest(own, found, _LOSS[0]),
+        *tables.comparisons(own, found, _LOSS),
+        *tables.results(own, _LOSS),
+    ]
+
+
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+    """The anytime figure, chosen settings, losses of all rates."""
+    del found
+    return [
+        "## One run read out at every horizon",
+        *(_anytime(table, model) for model in table.models),
+        "## Chosen settings",
+        _settings(table),
+    ]
+
+
+def _anytime(table: Table, model: str) -> Picture | None:
+    own = readouts(table)
+    rows = own.runs.with_columns(
+        task=c("model").str.split(", ").list.first(),
+        step=c("model").str.extract(r"(\d+) steps").cast(pl.Int64),
+    ).filter(c("task") == model)
+    if not len(rows):
+        return None
+    base = rows.filter(c("arm") == "decay").select("step", "seed", base="loss")
+    rows = rows.join(base, on=["step", "seed"]).with_columns(
+        difference=c("loss") - c("base")
+    )
+    figure = figures.figure(
+        f"Loss minus that of a decay tuned for each horizon, {model}", 7, 4
+    )
+    ax = figure.subplots()
+    ax.axhline(0, color=figures.BLACK, lw=1, label="decay, tuned for each horizon")
+    figures.lines(own, ax, rows.filter(c("arm").is_in(["one", "last"])), "step",
+                  "difference", first=("one", "last"))  # fmt: skip
+    ax.set_xscale("log")
+    steps = sorted(rows["step"].unique())
+    ax.set_xticks(steps, [str(step) for step in steps])
+    ax.minorticks_off()
+    figures.dress(ax, xlabel="steps", ylabel="difference (nats)")
+    figures.legend(figure)
+    n = rows["seed"].n_unique()
+    return Picture(
+        f"anytime-{model}",
+        figure,
+        f"Mean of {n} seeds, and a band from the lowest to the highest. The decay is "
+        f"tuned for each horizon; below 0 is better than it.",
+    )
+
+
+def _settings(table: Table) -> str:
+    labels = {name: label for name, (label, _) in _ARMS.items()}
+    order = {name: i for i, name in enumerate(_ARMS)}
+    rows = chosen(table).sort(
+        c("model"), c("kind").replace_strict(order), "step", maintain_order=True
+    )
+    frame = rows.select(
+        c("model").alias("task"),
+        c("kind").replace(labels).alias("arm"),
+        c("step").cast(pl.String).alias("steps"),
+        c("arm").replace(table.labels).alias("learning rate"),
+        c("readout").alias("read-out"),
+    )
+    return markdown(
+        "Settings with the lowest loss on the choosing seeds", frame, left=5
+    )

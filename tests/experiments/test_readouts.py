@@ -1,0 +1,122 @@
+"""Read-outs of a run and its decays, against a literal loop; the choice of settings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import polars as pl
+import pytest
+
+from experiments import table as tables
+from experiments.readouts import courses
+from experiments.readouts.tasks import Task
+from experiments.records import Header, Record
+from experiments.reports import readouts as report
+from experiments.studies.readouts import CHOICE_SEEDS, STUDY
+
+STEPS, RATE, SEED = 160, 0.1, 3
+TARGET = np.array([1.0, -2.0])
+
+
+def noise(key):
+    return jax.random.normal(key, (2,))
+
+
+TASK = Task(
+    init=lambda key: {"params": jnp.zeros(2)},
+    loss=lambda variables, batch: (
+        ((variables["params"] - TARGET - batch) ** 2).sum() / 2
+    ),
+    sample=noise,
+    evaluate=lambda variables: variables["params"] - TARGET,
+    direction=optax.identity(),
+    loops=True,
+)
+
+
+def by_hand(stop, part, shape):
+    """Parameters after each step, whose rate decays over the last part."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 1), STEPS)
+    w, path = np.zeros(2), []
+    begin = stop - round(part * stop)
+    for i in range(stop):
+        rate = RATE * min(1, (i + 1) / (STEPS / 40))
+        if i >= begin:
+            rate *= shape((i - begin) / (stop - begin))
+        w = w - rate * (w - TARGET - np.asarray(noise(keys[i]), np.float64))
+        path.append(w)
+    return np.stack(path)
+
+
+def test_read_outs_and_decays():
+    found = {
+        (r.step, r.readout): np.array([r.choice, r.loss])
+        for r in courses.run(TASK, rate=RATE, seed=SEED, steps=STEPS, parts=(0.5,))
+    }
+    for stop in (20, 160):
+        path = by_hand(stop, 0, None)
+        power = path[0]
+        for n in range(2, stop + 1):
+            power = power + 17 / (n + 16) * (path[n - 1] - power)
+        decayed = by_hand(stop, 0.5, lambda x: 1 - x)[-1]
+        expected = {
+            "last": path[-1],
+            "power-16": power,
+            "merge-linear-0.2": path[-stop // 5 :].mean(axis=0),
+            "decay-linear-0.5": decayed,
+            "decay-cosine-0.5": by_hand(
+                stop, 0.5, lambda x: (1 + np.cos(np.pi * x)) / 2
+            )[-1],
+        }
+        for name, w in expected.items():
+            np.testing.assert_allclose(found[stop, name], w - TARGET, atol=2e-6)
+    raw = by_hand(160, 0, None)[1::2][-16:].mean(axis=0)  # blocks of two steps
+    np.testing.assert_allclose(found[160, "raw-linear-0.2"], raw - TARGET, atol=2e-6)
+
+
+def record(arm, seed, losses):
+    rows = [
+        {"step": 20, "readout": name, "choice": choice, "loss": loss}
+        for name, (choice, loss) in losses.items()
+    ]
+    config = STUDY.configure(
+        STUDY.scale("quick").fields, "characters", STUDY.arm(arm)
+    ) | ({"seed": seed} if seed else {})
+    return Record(arm, "characters", seed, config, {"loss": 1.0, "steps": 20}, rows)
+
+
+def test_settings_are_chosen_on_other_seeds_and_other_data():
+    """Rate 0.0056 has the lower choosing loss, and the higher one elsewhere."""
+    chosen = {
+        "decay-linear-0.1": (1.0, 9.0),
+        "power-16": (0.5, 9.0),
+        "last": (3.0, 9.0),
+    }
+    others = {n: (c + 1, 0.0) for n, (c, _) in chosen.items()}
+    records = [
+        record(arm, seed, losses)
+        for seed in CHOICE_SEEDS
+        for arm, losses in (("adamw-0.0056", chosen), ("adamw-0.0032", others))
+    ]
+    rng = np.random.default_rng(0)
+    for seed in range(3, 9):
+        end = rng.normal()
+        reported = {
+            "decay-linear-0.1": (0.0, end),
+            "power-16": (0.0, end - 1),
+            "last": (0.0, end + 2),
+        }
+        records.append(record("adamw-0.0056", seed, reported))
+        records.append(record("adamw-0.0032", seed, {"power-16": (0.0, -50.0)}))
+    header = Header("readouts", "quick", ["characters"], STUDY.scale("quick").fields)
+    own = report.readouts(tables.make(STUDY, header, records))
+    assert own.models == ("characters, 20 steps",)
+    found = tables.compare(own, report._LOSS)
+    means = {
+        (arm, control): mean
+        for arm, control, mean in found.select("arm", "control", "mean").iter_rows()
+    }
+    assert means["power", "decay"] == pytest.approx(-1)
+    assert means["one", "last"] == pytest.approx(-3)
+    assert means["last", "decay"] == pytest.approx(2)
+    assert found.filter(pl.col("n") != 6).is_empty()
