@@ -34,6 +34,7 @@ from training.run.interrupts import acknowledged
 from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
 from training.settings import chain
+from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import AdaptiveWindow, Amplify
 from training.settings.optimizers import SGD
@@ -69,6 +70,11 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
         weights = _initial_variables(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
             engine = build(config, dataset)
+        if count := engine.statistics_batches:
+            say(
+                f"evaluations: batch statistics over {count} training batches (precise "
+                f"batch norm)"
+            )
     return Prepared(dataset, engine, schedule, total_steps, weights)
 
 
@@ -302,12 +308,14 @@ def assemble(
         parts=config.batch_parts * config.batches_per_step,
         unroll=jax.default_backend() == "cpu",
         label_smoothing=config.label_smoothing,
-        ema=config.ema,
         most_skipped=most_skipped,
     )
-    image_shape, with_average = dataset.train.images.shape[1:], config.ema is not None
+    image_shape = dataset.train.images.shape[1:]
+    with_block = config.block_means is not None
+    average = config.get(TailAverage)
+    plan = count_steps(config, dataset)
     return Engine(
-        make_initial_state(module, tx, image_shape, dtype, with_average=with_average),
+        make_initial_state(module, tx, image_shape, dtype, with_block=with_block),
         train_step,
         make_statistics_step(module, preprocess),
         make_eval_step(module, preprocess),
@@ -315,6 +323,14 @@ def assemble(
         dataset,
         batch_size=config.batch_size * config.batches_per_step,
         most_skipped=most_skipped,
+        precise_bn=config.precise_bn,
+        split_stats=functools.partial(
+            split_frozen,
+            module=module,
+            image_shape=image_shape,
+            collection="batch_stats",
+        ),
+        average_start=average.first_step(plan) if average else 0,
     )
 
 
