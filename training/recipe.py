@@ -55,8 +55,8 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
       UserError: If the data or the devices do not allow it.
     """
     _cache_programs(config.cache_dir)
-    with _precision(config):
-        dataset = dataset or _load(config)
+    with precision(config):
+        dataset = dataset or load_data(config)
         schedule, total_steps = _plan(config, dataset)
         say(
             f"{config.model} on {dataset.name} with {config.method}: "
@@ -107,7 +107,7 @@ def _run(
     callback: Callback | None,
 ) -> dict[str, Any]:
     callback = callback or Callback()
-    with _precision(config):
+    with precision(config):
         callback.on_start(config, prepared.engine, prepared.dataset)
         loop = TrainingLoop(config, directory, prepared, callback)
         with loop.saved_when_stopped():
@@ -146,7 +146,7 @@ def train(
             directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
         except RunError:
             # A mistake in the configuration is reported first.
-            _plan(configs[0], _load(configs[0]))
+            _plan(configs[0], load_data(configs[0]))
             raise
         for config, directory in zip(configs, directories, strict=True):
             if directory.result is not None:
@@ -171,8 +171,8 @@ def _run_cascade(
     config: Config, directory: WorkDirectory, callback: Callback | None
 ) -> dict[str, Any]:
     """Runs the stages of a cascade, each of them as an ordinary run."""
-    with _precision(config):
-        dataset = _load(config)
+    with precision(config):
+        dataset = load_data(config)
         _check_stages(config, dataset)
 
     def run_stage(stage: Config, directory: WorkDirectory) -> dict[str, Any]:
@@ -238,8 +238,8 @@ def _initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
     return weights
 
 
-def _load(config: Config) -> data.Dataset:
-    """The data of a run."""
+def load_data(config: Config) -> data.Dataset:
+    """Loads the data of a run."""
     return data.load(
         config.dataset,
         data_dir=config.data_dir,
@@ -406,5 +406,6 @@ def _cache_programs(cache_dir: str | None) -> None:
     jax.config.update("jax_compilation_cache_dir", path)
 
 
-def _precision(config: Config) -> contextlib.AbstractContextManager[None]:
+def precision(config: Config) -> contextlib.AbstractContextManager[None]:
+    """The context in which everything of a run is computed."""
     return jax.enable_x64(config.precision == "float64")

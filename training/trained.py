@@ -89,6 +89,25 @@ class Trained:
         return probabilities
 
 
+def find_run(run: str | Path) -> tuple[Path, Config]:
+    """The work directory and the configuration of a run.
+
+    Args:
+      run: The run's work directory. A cascade stands for its last stage.
+
+    Raises:
+      UserError: If the directory does not hold a run.
+    """
+    path = Path(run)
+    if not (path / workdir.CONFIG).is_file():
+        raise RunError(f"{path} holds no run: name the work directory of one")
+    fields = config_lib.read(path / workdir.CONFIG)
+    config = config_lib.resolve({}, fields | {"workdir": str(path)})
+    if config.cascade is not None and config.cascade_stage is None:
+        return find_run(cascade.last_run(config))
+    return path, config
+
+
 def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Trained:
     """Loads the best network of a run.
 
@@ -101,13 +120,7 @@ def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Tra
     Raises:
       UserError: If the directory does not hold a run with saved variables.
     """
-    path = Path(run)
-    if not (path / workdir.CONFIG).is_file():
-        raise RunError(f"{path} holds no run: name the work directory of one")
-    fields = config_lib.read(path / workdir.CONFIG)
-    config = config_lib.resolve({}, fields | {"workdir": str(path)})
-    if config.cascade is not None and config.cascade_stage is None:
-        return load(cascade.last_run(config), average=average, merged=merged)
+    path, config = find_run(run)
     needs = ("num_classes", "mean", "std", "image_shape", "label_names")
     facts = workdir.read_json(path / workdir.DATASET, needs=needs)
     if average and merged:
