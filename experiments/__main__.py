@@ -16,8 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import estimate, plan, runner, studies
-from experiments.records import RecordFile
+from experiments import runner, studies
 from experiments.study import Scale, Study
 from training.errors import ConfigError, UserError
 from training.run.interrupts import acknowledged
@@ -35,7 +34,7 @@ def list_studies() -> None:
         study = studies.load(name)
         print(f"{name}: {study.title}")
         for scale in study.scales:
-            tasks = plan.tasks(study, scale)
+            tasks = study.tasks(scale)
             arms = len({task.arm.name for task in tasks})
             _item(
                 f"run {name} --scale {scale.name}: {', '.join(scale.models)}; {arms} "
@@ -63,6 +62,7 @@ def run(
     batch_size: int | None = None,
     precision: str | None = None,
     budget_minutes: float | None = None,
+    name: str | None = None,
     out: Path = _OUT,
     dry_run: bool = False,
 ) -> None:
@@ -79,7 +79,8 @@ def run(
         narrow network and part of the images.
       quick: Short for --scale quick: digits in ten minutes on two CPU cores.
       models: Networks, instead of the scale's.
-      arms: Arms, instead of the scale's.
+      arms: Arms, instead of the scale's; also of sweeps, by name, such as
+        g2-case1-t0.9 of the study amplification.
       seeds: Number of paired seeds.
       epochs: Passes over the training part.
       dataset: digits, cifar10, cifar100, or another that train.py knows.
@@ -91,13 +92,15 @@ def run(
       precision: float32, bfloat16, float16 or float64.
       budget_minutes: Time for this call. A run that is under way when it ends is
         stopped. Compilation, up to a minute a network, cannot be.
+      name: A name for another scale, and so for its folder, instead of one that lists
+        what differs.
       out: Where results are kept. The committed ones are made with --out results.
       dry_run: Only print the plan: arms, runs, and how long they are expected to take,
         from a few measured steps of each network.
     """
     declared = studies.load(study)
-    chosen = plan.rescale(
-        _scale(declared, scale, small=small, quick=quick),
+    chosen = _scale(declared, scale, small=small, quick=quick).changed(
+        name=name,
         models=models,
         arms=arms,
         seeds=seeds,
@@ -113,7 +116,7 @@ def run(
     settings = {} if data_dir is None else {"data_dir": data_dir}
     folder = out / chosen.name / study
     if dry_run:
-        for line in estimate.describe(declared, chosen, folder, settings):
+        for line in runner.describe(declared, chosen, folder, settings):
             print(line, flush=True)
         return
     runner.run(
@@ -129,22 +132,19 @@ def report(folders: _Folders) -> None:
       folders: Folders with records, such as results/quick/plp.
     """
     from experiments import report as report_lib  # matplotlib takes a while to import
+    from experiments import table
 
     for folder in folders:
-        file = RecordFile(folder)
-        header = file.read_header()
-        declared = studies.load(header.study)
-        records = file.read()
-        current = plan.current(declared, header, records)
-        if outdated := len(records) - len(current):
+        loaded = table.load(folder)
+        if loaded.outdated:
             print(
-                f"{file.path}: {outdated} records of arms that are now declared "
+                f"{folder}: {loaded.outdated} records of arms that are now declared "
                 f"differently are left out"
             )
-        if not current:
-            print(f"{file.path}: no records, and so no report")
+        if not loaded.records:
+            print(f"{folder}: no records, and so no report")
             continue
-        print(f"report: {report_lib.write(declared, header, current, folder)}")
+        print(f"report: {report_lib.write(loaded, folder)}")
 
 
 def _scale(study: Study, name: str | None, *, small: bool, quick: bool) -> Scale:

@@ -1,23 +1,32 @@
-"""The pictures that reports share."""
+"""Pictures of tables: forest plots, curves of differences, heat maps; and their style.
 
+A picture answers one question, which is its title.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
-from experiments import style
-from experiments.comparisons import Compared, Metric
-from experiments.runs import Runs, history
-from experiments.statistics import (
-    BETTER,
-    NOT_SHOWN,
-    TOO_FEW,
-    WORSE,
-    PairedDifference,
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
 )
+
+from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, UNCORRECTED, WORSE
+from experiments.table import Metric, Table, signed, texts
+
+c = pl.col
 
 
 class Picture(NamedTuple):
@@ -39,197 +48,556 @@ class Picture(NamedTuple):
         return self.figure.get_suptitle().replace("\n", " ")
 
 
-# -- Comparisons -----------------------------------------------------------------------
+# -- Style -----------------------------------------------------------------------------
 
-_VERDICTS = {
-    BETTER: (style.BLUE, "^", True),
-    WORSE: (style.VERMILION, "v", True),
-    NOT_SHOWN: (style.GREY, "o", True),
-    TOO_FEW: (style.GREY, "o", False),
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+GREY, PALE = "#777777", "#C8C8C8"
+
+
+class Look(NamedTuple):
+    """How an arm is drawn: matplotlib's arguments."""
+
+    color: str
+    linestyle: str = "-"
+    marker: str = "o"
+
+
+PLAIN = Look(BLACK)
+# Also different in grey: by line and marker.
+COLORED = (
+    Look(BLUE, "-", "s"),
+    Look(VERMILION, "--", "^"),
+    Look(GREEN, "-.", "D"),
+    Look(PURPLE, ":", "v"),
+)
+OTHERS = Look(PALE, "-", "")
+
+# What a quantity is called on an axis.
+LABELS = {
+    "train_loss": "training loss (nats)",
+    "train_accuracy": "training accuracy",
+    "validation_loss": "validation loss (nats)",
+    "validation_accuracy": "validation accuracy",
+    "test_loss": "test loss (nats)",
+    "test_accuracy": "test accuracy",
 }
 
 
-def differences(
-    runs: Runs, found: Sequence[Compared], metric: Metric
-) -> Picture | None:
-    """Draws the comparisons in a metric as dots on intervals, a column a network.
+def looks(arms: Sequence[str], control: str | None = None) -> dict[str, Look]:
+    """The control black, the first four other arms in colour, the rest grey."""
+    others = [arm for arm in arms if arm != control]
+    found = dict.fromkeys(others, OTHERS) | dict(zip(others, COLORED, strict=False))
+    return found if control is None else {**found, control: PLAIN}
+
+
+def figure(title: str, width: float = 8, height: float = 4) -> Figure:
+    """An empty figure, in inches, that lays itself out.
+
+    A Figure of its own and not pyplot's: no global state and no display.
+    """
+    width = max(width, 0.1 * len(title))  # its title's width
+    new = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    new.suptitle(title, fontsize=11, fontweight="bold")
+    return new
+
+
+def dress(ax: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
+    """Labels, a light grid, no box; accuracies in percent, epochs as whole numbers."""
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set_title(title, fontsize=10, loc="left")
+    ax.grid(alpha=0.25, lw=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    if ylabel.endswith("accuracy"):
+        ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    if xlabel in ("epoch", "step"):
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def logarithmic_if_wide(ax: Axes, ratio: float = 10) -> bool:
+    """Makes the axis of values logarithmic where lines span a wide range.
 
     Args:
-      runs: The study's runs.
+      ax: The axis.
+      ratio: The ratio of the largest to the smallest value from which on it is wide.
+
+    Returns:
+      Whether it is.
+    """
+    values = _drawn(ax)
+    is_wide = values.size > 0 and 0 < ratio * values.min() <= values.max()
+    if is_wide:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    return bool(is_wide)
+
+
+def logarithmic_beyond(ax: Axes, linear: float) -> None:
+    """Makes an axis of differences linear around 0 and logarithmic beyond."""
+    ax.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(linear)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+
+
+def _drawn(ax: Axes) -> np.ndarray:
+    """All finite values of the lines of an axis."""
+    values = [np.asarray(line.get_ydata(), float) for line in ax.get_lines()]
+    drawn = np.concatenate([np.zeros(0), *values])
+    return drawn[np.isfinite(drawn)]
+
+
+def legend(
+    figure: Figure, handles: Mapping[str, Artist] | None = None, title: str = ""
+) -> None:
+    """One legend below all axes, no wider than the figure; an entry for each name."""
+    entries: dict[str, Artist] = dict(handles or {})
+    for ax in figure.axes if handles is None else ():
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    for columns in range(min(len(entries), 5), 0, -1):
+        drawn = figure.legend(
+            list(entries.values()),
+            list(entries),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=8.5,
+            title=title or None,
+            title_fontsize=8.5,
+        )
+        if drawn.get_window_extent().width <= figure.bbox.width:
+            return
+        drawn.remove()
+
+
+def band(
+    ax: Axes,
+    frame: pl.DataFrame,
+    x: str,
+    y: str,
+    look: Look,
+    label: str,
+    *,
+    is_geometric: bool = False,
+    has_error: bool = False,
+) -> None:
+    """Draws the mean of runs over x, and a band from the lowest to the highest.
+
+    Args:
+      ax: Where.
+      frame: A row a run and x.
+      x: The column of epochs, steps or such.
+      y: The column of values.
+      look: Colour and line.
+      label: The name in the legend.
+      is_geometric: Whether to draw the geometric mean.
+      has_error: Whether the band is the standard error of the mean instead.
+    """
+    mean = c(y).log().mean().exp() if is_geometric else c(y).mean()
+    error = (c(y).std() / pl.len().sqrt()).fill_null(0)
+    low, high = (mean - error, mean + error) if has_error else (c(y).min(), c(y).max())
+    of_x = frame.drop_nulls(y).group_by(x).agg(mean, low=low, high=high).sort(x)
+    is_other = look == OTHERS
+    color, width, order = (
+        look.color,
+        (0.9 if is_other else 1.7),
+        (1.9 if is_other else 2),
+    )
+    ax.plot(of_x[x], of_x[y], color=color, ls=look.linestyle, lw=width, label=label,
+            zorder=order)  # fmt: skip
+    if not is_other:
+        ax.fill_between(
+            of_x[x], of_x["low"], of_x["high"], color=color, alpha=0.12, lw=0
+        )
+
+
+def lines(
+    table: Table,
+    ax: Axes,
+    frame: pl.DataFrame,
+    x: str,
+    y: str,
+    *,
+    first: Sequence[str] = (),
+    control: str | None = None,
+    **options: Any,
+) -> list[str]:
+    """Draws a line an arm: the first ones in colour, the control black, others grey.
+
+    Args:
+      table: The study's tables.
+      ax: Where.
+      frame: A row a run and x: ``arm`` and the columns to draw.
+      x: The column of epochs, steps or such.
+      y: The column of values.
+      first: Names of the arms that are drawn in colour, if they are there.
+      control: The name of the control.
+      **options: Of :func:`band`.
+
+    Returns:
+      The names of the arms in grey.
+    """
+    ran = frame["arm"].unique(maintain_order=True).to_list()
+    order = [*(a for a in first if a in ran), *(a for a in ran if a not in first)]
+    drawn = {a: look for a, look in looks(order, control).items() if a in ran}
+    for arm, look in drawn.items():
+        label = "others" if look == OTHERS else table.labels[arm]
+        band(ax, frame.filter(c("arm") == arm), x, y, look, label, **options)
+    return [arm for arm, look in drawn.items() if look == OTHERS]
+
+
+# -- Forest plots ----------------------------------------------------------------------
+
+
+class _Verdict(NamedTuple):
+    color: str
+    marker: str
+    is_filled: bool
+
+
+_VERDICTS = {
+    BETTER: _Verdict(BLUE, "^", True),
+    WORSE: _Verdict(VERMILION, "v", True),
+    UNCORRECTED: _Verdict(ORANGE, "D", True),
+    NOT_SHOWN: _Verdict(GREY, "o", True),
+    TOO_FEW: _Verdict(GREY, "o", False),
+}
+
+
+def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
+    """Draws the comparisons in a metric as dots on intervals, a panel a network.
+
+    Args:
+      table: The study's tables.
       found: Comparisons, of this metric and others.
       metric: What to draw.
 
     Returns:
       The picture; None if there is no comparison in this metric.
     """
-    drawn = [c for c in found if c.metric is metric and c.difference.n]
-    if not drawn:
+    drawn = found.filter(c("metric") == metric.name, c("n") > 0)
+    if not len(drawn):
         return None
-    controls: dict[str, dict[str, None]] = {}
-    for c in drawn:
-        controls.setdefault(c.arm, {})[c.control] = None
-    lines: list[tuple[str, str | None]] = []  # an arm as a heading, then its controls
-    for arm, of_arm in controls.items():
-        lines += [(arm, None), *((arm, control) for control in of_arm)]
-    better = "right" if metric.higher_is_better else "left"
-    models = list(dict.fromkeys(c.model for c in drawn))
-    figure = style.figure(
-        ", on ".join((f"{metric.title}: arm minus control", *runs.datasets)),
-        4.6 + 2.2 * len(models),
-        1.4 + 0.2 * len(lines),
-    )
-    axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-    for ax, model in zip(axes, models, strict=True):
-        style.dress(ax, xlabel=f"{metric.unit} (better: {better})", ylabel="")
-        ax.set_title(model, fontsize=10)
-        ax.grid(visible=False, axis="y")
-        ax.axvline(0, color="0.3", lw=1)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.tick_params(axis="y", length=0)
-        rows = {lines.index((c.arm, c.control)): c for c in drawn if c.model == model}
-        _draw_differences(ax, rows)
+    if metric.is_ratio:
+        drawn = drawn.with_columns(c("mean", "low", "high").exp())
+    # An arm as a heading, then its controls.
+    of_arm = drawn.select("arm", "control").unique(maintain_order=True)
+    lines: list[tuple[str, str | None]] = []
+    for (arm,), controls in of_arm.group_by("arm", maintain_order=True):
+        lines += [(str(arm), None), *((str(arm), x) for x in controls["control"])]
+    models = list(drawn["model"].unique(maintain_order=True))
+    sign = "/" if metric.is_ratio else "minus"
     names = [
-        runs.label(arm) if control is None else f"minus {runs.label(control)}"
+        table.labels[arm] if control is None else f"{sign} {table.labels[control]}"
         for arm, control in lines
     ]
+    new = figure(
+        ", on ".join((f"{metric.title}: arm {sign} control", *table.datasets)),
+        0.6 + 0.065 * max(map(len, names)) + max(4.0, 2.6 * len(models)),
+        1.7 + 0.2 * len(lines),
+    )
+    axes = new.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    for ax, model in zip(axes, models, strict=True):
+        side = "right" if metric.higher_is_better else "left"
+        unit = "ratio" if metric.is_ratio else metric.unit
+        dress(ax, xlabel=f"{unit} (better: {side})", ylabel="")
+        ax.set_title(model, fontsize=10)
+        ax.grid(visible=False, axis="y")
+        ax.axvline(metric.is_ratio, color="0.3", lw=1)
+        if not metric.is_ratio:
+            ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.tick_params(axis="y", length=0)
+        _draw_forest(ax, drawn.filter(c("model") == model), lines, metric.is_ratio)
     axes[0].set_yticks(range(len(lines)), names, fontsize=8.5)
     for tick, (_, control) in zip(axes[0].get_yticklabels(), lines, strict=True):
         tick.set_fontweight("bold" if control is None else "normal")
     axes[0].set_ylim(len(lines) - 0.4, -0.6)
-    style.legend(figure)
+    handles: dict[str, Artist] = {
+        name: Line2D([], [], color=v.color, marker=v.marker, ls="-", ms=5,
+                     mfc=v.color if v.is_filled else "white")
+        for name, v in _VERDICTS.items()
+        if name in set(drawn["verdict"])
+    }  # fmt: skip
+    legend(new, handles, evidence(drawn, found))
     return Picture(
         f"differences-{metric.name.replace('_', '-')}",
-        figure,
-        "Mean of the paired differences and 95 % interval. An arrow at the edge: the "
-        "mean is off the axis.",
+        new,
+        "Mean of the paired differences and 95 % interval; the colour is the verdict "
+        "after correction. An arrow at the edge: the mean is off the axis.",
     )
 
 
-def _draw_differences(ax: Axes, rows: Mapping[int, Compared]) -> None:
-    ends = [x for c in rows.values() for x in _ends(c.difference)]
-    # One extreme arm must not flatten the others.
-    limit = 12 * float(np.median(np.abs(ends))) or 1.0
-    low, high = np.clip([min(*ends, 0), max(*ends, 0)], -limit, limit)
-    margin = 0.05 * (high - low) or 1.0
-    ax.set_xlim(low - margin, high + margin)
-    for y, c in rows.items():
-        d = c.difference
-        color, marker, is_filled = _VERDICTS[d.verdict]
-        x = d.mean
+def evidence(drawn: pl.DataFrame, found: pl.DataFrame) -> str:
+    """``95 % interval, n = 5, corrected over 12 comparisons``.
+
+    Args:
+      drawn: The comparisons that a picture shows.
+      found: All comparisons; those of the same metric were corrected together.
+    """
+    low, high = drawn.select(low=c("n").min(), high=c("n").max()).row(0)
+    n = f"{low}" if low == high else f"{low} to {high}"
+    of_metric = found.filter(c("metric").is_in(drawn["metric"].unique().to_list()))
+    tested = of_metric.group_by("metric", maintain_order=True).agg(
+        c("corrected").is_not_null().sum()
+    )
+    counts = [str(count) for count in tested["corrected"].unique(maintain_order=True)]
+    correction = f", corrected over {' and '.join(counts)} comparisons"
+    return f"95 % interval, n = {n}{correction if counts != ['0'] else ''}"
+
+
+def _draw_forest(
+    ax: Axes,
+    found: pl.DataFrame,
+    lines: Sequence[tuple[str, str | None]],
+    is_ratio: bool,
+) -> None:
+    ends = found.select(pl.concat_list("mean", "low", "high").explode().drop_nulls())
+    low, high = min(*ends.to_series(), is_ratio), max(*ends.to_series(), is_ratio)
+    if is_ratio:
+        ax.set_xscale("log")
+        subs = (1, 2, 5) if high < 100 * low else (1,)
+        ax.xaxis.set_major_locator(LogLocator(subs=subs))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlim(low / 1.2, high * 1.2)
+    else:
+        sizes = np.abs(ends.to_series().to_numpy())
+        # One extreme arm must not flatten the others.
+        limit = 12 * float(np.median(sizes)) or float(sizes.max()) or 1.0
+        low, high = np.clip([low, high], -limit, limit)
+        margin = 0.05 * (high - low) or 1.0
+        ax.set_xlim(low - margin, high + margin)
+    for row in found.iter_rows(named=True):
+        y, x = lines.index((row["arm"], row["control"])), row["mean"]
+        color, marker, is_filled = _VERDICTS[row["verdict"]]
         if not low <= x <= high:
             x, marker, side = (high, ">", "right") if x > high else (low, "<", "left")
-            text = f"   {d.mean:+.3g}   "
+            text = f"   {row['mean']:+.3g}   "
             ax.text(x, y, text, ha=side, va="center", fontsize=8)
-        elif d.interval is not None:
-            ax.plot(d.interval, [y, y], color=color, lw=1.8)
-        face = color if is_filled else "white"
-        ax.plot(*(x, y, marker), color=color, mfc=face, ms=5, ls="", label=d.verdict)
-
-
-def _ends(d: PairedDifference) -> tuple[float, ...]:
-    return d.mean, *(d.interval or ())
+        elif row["low"] is not None:
+            ax.plot([row["low"], row["high"]], [y, y], color=color, lw=1.8)
+        ax.plot(x, y, marker, color=color, mfc=color if is_filled else "white", ms=5)
 
 
 # -- Curves ----------------------------------------------------------------------------
 
-_MOST_BANDS = 6  # more bands than this hide each other
-
 
 def curves(
-    runs: Runs, model: str, arms: Sequence[str], control: str, quantity: str
+    table: Table,
+    model: str,
+    arms: Sequence[str],
+    control: str,
+    quantity: str,
+    first: Sequence[str] = (),
 ) -> Picture | None:
-    """Draws a quantity by epoch, and its paired differences from a control.
-
-    Training on the left; to its right validation and test, where the runs have them.
+    """Draws how far arms are from a control by epoch, a panel a part of the data.
 
     Args:
-      runs: The study's runs.
+      table: The study's tables.
       model: The network.
       arms: Names of arms; those without a run are left out.
       control: The arm to subtract, seed by seed.
-      quantity: ``accuracy`` or ``loss``.
+      quantity: ``accuracy`` or ``loss``, on the training part, and on the test or else
+        the validation part.
+      first: The arms in colour; empty for the first ones.
 
     Returns:
       The picture; None if there is nothing to draw.
     """
-    arms = [arm for arm in arms if runs.of(model, arm)]
-    names = [
+    epochs = table.epochs.filter(c("model") == model, c("arm").is_in([*arms, control]))
+    recorded = [
         name
-        for name in (f"{part}_{quantity}" for part in ("train", "validation", "test"))
-        if any(
-            np.isfinite(history(record, name)).any()
-            for arm in arms
-            for record in runs.of(model, arm)
-        )
+        for part in ("train", "validation", "test")
+        if (name := f"{part}_{quantity}") in epochs.columns
+        and epochs[name].is_not_null().any()
     ]
-    if not names:
+    base = epochs.filter(c("arm") == control)
+    if not len(base) or epochs["arm"].n_unique() < 2 or not recorded:
         return None
-    figure = style.figure(
-        f"{quantity.capitalize()} by epoch, {runs.place(model)}", 4.4 * len(names), 5.8
+    names = list(dict.fromkeys((recorded[0], recorded[-1])))
+    label = table.labels[control]
+    new = figure(
+        f"{quantity.capitalize()} minus that of: {label}, {table.place(model)}",
+        max(5.4, 4.6 * len(names)),
+        3.8,
     )
-    axes = figure.subplots(2, len(names), squeeze=False, sharex=True)
-    has_bands = len(arms) <= _MOST_BANDS
-    unit = "points" if quantity == "accuracy" else "nats"
-    for name, (above, below) in zip(names, axes.T, strict=True):
-        style.dress(above, xlabel="", ylabel=style.LABELS[name])
-        part = style.LABELS[name].partition(" ")[0]
-        style.dress(
-            below, xlabel="epoch", ylabel=f"difference in\n{part} {quantity} ({unit})"
+    axes = new.subplots(1, len(names), squeeze=False)[0]
+    scale, unit = (100, "points") if quantity == "accuracy" else (1, "nats")
+    others: list[str] = []
+    for ax, name in zip(axes, names, strict=True):
+        title = LABELS[name].partition(" (")[0]
+        dress(ax, xlabel="epoch", ylabel=f"difference ({unit})", title=title)
+        ax.axhline(0, color=BLACK, lw=1, label=f"{label} (control)")
+        theirs = base.select("seed", "epoch", base=name)
+        pairs = (
+            epochs.filter(~c("diverged"), c("arm") != control)
+            .join(theirs, on=["seed", "epoch"], maintain_order="left")
+            .with_columns(difference=scale * (c(name) - c("base")))
         )
-        below.axhline(0, color=runs.looks[control].color, lw=1)
-        for arm in arms:
-            _curve(above, runs, model, arm, name, has_bands)
-            if arm != control:
-                _difference(below, runs, model, arm, control, name, has_bands)
-        if quantity == "loss" and style.logarithmic_if_wide(above):
-            style.logarithmic_beyond(below)
-    style.legend(figure)
+        others = lines(table, ax, pairs, "epoch", "difference", first=first or arms,
+                       has_error=True)  # fmt: skip
+        sizes = np.abs(_drawn(ax))
+        typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 0
+        if typical and sizes.max() > 30 * typical:
+            logarithmic_beyond(ax, typical)
+    legend(new)
+    diverged = epochs.group_by("arm", maintain_order=True).agg(
+        c("seed").filter("diverged").n_unique(), of=c("seed").n_unique()
+    )
+    named = [f"{table.labels[a]} {n} of {of}" for a, n, of in diverged.iter_rows() if n]
+    in_grey = "; ".join(table.labels[arm] for arm in others)
     return Picture(
         f"{quantity}-{model}",
-        figure,
-        f"Above: {quantity} by epoch. Below: arm minus {runs.label(control)}, seed by "
-        f"seed. Lines are means over the finished runs"
-        f"{', bands reach from the lowest to the highest run' if has_bands else ''}. "
-        f"Thin lines that end in a cross are runs that diverged.",
+        new,
+        f"Arm minus {label}, seed by seed: mean over the finished runs, and its "
+        f"standard error."
+        + f" In grey: {in_grey}." * bool(others)
+        + f" Diverged: {'; '.join(named)}." * bool(named),
     )
 
 
-def _curve(
-    ax: Axes, runs: Runs, model: str, arm: str, name: str, has_band: bool
-) -> None:
-    label, look = runs.label(arm), runs.looks[arm]
-    diverged = runs.diverged(model, arm)
-    if diverged:
-        label += f" ({len(diverged)} of {len(runs.of(model, arm))} diverged)"
-    if finished := runs.finished(model, arm):
-        values = np.stack([history(record, name) for record in finished])
-        style.mean_line(ax, _epochs(values), values, look, label, has_band=has_band)
-    for record in diverged:
-        values = history(record, name)
-        values = values[np.isfinite(values)]
-        ax.plot(_epochs(values), values, color=look.color, lw=0.7, alpha=0.7)
-        ax.plot(_epochs(values)[-1:], values[-1:], "x", color=look.color, label=label)
+# -- Heat maps -------------------------------------------------------------------------
 
 
-def _difference(
+def heatmap(
     ax: Axes,
-    runs: Runs,
-    model: str,
-    arm: str,
+    frame: pl.DataFrame,
+    value: str,
+    *,
+    cmap: Colormap | str,
+    limits: tuple[float, float],
+    text: str | None = None,
+    rows: Sequence[str] | None = None,
+) -> None:
+    """Draws a table as coloured cells.
+
+    Args:
+      ax: Where.
+      frame: A row a cell: ``row`` and ``column``, its place, in the order in which they
+        are drawn; ``value`` and, where it is written into cells, ``text``.
+      value: The column that sets the colour; null for no colour.
+      cmap: The colours.
+      limits: The values of the first and the last colour.
+      text: The column that is written into cells.
+      rows: The names of all rows; None for those of the frame.
+    """
+    names = list(rows or frame["row"].unique(maintain_order=True))
+    columns = list(frame["column"].unique(maintain_order=True))
+    cells = np.full((len(names), len(columns)), np.nan)
+    low, high = limits
+    for cell in frame.iter_rows(named=True):
+        place = names.index(cell["row"]), columns.index(cell["column"])
+        if cell[value] is not None:
+            cells[place] = cell[value]
+        if text is not None and cell[text] is not None:
+            ax.text(*place[::-1], cell[text], ha="center", va="center", fontsize=8)
+    ax.imshow(cells, cmap=cmap, vmin=low, vmax=high, aspect="auto")
+    ax.set_xticks(range(len(columns)), columns, fontsize=8)
+    ax.set_yticks(range(len(names)), names, fontsize=8.5)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    # White lines between the cells.
+    ax.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", lw=1.5)
+    ax.tick_params(which="minor", length=0)
+
+
+def verdicts(
+    table: Table,
+    found: pl.DataFrame,
+    metrics: Sequence[Metric],
     control: str,
     name: str,
-    has_band: bool,
-) -> None:
-    pairs = [
-        history(ours, name) - history(theirs, name)
-        for ours, theirs in runs.pairs(model, arm, control)
-        if not (ours.diverged or theirs.diverged)
+    controls: Mapping[str, str],
+) -> Picture | None:
+    """Draws who is better than a control: a row an arm, a column a network and metric.
+
+    Args:
+      table: The study's tables.
+      found: Comparisons.
+      metrics: What each network has a column for.
+      control: What the arms are compared with, for the title.
+      name: The same, for the name of the file.
+      controls: The control of each arm.
+
+    Returns:
+      The picture; None if nothing was compared.
+    """
+    asked = pl.DataFrame(
+        list(controls.items()), schema=["arm", "control"], orient="row"
+    )
+    names = {m.name: m.label.removeprefix("gradients to the ") for m in metrics}
+    cells = asked.join(
+        found.filter(c("metric").is_in(list(names))),
+        on=["arm", "control"],
+        maintain_order="left_right",
+    )
+    if not len(cells):
+        return None
+    rows = [table.labels[arm] for arm in cells["arm"].unique(maintain_order=True)]
+    ranks = [
+        c(column).replace_strict({name: rank for rank, name in enumerate(order)})
+        for column, order in (("model", table.models), ("metric", names))
     ]
-    if pairs:
-        values = np.stack(pairs) * (100 if name.endswith("accuracy") else 1)
-        look, label = runs.looks[arm], runs.label(arm)
-        style.mean_line(ax, _epochs(values), values, look, label, has_band=has_band)
+    mean = texts("mean", lambda x: signed(x, metrics[0].digits))
+    drawn = (
+        table.named(cells)
+        .sort(*ranks)
+        .select(
+            row="arm",
+            column=pl.concat_str(
+                "model",
+                c("metric").replace(names) if len(names) > 1 else pl.lit(None),
+                separator="\n",
+                ignore_nulls=True,
+            ),
+            value=c("verdict").replace_strict(
+                {verdict: rank for rank, verdict in enumerate(_VERDICTS)}
+            ),
+            text=pl.concat_str(
+                pl.when(c("n") > 0).then(mean).otherwise(pl.lit("control\ndiverged")),
+                pl.when(c("diverged") > 0).then(pl.format("{} diverged", "diverged")),
+                separator="\n",
+                ignore_nulls=True,
+            ),
+        )
+    )
+    # Light shades, on which numbers can be read.
+    shades = [_light(v.color) if v.is_filled else "#FFFFFF" for v in _VERDICTS.values()]
+    unit = metrics[0].unit
+    quantity = f"{metrics[0].label if len(metrics) == 1 else unit}".capitalize()
+    new = figure(
+        f"{quantity}: method minus {control}",
+        2.4 + max(3.2, 0.82 * len(set(drawn["column"]))),
+        1.7 + 0.34 * len(rows),
+    )
+    heatmap(
+        new.subplots(),
+        drawn,
+        "value",
+        cmap=ListedColormap(shades),
+        limits=(-0.5, len(shades) - 0.5),
+        text="text",
+        rows=rows,
+    )
+    ran = set(cells["verdict"])
+    handles: dict[str, Artist] = {
+        name: Patch(facecolor=shade, edgecolor="0.6")
+        for name, shade in zip(_VERDICTS, shades, strict=True)
+        if name in ran
+    }
+    direction = "higher" if metrics[0].higher_is_better else "lower"
+    legend(new, handles, f"{unit}, {direction} is better; {evidence(cells, found)}")
+    return Picture(
+        f"verdicts-{name}",
+        new,
+        "Mean of the paired differences; the colour is the verdict after correction. "
+        "Runs that diverged are counted, and left out of the difference.",
+    )
 
 
-def _epochs(values: np.ndarray) -> np.ndarray:
-    return np.arange(1, values.shape[-1] + 1)
+def _light(color: str) -> str:
+    red, green, blue = (0.55 + 0.45 * part for part in to_rgb(color))
+    return to_hex((red, green, blue))

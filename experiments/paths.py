@@ -1,8 +1,5 @@
 """The distance between the paths of arms that start from the same parameters."""
 
-import base64
-import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -42,18 +39,6 @@ def sketch(displacement: Any) -> np.ndarray:
         np.add.at(short, place, sign * flat)
         flat = short
     return flat.astype(np.float32)
-
-
-def pack(sketches: Sequence[np.ndarray]) -> str:
-    """Sketches of a run as text, for a record: compressed little-endian float32."""
-    data = np.stack(sketches).astype("<f4").tobytes()
-    return base64.b85encode(zlib.compress(data, level=9)).decode("ascii")
-
-
-def unpack(text: str, count: int) -> np.ndarray:
-    """The sketches of :func:`pack`, float64 ``[count, dimensions]``."""
-    data = np.frombuffer(zlib.decompress(base64.b85decode(text)), "<f4")
-    return data.reshape(count, -1).astype(np.float64)
 
 
 def distance(path: np.ndarray, other: np.ndarray) -> np.ndarray:

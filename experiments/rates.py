@@ -51,3 +51,9 @@ def stages(config: Config) -> list[plp_optax.Stage]:
 def strategy(stages: Iterable[plp_optax.Stage]) -> dict[str, str]:
     """Stages as a field of a configuration."""
     return {"strategy": str([tuple(stage) for stage in stages])}
+
+
+def amplified_after_a_third(config: Config, rate: float) -> dict[str, str]:
+    """A constant rate, with amplification by 2 from a third of the epochs on."""
+    start = max(1, config.epochs // 3)
+    return {"strategy": str([(start, rate, 0, 1), (config.epochs, rate, 1, 2.0)])}

@@ -1,83 +1,112 @@
 """Reports: from a study's records to Markdown and pictures."""
 
+import functools
 import importlib
 import importlib.util
 import io
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import polars as pl
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments import figures, tables
-from experiments.comparisons import METRICS, Compared, Metric, compare_all
+from experiments import figures
+from experiments import table as table_lib
 from experiments.figures import Picture
-from experiments.records import Header, Record
-from experiments.runs import Runs
 from experiments.study import Study
+from experiments.table import METRICS, NONE, Metric, Table, join, markdown
 
 CONCLUSIONS = "conclusions.md"  # written by hand, next to the records
-_MOST_CURVES = 10  # arms that one picture holds
 _COLORS = 64  # of a picture
+_MOST = 8  # values that are listed
 _READ = (
     "The test set was read once a run, with the parameters of the best epoch: the one "
     "with the lowest validation loss, or the last one without a validation part."
 )
+# Fields of a configuration that a report names, and what it calls them.
+_FIELDS = {
+    "dataset": "data set",
+    "validation_fraction": "fraction held out for validation",
+    "train_fraction": "fraction of the training images used",
+    "width": "width of the first stage",
+    "epochs": "epochs",
+    "max_steps": "limit on steps",
+    "batch_size": "batch size",
+    "optimizer": "optimizer",
+    "learning_rate": "learning rate",
+    "max_learning_rate": "peak learning rate",
+    "schedule": "schedule",
+    "strategy": "strategy",
+    "momentum": "momentum",
+    "weight_decay": "weight decay",
+    "augment": "augmentation",
+    "precision": "precision",
+}
+# Those that make a study small.
+_SIZES = ("dataset", "train_fraction", "width", "epochs", "batch_size", "max_steps")
+_PROVENANCE = ("device", "python", "jax", "flax", "optax", "plp_optax", "commit")
 
 # Markdown, a picture, or None for a picture that could not be drawn.
 Block = str | Picture | None
-_Sections = Callable[[Runs, Sequence[Compared]], list[Block]]
 
 
-def write(
-    study: Study, header: Header, records: Sequence[Record], folder: Path
-) -> Path:
+def write(table: Table, folder: Path) -> Path:
     """Writes a study's report: ``report.md`` and ``figures/*.png``.
 
     Conclusions and a chart of the comparisons come first, then all comparisons and
     results, what a study shows of its own, settings and versions. Conclusions are
     written by hand: the content of ``conclusions.md`` in the folder, if there is one.
     What is special to a study is in a module of ``experiments.reports`` with its name:
-    ``sections(runs, found)`` returns blocks, and ``METRICS`` replaces those of
-    ``experiments.comparisons`` (an empty one: the study makes its own comparisons).
-    Without it there are curves of the arms.
+    ``sections(table, found)`` returns blocks, and ``METRICS`` and ``results(table)``
+    replace those of ``experiments.table``. Without it there are curves of the arms.
 
     Args:
-      study: The study.
-      header: The header of its records.
-      records: Its runs at one scale, at least one.
+      table: The study's tables, of one run at least.
       folder: Where to write.
 
     Returns:
       The Markdown file.
-
-    Raises:
-      RunError: If an arm ran a seed twice.
     """
-    runs = Runs(study, header, records)
-    own = _own(study)
-    metrics: Sequence[Metric] = getattr(own, "METRICS", METRICS)
-    sections: _Sections = getattr(own, "sections", _curves)
-    found = compare_all(runs, metrics)
-    place = " on ".join(map(tables.join, filter(None, (runs.models, runs.datasets))))
-    blocks = [
-        f"# {study.title}: {place}",
-        study.question,
-        *_introduction(runs, folder),
-        *_shared(runs, found, metrics),
-        *([_READ] if study.execute is None else ()),
-        *sections(runs, found),
-        "## Settings and versions",
-        tables.settings(runs),
-        tables.versions(runs),
+    metrics = metrics_of(table.study)
+    found = table_lib.compare(table, metrics)
+    own = _own(table.study)
+    sections = getattr(own, "sections", _curves)
+    results = getattr(
+        own, "results", functools.partial(table_lib.results, metrics=metrics)
+    )
+    place = " on ".join(map(join, filter(None, (table.models, table.datasets))))
+    compared: list[Block] = [
+        figures.forest(table, found, metrics[0]),
+        "## Comparisons",
+        *table_lib.comparisons(table, found, metrics),
     ]
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    parts = [_part(list(group), folder) for group in _groups(blocks)]
+    blocks: list[Block] = [
+        f"# {table.study.title}: {place}",
+        table.study.question,
+        *_introduction(table, folder),
+        *(compared if len(found) else ()),
+        "## Results",
+        *results(table),
+        *([_READ] if table.study.execute is None else ()),
+        *sections(table, found),
+        "## Settings and versions",
+        settings(table),
+        versions(table),
+    ]
     path = folder / "report.md"
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    parts = [b if isinstance(b, str) else _picture(b, folder) for b in blocks if b]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
+
+
+def metrics_of(study: Study) -> Sequence[Metric]:
+    """What a study compares."""
+    metrics: Sequence[Metric] = getattr(_own(study), "METRICS", METRICS)
+    return metrics
 
 
 def _own(study: Study) -> ModuleType | None:
@@ -87,27 +116,9 @@ def _own(study: Study) -> ModuleType | None:
     return importlib.import_module(name) if has_own else None
 
 
-def _shared(
-    runs: Runs, found: Sequence[Compared], metrics: Sequence[Metric]
-) -> list[Block]:
-    """Comparisons and results; nothing for a study whose module has no METRICS."""
-    if not metrics:
-        return []
-    compared = [
-        figures.differences(runs, found, metrics[0]),
-        "## Comparisons",
-        *tables.comparisons(runs, found),
-    ]
-    return [
-        *(compared if found else ()),
-        "## Results",
-        *tables.results(runs, metrics),
-    ]
-
-
-def _introduction(runs: Runs, folder: Path) -> list[Block]:
+def _introduction(table: Table, folder: Path) -> list[Block]:
     blocks: list[Block] = []
-    if short := tables.shortfalls(runs):
+    if short := shortfalls(table):
         blocks.append(f"> A reduced form of the study: {'; '.join(short)}.")
     conclusions = folder / CONCLUSIONS
     if conclusions.exists():
@@ -116,52 +127,96 @@ def _introduction(runs: Runs, folder: Path) -> list[Block]:
     return blocks
 
 
-def _curves(runs: Runs, found: Sequence[Compared]) -> list[Block]:
+def _curves(table: Table, found: pl.DataFrame) -> list[Block]:
     """Curves of the main part's arms."""
     del found
-    first, *_ = arms = [arm.name for arm in runs.study.arms if not arm.group]
+    first, *others = [arm.name for arm in table.study.arms if not arm.group]
     drawn = [
-        figures.curves(runs, model, arms[:_MOST_CURVES], first, quantity)
-        for model in runs.models
+        figures.curves(table, model, others, first, quantity)
+        for model in table.models
         for quantity in ("accuracy", "loss")
     ]
     return ["## Curves", *drawn] if any(drawn) else []
 
 
-def _groups(blocks: Sequence[Block]) -> Iterator[list[str | Picture]]:
-    """Blocks one by one, except pictures of one kind that follow each other."""
-
-    def kind(block: str | Picture) -> object:
-        return id(block) if isinstance(block, str) else block.name.partition("-")[0]
-
-    present = [block for block in blocks if block is not None]
-    for _, group in itertools.groupby(present, key=kind):
-        yield list(group)
+def _picture(picture: Picture, folder: Path) -> str:
+    path = Path("figures", f"{picture.name}.png")
+    _save(picture.figure, folder / path)
+    return f"![{picture.title}]({path.as_posix()})\n\n*{picture.caption}*"
 
 
-def _part(group: Sequence[str | Picture], folder: Path) -> str:
-    """Markdown, or pictures of one kind, which become one file."""
-    pictures = [block for block in group if isinstance(block, Picture)]
-    if not pictures:
-        return "\n\n".join(map(str, group))
-    path = Path("figures", f"{pictures[0].name}.png")
-    _save([picture.figure for picture in pictures], folder / path)
-    titles = "; ".join(picture.title for picture in pictures)
-    captions = " ".join(dict.fromkeys(picture.caption for picture in pictures))
-    return f"![{titles}]({path.as_posix()})\n\n*{captions}*"
-
-
-def _save(figures_: Sequence[Figure], path: Path) -> None:
-    images = []
-    for figure in figures_:
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-        images.append(Image.open(content).convert("RGB"))
-    size = max(i.width for i in images), sum(i.height for i in images)
-    sheet = Image.new("RGB", size, "white")
-    top = 0
-    for image in images:
-        sheet.paste(image, (0, top))
-        top += image.height
+def _save(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
     # A palette makes the file a third as large.
-    sheet.quantize(_COLORS).save(path, optimize=True)
+    Image.open(content).convert("RGB").quantize(_COLORS).save(path, optimize=True)
+
+
+# -- What was run ----------------------------------------------------------------------
+
+
+def settings(table: Table) -> str:
+    """The configurations; fields that differ between arms list all their values."""
+    configs = table.configs.values()
+    seeds = table.runs["seed"].unique().sort()
+    diverged = table.runs["diverged"].sum()
+    rows = {
+        f"{table.kind}s": ", ".join(table.models),
+        **{
+            label: _distinct(config.get(name) for config in configs)
+            for name, label in _FIELDS.items()
+        },
+        "seeds": f"{len(seeds)} ({', '.join(map(str, seeds))})",
+        "runs": f"{len(table.runs) - diverged} finished, {diverged} diverged",
+    }
+    return _facts("Settings", "setting", "value", rows)
+
+
+def versions(table: Table) -> str:
+    """Where the finished runs were made, and with what."""
+    finished = table.finished
+    rows = {
+        name.replace("_", "\\_"): _distinct(finished[name])
+        for name in _PROVENANCE
+        if name in finished.columns
+    }
+    return _facts("Versions", "what", "version", rows)
+
+
+def _facts(title: str, what: str, value: str, rows: dict[str, str]) -> str:
+    kept = [row for row in rows.items() if row[1] != NONE]
+    frame = pl.DataFrame(kept, schema=[what, value], orient="row")
+    return markdown(title, frame, left=2)
+
+
+def _distinct(values: Iterable[Any]) -> str:
+    found = {value for value in values if value is not None}
+    kept = sorted(found, key=lambda v: (isinstance(v, str), v))
+    more = f" and {len(kept) - _MOST} more" if len(kept) > _MOST else ""
+    return ", ".join(map(_written, kept[:_MOST])) + more or NONE
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def shortfalls(table: Table) -> list[str]:
+    """How the runs fall short of the study at full scale: ``width 4 instead of 64``."""
+    study, full = table.study, table.study.scale("full")
+    short: dict[str, None] = {}
+    for (model, arm), ours in table.configs.items() if study.execute is None else ():
+        wanted = study.configure(full.fields, model, study.arm(arm))
+        theirs = table.complete(wanted)
+        for name in _SIZES:
+            if ours[name] != theirs[name]:
+                limit = theirs[name] or "no limit"
+                short[f"{_FIELDS[name]} {ours[name]} instead of {limit}"] = None
+    found = list(short)
+    seeds = table.runs["seed"].n_unique()
+    if seeds < full.seeds:
+        found.append(f"{seeds} seed{'s'[: seeds > 1]} instead of {full.seeds}")
+    if missing := [model for model in full.models if model not in table.models]:
+        found.append(f"{join(missing)} not run")
+    return found

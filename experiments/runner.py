@@ -1,20 +1,22 @@
-"""Carries out the runs of a study that are not recorded yet, while there is time."""
+"""Carries out a study: its runs that are not recorded yet, while there is time."""
 
 import itertools
 import math
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from experiments import plan
-from experiments.plan import Task
-from experiments.progress import Display
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
 from experiments.records import Record, RecordFile
-from experiments.study import Outcome, Scale, Study, Tick
+from experiments.study import Outcome, Scale, Study, Task, Tick, missing
 from experiments.trainer import Trainer
 from training.errors import ConfigError, DivergedError
+from training.run.display import Terminal
 
 
 class _OutOfTimeError(Exception):
@@ -89,11 +91,11 @@ def run(
     if budget_minutes is not None and not budget_minutes > 0:
         raise ConfigError(f"--budget-minutes must be positive, got {budget_minutes}")
     deadline = time.monotonic() + 60 * (budget_minutes or math.inf)
-    tasks = plan.tasks(study, scale)
-    header = plan.header(study, scale)
+    tasks = study.tasks(scale)
+    header = study.header(scale)
     file = RecordFile(folder)
     file.append(header)
-    left = plan.missing(tasks, file.read())
+    left = missing(tasks, file.read())
     executor = make_executor(study, folder, settings or {})
     durations = _Durations()
     under_way: Task | None = None
@@ -106,7 +108,7 @@ def run(
         display.tick(part, text)
         check_time()
 
-    with Display(len(tasks), len(tasks) - len(left)) as display:
+    with _Display(len(tasks), len(tasks) - len(left)) as display:
         try:
             for _, block in itertools.groupby(list(left), key=lambda task: task.block):
                 paired = list(block)
@@ -164,3 +166,169 @@ class _Durations:
             return self._seconds[key]
         alike = [s for (model, _), s in self._seconds.items() if model == task.model]
         return statistics.fmean(alike or self._seconds.values() or [0.0])
+
+
+# -- What is shown ---------------------------------------------------------------------
+
+_SECONDS_BETWEEN_LINES = 60  # without a terminal
+
+
+class _Display:
+    """A progress bar over a study's runs; without a terminal a line a minute.
+
+    Use as a context manager around the runs.
+    """
+
+    def __init__(self, total: int, done: int) -> None:
+        """Takes how many runs there are, and how many of them are recorded."""
+        # The file is kept, as runs redirect sys.stdout.
+        self._console = Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=12),
+            TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._total, self._done = total, done
+        self._bar = self._progress.add_task("", total=total, completed=done)
+        self._name = ""
+        self._last_line = 0.0
+        self._first: tuple[float, float] | None = (
+            None  # time and part of the first tick
+        )
+
+    def __enter__(self) -> Self:
+        self.say(f"{self._done} of {self._total} runs recorded already")
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(text, markup=False)
+
+    def begin(self, task: Task, what: str) -> None:
+        """Shows what is under way: ``compiling``, ``starting``."""
+        self._name = str(task)
+        self._last_line, self._first = time.monotonic(), None
+        self._progress.update(self._bar, description=f"{self._name}: {what}")
+
+    def tick(self, part: float, text: str) -> None:
+        """Shows how far the run is.
+
+        Args:
+          part: The finished part of it, 0 to 1.
+          text: Such as ``epoch 2/6, loss 1.83``.
+        """
+        now = time.monotonic()
+        begun, begun_part = self._first = self._first or (now, part)
+        if part > begun_part:
+            left = (now - begun) * (1 - part) / (part - begun_part)
+            text = f"{text}, {describe_seconds(left)} left"
+        text = f"{self._name}: {text}"
+        self._progress.update(self._bar, completed=self._done + part, description=text)
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            if not self._console.is_terminal:
+                self.say(text)
+
+    def end(self, record: Record, left: float) -> None:
+        """Reports a finished run.
+
+        Args:
+          record: What came of it.
+          left: How many seconds the remaining runs are expected to take.
+        """
+        self._done += 1
+        outcome = "finished"
+        if record.diverged:
+            outcome = "diverged"
+        elif "test_accuracy" in record.result:
+            outcome = f"test accuracy {record.result['test_accuracy']:.2%}"
+        parts = [
+            f"{self._done}/{self._total} {self._name}: {outcome}",
+            describe_seconds(record.seconds),
+        ]
+        if left >= 1:
+            parts.append(f"all: about {describe_seconds(left)} left")
+        self._progress.update(self._bar, completed=self._done)
+        self.say(", ".join(parts))
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration in the unit that suits it: ``3.2 s``, ``4 min``, ``2.5 h``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+# -- What a study would take -----------------------------------------------------------
+
+
+def describe(
+    study: Study, scale: Scale, folder: Path, settings: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yields the lines of a plan: arms, runs, and expected hours.
+
+    The time is measured on a few steps of each network's first arm, on this machine.
+    It leaves out what the study observes, and evaluations on the test set.
+
+    Args:
+      study: The study.
+      scale: Its scale.
+      folder: The study's folder, whose records are counted as done.
+      settings: Fields of a configuration that do not change what runs compute.
+
+    Raises:
+      UserError: If the configuration, the data or the records do not allow it.
+    """
+    tasks = study.tasks(scale)
+    file = RecordFile(folder)
+    left = missing(tasks, file.read() if file.path.exists() else [])
+    arms = {task.arm.name: task.arm for task in tasks}
+    yield f"{study.title}, scale {scale.name}"
+    if scale.fields:
+        yield ", ".join(f"{name} {value}" for name, value in scale.fields.items())
+    yield from (f"  {name}: {arm.label}" for name, arm in arms.items())
+    yield f"{len(tasks) - len(left)} of {len(tasks)} runs recorded already in {folder}"
+    total = 0.0
+    for model in dict.fromkeys(task.model for task in left):
+        ours = [task for task in left if task.model == model]
+        count = sum(scale.runs(arm, model) for arm in arms.values())
+        line = f"{model}: {count} arms x {scale.seeds} seeds, {len(ours)} runs to do"
+        # A cascade's stages cannot be measured before those before them.
+        measured = [task for task in ours if "cascade" not in task.config]
+        if study.execute is None and measured:
+            compiling, running = Trainer(study, folder, settings).measure(measured[0])
+            programs = len({task.arm.name for task in ours})
+            expected = programs * compiling + len(ours) * running
+            total += expected
+            line += (
+                f", {describe_seconds(running)} each and {describe_seconds(compiling)} "
+                f"to compile an arm: {_hours(expected)}"
+            )
+        yield line
+    if total:
+        yield (
+            f"about {_hours(total)} in all on this machine, by a few measured "
+            f"steps of each network's first arm, without what the study observes and "
+            f"evaluations on the test set"
+        )
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.0f} hours" if hours >= 10 else f"{hours:.2g} hours"

@@ -1,8 +1,16 @@
-"""What a study is: arms that differ in one thing, paired by seed. Declarations only."""
+"""What a study is: arms that differ in one thing, paired by seed; and its runs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from experiments.rates import multiplied
+from experiments.records import Header, Record
+from models import NETWORKS
+from training.errors import ConfigError
+from training.settings import config as config_lib
+from training.settings.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +91,48 @@ class Scale:
         """Whether an arm trains a network at this scale."""
         return arm.trains(model) and arm.name in self.only.get(model, (arm.name,))
 
+    def changed(
+        self,
+        *,
+        name: str | None = None,
+        models: Sequence[str] | None = None,
+        arms: Sequence[str] | None = None,
+        seeds: int | None = None,
+        fields: Mapping[str, Any],
+    ) -> "Scale":
+        """This scale, changed as the command line asks.
+
+        Other networks or fields change what runs compute, and so the scale's name: its
+        runs get a folder of their own. Other arms and seeds are more or fewer of the
+        same runs.
+
+        Args:
+          name: The name, or None for one that follows from the changes:
+            ``quick-tiny-epochs-5``.
+          models: Networks, or None for the scale's; so for the next two.
+          arms: Names of arms.
+          seeds: How many seeds.
+          fields: Fields of a configuration; those that are None are the scale's.
+        """
+        changed = {
+            field: value
+            for field, value in fields.items()
+            if value is not None and value != self.fields.get(field)
+        }
+        parts = [self.name]
+        if models is not None and tuple(models) != self.models:
+            parts += models
+        for field, value in changed.items():
+            parts += [field.replace("_", "-"), str(value).replace("/", "-")]
+        return dataclasses.replace(
+            self,
+            name=name or "-".join(parts),
+            models=self.models if models is None else tuple(models),
+            arms=self.arms if arms is None else tuple(arms),
+            seeds=self.seeds if seeds is None else seeds,
+            fields={**self.fields, **changed},
+        )
+
 
 # What the scales named small have in common.
 SMALL: Mapping[str, Any] = {
@@ -104,6 +154,41 @@ class Outcome(NamedTuple):
 # Called often during a run, with the finished part of it, 0 to 1, and what to show,
 # such as "epoch 2/6, loss 1.83". It ends the run, by an exception, when time is up.
 Tick = Callable[[float, str], None]
+
+
+class Task(NamedTuple):
+    """A run that a study asks for.
+
+    Attributes:
+      arm: Its arm.
+      model: The network.
+      seed: The seed.
+      config: What its record says of its configuration.
+    """
+
+    arm: Arm
+    model: str
+    seed: int
+    config: dict[str, Any]
+
+    @property
+    def part(self) -> tuple[str, str]:
+        """The group and the network. All runs of a part follow each other."""
+        return self.arm.group, self.model
+
+    @property
+    def block(self) -> tuple[str, str, int]:
+        """What it shares with the runs that it is paired with."""
+        return *self.part, self.seed
+
+    @property
+    def folder(self) -> str:
+        """A name for files of an unfinished run."""
+        fingerprint = config_lib.fingerprint(self.config)
+        return f"{self.model}-{self.arm.name}-{self.seed}-{fingerprint}"
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.arm.name} seed {self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +213,9 @@ class Study:
         with a dict ``measures``, which becomes part of the record, or None for a run
         that is not observed. ``prepared`` is a ``training.recipe.Prepared``, or None
         for a cascade, which prepares each stage in its turn.
+      variant: ``variant(name)`` makes an arm of a sweep from its name, such as
+        ``g2-case1-t0.7``; None for a name that is not of a sweep. Swept arms are not
+        listed: a scale or ``--arms`` names those that it wants.
       execute: ``execute(config, tick)`` carries out a run, for a study that does not
         use the training recipe. ``config`` is a dict of the study's, scale's and arm's
         fields with ``model`` and ``seed``; a run that diverges raises
@@ -146,11 +234,25 @@ class Study:
     )
     extra_comparisons: tuple[Comparison, ...] = ()
     observe: Callable[[Any, Any], Any] | None = None
+    variant: Callable[[str], Arm | None] | None = None
     execute: Callable[[dict[str, Any], Tick], Outcome] | None = None
 
+    def find(self, name: str) -> Arm | None:
+        """The arm of this name, declared or of a sweep."""
+        declared = next((arm for arm in self.arms if arm.name == name), None)
+        return declared or (self.variant(name) if self.variant else None)
+
     def arm(self, name: str) -> Arm:
-        """The arm of this name."""
-        return next(arm for arm in self.arms if arm.name == name)
+        """The arm of this name, which must exist."""
+        arm = self.find(name)
+        assert arm is not None, name
+        return arm
+
+    def including(self, names: Iterable[str]) -> "Study":
+        """This study, with the arms of sweeps that are named among its arms."""
+        found = [arm for name in dict.fromkeys(names) if (arm := self.find(name))]
+        swept = [arm for arm in found if arm not in self.arms]
+        return dataclasses.replace(self, arms=(*self.arms, *swept))
 
     def scale(self, name: str) -> Scale:
         """The scale of this name."""
@@ -169,3 +271,111 @@ class Study:
             if control is not None
         ]
         return tuple(dict.fromkeys((*found, *self.extra_comparisons)))
+
+    def header(self, scale: Scale) -> Header:
+        """What the records at a scale have in common."""
+        return Header(self.name, scale.name, list(scale.models), dict(scale.fields))
+
+    def configure(
+        self, scale_fields: Mapping[str, Any], model: str, arm: Arm
+    ) -> dict[str, Any]:
+        """The configuration of an arm's runs, as recorded, with seed 0.
+
+        Raises:
+          ConfigError: If it makes no sense.
+        """
+        base = {
+            **PRESETS.get(self.preset or "", {}),
+            **self.fields,
+            **self.model_fields.get(model, {}),
+            **scale_fields,
+        }
+        fields = {**arm.fields, "model": model}
+        if self.execute is not None:
+            return _plain({**base, **fields}, arm.rate)
+        config = config_lib.resolve(fields, base)
+        if arm.derived is not None:
+            fields.update(arm.derived(config))
+            config = config_lib.resolve(fields, base)
+        if arm.rate != 1:
+            fields.update(multiplied(config, arm.rate))
+            config = config_lib.resolve(fields, base)
+        return config_lib.chosen(config)
+
+    def tasks(self, scale: Scale) -> list[Task]:
+        """All runs at a scale, in the order in which they are carried out.
+
+        Group by group, so that the main part comes first; in it network by network, in
+        the order of the scale, so that a study that is stopped early has some networks
+        in full; of a network seed by seed; of a seed all arms.
+
+        Raises:
+          ConfigError: If the scale, a network or an arm makes no sense.
+        """
+        if scale.seeds < 1:
+            raise ConfigError(f"--seeds must be at least 1, got {scale.seeds}")
+        if self.execute is None:
+            _check_names("models", scale.models, NETWORKS)
+        declared = [arm.name for arm in self.arms]
+        chosen = declared if scale.arms is None else scale.arms
+        study = self.including(chosen)
+        _check_names("arms", chosen, [arm.name for arm in study.arms])
+        arms = [arm for arm in study.arms if arm.name in chosen]
+        models = dict.fromkeys(scale.models)
+        configs = {
+            (model, arm.name): self.configure(scale.fields, model, arm)
+            for model in models
+            for arm in arms
+            if scale.runs(arm, model)
+        }
+        return [
+            Task(arm, model, seed, _with_seed(configs[model, arm.name], seed))
+            for group in dict.fromkeys(arm.group for arm in arms)
+            for model in models
+            for seed in range(scale.first_seed, scale.first_seed + scale.seeds)
+            for arm in arms
+            if arm.group == group and scale.runs(arm, model)
+        ]
+
+    def current(self, header: Header, records: Sequence[Record]) -> list[Record]:
+        """The records whose configuration is the one that is declared today."""
+        declared = {
+            (record.arm, record.model): self.configure(header.fields, record.model, arm)
+            for record in records
+            if (arm := self.find(record.arm))
+        }
+        return [
+            record
+            for record in records
+            if (config := declared.get((record.arm, record.model))) is not None
+            and record.config == _with_seed(config, record.seed)
+        ]
+
+
+def missing(tasks: Sequence[Task], records: Sequence[Record]) -> list[Task]:
+    """The runs that have no record."""
+    found = {(r.arm, r.model, r.seed): r.config for r in records}
+    return [
+        task
+        for task in tasks
+        if found.get((task.arm.name, task.model, task.seed)) != task.config
+    ]
+
+
+def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    return {**config, "seed": seed} if seed else config
+
+
+def _plain(fields: dict[str, Any], rate: float) -> dict[str, Any]:
+    """Fields of a study that does not use the training recipe, as JSON has them."""
+    for name in ("learning_rate", "max_learning_rate"):
+        if rate != 1 and fields.get(name) is not None:
+            fields[name] *= rate
+    return json.loads(json.dumps(fields))
+
+
+def _check_names(flag: str, chosen: Sequence[str], known: Collection[str]) -> None:
+    if unknown := [name for name in chosen if name not in known]:
+        raise ConfigError(
+            f"--{flag} {' '.join(unknown)}: choose from {', '.join(known)}"
+        )

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.plan import Task
 from experiments.records import explained
-from experiments.study import Outcome, Study, Tick
+from experiments.study import Outcome, Study, Task, Tick
 from training import cascade, data, recipe
 from training.engine.engine import Engine
 from training.engine.state import TrainState

@@ -1,7 +1,7 @@
 """Training on small batches, with a method after a base optimizer."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +10,9 @@ import numpy as np
 import optax
 
 import plp_optax
+from experiments import tuning
 from experiments.predictors import characters
-from experiments.predictors.descent import continued
+from experiments.tuning import Method, Tuned
 
 TUNING_SEEDS = (1000, 1001, 1002)  # not among the reported ones
 _WARMUP, _LAST_RATE = 0.05, 0.1  # parts of the steps, of the peak
@@ -39,26 +40,6 @@ class Setup(NamedTuple):
     lanes: int
 
 
-class Method(NamedTuple):
-    """What follows the base optimizer.
-
-    Attributes:
-      make: Maps the number of steps to a transformation.
-      drift: How much further it moves on steady updates than the base, by the part of
-        the steps that is done; None if it has no such number, and the ratio of the
-        lengths of all updates is taken.
-      base: The method that it is compared with; itself for a plain one.
-      last_rate: Where half a cosine leads the rate, relative to its peak.
-      is_average: Whether the average of the parameters is evaluated.
-    """
-
-    make: Callable[[int], optax.GradientTransformation]
-    drift: Callable[[np.ndarray], Any] | None = np.ones_like
-    base: str = "base"
-    last_rate: float = _LAST_RATE
-    is_average: bool = False
-
-
 class Course(NamedTuple):
     """A run.
 
@@ -71,25 +52,10 @@ class Course(NamedTuple):
     losses: np.ndarray
     drift: float
 
-
-class Tuned(NamedTuple):
-    """What was chosen on the tuning seeds.
-
-    Attributes:
-      rate: The rate with the lowest mean of the last losses.
-      rates: All that were tried.
-      losses: The last losses; (rates, tuning seeds), infinite where one diverged.
-      drift: The mean one at the chosen rate.
-    """
-
-    rate: float
-    rates: list[float]
-    losses: list[list[float]]
-    drift: float
-
-
-def _constant(drift: float) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda part: np.full_like(part, drift)
+    @property
+    def last(self) -> float:
+        """The last loss; infinite if it is not finite."""
+        return float(self.losses[-1]) if np.isfinite(self.losses[-1]) else np.inf
 
 
 def _published(part: Any) -> jax.Array:
@@ -106,6 +72,11 @@ def _tail(steps: int) -> optax.GradientTransformation:
     return plp_optax.tail_average(0.0, start=round(_TAIL * steps))
 
 
+def _nothing(steps: int) -> optax.GradientTransformation:
+    del steps
+    return optax.identity()
+
+
 SETUPS = {
     "characters": Setup(
         characters,
@@ -116,38 +87,52 @@ SETUPS = {
     ),
 }
 METHODS = {
-    "base": Method(lambda steps: optax.identity()),
-    "plp": Method(lambda steps: plp_optax.plp(), _constant(9 / 8)),
+    "base": Method("base optimizer", _nothing, "base"),
+    "plp": Method("PLP", lambda steps: plp_optax.plp(), "base", drift=9 / 8),
     "ema": Method(
+        "EMA-Nesterov",
         lambda steps: plp_optax.ema_nesterov(
             optax.linear_schedule(_BETA, 0.0, steps), decay=_GAMMA
         ),
-        lambda part: 1 / (1 - _BETA * (1 - part)),
+        "base",
+        drift=lambda part: 1 / (1 - _BETA * (1 - part)),
     ),
     "ema-published": Method(
+        "EMA-Nesterov, published schedule",
         lambda steps: plp_optax.ema_nesterov(
             lambda count: _published(count / steps), decay=_GAMMA
         ),
-        lambda part: 1 / (1 - np.asarray(_published(part))),
+        "base",
+        drift=lambda part: 1 / (1 - np.asarray(_published(part))),
     ),
     "outer": Method(
+        "outer Nesterov",
         lambda steps: plp_optax.outer_nesterov(_ETA, momentum=_MU, period=_K),
-        _constant(_ETA / (1 - _MU)),
+        "base",
+        drift=_ETA / (1 - _MU),
     ),
     "lookahead": Method(
+        "Lookahead",
         lambda steps: plp_optax.affine_window(
             plp_optax.lookahead_coefficients(5, 0.5), period=5
         ),
-        _constant(0.5),
+        "base",
+        drift=0.5,
     ),
-    "tail": Method(_tail, is_average=True),
+    "tail": Method("tail average", _tail, "base", is_average=True),
     "gated": Method(
+        "adaptive window, noise gate",
         lambda steps: plp_optax.adaptive_window(10, period=20, min_signal=0.5),
+        "base",
         drift=None,
     ),
-    "to-zero": Method(lambda steps: optax.identity(), base="to-zero", last_rate=0.0),
-    "constant": Method(lambda steps: optax.identity(), base="constant", last_rate=1.0),
-    "tail-constant": Method(_tail, base="constant", last_rate=1.0, is_average=True),
+    "to-zero": Method("base optimizer, rate to 0", _nothing, "to-zero", last_rate=0.0),
+    "constant": Method(
+        "base optimizer, constant rate", _nothing, "constant", last_rate=1.0
+    ),
+    "tail-constant": Method(
+        "tail average, constant rate", _tail, "constant", last_rate=1.0, is_average=True
+    ),
 }
 
 
@@ -244,46 +229,40 @@ def courses(
 
 
 @functools.cache
-def tune(name: str, method: str, steps: int) -> Tuned:
-    """Chooses the rate with the lowest mean of the last losses.
+def tune(name: str, method: str, steps: int) -> Tuned[list[Course]]:
+    """Chooses the rate with the lowest mean of the last losses of the tuning seeds.
 
     The grid is continued where the best one is at its edge.
     """
     setup = SETUPS[name]
     seeds = TUNING_SEEDS[: setup.tuning_seeds]
-    runs: dict[float, list[Course]] = {}
 
-    def add(rates: list[float]) -> None:
-        pairs = [(rate, seed) for rate in rates for seed in seeds]
-        tried, chosen = zip(*pairs, strict=True)
+    def run(rates: list[float]) -> Iterator[list[Course]]:
+        tried, chosen = np.repeat(rates, len(seeds)), np.tile(seeds, len(rates))
         found = courses(name, method, tried, chosen, steps)
-        for (rate, _), course in zip(pairs, found, strict=True):
-            runs.setdefault(rate, []).append(course)
+        for i in range(0, len(found), len(seeds)):
+            yield found[i : i + len(seeds)]
 
-    def last(rate: float) -> list[float]:
-        losses = np.array([course.losses[-1] for course in runs[rate]])
-        return np.where(np.isfinite(losses), losses, np.inf).tolist()
-
-    def best() -> float:
-        return min(runs, key=lambda rate: np.mean(last(rate)))
-
-    add(list(setup.rates))
-    continued(list(setup.rates), best, add)
-    rates = sorted(runs)
-    drift = float(np.mean([course.drift for course in runs[best()]]))
-    return Tuned(best(), rates, [last(rate) for rate in rates], drift)
+    return tuning.tune(
+        setup.rates,
+        run,
+        lambda of_rate: np.mean([course.last for course in of_rate]),
+        is_continued=True,
+    )
 
 
 def drift_of(name: str, method: str, steps: int) -> Any:
-    """By what the base's rate is multiplied to match a method's."""
+    """The factor that turns a method's learning rate into its matched rate."""
     drift = METHODS[method].drift
-    return tune(name, method, steps).drift if drift is None else drift
+    if drift is not None:
+        return drift
+    return float(np.mean([course.drift for course in tune(name, method, steps).run]))
 
 
 @functools.cache
 def _group(name: str, method: str, matched: bool, steps: int, group: int) -> Any:
     """The runs that are computed together: seeds from ``group * lanes`` on."""
-    rate = tune(name, method, steps).rate
+    rate = tune(name, method, steps).value
     drift = drift_of(name, method, steps) if matched else 1.0
     lanes = SETUPS[name].lanes
     seeds = range(group * lanes, (group + 1) * lanes)

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import tuning
 from experiments.predictors.methods import ADAM_RATES, METHODS, MULTIPLES
 from experiments.predictors.problems import PROBLEMS, Problem
+from experiments.tuning import Tuned
 
 TUNING_SEED = 1000  # not among the reported ones
 _REFERENCE_STEPS = 1500
-_MOST_CONTINUATIONS = 3
 _PROGRAMS: dict[Any, Any] = {}  # compiled ahead, so that runs can be timed
 
 
@@ -42,22 +43,21 @@ class Descent(NamedTuple):
         return int(self.gradients[reached.argmax()]) if reached.any() else None
 
 
-class Tuned(NamedTuple):
-    """What was chosen on the tuning seed.
+class Choice(NamedTuple):
+    """What came of a learning rate on the tuning seed.
 
     Attributes:
-      rate: The learning rate.
-      momentum: The momentum; 0 for methods without.
-      rates: All that were tried.
-      gaps: The last gap at each of them, with the best momentum; (rates,).
-      drift: That of the chosen run.
+      momentum: The best momentum at this rate; 0 for methods without.
+      run: The run with it.
+      cost: Gradients to the fine gap, to the coarse gap, and the last gap; infinite
+        where it never gets there.
+      gap: The lowest last gap of all momenta.
     """
 
-    rate: float
     momentum: float
-    rates: list[float]
-    gaps: list[float]
-    drift: float
+    run: Descent
+    cost: tuple[float, ...]
+    gap: float
 
 
 @functools.cache
@@ -158,7 +158,7 @@ def descend(
 
 
 @functools.cache
-def tune(model: str, method: str, steps: int) -> Tuned:
+def tune(model: str, method: str, steps: int) -> Tuned[Choice]:
     """Chooses the rate and the momentum that reach the fine gap first.
 
     The grid of rates is continued where the best one is at its edge.
@@ -172,49 +172,30 @@ def tune(model: str, method: str, steps: int) -> Tuned:
             first = [m / _curvature(model) for m in MULTIPLES]
     momenta = METHODS[method].momenta
     gaps = PROBLEMS[model](TUNING_SEED).gaps
-    runs: dict[tuple[float, float], Descent] = {}
-
-    def add(rates: list[float]) -> None:
-        grid = list(itertools.product(rates, momenta))
-        tried, tried_momenta = zip(*grid, strict=True)
-        found = descend(model, method, TUNING_SEED, tried, tried_momenta, steps)
-        runs.update(zip(grid, found, strict=True))
 
     def cost(run: Descent) -> tuple[float, ...]:
         last = run.gap[-1] if np.isfinite(run.gap[-1]) else np.inf
         counts = (run.to(gap) for gap in reversed(gaps))
         return (*(np.inf if n is None else n for n in counts), last)
 
-    def best() -> tuple[float, float]:
-        return min(runs, key=lambda setting: cost(runs[setting]))
+    def choices(rates: list[float]) -> Iterator[Choice]:
+        grid = list(itertools.product(rates, momenta))
+        tried, tried_momenta = zip(*grid, strict=True)
+        runs = descend(model, method, TUNING_SEED, tried, tried_momenta, steps)
+        costs = list(map(cost, runs))
+        for i in range(0, len(grid), len(momenta)):
+            of_rate = range(i, i + len(momenta))
+            best = min(of_rate, key=costs.__getitem__)
+            gap = min(costs[j][-1] for j in of_rate)
+            yield Choice(grid[best][1], runs[best], costs[best], gap)
 
-    add(first)
-    if len(first) > 1:
-        continued(first, lambda: best()[0], add)
-    rates = sorted({rate for rate, _ in runs})
-    last = [min(cost(runs[r, m])[-1] for m in momenta) for r in rates]
-    return Tuned(*best(), rates, last, runs[best()].drift)
+    return tuning.tune(
+        first, choices, lambda choice: choice.cost, is_continued=len(first) > 1
+    )
 
 
-def continued(
-    rates: list[float], best: Callable[[], float], add: Callable[[list[float]], None]
-) -> None:
-    """Continues a geometric grid, two rates at a time, until the best is within it.
-
-    Args:
-      rates: The grid, ascending; the same ratio from each to the next.
-      best: Returns the best rate so far.
-      add: Tries further rates.
-    """
-    ratio = rates[1] / rates[0]
-    low, high = rates[0], rates[-1]
-    for _ in range(_MOST_CONTINUATIONS):
-        if best() == high:
-            new = [high * ratio, high * ratio**2]
-            high = new[-1]
-        elif best() == low:
-            new = [low / ratio**2, low / ratio]
-            low = new[0]
-        else:
-            return
-        add(new)
+def drift_of(model: str, method: str, steps: int) -> float:
+    """The factor that turns a method's learning rate into its matched rate."""
+    drift = METHODS[method].drift
+    assert not callable(drift)  # of a schedule, which descents do not have
+    return tune(model, method, steps).run.run.drift if drift is None else drift

@@ -1,12 +1,13 @@
 """The optimizers that are compared, and the drift of each."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import optax
 
 import plp_optax
+from experiments.tuning import Method
 
 Rate = jax.typing.ArrayLike
 
@@ -17,23 +18,6 @@ MULTIPLES = tuple(0.3 * 10 ** (i / 3) for i in range(7))
 ADAM_RATES = tuple(1e-3 * 10 ** (i / 3) for i in range(7))
 _BETA, _GAMMA = 0.5, 0.9
 _ETA, _MU, _K = 0.7, 0.9, 10
-
-
-class Method(NamedTuple):
-    """An optimizer with a rate and a momentum.
-
-    Attributes:
-      make: Maps a rate and a momentum to the optimizer.
-      base: The method that it is based on; itself for a plain one.
-      momenta: The momenta to try.
-      drift: How much further it moves on steady updates than its base; None if it has
-        no such number, and the ratio of the lengths of its updates is taken.
-    """
-
-    make: Callable[[Rate, Rate], optax.GradientTransformation]
-    base: str
-    momenta: tuple[float, ...] = (0.0,)
-    drift: float | None = 1.0
 
 
 def _sgd(rate: Rate, momentum: Rate) -> optax.GradientTransformation:
@@ -58,28 +42,43 @@ def _after(
 
 _window = plp_optax.adaptive_window
 METHODS = {
-    "gd": Method(_sgd, "gd"),
-    "nesterov": Method(_nesterov, "nesterov", MOMENTA),
-    "adam": Method(lambda rate, momentum: optax.adam(rate), "adam"),
-    "lbfgs": Method(lambda rate, momentum: optax.lbfgs(), "lbfgs"),
-    "plp": Method(_after(_sgd, plp_optax.plp), "gd", drift=9 / 8),
+    "gd": Method("gradient descent", _sgd, "gd"),
+    "nesterov": Method("Nesterov", _nesterov, "nesterov", momenta=MOMENTA),
+    "adam": Method("Adam", lambda rate, momentum: optax.adam(rate), "adam"),
+    "lbfgs": Method("L-BFGS", lambda rate, momentum: optax.lbfgs(), "lbfgs"),
+    "plp": Method("PLP", _after(_sgd, plp_optax.plp), "gd", drift=9 / 8),
     "ema": Method(
+        "EMA-Nesterov",
         _after(_sgd, plp_optax.ema_nesterov, _BETA, decay=_GAMMA),
         "gd",
         drift=1 / (1 - _BETA),
     ),
     "outer": Method(
+        "outer Nesterov",
         _after(_sgd, plp_optax.outer_nesterov, _ETA, momentum=_MU, period=_K),
         "gd",
         drift=_ETA / (1 - _MU),
     ),
-    "sliding": Method(_after(_sgd, _window, WINDOW), "gd", drift=None),
-    "revert": Method(_after(_sgd, _window, WINDOW, revert=True), "gd", drift=None),
-    "restarted": Method(_after(_sgd, _window, WINDOW, period=WINDOW), "gd", drift=None),
+    "sliding": Method(
+        "sliding window", _after(_sgd, _window, WINDOW), "gd", drift=None
+    ),
+    "revert": Method(
+        "sliding window, revert",
+        _after(_sgd, _window, WINDOW, revert=True),
+        "gd",
+        drift=None,
+    ),
+    "restarted": Method(
+        "restarted window",
+        _after(_sgd, _window, WINDOW, period=WINDOW),
+        "gd",
+        drift=None,
+    ),
     "restarted-nesterov": Method(
+        "restarted window on Nesterov",
         _after(_nesterov, _window, WINDOW, period=2 * WINDOW),
         "nesterov",
-        MOMENTA,
+        momenta=MOMENTA,
         drift=None,
     ),
 }

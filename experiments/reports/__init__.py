@@ -1,1 +1,12 @@
-"""What each study's report holds: a function ``sections`` a study."""
+"""What the report of a study shows of its own, a module a study."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def published(name: str) -> dict[str, Any]:
+    """A paper's numbers, from ``experiments/published``."""
+    path = Path(__file__).parents[1] / "published" / f"{name}.json"
+    fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return fields

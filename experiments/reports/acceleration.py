@@ -1,17 +1,24 @@
 """The report of acceleration techniques: time, memory, and the published accuracies."""
 
-from collections.abc import Sequence
+import polars as pl
 
-import numpy as np
-
-from experiments import comparisons, figures, plan, tables
-from experiments.comparisons import Compared, Metric
+from experiments import figures
+from experiments import table as tables
 from experiments.figures import Picture
-from experiments.records import Record
-from experiments.runs import Runs, history
+from experiments.reports import published
 from experiments.studies.acceleration import NONE, PINNED
+from experiments.table import (
+    ACCURACY,
+    LOSS,
+    SECONDS_TO_TARGET,
+    Metric,
+    Table,
+    markdown,
+    spreads,
+)
 
-_NO_PINNING = "means nothing on a CPU"
+c = pl.col
+_ARM = ["model", "arm"]
 _TIMES = (
     "Times are of training alone, without compilation and evaluation. The arms of a "
     "seed are run one after the other, so that what else a machine does can favour an "
@@ -20,7 +27,7 @@ _TIMES = (
 _MEMORY = (
     "Images/s: mean ± standard deviation over the runs of each run's median epoch. "
     "Held and temporary: the compiled training function's arguments and results (the "
-    "state, and the data set or a batch), and what it needs besides. Device peak: the "
+    "state, and the data set or a batch), and its scratch memory. Device peak: the "
     "most in use on the device, where it is reported and this run raised it."
 )
 _PUBLISHED = (
@@ -31,141 +38,134 @@ _PUBLISHED = (
 )
 
 
-def _f1(record: Record, controls: Sequence[Record]) -> float | None:
-    score: float | None = record.result.get("test_macro_f1")
-    return None if score is None else 100 * score
+def _timed(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
+    """Without pinned memory on a CPU, which transfers no batches."""
+    on_cpu = tables.select(
+        table.runs, is_cpu=c("device").cast(pl.String).str.ends_with("(cpu)")
+    )
+    nothing = on_cpu.filter("is_cpu", c("arm") == PINNED)
+    return frame.join(nothing, on=tables.KEYS, how="anti", maintain_order="left")
 
 
-def _seconds_per_epoch(record: Record, controls: Sequence[Record]) -> float | None:
-    seconds = comparisons.seconds_by_epoch(record)
-    if seconds is None or _means_nothing(record):
-        return None
-    return float(np.median(seconds))
-
-
-def _seconds_to_target(record: Record, controls: Sequence[Record]) -> float | None:
-    if _means_nothing(record):
-        return None
-    return comparisons.SECONDS_TO_TARGET.read(record, controls)
+def _seconds_per_epoch(table: Table) -> pl.DataFrame:
+    runs = tables.seconds_by_epoch(table).group_by(tables.KEYS, maintain_order=True)
+    return _timed(table, runs.agg(value=c("seconds").median()))
 
 
 _SECONDS = Metric(
     "seconds_per_epoch",
     "seconds an epoch",
     "s",
-    False,
     3,
     _seconds_per_epoch,
-    "The median over a run's epochs.",
+    note="The median over a run's epochs.",
 )
 METRICS = (
-    *comparisons.METRICS[:2],  # accuracy and loss
-    Metric("macro_f1", "test macro-F1", "points", True, 2, _f1),
+    ACCURACY,
+    LOSS,
+    Metric(
+        "macro_f1",
+        "test macro-F1",
+        "points",
+        2,
+        100 * c("test_macro_f1"),
+        higher_is_better=True,
+    ),
     _SECONDS,
-    comparisons.SECONDS_TO_TARGET._replace(read=_seconds_to_target),
+    SECONDS_TO_TARGET._replace(
+        value=lambda table: _timed(table, tables.seconds_to_target(table))
+    ),
 )
 
 
-def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """Time, memory, curves, and the review's table."""
-    main = [arm.name for arm in runs.study.arms]
+    arms = [arm.name for arm in table.study.arms]
+    first = ("all", "bfloat16", "all-plp", "all-amplify")
     return [
         "## Time and memory",
         _TIMES,
-        figures.differences(runs, found, _SECONDS),
-        *_speeds(runs),
+        figures.forest(table, found, _SECONDS),
+        *_speeds(table),
         "## Curves",
-        *(figures.curves(runs, m, main, main[0], "accuracy") for m in runs.models),
+        *(
+            figures.curves(table, m, arms, NONE, "accuracy", first)
+            for m in table.models
+        ),
         "## The review's accuracies",
-        _published(runs),
+        _published(table),
     ]
 
 
-def _means_nothing(record: Record) -> bool:
-    """Whether the run has pinned memory where batches are not transferred."""
-    return record.arm == PINNED and _on_cpu(record)
-
-
-def _on_cpu(record: Record) -> bool:
-    device: str = record.result.get("device", "")  # none if it diverged
-    return device.endswith("(cpu)")
-
-
-def _speeds(runs: Runs) -> list[str]:
-    rows = []
-    for model in runs.models:
-        for arm in runs.study.arms:
-            finished = runs.finished(model, arm.name)
-            if arm.name == PINNED and any(map(_on_cpu, runs.records)):
-                rows.append([model, arm.label, _NO_PINNING, *3 * [tables.NONE]])
-            elif any("memory" in r.measures for r in finished):
-                rows.append([model, arm.label, *_speed(finished)])
-    if not rows:
+def _speeds(table: Table) -> list[str]:
+    memory = [
+        {"model": r.model, "arm": r.arm, "device_peak": None, **memory}
+        for r, memory in table.measured("memory")
+    ]
+    if not memory:
         return []
-    header = ["images/s", "held (MB)", "temporary (MB)", "device peak (MB)"]
+    epochs = tables.select(table.epochs, rate=c("images_per_second"))
+    rates = epochs.group_by(tables.KEYS, maintain_order=True).agg(c("rate").median())
+    megabytes = (
+        pl.DataFrame(memory, infer_schema_length=None)
+        .group_by(_ARM, maintain_order=True)
+        .agg(c("held", "temporary").first() / 1e6, c("device_peak").max() / 1e6)
+    )
+    rows = megabytes.join(spreads(rates, _ARM, {"rate": 0}), on=_ARM, how="left")
     return [
-        tables.markdown(
-            f"Speed and memory, {tables.join(runs.datasets)}",
-            ["network", "arm", *header],
-            rows,
+        markdown(
+            f"Speed and memory, {tables.join(table.datasets)}",
+            table.named(rows),
+            {
+                **{"model": "network", "arm": "arm", "rate": "images/s"},
+                "held": ("held (MB)", 2),
+                "temporary": ("temporary (MB)", 2),
+                "device_peak": ("device peak (MB)", 1),
+            },
             note=_MEMORY,
             left=2,
         )
     ]
 
 
-def _speed(finished: Sequence[Record]) -> list[str]:
-    rates = [np.median(history(r, "images_per_second")) for r in finished]
-    memory = [r.measures["memory"] for r in finished]
-    # A record leaves out what is None.
-    peaks = [m["device_peak"] for m in memory if m.get("device_peak") is not None]
-    return [
-        tables.spread(np.array(rates), 0),
-        *(tables.number(memory[0][n] / 1e6, 2) for n in ("held", "temporary")),
-        tables.number(max(peaks) / 1e6, 1) if peaks else tables.NONE,
-    ]
-
-
-def _published(runs: Runs) -> str:
-    paper = tables.published("acceleration")
-    rows = []
-    for model in runs.models:
-        ours = tables.spread(100 * runs.values(model, "all", "test_accuracy"), 2)
-        row = [model, _comparable(runs, model)]
-        for name in ("cifar10", "cifar100"):
-            accuracy = paper["test_accuracy"].get(model, {}).get(name)
-            hours = paper["hours"].get(model, {}).get(name)
-            row += [_printed(accuracy), _printed(hours)]
-        rows.append([*row, ours])
-    return tables.markdown(
-        "The review's results",
-        [
-            *("network", "comparable?"),
-            *("review, cifar10", "hours", "review, cifar100", "hours"),
-            f"ours, {tables.join(runs.datasets)}",
-        ],
-        rows,
-        note=_PUBLISHED,
-        left=2,
+def _published(table: Table) -> str:
+    paper = published("acceleration")
+    ours = table.finished.filter(c("arm") == "all").with_columns(
+        accuracy=100 * c("test_accuracy")
     )
+    means = dict(spreads(ours, ["model"], {"accuracy": 2}).iter_rows())
+    rows = {
+        "network": list(table.models),
+        "comparable?": [comparable(table, model) for model in table.models],
+        **{
+            heading: [paper[quantity].get(m, {}).get(dataset) for m in table.models]
+            for heading, quantity, dataset in (
+                ("review, cifar10", "test_accuracy", "cifar10"),
+                ("hours, cifar10", "hours", "cifar10"),
+                ("review, cifar100", "test_accuracy", "cifar100"),
+                ("hours, cifar100", "hours", "cifar100"),
+            )
+        },
+        f"ours, {tables.join(table.datasets)}": [means.get(m) for m in table.models],
+    }
+    frame = pl.DataFrame(rows, strict=False).with_columns(
+        pl.selectors.numeric().cast(pl.String).str.strip_suffix(".0")
+    )
+    return markdown("The review's results", frame, note=_PUBLISHED, left=2)
 
 
-def _printed(value: float | None) -> str:
-    """A published number, with the digits that are published."""
-    return tables.NONE if value is None else f"{value:g}"
-
-
-def _comparable(runs: Runs, model: str) -> str:
-    protocol = tables.published("acceleration")["protocol"].get(model)
+def comparable(table: Table, model: str) -> str:
+    """Whether a network's accuracy can be compared with the review's, or why not."""
+    protocol = published("acceleration")["protocol"].get(model)
     if protocol is None:
         return "no: not one of the review's networks"
     if protocol["start"] != "scratch":
         return f"no: the review starts from {protocol['start']}"
-    others = [d for d in runs.datasets if d not in ("cifar10", "cifar100")]
+    others = [d for d in table.datasets if d not in ("cifar10", "cifar100")]
     if others:
         return f"no: other images ({tables.join(others)})"
-    study = runs.study
-    full = plan.configure(study, study.scale("full").fields, model, study.arm(NONE))
-    ours, theirs = runs.config(runs.of(model, NONE)[0]), runs.complete(full)
+    study = table.study
+    full = study.configure(study.scale("full").fields, model, study.arm(NONE))
+    ours, theirs = table.configs[model, NONE], table.complete(full)
     sizes = ("width", "epochs", "train_fraction", "batch_size")
     return "yes" if all(ours[n] == theirs[n] for n in sizes) else "no: a reduced form"

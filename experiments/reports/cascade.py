@@ -1,19 +1,26 @@
 """The report of deep cascade learning: memory, operations, and gradients by layer."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+import polars as pl
 from matplotlib import colormaps
 
-from experiments import comparisons, style, tables
-from experiments.comparisons import Compared, Metric
+from experiments import figures
+from experiments import table as tables
 from experiments.figures import Picture
-from experiments.records import Record
-from experiments.runs import Runs, history
 from experiments.studies.cascade import AMPLIFIED, END_TO_END
+from experiments.table import (
+    ACCURACY,
+    LOSS,
+    SECONDS_TO_TARGET,
+    TARGET,
+    Metric,
+    Table,
+    markdown,
+    spreads,
+)
 from training.run.plots import by_depth
 
+c = pl.col
+_ARM = ["model", "arm"]
 _PUBLISHED = (
     "The authors' accuracies on CIFAR-10, with a network of six convolutions: about "
     "85.5 % by the cascade and 87.8 % end to end. Ours end to end has the network's "
@@ -21,151 +28,169 @@ _PUBLISHED = (
 )
 _COSTS = (
     "Of the training function, as compiled: held are its arguments and results (state "
-    "and images), temporary what it needs besides, both of the stage that needs most. "
+    "and images), temporary its scratch memory, both of the stage that needs most. "
     "Operations are floating-point operations of all training steps, by XLA's count; "
     "evaluations are left out. Parameters are those of the last stage's network."
 )
-_GRADIENTS = (
-    "Norm of the gradient of each kernel after the first step, halfway and at the end "
-    "of its training, of the first seed. In a cascade every layer is measured in the "
-    "stage that trains it, and heads are left out."
-)
 
 
-def operations(record: Record) -> np.ndarray | None:
-    """Operations of training until the end of each epoch: ``[epochs]``."""
-    costs = [stage.get("operations") for stage in _measured(record)]
-    if not costs or None in costs or not record.history:
-        return None
-    stage = [m.get("stage", 1) - 1 for m in record.history]
-    steps = np.diff(history(record, "step"), prepend=0)
-    return np.cumsum(steps * np.array(costs)[stage])
+def stages(table: Table) -> pl.DataFrame:
+    """What was measured of each stage of a run, from 1."""
+    rows = [
+        {**{n: getattr(r, n) for n in tables.KEYS}, "stage": number, **stage}
+        for r, of_run in table.measured("stages")
+        for number, stage in enumerate(of_run, start=1)
+    ]
+    keys = {"model": pl.String, "arm": pl.String, "seed": pl.Int64, "stage": pl.Int64}
+    costs = dict.fromkeys(("operations", "held", "temporary"), pl.Float64)
+    return pl.DataFrame(rows, schema={**keys, **costs}, strict=False)
 
 
-def _to_target(record: Record, controls: Sequence[Record]) -> float | None:
-    spent, target = operations(record), comparisons.target_accuracy(controls)
-    if spent is None or target is None:
-        return None
-    until = comparisons.epochs_to(record, target)
-    return float(np.append(spent, spent[-1])[until - 1]) / 1e9
+def operations(table: Table) -> pl.DataFrame:
+    """The epochs of finished runs with ``spent``: operations until their end."""
+    epochs = tables.select(
+        table.epochs.filter(~c("diverged")),
+        step=c("step"),
+        stage=c("stage").fill_null(1).cast(pl.Int64),
+        validation_accuracy=c("validation_accuracy"),
+    )
+    steps = c("step").diff().fill_null(c("step")).over(tables.KEYS)
+    return (
+        epochs.join(
+            stages(table), on=[*tables.KEYS, "stage"], how="left", maintain_order="left"
+        )
+        .filter(c("operations").is_not_null().all().over(tables.KEYS))
+        .with_columns(spent=(steps * c("operations")).cum_sum().over(tables.KEYS))
+    )
 
 
-def _measured(record: Record) -> list[dict[str, Any]]:
-    """What was measured of each stage; nothing of a run that did not begin."""
-    stages: list[dict[str, Any]] = record.measures.get("stages", [])
-    return stages
+def _to_target(table: Table) -> pl.DataFrame:
+    found = tables.until_target(operations(table), c("spent").last())
+    return found.with_columns(c("value") / 1e9)
 
 
 METRICS = (
-    *comparisons.METRICS[:2],  # accuracy and loss
+    ACCURACY,
+    LOSS,
     Metric(
         "operations_to_target",
         "operations to target",
         "GFLOP",
-        False,
         1,
         _to_target,
-        f"Until the validation accuracy first reaches {100 * comparisons.TARGET:.0f} % "
+        note=f"Until the validation accuracy first reaches {100 * TARGET:.0f} % "
         f"of the mean best one of the control's runs, in whatever stage. A run that "
         f"never does counts with all its operations.",
     ),
-    comparisons.SECONDS_TO_TARGET,
+    SECONDS_TO_TARGET,
 )
 
 
-def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """Costs, curves over operations, and gradients by layer."""
     del found
     return [
         _PUBLISHED,
         "## Memory and operations",
-        _costs(runs),
-        *(_curves(runs, model) for model in runs.models),
+        _costs(table),
+        *(_curves(table, model) for model in table.models),
         "## Gradients by layer",
-        *(_gradients(runs, model) for model in runs.models),
-        *(_stages(runs, model) for model in runs.models),
+        *(_gradients(table, model) for model in table.models),
+        *(_stages(table, model) for model in table.models),
     ]
 
 
-def _costs(runs: Runs) -> str | None:
-    rows = []
-    for model in runs.models:
-        for arm in runs.study.arms:
-            finished = runs.finished(model, arm.name)
-            stages = _measured(finished[0]) if finished else []
-            if not stages:
-                continue
-            spent = operations(finished[0])
-            seconds = [r.result["train_seconds"] for r in finished]
-            rows.append(
-                [
-                    *(model, arm.label, str(len(stages))),
-                    f"{finished[0].result['parameters']:,}",
-                    *(
-                        tables.number(max(s[name] for s in stages) / 1e6, 2)
-                        for name in ("held", "temporary")
-                    ),
-                    tables.NONE if spent is None else f"{spent[-1] / 1e9:,.1f}",
-                    tables.spread(np.array(seconds), 1),
-                ]
-            )
-    if not rows:
+def _costs(table: Table) -> str | None:
+    first = stages(table).filter(c("seed") == c("seed").min().over(_ARM))
+    if not len(first):
         return None
-    return tables.markdown(
-        f"Costs, {tables.join(runs.datasets)}",
-        [
-            *("network", "arm", "stages", "parameters", "held (MB)"),
-            *("temporary (MB)", "operations (GFLOP)", "training (s)"),
-        ],
-        rows,
+    spent = operations(table).group_by(_ARM).agg(c("spent").max() / 1e9)
+    rows = (
+        first.group_by(_ARM, maintain_order=True)
+        .agg(pl.len().alias("stages"), c("held", "temporary").max() / 1e6)
+        .join(
+            table.finished.group_by(_ARM).agg(c("parameters").first()),
+            on=_ARM,
+            maintain_order="left",
+        )
+        .join(spent, on=_ARM, how="left", maintain_order="left")
+        .join(
+            spreads(table.finished, _ARM, {"train_seconds": 1}),
+            on=_ARM,
+            maintain_order="left",
+        )
+    )
+    return markdown(
+        f"Costs, {tables.join(table.datasets)}",
+        table.named(rows),
+        {
+            **{"model": "network", "arm": "arm", "stages": "stages"},
+            "parameters": ("parameters", "{:,}".format),
+            "held": ("held (MB)", 2),
+            "temporary": ("temporary (MB)", 2),
+            "spent": ("operations (GFLOP)", _thousands),
+            "train_seconds": "training (s)",
+        },
         note=_COSTS,
         left=2,
     )
 
 
-def _stages(runs: Runs, model: str) -> str | None:
+def _thousands(value: float | None) -> str:
+    return tables.NONE if value is None else f"{value:,.1f}"
+
+
+def _stages(table: Table, model: str) -> str | None:
     """The cost and the result of each stage of the cascades, of the first seed."""
-    rows = []
-    for arm in runs.study.arms:
-        for record in runs.finished(model, arm.name)[:1]:
-            lines: list[Mapping[str, Any]] = record.result.get("stages", [])
-            for line, cost in zip(lines, _measured(record), strict=False):
-                spent = cost["operations"]
-                rows.append(
-                    [
-                        *(arm.label, line["block"]),
-                        tables.number(cost["temporary"] / 1e6, 2),
-                        tables.NONE if spent is None else f"{spent / 1e6:,.1f}",
-                        tables.number(100 * line["test_accuracy"], 2),
-                    ]
-                )
-    if not rows:
+    results = pl.DataFrame(
+        [
+            (r.arm, r.seed, number, line["block"], 100 * line["test_accuracy"])
+            for r in table.records
+            if r.model == model
+            for number, line in enumerate(r.result.get("stages", []), start=1)
+        ],
+        schema={"arm": pl.String, "seed": pl.Int64, "stage": pl.Int64,
+                "block": pl.String, "accuracy": pl.Float64},
+        orient="row",
+    )  # fmt: skip
+    rows = results.filter(c("seed") == c("seed").min().over("arm")).join(
+        stages(table).filter(c("model") == model),
+        on=["arm", "seed", "stage"],
+        maintain_order="left",
+    )
+    if not len(rows):
         return None
-    return tables.markdown(
-        f"Stages, {runs.place(model)}, first seed",
-        ["arm", "block", "temporary (MB)", "MFLOP a step", "test accuracy (%)"],
-        rows,
+    return markdown(
+        f"Stages, {table.place(model)}, first seed",
+        table.named(rows).with_columns(c("temporary") / 1e6, c("operations") / 1e6),
+        {
+            **{"arm": "arm", "block": "block"},
+            "temporary": ("temporary (MB)", 2),
+            "operations": ("MFLOP a step", _thousands),
+            "accuracy": ("test accuracy (%)", 2),
+        },
         left=2,
     )
 
 
-def _curves(runs: Runs, model: str) -> Picture | None:
+def _curves(table: Table, model: str) -> Picture | None:
     """Validation accuracy over the operations spent."""
-    figure = style.figure(
-        f"Validation accuracy over operations, {runs.place(model)}", 8, 4.4
+    spent = operations(table).filter(c("model") == model)
+    # The costs of the first seed are those of all.
+    spent = spent.with_columns(
+        spent=c("spent").first().over("arm", "step", "stage") / 1e9
+    )
+    if not len(spent):
+        return None
+    figure = figures.figure(
+        f"Validation accuracy over operations, {table.place(model)}", 8, 4.4
     )
     ax = figure.subplots()
-    style.dress(ax, xlabel="operations (GFLOP)", ylabel="validation accuracy")
-    for arm in runs.study.arms:
-        finished = runs.finished(model, arm.name)
-        spent = operations(finished[0]) if finished else None
-        if spent is not None:
-            values = [history(record, "validation_accuracy") for record in finished]
-            look = runs.looks[arm.name]
-            style.mean_line(ax, spent / 1e9, np.stack(values), look, arm.label)
-    style.legend(figure)
-    if not ax.lines:
-        return None
+    figures.dress(ax, xlabel="operations (GFLOP)", ylabel="validation accuracy")
+    first = ("conv", "dense", "finetuned", "plp")
+    figures.lines(table, ax, spent, "spent", "validation_accuracy", first=first,
+                  control=END_TO_END)  # fmt: skip
+    figures.legend(figure)
     return Picture(
         f"operations-{model}",
         figure,
@@ -175,40 +200,63 @@ def _curves(runs: Runs, model: str) -> Picture | None:
     )
 
 
-def _gradients(runs: Runs, model: str) -> Picture | None:
+def gradients(table: Table, model: str) -> pl.DataFrame:
+    """Norms of the kernels' gradients of the first seed, without heads.
+
+    Returns:
+      ``arm``, ``layer``, ``norm``, and ``part``, how far the layer's training was.
+    """
+    rows = [
+        (r.arm, layer, norm)
+        for r, measured in table.measured("gradients")
+        if r.model == model
+        for moment in measured
+        for layer, norm in moment["norms"].items()
+        if not layer.startswith("head")
+    ]
+    frame = pl.DataFrame(rows, schema=["arm", "layer", "norm"], orient="row")
+    number = pl.int_range(pl.len())
+    part = (number / (pl.len() - 1).clip(1)).over("arm", "layer")
+    return frame.with_columns(part=part)
+
+
+def _gradients(table: Table, model: str) -> Picture | None:
     """Norms by layer: end to end, in a cascade, and amplified."""
-    first = {
-        arm: next((r for r in runs.finished(model, arm) if _courses(r)), None)
-        for arm in (END_TO_END, "dense", "conv", AMPLIFIED)
-    }
-    found = {arm: record for arm, record in first.items() if record is not None}
-    if not found:
+    found = gradients(table, model)
+    arms = [
+        a for a in (END_TO_END, "dense", "conv", AMPLIFIED) if a in set(found["arm"])
+    ]
+    if not arms:
         return None
-    figure = style.figure(
-        f"Norm of the gradient by layer, {runs.place(model)}", 3.1 * len(found), 4.8
+    figure = figures.figure(
+        f"Norm of the gradient by layer, {table.place(model)}", 3.1 * len(arms), 4.8
     )
-    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
     shades = colormaps["viridis"]
-    for ax, (arm, record) in zip(axes, found.items(), strict=True):
-        courses = _courses(record)
-        layers = by_depth(list(courses))
-        for part, label in ((0.0, "first step"), (0.5, "halfway"), (1.0, "end")):
-            norms = [courses[n][round(part * (len(courses[n]) - 1))] for n in layers]
-            color = shades(0.85 * (1 - part))
-            ax.plot(layers, norms, color=color, marker="o", ms=3, lw=1.2, label=label)
-        style.dress(ax, xlabel="", ylabel="", title=runs.label(arm))
+    times = {"first step": 0.0, "halfway": 0.5, "end": 1.0}
+    for ax, arm in zip(axes, arms, strict=True):
+        of_arm = found.filter(c("arm") == arm)
+        layers = by_depth(list(of_arm["layer"].unique()))
+        for label, part in times.items():
+            near = (c("part") - part).abs()
+            at = dict(
+                of_arm.filter(near == near.min().over("layer"))
+                .unique("layer", keep="first", maintain_order=True)
+                .select("layer", "norm")
+                .iter_rows()
+            )
+            norms = [at[name] for name in layers]
+            ax.plot(layers, norms, color=shades(0.85 * (1 - part)), label=label, lw=1.2,
+                    marker="os^"[round(2 * part)], ms=3)  # fmt: skip
+        figures.dress(ax, xlabel="", ylabel="", title=table.labels[arm])
         ax.set_yscale("log")
-        ax.tick_params(axis="x", labelrotation=90, labelsize=6)
+        ax.tick_params(axis="x", labelrotation=90, labelsize=7)
     axes[0].set_ylabel("norm of the gradient")
-    style.legend(figure)
-    return Picture(f"gradients-{model}", figure, _GRADIENTS)
-
-
-def _courses(record: Record) -> dict[str, list[float]]:
-    """The norms of each layer in the order of training, without heads."""
-    courses: dict[str, list[float]] = {}
-    for measured in record.measures.get("gradients", []):
-        for layer, norm in measured["norms"].items():
-            if not layer.startswith("head"):
-                courses.setdefault(layer, []).append(norm)
-    return courses
+    figures.legend(figure)
+    return Picture(
+        f"gradients-{model}",
+        figure,
+        "Norm of the gradient of each kernel after the first step, halfway and at the "
+        "end of its training, of the first seed. In a cascade every layer is measured "
+        "in the stage that trains it, and heads are left out.",
+    )

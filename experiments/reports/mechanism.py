@@ -1,18 +1,28 @@
 """The report of the mechanism: what theory predicts, and what was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
 
-from experiments import stability, stability_chart, tables
-from experiments.comparisons import Compared
-from experiments.figures import Picture
-from experiments.reports import curvature
-from experiments.reports.curvature import PLP, ByMethod
-from experiments.runs import Runs
+from experiments import figures, stability
+from experiments import table as tables
+from experiments.figures import Look, Picture
+from experiments.reports import stability_chart
 from experiments.statistics import compare
-from experiments.studies.mechanism import PERIOD, REGIMES
+from experiments.studies.mechanism import LABELS, PERIOD, REGIMES, Regime
+from experiments.table import Table, markdown
 
+c = pl.col
+PLP = stability.plp_cycle(period=PERIOD)
+_END = 0.25  # part of a run's measurements that counts as its end
+_LOOKS = {
+    "sgd": figures.PLAIN,
+    "plp": figures.COLORED[0],
+    "matched": Look(figures.VERMILION, "--", "^"),
+}
 _KINDS = (
     ("no momentum", 0.0, False),
     ("heavy ball 0.9", 0.9, False),
@@ -29,7 +39,7 @@ _THEORY = (
 )
 
 
-def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """Predictions and measurements, limits of stability, curvature, and distances."""
     del found
     return [
@@ -39,9 +49,9 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
         f"curvature to the limit of the optimizer, PLP and its matched rate should end "
         f"at curvatures whose ratio is that of their limits.",
         _THEORY,
-        _predictions(runs),
-        *(curvature.products(runs, model) for model in runs.models),
-        *(curvature.distances(runs, model) for model in runs.models),
+        _predictions(table),
+        *(products(table, model) for model in table.models),
+        *(_distances(table, model) for model in table.models),
         "## Where a cycle is stable",
         Picture(
             "stability",
@@ -55,57 +65,129 @@ def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None
     ]
 
 
-def _predictions(runs: Runs) -> str:
+# -- What was measured -----------------------------------------------------------------
+
+
+def curvatures(table: Table) -> pl.DataFrame:
+    """A row a measurement: ``step``, ``curvature``, ``product`` with the rate."""
+    rows = [
+        (*_run(table, r), step, value, rate * value)
+        for r, steps in table.measured("step", finished=False)
+        for rate in [table.configs[r.model, r.arm]["learning_rate"]]
+        for step, value in zip(steps, r.measures["top_eigenvalue"], strict=True)
+    ]
+    return _measured(rows, "curvature", "product")
+
+
+def distances(table: Table) -> pl.DataFrame:
+    """A row a measurement of PLP's distance from ``method``, ``distance`` in percent.
+
+    Of seeds on which both finished.
+    """
+    finished = {(r.model, r.arm, r.seed) for r in table.records if not r.diverged}
     rows = []
-    for model in runs.models:
-        for regime in REGIMES:
-            found = curvature.measured(runs, model, regime)
-            if seeds := len(curvature.pairs(found, "matched")):
-                ratio = _limit_ratio(regime.momentum, nesterov=regime.nesterov)
-                rows.append(
-                    [
-                        *(model, regime.label, f"{seeds}", f"{ratio:.2f}"),
-                        *_curvature_ratio(found),
-                        *(_distance(found, method) for method in ("matched", "sgd")),
-                    ]
-                )
-    return tables.markdown(
+    for r, of_run in table.measured("distance"):
+        model, regime, _, *rest = _run(table, r)
+        for method, values in of_run.items():
+            pair = [(model, f"{name}-{regime}", r.seed) for name in ("plp", method)]
+            if finished.issuperset(pair):
+                steps = zip(r.measures["step"][1:], values, strict=True)
+                rows += [(model, regime, method, *rest, s, 100 * d) for s, d in steps]
+    return _measured(rows, "distance")
+
+
+def _run(table: Table, record: Any) -> tuple[Any, ...]:
+    method, _, regime = record.arm.partition("-")
+    return record.model, regime, method, record.seed, record.diverged
+
+
+def _measured(rows: list[tuple[Any, ...]], *names: str) -> pl.DataFrame:
+    keys = ("model", "regime", "method", "seed", "diverged", "step")
+    types = [pl.String, pl.String, pl.String, pl.Int64, pl.Boolean, pl.Int64]
+    values = dict.fromkeys(names, pl.Float64)
+    schema = {**dict(zip(keys, types, strict=True)), **values}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def limit(method: str, regime: Regime) -> float:
+    """The first unstable value of learning rate times curvature of an arm."""
+    cycle = PLP if method == "plp" else stability.PLAIN
+    return stability.stability_limit(cycle, regime.momentum, nesterov=regime.nesterov)
+
+
+def ends(table: Table) -> pl.DataFrame:
+    """Curvatures at the end of finished runs, a column a method."""
+    count = (_END * pl.len()).round(mode="half_to_even").clip(1).cast(pl.Int64)
+    last = c("curvature").tail(count)
+    return (
+        curvatures(table)
+        .filter(~c("diverged"))
+        .group_by("model", "regime", "seed", "method", maintain_order=True)
+        .agg(last.mean())
+        .pivot("method", index=["model", "regime", "seed"], values="curvature")
+    )
+
+
+# -- Tables ----------------------------------------------------------------------------
+
+
+def _predictions(table: Table) -> str:
+    keys = ["model", "regime"]
+    finals = (
+        distances(table)
+        .group_by(*keys, "method", "seed", maintain_order=True)
+        .agg(c("distance").last())
+        .pivot("method", index=[*keys, "seed"], values="distance")
+    )
+    apart = tables.spreads(
+        tables.ensure(finals, "sgd", "matched"), keys, {"matched": 1, "sgd": 1}
+    ).rename({"matched": "from_matched", "sgd": "from_sgd"})
+    both = tables.ensure(ends(table), "plp", "matched").drop_nulls(["plp", "matched"])
+    ratios = both.group_by(keys, maintain_order=True).agg("plp", "matched")
+    regimes = {regime.name: regime for regime in REGIMES}
+    order = {name: rank for rank, name in enumerate(regimes)}
+    models = {name: rank for rank, name in enumerate(table.models)}
+    rows = ratios.join(apart, on=keys, how="left").sort(
+        c("model").replace_strict(models), c("regime").replace_strict(order)
+    )
+    ratio = pl.struct(ours="plp", theirs="matched")
+    return markdown(
         "PLP and its matched rate",
-        [
-            *("network", "regime", "seeds", "ratio of limits (theory)"),
-            *("ratio of curvatures at the end", "95 % interval"),
-            *("distance from the matched rate (%)", "distance from SGD (%)"),
-        ],
-        rows,
+        rows.select(
+            c("model").alias("network"),
+            tables.texts("regime", lambda name: regimes[name].label),
+            c("plp").list.len().alias("seeds"),
+            tables.texts("regime", lambda name: f"{_limit_ratio(regimes[name]):.2f}")
+            .alias("ratio of limits (theory)"),
+            ratio.map_elements(lambda x: curvature_ratio(**x)[0], pl.String)
+            .alias("ratio of curvatures at the end"),
+            ratio.map_elements(lambda x: curvature_ratio(**x)[1], pl.String)
+            .alias("95 % interval"),
+            c("from_matched").alias("distance from the matched rate (%)"),
+            c("from_sgd").alias("distance from SGD (%)"),
+        ),
         note="Ratios are PLP's over the matched rate's: the geometric mean over the "
         "seeds, and Student's interval of its logarithm. The end is the last quarter "
         "of the measurements. Distances are between the final parameters, in percent "
         "of the distance that PLP moved: mean ± standard deviation.",
         left=2,
-    )
+    )  # fmt: skip
 
 
-def _curvature_ratio(found: ByMethod) -> tuple[str, str]:
-    """The curvature that PLP ends at over its matched rate's, and its interval."""
-    both = curvature.pairs(found, "matched").values()
-    ends = np.array([[m.end(m.curvature) for m in pair] for pair in both])
-    if (ends <= 0).any():
+def curvature_ratio(ours: list[float], theirs: list[float]) -> tuple[str, str]:
+    """The geometric mean of ratios of curvatures, and its interval."""
+    if min(*ours, *theirs) <= 0:
         return tables.NONE, tables.NONE
-    ratio = compare(*np.log(ends).T)
-    if ratio.interval is None:
-        return f"{np.exp(ratio.mean):.2f}", tables.NONE
-    low, high = np.exp(ratio.interval)
-    return f"{np.exp(ratio.mean):.2f}", f"[{low:.2f}, {high:.2f}]"
+    ratio = compare(np.log(ours), np.log(theirs))
+    mean = f"{np.exp(ratio.mean):.2f}"
+    if ratio.low is None or ratio.high is None:
+        return mean, tables.NONE
+    return mean, f"[{np.exp(ratio.low):.2f}, {np.exp(ratio.high):.2f}]"
 
 
-def _distance(found: ByMethod, method: str) -> str:
-    both = curvature.pairs(found, method).values()
-    ends = [100 * curvature.distance(*pair)[-1] for pair in both]
-    return tables.spread(np.array(ends), 1)
-
-
-def _limit_ratio(momentum: float, *, nesterov: bool) -> float:
+def _limit_ratio(regime: Regime) -> float:
     """PLP's limit of curvature over its matched rate's."""
+    momentum, nesterov = regime.momentum, regime.nesterov
     ours = stability.stability_limit(PLP, momentum, nesterov=nesterov)
     return ours / stability.matched_limit(PLP, momentum, nesterov=nesterov)
 
@@ -119,18 +201,120 @@ def _limits() -> str:
             for k in (2, 4, 5)
         },
     }
-    rows = []
-    for name, cycle in cycles.items():
-        cells = [f"{cycle.rate_multiplier:.4g}"]
-        for _, momentum, nesterov in _KINDS:
-            ours = stability.stability_limit(cycle, momentum, nesterov=nesterov)
-            theirs = stability.matched_limit(cycle, momentum, nesterov=nesterov)
-            cells.append(f"{ours:.3f} / {theirs:.3f}")
-        rows.append([f"PLP, {name}", *cells])
-    return tables.markdown(
+
+    def cell(cycle: stability.Cycle, momentum: float, nesterov: bool) -> str:
+        ours = stability.stability_limit(cycle, momentum, nesterov=nesterov)
+        theirs = stability.matched_limit(cycle, momentum, nesterov=nesterov)
+        return f"{ours:.3f} / {theirs:.3f}"
+
+    frame = pl.DataFrame(
+        {
+            "cycle": [f"PLP, {name}" for name in cycles],
+            "matched rate": [f"{x.rate_multiplier:.4g}" for x in cycles.values()],
+            **{
+                kind: [cell(x, momentum, nesterov) for x in cycles.values()]
+                for kind, momentum, nesterov in _KINDS
+            },
+        }
+    )
+    return markdown(
         "First unstable learning rate x curvature: PLP / its matched rate",
-        ["cycle", "matched rate", *(kind for kind, _, _ in _KINDS)],
-        rows,
+        frame,
         note="Both over PLP's learning rate. The other settings have their defaults: "
         "step 1, window 3, period 4.",
     )
+
+
+# -- Pictures --------------------------------------------------------------------------
+
+
+def products(table: Table, model: str) -> Picture | None:
+    """Draws learning rate x curvature along training, a panel for each regime."""
+    return _picture(
+        curvatures(table).filter(c("model") == model),
+        f"curvature-{model}",
+        f"Learning rate x top eigenvalue, {table.place(model)}",
+        "rate x eigenvalue",
+        _draw_products,
+        "Each arm's learning rate times the top eigenvalue of the Hessian of the "
+        "training loss: means over the finished runs, and bands from the lowest to the "
+        "highest. Thin lines that end in a cross are runs that diverged. Limits are "
+        "the first unstable values of theory, drawn unless far above.",
+    )
+
+
+def _draw_products(ax: Axes, found: pl.DataFrame, regime: Regime) -> None:
+    for method in LABELS:
+        of_method = found.filter(c("method") == method)
+        _draw_lines(ax, of_method, method, "product")
+    is_wide = figures.logarithmic_if_wide(ax, ratio=50)
+    for method, label in (("sgd", "limit of SGD"), ("plp", "limit of PLP")):
+        level = limit(method, regime)
+        if level < 2 * ax.get_ylim()[1]:
+            ax.axhline(level, color=_LOOKS[method].color, ls=":", lw=1.4, label=label)
+    top = ax.get_ylim()[1]
+    for low, high in stability.unstable_bands(
+        PLP, regime.momentum, nesterov=regime.nesterov
+    ):
+        if low < top:
+            ax.axhspan(low, min(high, top), color=_LOOKS["plp"].color, alpha=0.1, lw=0,
+                       label="PLP unstable in theory")  # fmt: skip
+    ax.set_ylim(ax.get_ylim()[0] if is_wide else 0, top)
+
+
+def _draw_lines(ax: Axes, found: pl.DataFrame, method: str, value: str) -> None:
+    look, label = _LOOKS[method], LABELS[method]
+    figures.band(ax, found.filter(~c("diverged")), "step", value, look, label)
+    for _, run in found.filter("diverged").group_by("seed", maintain_order=True):
+        ax.plot(run["step"], run[value], color=look.color, lw=0.7)
+        ax.plot(run["step"][-1:], run[value][-1:], "x", color=look.color,
+                label=f"{label}, diverged")  # fmt: skip
+
+
+def _distances(table: Table, model: str) -> Picture | None:
+    """Draws how far PLP's path is from those of its controls."""
+    return _picture(
+        distances(table).filter(c("model") == model),
+        f"distance-{model}",
+        f"Distance of PLP from its controls, {table.place(model)}",
+        "distance (%)",
+        _draw_distances,
+        "Distance of PLP's parameters from those of SGD, and of SGD at the matched "
+        "rate, from the same start on the same data, in percent of the distance that "
+        "PLP has moved: means over the seeds, bands from the lowest to the highest.",
+    )
+
+
+def _draw_distances(ax: Axes, found: pl.DataFrame, regime: Regime) -> None:
+    del regime
+    for method in ("sgd", "matched"):
+        rows = found.filter(c("method") == method)
+        figures.band(ax, rows, "step", "distance", _LOOKS[method], LABELS[method])
+    ax.set_ylim(0, None)
+
+
+def _picture(
+    found: pl.DataFrame,
+    name: str,
+    title: str,
+    ylabel: str,
+    draw: Callable[[Axes, pl.DataFrame, Regime], None],
+    caption: str,
+) -> Picture | None:
+    """A panel for each regime that was run."""
+    ran = [regime for regime in REGIMES if regime.name in set(found["regime"])]
+    if not ran:
+        return None
+    columns = min(3, len(ran))
+    rows = -(-len(ran) // columns)
+    size = max(6.0, 0.4 + 3.1 * columns), 1.0 + 2.5 * rows
+    figure = figures.figure(title, *size)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(ran) :]:
+        ax.set_axis_off()
+    for number, (ax, regime) in enumerate(zip(axes, ran, strict=False)):
+        left = ylabel if number % columns == 0 else ""
+        figures.dress(ax, xlabel="step", ylabel=left, title=regime.label)
+        draw(ax, found.filter(c("regime") == regime.name), regime)
+    figures.legend(figure)
+    return Picture(name, figure, caption)

@@ -1,16 +1,15 @@
 """The report of predictors: who needs fewest gradients where, and at which rates."""
 
-from collections.abc import Sequence
-
 import numpy as np
+import polars as pl
+from matplotlib import colormaps
 
-from experiments import style, tables
-from experiments.comparisons import Compared, Metric
+from experiments import figures
+from experiments import table as tables
 from experiments.figures import Picture
-from experiments.records import Record
-from experiments.reports.verdicts import verdicts
-from experiments.runs import Runs
+from experiments.table import Metric, Table, markdown
 
+c = pl.col
 _GAPS = ("coarse", "fine")
 _TAUS = np.geomspace(1, 32, 200)
 _METHOD = (
@@ -26,156 +25,132 @@ _METHOD = (
     "updates, drift is the ratio of the lengths of all emitted updates and of what its "
     "base would have emitted there."
 )
-
-
-def _count(record: Record, gap: str) -> float:
-    """Gradients to a gap; one that never gets there counts as its last step."""
-    return float(record.result.get(f"gradients_{gap}", record.result["steps"]))
-
-
-METRICS = (
+METRICS = tuple(
     Metric(
-        "gradients_fine",
-        "gradients to the fine gap",
+        f"gradients_{gap}",
+        f"gradients to the {gap} gap",
         "gradients",
-        False,
         0,
-        lambda record, _: _count(record, "fine"),
-        "A run that never gets there counts as if it did with its last step.",
-    ),
-    Metric(
-        "gradients_coarse",
-        "gradients to the coarse gap",
-        "gradients",
-        False,
-        0,
-        lambda record, _: _count(record, "coarse"),
-        "A run that never gets there counts as if it did with its last step.",
-    ),
+        pl.coalesce(f"gradients_{gap}", "steps"),
+        note="A run that never gets there counts as if it did with its last step.",
+    )
+    for gap in ("fine", "coarse")
 )
+_FIRST = ("sliding", "revert", "nesterov", "lbfgs")  # in colour
 
 
-def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """Verdicts, medians, profiles, ratios to Nesterov and L-BFGS, rates."""
-    study = runs.study
+    arms = [arm for arm in table.study.arms if arm.baseline]
     return [
         "## Who is ahead where",
-        verdicts(
-            runs,
-            found,
-            {metric.name.removeprefix("gradients_"): metric for metric in METRICS},
-            {
-                "base, tuned": lambda arm: study.arm(arm).baseline,
-                "base, matched rate": lambda arm: study.arm(arm).matched,
-                "tuned Nesterov": lambda arm: "nesterov",
-                "L-BFGS": lambda arm: "lbfgs",
-            },
-            lambda c: f"{c.difference.mean:+.0f}",
+        *(
+            figures.verdicts(table, found, METRICS[::-1], title, name, controls)
+            for title, name, controls in (
+                ("tuned base", "base", {a.name: a.baseline or "" for a in arms}),
+                ("base at the matched rate", "matched",
+                 {a.name: a.matched or "" for a in arms}),
+                ("tuned Nesterov", "nesterov", {a.name: "nesterov" for a in arms}),
+                ("L-BFGS", "lbfgs", {a.name: "lbfgs" for a in arms}),
+            )
         ),
         "## Who needs fewest gradients",
         _METHOD,
-        _medians(runs),
-        _profile(runs),
-        *(_ratios(runs, control) for control in ("nesterov", "lbfgs")),
+        _medians(table),
+        _profile(table),
+        *(_ratios(table, control) for control in ("nesterov", "lbfgs")),
         "## Sensitivity to the learning rate",
-        _sensitivity(runs),
+        _sensitivity(table),
         "## Chosen rates",
-        _chosen(runs),
-    ]
+        _chosen(table),
+    ]  # fmt: skip
 
 
-def _methods(runs: Runs) -> list[str]:
+def _methods(table: Table) -> list[str]:
     """The arms that are no matched rates."""
-    return [arm.name for arm in runs.study.arms if not arm.name.endswith("-matched")]
+    return [arm.name for arm in table.study.arms if not arm.name.endswith("-matched")]
 
 
-def _models(runs: Runs) -> list[str]:
-    """The problems on which every method ran a seed."""
-    return [model for model in runs.models if _seeds(runs, model)]
+def counts(table: Table) -> pl.DataFrame:
+    """Gradients and seconds to the gaps, on the seeds on which every method ran.
 
-
-def _seeds(runs: Runs, model: str) -> set[int]:
-    """The seeds on which every method ran."""
-    seeds = [{r.seed for r in runs.of(model, arm)} for arm in _methods(runs)]
-    return set.intersection(*seeds)
-
-
-def _counts(
-    runs: Runs, model: str, arm: str, gap: str, unit: str = "gradients"
-) -> np.ndarray:
-    """Gradients or seconds to a gap by seed; infinite where it is not reached."""
-    seeds = _seeds(runs, model)
-    records = [r for r in runs.of(model, arm) if r.seed in seeds]
-    return np.array([r.result.get(f"{unit}_{gap}", np.inf) for r in records])
-
-
-def _medians(runs: Runs) -> Picture:
-    arms = _methods(runs)
-    columns = [(model, gap) for model in _models(runs) for gap in _GAPS]
-    medians = np.array(
-        [
-            [float(np.median(_counts(runs, m, arm, gap))) for m, gap in columns]
-            for arm in arms
-        ]
-    )
-    best = medians.min(axis=0)
-    ratios = medians / np.where(np.isfinite(best), best, 1)
-    figure = style.figure("Gradients to the gap, median of the seeds", 9, 4.6)
-    ax = figure.subplots()
-    shown = np.log2(np.clip(np.where(np.isfinite(ratios), ratios, 16), 1, 16))
-    ax.imshow(shown, cmap="YlGnBu_r", aspect="auto", vmin=0, vmax=5)
-    for (row, column), count in np.ndenumerate(medians):
-        is_best = ratios[row, column] == 1
-        text = f"{count:.0f}" if np.isfinite(count) else "not reached"
-        ax.text(
-            *(column, row, text),
-            ha="center",
-            va="center",
-            fontsize=8.5,
-            fontweight="bold" if is_best else "normal",
-            color="white" if shown[row, column] < 2 else "black",
+    Returns:
+      ``model``, ``arm``, ``seed``, ``gap``, ``gradients``, ``seconds``: infinite where
+      the gap is not reached.
+    """
+    methods = _methods(table)
+    runs = table.runs.filter(c("arm").is_in(methods))
+    runs = runs.filter(c("arm").n_unique().over("model", "seed") == len(methods))
+    units = ("gradients", "seconds")
+    runs = tables.ensure(runs, *(f"{u}_{gap}" for u in units for gap in _GAPS))
+    return pl.concat(
+        runs.select(
+            *tables.KEYS,
+            gap=pl.lit(gap),
+            **{u: c(f"{u}_{gap}").cast(pl.Float64).fill_null(np.inf) for u in units},
         )
-    ax.set_xticks(range(len(columns)), [f"{m}\n{gap}" for m, gap in columns])
-    ax.tick_params(axis="x", labelsize=8)
-    ax.set_yticks(range(len(arms)), [runs.label(arm) for arm in arms])
+        for gap in _GAPS
+    ).sort(c("model").replace_strict({m: i for i, m in enumerate(table.models)}),
+           maintain_order=True)  # fmt: skip
+
+
+def _medians(table: Table) -> Picture:
+    columns = ["model", "gap"]
+    best = c("gradients").min().over(columns)
+    medians = (
+        counts(table)
+        .group_by("arm", *columns, maintain_order=True)
+        .agg(c("gradients").median())
+        .with_columns(ratio=pl.when(best.is_finite()).then(c("gradients") / best))
+    )
+    count = c("gradients").round().cast(pl.Int64, strict=False)
+    star = pl.when(c("ratio") == 1).then(pl.lit(" *")).otherwise(pl.lit(""))
+    cells = table.named(medians).select(
+        row="arm",
+        column=pl.format("{}\n{}", c("model").str.replace("-", "\n"), "gap"),
+        value=c("ratio").clip(1, 16).log(2),
+        text=pl.when(c("gradients").is_finite())
+        .then(pl.format("{}{}", count, star))
+        .otherwise(pl.lit("-")),
+    )
+    figure = figures.figure("Gradients to the gap, median of the seeds", 9, 4.8)
+    ax = figure.subplots()
+    shades = colormaps["Blues_r"].resampled(256)(np.linspace(0.45, 1, 256))
+    cmap = figures.ListedColormap(shades)
+    rows = [table.labels[name] for name in _methods(table)]
+    figures.heatmap(
+        ax, cells, "value", cmap=cmap, limits=(0, 4), text="text", rows=rows
+    )
+    bar = figure.colorbar(ax.images[0], ax=ax, shrink=0.7, ticks=[0, 1, 2, 3, 4])
+    bar.ax.set_yticklabels(["1", "2", "4", "8", "16"])
+    bar.set_label("gradients / those of the best")
     return Picture(
         "medians",
         figure,
-        "Dark: as few as the best of the column, which is bold. Light: 16 times as "
-        "many, or never within the steps of the study.",
+        "A star: the fewest of the column. A dash: the median run does not reach the "
+        "gap within the steps of the study.",
     )
 
 
-def _profile(runs: Runs) -> Picture:
-    arms = _methods(runs)
-    cases = [(model, gap) for model in _models(runs) for gap in _GAPS]
-    figure = style.figure("Performance profiles", 9, 4.2)
+def _profile(table: Table) -> Picture:
+    figure = figures.figure("Cases solved within a multiple of the best method", 9, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
     for ax, unit in zip(axes, ("gradients", "seconds"), strict=True):
-        counts = np.array(
-            [
-                np.concatenate([_counts(runs, m, arm, gap, unit) for m, gap in cases])
-                for arm in arms
-            ]
+        best = c(unit).min().over("model", "gap", "seed")
+        ratio = pl.when(c(unit).is_finite()).then(c(unit) / best)
+        solved = (c("ratio") <= c("tau")).fill_null(False)
+        parts = (
+            counts(table)
+            .with_columns(ratio=ratio)
+            .join(pl.DataFrame({"tau": _TAUS}), how="cross")
+            .group_by("arm", "tau", maintain_order=True)
+            .agg(part=solved.mean())
         )
-        best = counts.min(axis=0)
-        for arm, of_arm in zip(arms, counts, strict=True):
-            is_solved = np.isfinite(of_arm)
-            look = runs.looks[arm]
-            ax.plot(
-                _TAUS,
-                [float(np.mean(is_solved & (of_arm <= tau * best))) for tau in _TAUS],
-                color=look.color,
-                ls=look.linestyle,
-                label=runs.label(arm),
-            )
+        figures.lines(table, ax, parts, "tau", "part", first=_FIRST)
         ax.set_xscale("log", base=2)
-        style.dress(
-            ax,
-            xlabel=f"{unit} / {unit} of the best",
-            ylabel="part of the cases" if unit == "gradients" else "",
-        )
-    style.legend(figure)
+        ylabel = "part of the cases" if unit == "gradients" else ""
+        figures.dress(ax, xlabel=f"{unit} / {unit} of the best", ylabel=ylabel)
+    figures.legend(figure)
     return Picture(
         "profile",
         figure,
@@ -185,56 +160,66 @@ def _profile(runs: Runs) -> Picture:
     )
 
 
-def _ratios(runs: Runs, control: str) -> str:
-    rows = []
-    for arm in ("sliding", "revert", "restarted", "restarted-nesterov"):
-        cells = []
-        for model in _models(runs):
-            for gap in _GAPS:
-                ours = _counts(runs, model, arm, gap)
-                theirs = _counts(runs, model, control, gap)
-                solved = np.isfinite(ours) & np.isfinite(theirs)
-                if not solved.any():
-                    cells.append(tables.NONE)
-                    continue
-                ratio = np.exp(np.log(ours[solved] / theirs[solved]).mean())
-                missing = f" ({solved.sum()} of {solved.size})" * (not solved.all())
-                cells.append(f"{ratio:.2f}{missing}")
-        rows.append([runs.label(arm), *cells])
-    names = [f"{model}, {gap}" for model in _models(runs) for gap in _GAPS]
-    return tables.markdown(
-        f"Gradients, relative to {runs.label(control)}",
-        ("method", *names),
-        rows,
+def _ratios(table: Table, control: str) -> str:
+    arms = ["sliding", "revert", "restarted", "restarted-nesterov"]
+    found = counts(table)
+    theirs = found.filter(c("arm") == control)
+    keys = ["model", "gap", "seed"]
+    both = found.filter(c("arm").is_in(arms)).join(
+        theirs.select(*keys, base="gradients"), on=keys, maintain_order="left"
+    )
+    solved = c("gradients").is_finite() & c("base").is_finite()
+    ratio = (c("gradients") / c("base")).filter(solved).log().mean().exp()
+    missing = pl.when(~solved.all()).then(
+        pl.format(" ({} of {})", solved.sum(), pl.len())
+    )
+    cells = (
+        both.group_by("arm", "model", "gap", maintain_order=True)
+        .agg(ratio, solved=solved.sum(), missing=missing.fill_null(""))
+        .select(
+            method=c("arm").replace(table.labels),
+            column=pl.format("{}, {}", "model", "gap"),
+            cell=pl.when(c("solved") > 0).then(
+                pl.format(
+                    "{}{}",
+                    tables.texts("gradients", lambda x: tables.number(x, 2)),
+                    "missing",
+                )
+            ),
+        )
+    )
+    return markdown(
+        f"Gradients, relative to {table.labels[control]}",
+        cells.pivot("column", index="method", values="cell"),
         note="Geometric mean of the ratios of the seeds on which both get there.",
     )
 
 
-def _sensitivity(runs: Runs) -> Picture:
-    figure = style.figure(
-        "Last gap by learning rate, tuning seed", 3.2 * len(runs.models), 4.2
+def _sensitivity(table: Table) -> Picture:
+    figure = figures.figure(
+        "Last gap by learning rate, tuning seed", 3.2 * len(table.models), 4.2
     )
-    axes = figure.subplots(1, len(runs.models), squeeze=False)[0]
-    for ax, model in zip(axes, runs.models, strict=True):
-        for arm in _methods(runs):
-            for record in runs.of(model, arm)[:1]:
-                rates, gaps = (
-                    np.array(record.measures.get(n, [])) for n in ("rates", "gaps")
-                )
-                if len(rates) > 1 and arm != "adam":
-                    gaps = np.where(gaps < 0, np.nan, np.maximum(gaps, 1e-12))
-                    look = runs.looks[arm]
-                    ax.plot(
-                        *(rates / rates[0], gaps),
-                        **look._asdict(),
-                        ms=3,
-                        label=runs.label(arm),
-                    )
+    axes = figure.subplots(1, len(table.models), squeeze=False)[0]
+    tuned = pl.DataFrame(
+        [
+            (record.model, record.arm, rate / rates[0], max(gap, 1e-12))
+            for record, rates in table.measured("rates", finished=False)
+            for rate, gap in zip(rates, record.measures["gaps"], strict=True)
+            if len(rates) > 1 and record.arm != "adam" and gap >= 0
+        ],
+        schema=["model", "arm", "rate", "gap"],
+        orient="row",
+    )
+    for ax, model in zip(axes, table.models, strict=True):
+        of_model = tuned.filter(c("model") == model)
+        first = ("sliding", "revert", "restarted", "nesterov")
+        figures.lines(table, ax, of_model, "rate", "gap", first=first)
         ax.set_ylim(1e-13, 1e3)
         ax.set_xscale("log")
         ax.set_yscale("log")
-        style.dress(ax, xlabel="rate / lowest rate", ylabel="gap", title=model)
-    style.legend(figure)
+        figures.dress(ax, xlabel="rate / lowest rate", ylabel="gap", title=model)
+        ax.label_outer()
+    figures.legend(figure)
     return Picture(
         "sensitivity",
         figure,
@@ -243,28 +228,26 @@ def _sensitivity(runs: Runs) -> Picture:
     )
 
 
-def _chosen(runs: Runs) -> str:
-    rows = []
-    for model in runs.models:
-        for arm in runs.study.arms:
-            for record in runs.finished(model, arm.name)[:1]:
-                r = record.result
-                seconds = runs.values(model, arm.name, "seconds_fine")
-                rows.append(
-                    [
-                        *(model, arm.label, runs.count(model, arm.name)),
-                        *(f"{r['learning_rate']:.3g}", f"{r['momentum']:g}"),
-                        f"{r['drift']:.2f}",
-                        tables.spread(seconds, 3),
-                    ]
-                )
-    return tables.markdown(
+def _chosen(table: Table) -> str:
+    finished = tables.ensure(table.finished, "seconds_fine")
+    keys = ["model", "arm"]
+    first = finished.group_by(keys, maintain_order=True).first()
+    rows = first.select(*keys, "learning_rate", "momentum", "drift")
+    rows = rows.join(tables.counts(table), on=keys, maintain_order="left").join(
+        tables.spreads(finished, keys, {"seconds_fine": 3}),
+        on=keys,
+        maintain_order="left",
+    )
+    return markdown(
         "Rates, drift, seconds",
-        (
-            *("problem", "arm", "runs", "learning rate", "momentum", "drift"),
-            "seconds to the fine gap",
-        ),
-        rows,
+        table.named(rows),
+        {
+            **{"model": "problem", "arm": "arm", "runs": "runs"},
+            "learning_rate": ("learning rate", "{:.3g}".format),
+            "momentum": ("momentum", "{:g}".format),
+            "drift": ("drift", 2),
+            "seconds_fine": "seconds to the fine gap",
+        },
         note="Drift of a matched rate is that of its method. Seconds are processor "
         "time without compilation.",
         left=2,

@@ -1,27 +1,19 @@
 """The report of sequential learning: fits, units and errors along streams."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
+import polars as pl
 
-from experiments import style, tables
-from experiments.comparisons import Compared, Metric
-from experiments.figures import Picture
-from experiments.records import Record
-from experiments.runs import Runs, history
+from experiments import figures
+from experiments import table as tables
+from experiments.figures import Look, Picture
 from experiments.sequential import arms, streams
-from experiments.statistics import (
-    BETTER,
-    RULE,
-    WORSE,
-    PairedDifference,
-    compare,
-    corrected,
-)
+from experiments.table import Metric, Table, markdown
 
-METRICS: tuple[Metric, ...] = ()  # of classifiers; a stream has its own, below
+c = pl.col
 LMS, EKF = "ran-lms", "ran-ekf"
+_LOOKS = {LMS: Look(figures.VERMILION, "--", "^"), EKF: Look(figures.BLUE)}
 _METHOD = (
     "Each sample is seen once, in order. The test error is the mean squared error over "
     "50 test samples after the stream, divided by the variance of their targets: 1 is "
@@ -43,104 +35,119 @@ _SETUPS = {
 }
 
 
-class _Metric(NamedTuple):
-    """What is compared: arm and control, on the seeds of both.
-
-    Attributes:
-      title: Of its table.
-      read: Maps a run and the control's run with the same seed to a value.
-      comparisons: Arms and controls; None for all of the study.
-      is_ratio: Whether logarithms are compared, and ratios shown.
-      digits: Decimals of a difference.
-      note: What a reader must know.
-    """
-
-    title: str
-    read: Callable[[Record, Record], float]
-    comparisons: Sequence[tuple[str, str]] | None
-    is_ratio: bool
-    digits: int
-    note: str
-
-
-def samples_to(record: Record, target: float) -> float:
-    """Samples until the test error is first at most ``target``.
-
-    A run that never gets there counts as if it did one point after its last.
-    """
-    samples, reached = (
-        history(record, "samples"),
-        history(record, "test_error") <= target,
+def _samples(table: Table) -> pl.DataFrame:
+    """Samples until the control's final error with the same seed, for each control."""
+    controls = table.finished.select(
+        "model", "seed", control="arm", target="test_error"
     )
-    step = samples[1] - samples[0]
-    return float(samples[reached.argmax()] if reached.any() else samples[-1] + step)
+    reached = c("samples").filter(c("test_error") <= c("target")).first()
+    step = c("samples").get(1) - c("samples").first()
+    return (
+        table.epochs.filter(~c("diverged"))
+        .join(controls, on=["model", "seed"], maintain_order="left")
+        .group_by(*tables.KEYS, "control", maintain_order=True)
+        .agg(value=pl.coalesce(reached, c("samples").last() + step))
+    )
 
 
-_METRICS = (
-    _Metric(
-        "Final test error: arm / control (lower is better)",
-        lambda run, control: float(np.log(run.result["test_error"])),
-        None,
-        True,
+METRICS = (
+    Metric(
+        "test_error",
+        "final test error",
+        "ratio",
         0,
-        "Geometric mean of the ratios over the seeds, and Student's interval of its "
-        "logarithm.",
+        c("test_error").log(),
+        note="Geometric mean of the ratios over the seeds, and Student's interval of "
+        "its logarithm.",
+        is_ratio=True,
     ),
-    _Metric(
-        "Units at the end: arm minus control (fewer is better)",
-        lambda run, control: float(run.result["units"]),
-        [(EKF, LMS)],
-        False,
+    Metric(
+        "units",
+        "units at the end",
+        "units",
         1,
-        "",
+        c("units"),
+        comparisons=[(EKF, LMS)],
     ),
-    _Metric(
-        "Samples to the control's final error: arm minus control (fewer is better)",
-        lambda run, control: samples_to(run, control.result["test_error"]),
-        [(EKF, LMS), ("fixed-ekf", "fixed-sgd"), ("fixed-ekf", "fixed-adam")],
-        False,
+    Metric(
+        "samples",
+        "samples to the control's final error",
+        "samples",
         0,
-        "Samples until the test error is first at most the control's final error with "
-        "the same seed, to a resolution of 10 samples; one that never is counts as if "
-        "it were 10 samples after the stream.",
+        _samples,
+        note="Samples until the test error is first at most the control's final error "
+        "with the same seed, to a resolution of 10 samples; one that never is counts "
+        "as if it were 10 samples after the stream.",
+        comparisons=[
+            (EKF, LMS),
+            ("fixed-ekf", "fixed-sgd"),
+            ("fixed-ekf", "fixed-adam"),
+        ],
     ),
 )
 
 
-def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None]:
-    """How the error and the units develop, what they come to, and the comparisons."""
-    del found  # of accuracies, which these records have not
-    notes = [
-        note for name, note in _SETUPS.items() if any(name in m for m in runs.models)
-    ]
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+    """How the error and the units develop, and the chosen numbers."""
+    del found
+    notes = [n for name, n in _SETUPS.items() if any(name in m for m in table.models)]
     return [
         "## How streams are learned",
         " ".join([_METHOD, *notes]),
-        *(_growth(runs, model) for model in runs.models),
-        *(_errors(runs, model) for model in runs.models),
-        "## Errors, units, seconds",
-        _results(runs),
-        "## Differences",
-        *(_compared(runs, metric) for metric in _METRICS),
-        RULE,
-        _tuning(runs),
+        *(_growth(table, model) for model in table.models),
+        *(_errors(table, model) for model in table.models),
+        _tuning(table),
     ]
 
 
-# -- Pictures --------------------------------------------------------------------------
+def results(table: Table) -> list[str]:
+    """Errors, units and seconds; they have all magnitudes."""
+    columns = {
+        "test_error": "final test error",
+        "mean_error": "mean test error",
+        "units": "units",
+        "refused": "refused units",
+        "seconds": "seconds",
+    }
+    keys = ["model", "arm"]
+    cells = table.finished.group_by(keys, maintain_order=True).agg(*columns)
+    written = cells.with_columns(tables.texts(name, _spread) for name in columns)
+    rows = tables.counts(table).join(
+        written, on=keys, how="left", maintain_order="left"
+    )
+    text = markdown(
+        "Results",
+        table.named(rows).rename({"model": "stream", **columns}),
+        note="Mean ± standard deviation over the finished runs. The mean error is that "
+        "of the curve. Units of kernel ridge are its samples. Refused units: samples "
+        "that would have allocated a unit after the capacity was used up. Seconds are "
+        "for the stream, without compilation, at arrays of the size of the capacity; "
+        "other work on the machine is in them.",
+        left=2,
+    )
+    return [text]
 
 
-def _growth(runs: Runs, model: str) -> Picture | None:
+def _spread(values: Iterable[float]) -> str:
+    """Mean ± standard deviation, to digits that fit values of all magnitudes."""
+    found = np.array(list(values), float)
+    spread = f" ± {found.std(ddof=1):.2g}" if found.size > 1 else ""
+    return f"{found.mean():.3g}{spread}"
+
+
+def _growth(table: Table, model: str) -> Picture | None:
     """What the two growing networks predict early and late, and their units."""
-    both = {arm: runs.finished(model, arm) for arm in (LMS, EKF)}
-    if not all(both.values()):
+    both = table.epochs.filter(
+        c("model") == model, c("arm").is_in([LMS, EKF]), ~c("diverged")
+    )
+    if both["arm"].n_unique() < 2:
         return None
-    figure = style.figure(f"A growing network learns {model}", 9.5, 5.6)
+    figure = figures.figure(f"A growing network learns {model}", 9.5, 5.8)
     (early, units), (late, error) = figure.subplots(2, 2, width_ratios=(3, 2))
     fits = {
-        arm: records[0].measures["fit"]
-        for arm, records in both.items()
-        if "fit" in records[0].measures
+        record.arm: fit
+        for record, fit in reversed(table.measured("fit"))
+        if record.model == model and record.arm in _LOOKS
     }
     targets = streams.load(arms.SETUPS[model].stream, 0).test_targets
     is_series = "mackey" in model
@@ -149,28 +156,26 @@ def _growth(runs: Runs, model: str) -> Picture | None:
         ax.plot(targets[order], "o", color="0.6", ms=4, label="truth (test)")
         after = next(iter(fits.values()))["samples"][point] if fits else 0
         for arm, fit in fits.items():
-            ax.plot(
-                np.asarray(fit["predictions"][point])[order],
-                color=_color(arm),
-                lw=1.4,
-                label=runs.label(arm),
-            )
-        style.dress(
+            predicted = np.asarray(fit["predictions"][point])[order]
+            look = _LOOKS[arm]
+            ax.plot(predicted, color=look.color, ls=look.linestyle, lw=1.4,
+                    label=table.labels[arm])  # fmt: skip
+        figures.dress(
             ax,
             xlabel="test sample" if is_series else "test sample, by its target",
             ylabel="target",
             title=f"predictions after {after} samples",
         )
-    for arm, records in both.items():
-        x = history(records[0], "samples")
-        for ax, name in ((units, "units"), (error, "test_error")):
-            values = np.stack([history(record, name) for record in records])
-            look = runs.looks[arm]._replace(color=_color(arm))
-            style.mean_line(ax, x, values, look, runs.label(arm))
-    style.dress(units, xlabel="samples seen", ylabel="units", title="units")
-    style.dress(error, xlabel="samples seen", ylabel="test error", title="test error")
-    style.logarithmic_if_wide(error)
-    style.legend(figure)
+    for ax, name, label in (
+        (units, "units", "units"),
+        (error, "test_error", "test error"),
+    ):
+        for arm, look in _LOOKS.items():
+            of_arm = both.filter(c("arm") == arm)
+            figures.band(ax, of_arm, "samples", name, look, table.labels[arm])
+        figures.dress(ax, xlabel="samples seen", ylabel=label, title=label)
+    figures.logarithmic_if_wide(error)
+    figures.legend(figure)
     return Picture(
         f"growth-{model}",
         figure,
@@ -180,149 +185,44 @@ def _growth(runs: Runs, model: str) -> Picture | None:
     )
 
 
-def _color(arm: str) -> str:
-    return {LMS: style.VERMILION, EKF: style.BLUE}[arm]
-
-
-def _errors(runs: Runs, model: str) -> Picture | None:
-    names = [arm.name for arm in runs.study.arms if runs.finished(model, arm.name)]
-    if not names:
+def _errors(table: Table, model: str) -> Picture | None:
+    epochs = table.epochs.filter(c("model") == model, ~c("diverged"))
+    if not len(epochs):
         return None
-    figure = style.figure(f"Test error by samples seen, {model}", 7.5, 4.2)
+    figure = figures.figure(f"Test error by samples seen, {model}", 7.5, 4.4)
     ax = figure.subplots()
-    for name in names:
-        records = runs.finished(model, name)
-        values = np.stack([history(record, "test_error") for record in records])
-        x = history(records[0], "samples")
-        # Errors spread over decades: the geometric mean.
-        ax.plot(
-            x,
-            np.exp(np.log(values).mean(axis=0)),
-            color=runs.looks[name].color,
-            ls=runs.looks[name].linestyle,
-            lw=1.6,
-            label=runs.label(name),
-        )
-    style.dress(ax, xlabel="samples seen", ylabel="test error (1: the mean)")
-    style.logarithmic_if_wide(ax)
-    style.legend(figure)
-    return Picture(f"errors-{model}", figure, "Geometric means over the finished runs.")
-
-
-# -- Tables ----------------------------------------------------------------------------
-
-
-def _results(runs: Runs) -> str:
-    columns = ("test_error", "mean_error", "units", "refused", "seconds")
-    rows = []
-    for model in runs.models:
-        for arm in runs.study.arms:
-            if runs.of(model, arm.name):
-                cells = [
-                    _spread(runs.values(model, arm.name, name)) for name in columns
-                ]
-                rows.append([model, arm.label, runs.count(model, arm.name), *cells])
-    return tables.markdown(
-        "Results",
-        [
-            *("stream", "arm", "runs", "final test error", "mean test error"),
-            *("units", "refused units", "seconds"),
-        ],
-        rows,
-        note="Mean ± standard deviation over the finished runs. The mean error is that "
-        "of the curve. Units of kernel ridge are its samples. Refused units: samples "
-        "that would have allocated a unit after the capacity was used up. Seconds are "
-        "for the stream, without compilation, at arrays of the size of the capacity; "
-        "other work on the machine is in them.",
-        left=2,
+    first = (EKF, LMS, "fixed-ekf", "fixed-adam")
+    figures.lines(table, ax, epochs, "samples", "test_error", first=first,
+                  control="kernel-ridge", is_geometric=True)  # fmt: skip
+    figures.dress(ax, xlabel="samples seen", ylabel="test error (1: the mean)")
+    figures.logarithmic_if_wide(ax)
+    figures.legend(figure)
+    return Picture(
+        f"errors-{model}",
+        figure,
+        "Geometric means over the finished runs, and bands from the lowest to the "
+        "highest.",
     )
 
 
-def _spread(values: np.ndarray) -> str:
-    """Mean ± standard deviation, to digits that fit values of all magnitudes."""
-    if not values.size:
-        return tables.NONE
-    spread = f" ± {values.std(ddof=1):.2g}" if values.size > 1 else ""
-    return f"{values.mean():.3g}{spread}"
-
-
-def _compared(runs: Runs, metric: _Metric) -> str:
-    found: list[tuple[str, str, str, PairedDifference]] = []
-    for model in runs.models:
-        for arm, control in metric.comparisons or runs.study.comparisons:
-            pairs = [
-                pair
-                for pair in runs.pairs(model, arm, control)
-                if not any(record.diverged for record in pair)
-            ]
-            if pairs:
-                ours = [metric.read(run, other) for run, other in pairs]
-                theirs = [metric.read(other, other) for _, other in pairs]
-                difference = compare(ours, theirs, higher_is_better=False)
-                found.append((model, arm, control, difference))
-    differences = corrected([d for *_, d in found])
+def _tuning(table: Table) -> str:
+    first = {
+        (r.model, r.arm): (r, candidates)
+        for r, candidates in reversed(table.measured("candidates"))
+    }
     rows = []
-    for (model, arm, control, _), d in zip(found, differences, strict=True):
-        verdict = f"**{d.verdict}**" if d.verdict in (BETTER, WORSE) else d.verdict
-        rows.append(
-            [
-                *(model, runs.label(arm), runs.label(control), verdict, f"{d.n}"),
-                *_difference(d, metric),
-                f"{d.wins} / {d.ties} / {d.losses}",
-                tables.number(d.corrected_p, 3),
-            ]
-        )
-    return tables.markdown(
-        metric.title,
-        [
-            *("stream", "arm", "control", "verdict", "pairs"),
-            *("ratio" if metric.is_ratio else "difference", "95 % interval"),
-            *("better / tied / worse", "corrected p"),
-        ],
-        rows,
-        note=metric.note,
-        left=4,
-    )
-
-
-def _difference(d: PairedDifference, metric: _Metric) -> tuple[str, str]:
-    if not metric.is_ratio:
-        return (
-            tables.signed(d.mean, metric.digits),
-            tables.interval(d.interval, metric.digits),
-        )
-    ends = tables.NONE
-    if d.interval is not None:
-        low, high = np.exp(d.interval)
-        ends = f"[{low:.3g}, {high:.3g}]"
-    return f"{np.exp(d.mean):.3g}", ends
-
-
-def _tuning(runs: Runs) -> str:
-    rows = []
-    for model in runs.models:
-        for arm in runs.study.arms:
-            for record in runs.finished(model, arm.name)[:1]:
-                scores = zip(
-                    record.measures["candidates"],
-                    record.measures["errors"],
-                    strict=True,
-                )
-                listed = (
-                    f"{value:g}: {'diverged' if error < 0 else f'{error:.3g}'}"
-                    for value, error in scores
-                )
-                rows.append(
-                    [
-                        *(model, arm.label, arms.ALGORITHMS[arm.name].chosen),
-                        *(f"{record.result['chosen']:g}", "; ".join(listed)),
-                    ]
-                )
-    return tables.markdown(
+    for (model, arm), (record, candidates) in reversed(first.items()):
+        scores = zip(candidates, record.measures["errors"], strict=True)
+        listed = (f"{v:g}: {'diverged' if e < 0 else f'{e:.3g}'}" for v, e in scores)
+        chosen = f"{record.result['chosen']:g}"
+        number = arms.ALGORITHMS[arm].chosen
+        rows.append((model, arm, number, chosen, "; ".join(listed)))
+    columns = ["stream", "arm", "number", "chosen", "candidates and their final errors"]
+    return markdown(
         "The chosen numbers",
-        ("stream", "arm", "number", "chosen", "candidates and their final errors"),
-        rows,
-        note=f"Mean final error over seeds {tables.join(map(str, arms.TUNING_SEEDS))}, "
+        table.named(pl.DataFrame(rows, schema=columns, orient="row")),
+        note=f"Mean final error over seeds "
+        f"{tables.join(map(str, arms.TUNING_SEEDS))}, "
         f"which are not among the reported ones. Where the lowest or the highest "
         f"candidate was chosen, another could do better.",
         left=5,

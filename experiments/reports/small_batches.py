@@ -1,15 +1,13 @@
 """The report of small batches: verdicts, losses by learning rate, chosen rates."""
 
-from collections.abc import Sequence
+import polars as pl
 
-import numpy as np
-
-from experiments import style, tables
-from experiments.comparisons import Compared, Metric
+from experiments import figures
+from experiments import table as tables
 from experiments.figures import Picture
-from experiments.reports.verdicts import verdicts
-from experiments.runs import Runs
+from experiments.table import Metric, Table, markdown
 
+c = pl.col
 _METHOD = (
     "*characters*: a transformer of two layers and width 32 on the text of Python's "
     "`help()`, AdamW. The rate warms up and falls to a tenth of its peak by half a "
@@ -25,136 +23,130 @@ _METHOD = (
     "steps, and 0 before and after (record 39 of modded-nanogpt's track 3). Averages "
     "of the tail are over the last quarter of the steps."
 )
-METRICS = (
-    Metric(
-        "loss",
-        "last loss on held-out data",
-        "nats",
-        False,
-        4,
-        lambda record, _: record.result.get("loss"),
-    ),
-)
+METRICS = (Metric("loss", "last loss on held-out data", "nats", 4, c("loss")),)
 
 
-def sections(runs: Runs, found: Sequence[Compared]) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """Verdicts, sensitivity, chosen rates."""
-    study = runs.study
+    arms = [arm for arm in table.study.arms if arm.baseline]
+    controls = {
+        ("tuned base", "base"): {a.name: a.baseline or "" for a in arms},
+        ("base at the matched rate", "matched"): {
+            a.name: a.matched or "" for a in arms
+        },
+    }
     return [
         "## Who is ahead where",
         _METHOD,
-        verdicts(
-            runs,
-            found,
-            {"": METRICS[0]},
-            {
-                "against the tuned base": lambda arm: study.arm(arm).baseline,
-                "against the base at the matched rate": (
-                    lambda arm: study.arm(arm).matched
-                ),
-            },
-            lambda c: f"{c.difference.mean:+.3f}",
+        *(
+            figures.verdicts(table, found, METRICS, *names, of_arm)
+            for names, of_arm in controls.items()
         ),
         "## Sensitivity to the learning rate",
-        _sensitivity(runs),
-        _forgiving(runs),
+        *(_sensitivity(table, model) for model in table.models),
+        _forgiving(table),
         "## Chosen rates",
-        _chosen(runs),
+        _chosen(table),
     ]
 
 
-def _methods(runs: Runs) -> list[str]:
-    """The arms that are no matched rates."""
-    return [arm.name for arm in runs.study.arms if not arm.name.endswith("-matched")]
+def grids(table: Table) -> pl.DataFrame:
+    """The last losses of the tuning: ``model``, ``arm``, ``rate``, ``loss``.
+
+    A row a rate and tuning seed, null where a run diverged.
+    """
+    first = {
+        (r.model, r.arm): (rates, r.measures["losses"])
+        for r, rates in table.measured("rates", finished=False)
+    }
+    return pl.DataFrame(
+        [
+            (model, arm, rate, None if loss < 0 else loss)
+            for (model, arm), (rates, losses) in first.items()
+            for rate, of_rate in zip(rates, losses, strict=True)
+            for loss in of_rate
+        ],
+        schema={"model": pl.String, "arm": pl.String, "rate": pl.Float64,
+                "loss": pl.Float64},
+        orient="row",
+    )  # fmt: skip
 
 
-def _grid(runs: Runs, model: str, arm: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rates, and the last losses by rate and tuning seed; NaN where one diverged."""
-    for record in runs.of(model, arm):
-        if record.measures:
-            losses = np.array(record.measures["losses"], float)
-            return np.array(record.measures["rates"]), np.where(
-                losses < 0, np.nan, losses
-            )
-    return np.zeros(0), np.zeros((0, 1))
+def means(table: Table) -> pl.DataFrame:
+    """Mean last losses by rate; null where a run diverged."""
+    mean = pl.when(c("loss").is_not_null().all()).then(c("loss").mean())
+    keys = ["model", "arm", "rate"]
+    return grids(table).group_by(keys, maintain_order=True).agg(mean)
 
 
-def _sensitivity(runs: Runs) -> Picture:
-    figure = style.figure(
-        "Last loss by learning rate, tuning seeds", 3.5 + 4.5 * len(runs.models), 4.6
+def _sensitivity(table: Table, model: str) -> Picture:
+    found = grids(table).filter(c("model") == model)
+    base = means(table).filter(c("model") == model, c("arm") == "base")["loss"].min()
+    complete = c("loss").is_not_null().all().over("arm", "rate")
+    found = found.filter(complete).with_columns(c("loss") - base)
+    figure = figures.figure(
+        f"Last loss minus that of the base at its best rate, {model}", 7.5, 4.6
     )
-    axes = figure.subplots(1, len(runs.models), squeeze=False)[0]
-    for ax, model in zip(axes, runs.models, strict=True):
-        lowest = np.inf
-        for arm in _methods(runs):
-            rates, losses = _grid(runs, model, arm)
-            if not rates.size:
-                continue
-            look = runs.looks[arm]
-            ax.plot(
-                *(rates, losses.mean(axis=1)),
-                **look._asdict(),
-                ms=3.5,
-                label=runs.label(arm),
-            )
-            low, high = losses.min(axis=1), losses.max(axis=1)
-            ax.fill_between(rates, low, high, color=look.color, alpha=0.1, lw=0)
-            lowest = np.nanmin([lowest, np.nanmin(losses)])
-        ax.set_xscale("log")
-        ax.set_ylim(lowest - 0.05, lowest + 1.5)
-        style.dress(ax, xlabel="peak learning rate", ylabel="loss (nats)", title=model)
-    style.legend(figure)
+    ax = figure.subplots()
+    ax.axhline(0, color="0.3", lw=1)
+    first = ("tail-constant", "lookahead", "constant", "ema")
+    figures.lines(table, ax, found, "rate", "loss", first=first, control="base")
+    ax.set_xscale("log")
+    ax.set_yscale("symlog", linthresh=0.1)
+    ax.set_ylim(-0.08, 2)
+    figures.dress(ax, xlabel="peak learning rate", ylabel="difference (nats)")
+    figures.legend(figure)
     return Picture(
-        "sensitivity",
+        f"sensitivity-{model}",
         figure,
         "Mean of the tuning seeds, and a band from the lowest to the highest. Lines "
         "end where a run diverged.",
     )
 
 
-def _forgiving(runs: Runs) -> str:
+def _forgiving(table: Table) -> str:
     """How much is lost at a wrong rate."""
-    rows = []
-    for model in runs.models:
-        for arm in _methods(runs):
-            rates, losses = _grid(runs, model, arm)
-            if not rates.size:
-                continue
-            means = losses.mean(axis=1)
-            best = int(np.nanargmin(means))
-            cells = []
-            for factor in (1 / 10, 1 / 3, 3, 10):
-                place = int(np.abs(np.log(rates / rates[best] / factor)).argmin())
-                is_near = abs(np.log(rates[place] / rates[best] / factor)) < 0.2
-                lost = means[place] - means[best] if is_near else None
-                cells.append(tables.signed(lost, 3))
-            rows.append([model, runs.label(arm), f"{means[best]:.3f}", *cells])
-    return tables.markdown(
+    best = c("loss").arg_min()
+    factors = {"1/10": 1 / 10, "1/3": 1 / 3, "3": 3.0, "10": 10.0}
+
+    def lost(factor: float) -> pl.Expr:
+        away = (c("rate") / c("rate").get(best) / factor).log().abs()
+        difference = c("loss").get(away.arg_min()) - c("loss").min()
+        return pl.when(away.min() < 0.2).then(difference)
+
+    rows = (
+        means(table)
+        .group_by("model", "arm", maintain_order=True)
+        .agg(
+            best=c("loss").min(),
+            **{f"rate x {name}": lost(factor) for name, factor in factors.items()},
+        )
+    )
+    return markdown(
         "Loss at a wrong learning rate, minus loss at the best (nats)",
-        ("setup", "method", "best", *(f"rate x {f}" for f in ("1/10", "1/3", 3, 10))),
-        rows,
+        table.named(rows),
+        {
+            **{"model": "setup", "arm": "method", "best": ("best", 3)},
+            **{n: (n, lambda x: tables.signed(x, 3)) for n in rows.columns[3:]},
+        },
         note="Means of the tuning seeds, at the rate of the grid that is nearest. A "
         "dash: not on the grid, or a run diverged.",
         left=2,
     )
 
 
-def _chosen(runs: Runs) -> str:
-    rows = []
-    for model in runs.models:
-        for arm in runs.study.arms:
-            for record in runs.finished(model, arm.name)[:1]:
-                r = record.result
-                rows.append(
-                    [
-                        *(model, arm.label, runs.count(model, arm.name)),
-                        *(f"{r['learning_rate']:.3g}", f"{r['drift']:.2f}"),
-                    ]
-                )
-    return tables.markdown(
+def _chosen(table: Table) -> str:
+    keys = ["model", "arm"]
+    first = table.finished.group_by(keys, maintain_order=True).first()
+    rows = first.join(tables.counts(table), on=keys, maintain_order="left")
+    return markdown(
         "Rates and drift",
-        ("setup", "arm", "runs", "learning rate", "drift"),
-        rows,
+        table.named(rows),
+        {
+            **{"model": "setup", "arm": "arm", "runs": "runs"},
+            "learning_rate": ("learning rate", "{:.3g}".format),
+            "drift": ("drift", 2),
+        },
         note="A matched rate's row has the rate and the drift of its method; the mean "
         "drift, where it follows a schedule.",
         left=2,

@@ -17,9 +17,11 @@ import numpy as np
 import optax
 from sklearn.kernel_ridge import KernelRidge
 
+from experiments import tuning
 from experiments.sequential import learning, streams
 from experiments.sequential.learning import Growth
 from experiments.sequential.streams import Stream
+from experiments.tuning import Tuned
 from models import ran
 
 EVERY = 10  # samples between two points of a curve
@@ -107,33 +109,23 @@ class Algorithm(NamedTuple):
     candidates: tuple[float, ...]
 
 
-class Tuned(NamedTuple):
-    """The choice of an arm's number.
-
-    Attributes:
-      value: The candidate with the lowest error.
-      errors: The mean final error over ``TUNING_SEEDS`` of each candidate; infinite
-        where it diverged.
-    """
-
-    value: float
-    errors: tuple[float, ...]
-
-
 @functools.cache
-def tune(name: str, setup_name: str) -> Tuned:
-    """Chooses an arm's number."""
+def tune(name: str, setup_name: str) -> Tuned[float]:
+    """Chooses an arm's number, by its mean final error over ``TUNING_SEEDS``."""
     if other := SETUPS[setup_name].tuned_on:
         return tune(name, other)
     algorithm = ALGORITHMS[name]
-    errors = tuple(
-        fmean(algorithm.learn(setup_name, s, value).final_error for s in TUNING_SEEDS)
-        for value in algorithm.candidates
+    return tuning.tune(
+        algorithm.candidates,
+        lambda values: [
+            fmean(algorithm.learn(setup_name, s, v).final_error for s in TUNING_SEEDS)
+            for v in values
+        ],
+        lambda error: error,
     )
-    return Tuned(algorithm.candidates[int(np.argmin(errors))], errors)
 
 
-def learn(name: str, setup_name: str, seed: int) -> tuple[Curve, Tuned]:
+def learn(name: str, setup_name: str, seed: int) -> tuple[Curve, Tuned[float]]:
     """Learns a stream with the chosen number; says what was chosen, too."""
     tuned = tune(name, setup_name)
     _compile(name, setup_name, tuned.value)

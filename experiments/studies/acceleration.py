@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from experiments.rates import matched
+from experiments.rates import amplified_after_a_third, matched
 from experiments.study import SMALL, Arm, Scale, Study
 from training.engine.engine import Engine
 from training.recipe import Prepared
@@ -81,10 +81,8 @@ _NETWORKS = {
 
 
 def _amplified(config: Config) -> dict[str, Any]:
-    """A constant rate, and amplification from a third of the epochs on."""
     rate = _NETWORKS.get(config.model, {}).get("learning_rate", 0.05)
-    start = max(1, config.epochs // 3)
-    return {"strategy": str([(start, rate, 0, 1), (config.epochs, rate, 1, 2.0)])}
+    return amplified_after_a_third(config, rate)
 
 
 def _alone(name: str, label: str, fields: dict[str, Any]) -> Arm:

@@ -1,5 +1,7 @@
 """Layer-wise gradient amplification, compared with other explanations of its gain."""
 
+import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,7 +9,6 @@ from experiments.rates import stages, strategy
 from experiments.study import SMALL, Arm, Comparison, Scale, Study
 from training.settings.config import Config
 
-_SHALLOW = ("vgg19", "resnet18", "resnet34")
 _DEEP = ("resnet50", "resnet101")
 _VGG = ("vgg16", "vgg19")
 
@@ -15,22 +16,15 @@ _VGG = ("vgg16", "vgg19")
 # deep networks, that of the deep preset.
 THRESHOLD = 1.5
 THRESHOLD_DEEP = 2.0
-# The paper's: 0.7 to 2.5 by 0.1, and 1.0 to 3.0 by 0.25 for the deep networks.
-_SWEEP = [round(0.1 * tenths, 1) for tenths in range(7, 26)]
-_SWEEP_DEEP = [0.25 * quarters for quarters in range(4, 13)]
 
 # The factor was not published. 2 is that of the named strategies.
 FACTOR = 2.0
-_FACTORS = (1.5, 3.0, 5.0, 10.0)
 
 # The part of the layers that is drawn at random: about as many as scores choose at the
 # fixed threshold, 1 to 3 of about 20.
 RATIO = 0.1
 
 _MEASURES = {"g1": "g1", "g1_per_weight": "g1 per weight", "g2": "g2"}
-# Equation 4's other reading is left out where the paper's tables are repeated.
-_PAPER = ("g1", "g2")
-_CASES = (1, 2)
 
 
 # -- Layers selected by their scores ---------------------------------------------------
@@ -45,50 +39,14 @@ def _fields(measure: str = "g2", case: int = 1, **others: Any) -> dict[str, Any]
     }
 
 
-def _name(measure: str, case: int) -> str:
-    return f"{measure.replace('_', '-')}-case{case}"
-
-
-def _label(measure: str, case: int) -> str:
-    return f"{_MEASURES[measure]} case {case}"
-
-
 def _scores(measure: str, case: int) -> Arm:
     """Layers whose scores are above the mean (case 1), or also below it (case 2)."""
     return Arm(
-        _name(measure, case),
-        _label(measure, case),
+        f"{measure.replace('_', '-')}-case{case}",
+        f"{_MEASURES[measure]} case {case}",
         _fields(measure, case),
         baseline="noop",
         matched=_plain_name(_rise(FACTOR)),
-    )
-
-
-def _swept(measure: str, case: int, threshold: float) -> Arm:
-    """The same at a threshold, for the networks for which the paper tries it."""
-    shallow = _SHALLOW if threshold in _SWEEP and threshold != THRESHOLD else ()
-    deep = _DEEP if threshold in _SWEEP_DEEP and threshold != THRESHOLD_DEEP else ()
-    return Arm(
-        f"{_name(measure, case)}-t{threshold}",
-        f"{_label(measure, case)}, threshold {threshold}",
-        _fields(measure, case, amplify_threshold=threshold),
-        group="sweep",
-        variant_of=_name(measure, case),
-        varies="amplify_threshold",
-        models=(*shallow, *deep),
-    )
-
-
-def _reselected(measure: str, case: int, epochs: int) -> Arm:
-    """The same, with layers selected again."""
-    return Arm(
-        f"{_name(measure, case)}-r{epochs}",
-        f"{_label(measure, case)}, selected again every {epochs} epochs",
-        _fields(measure, case, amplify_reselect_every=epochs),
-        baseline=_name(measure, case),
-        group="reselection",
-        variant_of=_name(measure, case),
-        varies="amplify_reselect_every",
     )
 
 
@@ -158,42 +116,13 @@ def _plain(rise: float, group: str = "") -> Arm:
     )
 
 
-# -- What the paper does not publish ---------------------------------------------------
-
-
-def _factor(factor: float) -> Arm:
-    return Arm(
-        f"g2-case1-f{factor:g}",
-        f"g2 case 1, factor {factor:g}",
-        _fields(amplify_factor=factor),
-        baseline="noop",
-        matched=_plain_name(_rise(factor)),
-        group="factor",
-        variant_of="g2-case1",
-        varies="amplify_factor",
-    )
-
-
 # Amplified like the others, by 1: a plain control whose program, and so whose rounding,
 # is that of the arms that amplify.
 _NOOP = {"method": "amplify", "amplify_factor": 1.0}
 
-_FIXED = tuple(_scores(measure, case) for measure in _MEASURES for case in _CASES)
-_VARIANTS = (
-    *(
-        _swept(measure, case, threshold)
-        for measure in _PAPER
-        for case in _CASES
-        for threshold in sorted({*_SWEEP, *_SWEEP_DEEP})
-    ),
-    *(
-        _reselected(measure, case, epochs)
-        for measure in _PAPER
-        for case in _CASES
-        for epochs in (2, 5)
-    ),
-    *map(_factor, _FACTORS),
-    *(_plain(_rise(factor), "factor") for factor in _FACTORS),
+_FIXED = tuple(_scores(measure, case) for measure in _MEASURES for case in (1, 2))
+# What the paper does not publish.
+_FORMS = (
     Arm(
         "g2-case1-propagated",
         "g2 case 1, propagated",
@@ -226,6 +155,59 @@ _VARIANTS = (
         models=_VGG,
     ),
 )
+
+
+# -- Sweeps ----------------------------------------------------------------------------
+
+
+def variant(name: str) -> Arm | None:
+    """An arm of a sweep.
+
+    Args:
+      name: A way to select layers, and one setting of it: ``g1-case2-t0.9`` (the
+        threshold, in the paper 0.7 to 2.5 by 0.1, and 1.0 to 3.0 by 0.25 for the deep
+        networks), ``g2-case1-r5`` (layers selected again every 5 epochs),
+        ``g2-case1-f3`` (the factor); or ``rate-1.2``, the matched rate of a factor.
+    """
+    of, _, setting = name.rpartition("-")
+    if re.fullmatch(r"rate-\d+(\.\d+)?", name):
+        return _plain(float(setting), "factor")
+    arm = next((arm for arm in _FIXED if arm.name == of), None)
+    if arm is None or not re.fullmatch(r"[tf]\d+(\.\d+)?|r\d+", setting):
+        return None
+    value = float(setting[1:])
+    field, group, label, baseline, matched = {
+        "t": ("amplify_threshold", "sweep", f"threshold {value}", None, None),
+        "r": (
+            "amplify_reselect_every",
+            "reselection",
+            f"selected again every {value:g} epochs",
+            of,
+            None,
+        ),
+        "f": (
+            "amplify_factor",
+            "factor",
+            f"factor {value:g}",
+            "noop",
+            _plain_name(_rise(value)),
+        ),
+    }[setting[0]]
+    return dataclasses.replace(
+        arm,
+        name=name,
+        label=f"{arm.label}, {label}",
+        fields={**arm.fields, field: int(value) if setting[0] == "r" else value},
+        baseline=baseline,
+        matched=matched,
+        group=group,
+        variant_of=of,
+        varies=field,
+    )
+
+
+# -- The study -------------------------------------------------------------------------
+
 # Without a validation split, as in the paper, there are test curves.
 _FULL = {"test_each_epoch": True}
 # One measure, and everything that could explain its gain instead.
@@ -270,8 +252,9 @@ STUDY = Study(
             baseline="original",
             derived=_drop,
         ),
-        *_VARIANTS,
+        *_FORMS,
     ),
+    variant=variant,
     extra_comparisons=(
         *(
             Comparison(arm.name, control)
@@ -281,16 +264,12 @@ STUDY = Study(
         Comparison("g2-case1", "drop"),
     ),
     scales=(
-        Scale("full", models=(*_SHALLOW, *_DEEP), seeds=10, fields=_FULL),
         Scale(
-            "cifar10",
-            models=(*_SHALLOW, *_DEEP),
+            "full",
+            models=("vgg19", "resnet18", "resnet34", *_DEEP),
             seeds=10,
-            fields={**_FULL, "dataset": "cifar10"},
+            fields=_FULL,
         ),
-        # 30 runs of 58,500 steps: 6 hours at 80 steps/s, which is assumed of an H100
-        # or H200 in float32. --dry-run measures it.
-        Scale("gpu", models=("resnet18",), seeds=5, fields=_FULL, arms=_DECIDING),
         # 20 runs of 9,360 steps: 16 minutes at 200 steps/s, which is assumed of an
         # H200, and 8 compilations.
         Scale(
@@ -325,8 +304,9 @@ STUDY = Study(
                 *(*_DECIDING, "rate-2", "drop"),
                 *(arm.name for arm in _FIXED if arm.name not in _DECIDING),
                 *("g2-case1-t0.7", "g2-case1-t2.3", "g2-case1-r2"),
-                *(arm.name for arm in _VARIANTS if arm.group in ("factor", "form")),
-                *(arm.name for arm in _VARIANTS if arm.group == "head"),
+                *(f"g2-case1-f{factor}" for factor in ("1.5", "3", "5", "10")),
+                *("rate-1.05", "rate-1.2", "rate-1.4", "rate-1.9"),
+                *(arm.name for arm in _FORMS),
             ),
         ),
     ),

@@ -10,7 +10,7 @@ import jax
 import optax
 from flax import traverse_util
 
-from experiments.rates import matched
+from experiments.rates import amplified_after_a_third, matched
 from experiments.study import SMALL, Arm, Scale, Study
 from experiments.training_loss import TrainingLoss
 from training import data
@@ -121,10 +121,8 @@ _FACTOR = matched()
 
 
 def _amplified(config: Config) -> dict[str, Any]:
-    """The same rate, with amplification from a third of the epochs on."""
-    start, rate = max(1, config.epochs // 3), config.learning_rate
-    strategy = [(start, rate, 0, 1), (config.epochs, rate, 1, 2.0)]
-    return {"method": "amplify", "strategy": str(strategy)}
+    rates = amplified_after_a_third(config, config.learning_rate or 0.0)
+    return {"method": "amplify", **rates}
 
 
 def _cascade(name: str, label: str, fields: dict[str, Any]) -> Arm:

@@ -11,10 +11,12 @@ with their square.
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from experiments import paths
@@ -22,11 +24,13 @@ from experiments.curvature import top_eigenvalue
 from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
 from experiments.training_loss import TrainingLoss
+from experiments.tuning import rounded
 from training import data
 from training.engine import networks
 from training.engine.state import TrainState
 from training.recipe import Prepared
 from training.run.callbacks import Callback
+from training.settings import config as config_lib
 from training.settings.config import Config
 
 # -- The arms --------------------------------------------------------------------------
@@ -65,7 +69,7 @@ REGIMES = (
     Regime("heavy-high", "heavy ball 0.9, high rate", 0.9, False, 0.6, 0.5),
     Regime("nesterov-high", "Nesterov 0.9, high rate", 0.9, True, 0.6, 0.5),
 )
-METHODS = {"sgd": "SGD", "plp": "PLP", "matched": f"SGD, rate x {MATCHED}"}
+LABELS = {"sgd": "SGD", "plp": "PLP", "matched": f"SGD, rate x {MATCHED}"}
 
 # Networks without normalisation, which train on the full batch.
 FULL_BATCH_MODELS = ("plain",)
@@ -105,7 +109,7 @@ def _arms(regime: Regime) -> tuple[Arm, ...]:
             group=regime.name,
             derived=_derived(regime),
         )
-        for method, label in METHODS.items()
+        for method, label in LABELS.items()
     )
     fields = {**fields, "method": "plp", "plp_period": PERIOD}
     return (
@@ -132,8 +136,10 @@ class Observer(Callback):
       measures: ``step``: the optimizer steps at which it measured, 0 first. At each,
         ``top_eigenvalue`` of the Hessian of the training loss on a fixed batch (the
         full one, or the first 512 training images), its ``residual``, and whether it
-        ``converged``. ``path``: sketches of the parameters minus those at the start
-        (``experiments.paths``), packed into text.
+        ``converged``. ``distance``: how far PLP's parameters are from those of ``sgd``
+        and ``matched``, in parts of the distance that PLP has moved, at each step but
+        0. Whichever of two runs comes last has it, so that a run has those that are
+        known by then.
     """
 
     def __init__(self, prepared: Prepared, config: Config) -> None:
@@ -147,6 +153,9 @@ class Observer(Callback):
             config = dataclasses.replace(config, precision="float32")
         module = networks.make_network(config, dataset.num_classes, axis_name=None)
         self._sketches: list[Any] = []
+        self._config = config
+        self._rate = config.learning_rate or 0.0
+        self._paths = Path(str(config.workdir)).parents[1] / "paths"
         self._seen: dict[str, list[Any]] = {
             name: [] for name in ("step", "top_eigenvalue", "residual", "converged")
         }
@@ -177,11 +186,42 @@ class Observer(Callback):
             seen.append(value)
         moved = jax.tree.map(lambda a, b: a - b, params, self._start)
         self._sketches.append(paths.sketch(moved))
+        self._paths.mkdir(parents=True, exist_ok=True)
+        np.save(self._path(self._config.method, self._rate), self._sketches)
 
     @property
     def measures(self) -> dict[str, Any]:
         """What was measured."""
-        return {**self._seen, "path": paths.pack(self._sketches)}
+        distances = self._distances()
+        return {**self._seen, **({"distance": distances} if distances else {})}
+
+    def _path(self, method: str, rate: float) -> Path:
+        """The file of a run's sketches, in a folder that the study's runs share."""
+        chosen = config_lib.chosen(self._config)
+        common = {
+            name: value
+            for name, value in chosen.items()
+            if name not in ("method", "learning_rate") and not name.startswith("plp_")
+        }
+        fingerprint = config_lib.fingerprint(common)
+        return self._paths / f"{fingerprint}-{method}-{rate:.5g}.npy"
+
+    def _distances(self) -> dict[str, list[float]]:
+        """Distances from the runs that this one is compared with, if they are there."""
+        rate, factor = self._rate, float(MATCHED)
+        ours, found = np.stack(self._sketches), {}
+        is_plp = self._config.method == "plp"
+        for name, of_plp in (("sgd", 1.0), ("matched", factor)):
+            other = (
+                self._path("sgd", rate * of_plp)
+                if is_plp
+                else self._path("plp", rate / of_plp)
+            )
+            if not other.exists() or len(theirs := np.load(other)) != len(ours):
+                continue
+            pair = (ours, theirs) if is_plp else (theirs, ours)
+            found[name] = [rounded(x, 5) for x in paths.distance(*pair)[1:]]
+        return found
 
 
 # -- The study -------------------------------------------------------------------------
@@ -219,7 +259,7 @@ STUDY = Study(
             arms=tuple(
                 f"{method}-heavy-{rate}"
                 for rate in ("low", "high")
-                for method in METHODS
+                for method in LABELS
             ),
         ),
         Scale(

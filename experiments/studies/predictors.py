@@ -12,23 +12,11 @@ import numpy as np
 from experiments.predictors import descent
 from experiments.predictors.methods import METHODS
 from experiments.predictors.problems import PROBLEMS
-from experiments.study import Arm, Comparison, Outcome, Scale, Study, Tick
-from training.errors import ConfigError, DivergedError
+from experiments.study import Comparison, Outcome, Scale, Study, Tick
+from experiments.tuning import arms, check_setup, rounded
+from training.errors import DivergedError
 from training.run.provenance import provenance
 
-_LABELS = {
-    "gd": "gradient descent",
-    "nesterov": "Nesterov",
-    "adam": "Adam",
-    "lbfgs": "L-BFGS",
-    "plp": "PLP",
-    "ema": "EMA-Nesterov",
-    "outer": "outer Nesterov",
-    "sliding": "sliding window",
-    "revert": "sliding window, revert",
-    "restarted": "restarted window",
-    "restarted-nesterov": "restarted window on Nesterov",
-}
 _POINTS = 40  # of a curve, in equal ratios
 
 
@@ -52,75 +40,47 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
       DivergedError: If a value is not finite.
     """
     model, seed, method = config["model"], config["seed"], config["method"]
-    if model not in PROBLEMS:
-        raise ConfigError(f"--models {model}: choose from {', '.join(PROBLEMS)}")
+    check_setup(model, PROBLEMS)
     tick(0.0, "tuning and descending")
     tuned = descent.tune(model, method, config["steps"])
-    rate, name = tuned.rate, method
+    drift = descent.drift_of(model, method, config["steps"])
+    rate, name, momentum = tuned.value, method, tuned.run.momentum
     if config["matched"]:
-        rate, name = rate * _drift(method, tuned), METHODS[method].base
-    (run,) = descent.descend(
-        model, name, seed, [rate], [tuned.momentum], config["steps"]
-    )
+        rate, name = rate * drift, METHODS[method].base
+    (run,) = descent.descend(model, name, seed, [rate], [momentum], config["steps"])
     tick(1.0, f"gap {run.gap[-1]:.3g}")
     if not np.isfinite(run.gap).all():
         raise DivergedError(f"the loss is not finite with a rate of {rate:.3g}")
     result: dict[str, Any] = {
-        "gap": _short(run.gap[-1]),
+        "gap": rounded(run.gap[-1]),
         "steps": config["steps"],
-        "learning_rate": _short(rate),
-        "momentum": tuned.momentum,
-        "drift": _short(_drift(method, tuned)),
+        "learning_rate": rounded(rate),
+        "momentum": momentum,
+        "drift": rounded(drift),
         **provenance(),
     }
     for name, gap in zip(("coarse", "fine"), PROBLEMS[model](0).gaps, strict=True):
         count = run.to(gap)
         if count is not None:
             result[f"gradients_{name}"] = count
-            result[f"seconds_{name}"] = _short(
+            result[f"seconds_{name}"] = rounded(
                 run.seconds * count / max(run.gradients[-1], 1)
             )
     lowest = np.maximum(np.minimum.accumulate(run.gap), 1e-16)
     places = np.unique(np.geomspace(1, len(lowest), _POINTS).astype(int)) - 1
     history = [
-        {"gradients": int(run.gradients[i]), "gap": _short(lowest[i])} for i in places
+        {"gradients": int(run.gradients[i]), "gap": rounded(lowest[i])} for i in places
     ]
     measures = {}
     if not config["matched"]:
         measures = {
-            "rates": list(map(_short, tuned.rates)),
-            "gaps": [_short(gap) if np.isfinite(gap) else -1 for gap in tuned.gaps],
+            "rates": list(map(rounded, tuned.tried)),
+            "gaps": [
+                rounded(choice.gap) if np.isfinite(choice.gap) else -1
+                for choice in tuned.runs
+            ],
         }
     return Outcome(result, history, measures)
-
-
-def _drift(method: str, tuned: descent.Tuned) -> float:
-    drift = METHODS[method].drift
-    return tuned.drift if drift is None else drift
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def _arms() -> tuple[Arm, ...]:
-    arms = []
-    for name, method in METHODS.items():
-        is_plain = method.base == name
-        matched = None if is_plain else f"{name}-matched"
-        arms.append(
-            Arm(
-                name,
-                _LABELS[name],
-                {"method": name, "matched": False},
-                baseline=None if is_plain else method.base,
-                matched=matched,
-            )
-        )
-        if matched:
-            label = f"{_LABELS[method.base]} at the rate of: {_LABELS[name]}"
-            arms.append(Arm(matched, label, {"method": name, "matched": True}))
-    return tuple(arms)
 
 
 _FULL = Scale("full", models=tuple(PROBLEMS), seeds=20, fields={"steps": 2000})
@@ -131,7 +91,7 @@ STUDY = Study(
     question="Do coefficients that the updates set, or momentum over the slow "
     "trajectory, save gradients over a tuned base, over the base at the matched rate, "
     "and over L-BFGS?",
-    arms=_arms(),
+    arms=arms(METHODS),
     scales=(
         _FULL,
         dataclasses.replace(_FULL, name="small", seeds=10),

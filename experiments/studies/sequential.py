@@ -12,7 +12,8 @@ from typing import Any
 
 from experiments.sequential import arms
 from experiments.study import Arm, Comparison, Outcome, Scale, Study, Tick
-from training.errors import ConfigError, DivergedError
+from experiments.tuning import check_setup, rounded
+from training.errors import DivergedError
 from training.run.provenance import provenance
 
 _LABELS = {
@@ -47,23 +48,22 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
       DivergedError: If the final error is not finite.
     """
     name, setup, seed = config["algorithm"], config["model"], config["seed"]
-    if setup not in arms.SETUPS:
-        raise ConfigError(f"--models {setup}: choose from {', '.join(arms.SETUPS)}")
+    check_setup(setup, arms.SETUPS)
     tick(0.0, "tuning and learning")
     curve, tuned = arms.learn(name, setup, seed)
     tick(1.0, f"error {curve.final_error:.3g}")
     if math.isinf(curve.final_error):
         raise DivergedError(f"the test error is not finite with {tuned.value:g}")
     history = [
-        {"samples": int(n), "test_error": _short(error)}
+        {"samples": int(n), "test_error": rounded(error)}
         for n, error in zip(curve.samples, curve.error, strict=True)
     ]
     if name in ("ran-lms", "ran-ekf"):
         for point, units in zip(history, curve.units, strict=True):
             point["units"] = int(units)
     measures: dict[str, Any] = {
-        "candidates": list(arms.ALGORITHMS[name].candidates),
-        "errors": [_short(e) if math.isfinite(e) else -1 for e in tuned.errors],
+        "candidates": tuned.tried,
+        "errors": [rounded(e) if math.isfinite(e) else -1 for e in tuned.runs],
     }
     if seed == 0:
         measures["fit"] = _fit(curve)
@@ -79,15 +79,11 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     return Outcome(result, history, measures)
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
 def _fit(curve: arms.Curve) -> dict[str, Any]:
     points = [i for i, n in enumerate(curve.samples) if n in FITS_AFTER]
     return {
         "samples": [int(curve.samples[i]) for i in points],
-        "predictions": [list(map(_short, curve.predictions[i])) for i in points],
+        "predictions": [list(map(rounded, curve.predictions[i])) for i in points],
     }
 
 

@@ -11,23 +11,10 @@ from typing import Any
 import numpy as np
 
 from experiments.predictors import batches
-from experiments.study import Arm, Comparison, Outcome, Scale, Study, Tick
-from training.errors import ConfigError, DivergedError
+from experiments.study import Comparison, Outcome, Scale, Study, Tick
+from experiments.tuning import arms, check_setup, rounded
+from training.errors import DivergedError
 from training.run.provenance import provenance
-
-_LABELS = {
-    "base": "base optimizer",
-    "plp": "PLP",
-    "ema": "EMA-Nesterov",
-    "ema-published": "EMA-Nesterov, published schedule",
-    "outer": "outer Nesterov",
-    "lookahead": "Lookahead",
-    "tail": "tail average",
-    "gated": "adaptive window, noise gate",
-    "to-zero": "base optimizer, rate to 0",
-    "constant": "base optimizer, constant rate",
-    "tail-constant": "tail average, constant rate",
-}
 
 
 def execute(config: dict[str, Any], tick: Tick) -> Outcome:
@@ -48,21 +35,20 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
       DivergedError: If the loss is not finite.
     """
     model, method, steps = config["model"], config["method"], config["steps"]
-    if model not in batches.SETUPS:
-        raise ConfigError(f"--models {model}: choose from {', '.join(batches.SETUPS)}")
+    check_setup(model, batches.SETUPS)
     tick(0.0, "tuning and training")
     tuned = batches.tune(model, method, steps)
     course = batches.train(model, method, config["matched"], config["seed"], steps)
     loss = float(course.losses[-1])
     tick(1.0, f"loss {loss:.4f}")
     if not math.isfinite(loss):
-        raise DivergedError(f"the loss is not finite with a rate of {tuned.rate:.3g}")
+        raise DivergedError(f"the loss is not finite with a rate of {tuned.value:.3g}")
     drift = batches.drift_of(model, method, steps)
     if callable(drift):
         drift = float(np.mean(drift(np.arange(steps) / steps)))
     result = {
         "loss": loss,
-        "learning_rate": _short(tuned.rate),
+        "learning_rate": _short(tuned.value),
         "drift": _short(drift),
         "steps": steps,
         **provenance(),
@@ -75,31 +61,17 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     measures = {}
     if not config["matched"]:
         measures = {
-            "rates": list(map(_short, tuned.rates)),
+            "rates": list(map(_short, tuned.tried)),
             "losses": [
-                [_short(x) if math.isfinite(x) else -1 for x in row]
-                for row in tuned.losses
+                [_short(c.last) if math.isfinite(c.last) else -1 for c in of_rate]
+                for of_rate in tuned.runs
             ],
         }
     return Outcome(result, history, measures)
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.5g}")
-
-
-def _arms() -> tuple[Arm, ...]:
-    arms = []
-    for name, label in _LABELS.items():
-        base = batches.METHODS[name].base
-        matched = None if name == base else f"{name}-matched"
-        baseline = None if name == base else base
-        fields = {"method": name, "matched": False}
-        arms.append(Arm(name, label, fields, baseline=baseline, matched=matched))
-        if matched:
-            label = f"{_LABELS[base]} at the rate of: {label}"
-            arms.append(Arm(matched, label, {**fields, "matched": True}))
-    return tuple(arms)
+    return rounded(value, 5)
 
 
 _FULL = Scale("full", models=tuple(batches.SETUPS), seeds=18, fields={"steps": 4000})
@@ -110,7 +82,7 @@ STUDY = Study(
     question="Does momentum over the slow trajectory, a window or an average lower the "
     "loss at the end of training on small batches, compared with the tuned base, and "
     "with the base at the matched rate?",
-    arms=_arms(),
+    arms=arms(batches.METHODS),
     scales=(
         _FULL,
         dataclasses.replace(_FULL, name="small", fields={"steps": 1000}),

@@ -7,41 +7,21 @@ import numpy as np
 import pytest
 
 import plp_optax
-from experiments.comparisons import METRICS
-from experiments.records import RecordFile
-from experiments.reports import image_batches as report
-from experiments.runs import Runs
+from experiments import table
+from experiments.reports.image_batches import losses
 from experiments.studies import image_batches
-from experiments.studies.image_batches import METHODS, RATES, at_rate
+from experiments.studies.image_batches import METHODS
 
 TUNED = Path(__file__).parents[2] / "results" / "tune" / "image_batches"
 
 
-@pytest.fixture(scope="module")
-def tuned():
-    file = RecordFile(TUNED)
-    return Runs(image_batches.STUDY, file.read_header(), file.read())
-
-
-def test_the_rates_are_those_that_tuning_found(tuned):
-    for name, method in METHODS.items():
-        losses = {
-            rate: METRICS[1].read(run, ())
-            for rate in RATES
-            for run in tuned.finished("resnet18", at_rate(name, rate))
-        }
-        assert min(losses, key=losses.get) == method.rate, name
-    assert {record.seed for record in tuned.records} == {image_batches.TUNING_SEED}
-
-
-def test_the_table_of_rates_marks_a_rate_that_was_not_tried(tuned):
-    file = RecordFile(TUNED)
-    records = [r for r in file.read() if r.arm != at_rate("tail", RATES[0])]
-    runs = Runs(image_batches.STUDY, file.read_header(), records)
-    *_, table = report.sections(runs, [])
-    cells = {r.split(" | ")[0]: r.split(" | ")[1:] for r in table.splitlines()}
-    assert cells["| tail average"][0] == "-"
-    assert cells["| tail average, constant rate"][0] != "-"
+def test_the_rates_are_those_that_tuning_found():
+    tuned = table.load(TUNED)
+    found = losses(tuned).drop_nulls()
+    lowest = found.sort("value").group_by("method").first()
+    rates = dict(lowest.select("method", "rate").iter_rows())
+    assert rates == {name: method.rate for name, method in METHODS.items()}
+    assert set(tuned.runs["seed"]) == {image_batches.TUNING_SEED}
 
 
 def emitted(link, steps, u=1.0):

@@ -43,12 +43,6 @@ def test_few_parameters_are_kept_as_they_are():
     np.testing.assert_array_equal(paths.sketch(tree), [*np.arange(200.0), -7.5])
 
 
-def test_packing_loses_nothing():
-    sketches = [paths.sketch(tree) for tree in trees(3, scale=1e-6)]
-    found = paths.unpack(paths.pack(sketches), 3)
-    np.testing.assert_array_equal(found, np.stack(sketches))
-
-
 def test_distance_is_relative_to_the_distance_that_the_first_has_covered():
     one = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
     two = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 3.0]])

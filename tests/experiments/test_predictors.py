@@ -7,7 +7,6 @@ import pytest
 
 import plp_optax
 from experiments.predictors import descent
-from experiments.predictors.methods import METHODS
 from experiments.predictors.problems import DECAY, PROBLEMS
 from experiments.studies import predictors
 from training.errors import ConfigError
@@ -84,21 +83,13 @@ def test_matched_arm_runs_the_base_at_rate_times_drift():
     config = {"model": MODEL, "seed": 3, "method": "ema", "steps": STEPS}
     tuned = descent.tune(MODEL, "ema", STEPS)
     outcome = predictors.execute({**config, "matched": True}, lambda part, text: None)
-    rate = tuned.rate / (1 - 0.5)
+    rate = tuned.value / (1 - 0.5)
     np.testing.assert_allclose(outcome.result["learning_rate"], rate, rtol=1e-3)
     expected = numpy_descent(rate, 0.0, STEPS)
     gaps = [point["gap"] for point in outcome.history]
     np.testing.assert_allclose(
         gaps[0] - gaps[-1], expected[0] - expected.min(), rtol=1e-2
     )
-
-
-def test_every_method_has_a_base_and_a_matched_arm():
-    arms = {arm.name: arm for arm in predictors.STUDY.arms}
-    for name, method in METHODS.items():
-        if method.base != name:
-            assert arms[name].baseline == method.base
-            assert arms[arms[name].matched].fields == {"method": name, "matched": True}
 
 
 def test_a_problem_that_is_not_there():

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from experiments import report, studies
-from experiments.records import Header, Record
-from experiments.reports.sequential import samples_to
+from experiments import report, table
+from experiments.records import Record
+from experiments.reports import sequential as sequential_report
 from experiments.sequential import arms
 from experiments.studies import sequential
+from tests.support import reports
 from training.errors import ConfigError, DivergedError
 
 SETUP = "mackey-glass-17"
@@ -53,11 +54,11 @@ def test_tuning_takes_the_lowest_error(monkeypatch):
 
     algorithm = arms.Algorithm(learn, "rate", (1.0, 2.5, 3.0))
     monkeypatch.setitem(arms.ALGORITHMS, "made-up", algorithm)
-    value, errors = arms.tune("made-up", "mackey-glass-17-public")
-    assert value == 2.5
-    assert errors == pytest.approx((2.001, 1.251, np.inf))
+    tuned = arms.tune("made-up", "mackey-glass-17-public")
+    assert tuned.value == 2.5
+    assert tuned.runs == pytest.approx([2.001, 1.251, np.inf])
     assert len(asked) == 9
-    assert arms.tune("made-up", "mackey-glass-17-noisy").errors is errors
+    assert arms.tune("made-up", "mackey-glass-17-noisy") is tuned
 
 
 def test_a_fixed_network_has_units_at_inputs():
@@ -108,7 +109,7 @@ def test_divergence_and_unknown_setups_are_reported(monkeypatch):
     config = {"algorithm": "ran-lms", "model": "lorenz", "seed": 1}
     with pytest.raises(ConfigError, match=r"lorenz.*diabetes"):
         sequential.execute(config, tick)
-    tuned = arms.Tuned(0.4, (1.0,))
+    tuned = arms.Tuned(0.4, [0.4], [1.0])
     monkeypatch.setattr(arms, "learn", lambda *_: (curve(np.nan), tuned))
     with pytest.raises(DivergedError, match=r"0\.4"):
         sequential.execute({**config, "model": SETUP}, tick)
@@ -139,40 +140,37 @@ def record(arm, seed, error, units):
     )
 
 
-def test_samples_to_a_target():
-    run = record("ran-ekf", 0, np.linspace(1, 0.02, 50), 3)
-    assert samples_to(run, 0.5) == 260  # 1 - 0.02 i at 10 (i + 1)
-    assert samples_to(run, 0.01) == 510
-
-
-def test_report_has_signs_and_verdicts_right(tmp_path, monkeypatch):
+def test_report_has_signs_and_verdicts_right():
     """RAN-EKF has a quarter of the error and ten units fewer."""
-    monkeypatch.setattr(report, "_save", lambda figure, path: path.touch())
     falling = np.geomspace(1, 0.1, 50)
     records = []
     for seed in range(6):
         e = falling * (1 + seed / 100)
         records.append(record("ran-lms", seed, e, 30 + seed))
         records.append(record("ran-ekf", seed, e / 4, 20 + seed))
-    study = studies.load("sequential")
-    text = report.write(
-        study, Header("sequential", "quick", [SETUP], {}), records, tmp_path
-    ).read_text()
-    rows, header = [], []
-    for line in text.splitlines():
-        cells = line.strip("| ").split(" | ")
-        header = cells if cells[0] == "stream" else header
-        if cells[1:3] == ["RAN-EKF", "RAN-LMS"]:
-            rows.append(dict(zip(header, cells, strict=True)))
-    ratio, units, samples = rows
-    for row in rows:
-        assert row["verdict"] == "**better**"
-        assert row["pairs"] == "6"
-        assert row["better / tied / worse"] == "6 / 0 / 0"
-    assert (ratio["ratio"], units["difference"]) == ("0.25", "-10.0")
+    made = reports.table_of(records, sequential.STUDY, (SETUP,))
+    metrics = report.metrics_of(sequential.STUDY)
+    found = table.compare(made, metrics)
+    ratio, units, samples = found.rows(named=True)
+    for row in (ratio, units, samples):
+        assert (row["verdict"], row["n"], row["down"]) == ("better", 6, 6)
+    assert np.exp(ratio["mean"]) == pytest.approx(0.25)
+    assert units["mean"] == pytest.approx(-10)
     target = np.mean(falling[-5:])
     ours = SAMPLES[int(np.argmax(falling / 4 <= target))]
     theirs = SAMPLES[int(np.argmax(falling <= target))]
-    assert samples["difference"] == f"{ours - theirs:+d}"
-    assert "0.1: 0.5; 0.2: diverged" in text
-    assert (tmp_path / "figures" / f"growth-{SETUP}.png").exists()
+    assert samples["mean"] == pytest.approx(ours - theirs)
+    text = "".join(table.comparisons(made, found, metrics))
+    assert "Final test error: arm / control (lower is better)" in text
+    assert "0.1: 0.5; 0.2: diverged" in sequential_report._tuning(made)
+
+
+def test_a_run_that_never_gets_there_counts_as_one_point_more():
+    records = [
+        record("ran-lms", 0, np.linspace(1, 0.01, 50), 3),
+        record("ran-ekf", 0, np.linspace(1, 0.5, 50), 3),
+    ]
+    values = sequential_report._samples(
+        reports.table_of(records, sequential.STUDY, (SETUP,))
+    )
+    assert values.filter(arm="ran-ekf", control="ran-lms")["value"].item() == 510

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from experiments.predictors import batches, characters
-from experiments.predictors.descent import continued
 from experiments.studies import small_batches
+from experiments.tuning import tune
 from training.errors import ConfigError
 
 STEPS = 20
@@ -67,13 +67,13 @@ def test_courses_are_numpys(setups):
 
 def test_tuning_continues_the_grid_and_matches_each_steps_drift(setups):
     tuned = batches.tune("quadratic", "ema", STEPS)
-    means = np.mean(tuned.losses, axis=1)
-    place = tuned.rates.index(tuned.rate)
-    assert place == means.argmin()
-    assert 0 < place < len(tuned.rates) - 1
+    means = [np.mean([course.last for course in courses]) for courses in tuned.runs]
+    place = tuned.tried.index(tuned.value)
+    assert place == np.argmin(means)
+    assert 0 < place < len(tuned.tried) - 1
     matched = batches.train("quadratic", "ema", True, 4, STEPS)
     factors = 1 / (1 - 0.5 * (1 - np.arange(STEPS) / STEPS))
-    expected = numpy_course(tuned.rate, 4, factors)
+    expected = numpy_course(tuned.value, 4, factors)
     np.testing.assert_allclose(matched.losses, expected, rtol=1e-3, atol=1e-6)
 
 
@@ -88,13 +88,13 @@ def test_the_tail_average_is_that_of_the_points(setups):
 
 def test_a_grid_is_continued_until_the_best_is_within():
     for target, expected in ((50.0, [1, 10, 100, 1000]), (0.2, [0.01, 0.1, 1, 10])):
-        tried = [1.0, 10.0]
-
-        def best(tried=tried, target=target):
-            return min(tried, key=lambda rate: abs(np.log(rate / target)))
-
-        continued([1.0, 10.0], best, tried.extend)
-        np.testing.assert_allclose(sorted(tried), expected)
+        tuned = tune(
+            [1.0, 10.0],
+            lambda rates, target=target: np.abs(np.log(np.array(rates) / target)),
+            lambda cost: cost,
+            is_continued=True,
+        )
+        np.testing.assert_allclose(tuned.tried, expected)
 
 
 def test_a_constant_rate_does_not_fall():

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import plp_optax
-from experiments import stability, stability_chart
+from experiments import stability
+from experiments.reports import stability_chart
 from experiments.stability import PLAIN, Cycle, plp_cycle
 from tests.support import reference
 

@@ -1,6 +1,5 @@
 """Paired statistics, on made-up differences whose truth is known."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -9,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments import statistics
-from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, WORSE, compare
+from experiments.statistics import (
+    BETTER,
+    NOT_SHOWN,
+    TOO_FEW,
+    UNCORRECTED,
+    WORSE,
+    compare,
+    corrected,
+    verdict,
+)
 
 
 def around(center, n, spread=0.3):
@@ -19,8 +26,13 @@ def around(center, n, spread=0.3):
     return center + spread * (offsets - offsets.mean()) / offsets.std(ddof=1)
 
 
-def difference(center, n, *, spread=0.3, **kwargs):
-    return compare(around(center, n, spread), np.zeros(n), **kwargs)
+def difference(center, n, *, spread=0.3):
+    return compare(around(center, n, spread), np.zeros(n))
+
+
+def judge(found, *, higher_is_better=True):
+    """The verdict of a comparison that is corrected for no other."""
+    return verdict(found, *corrected([found]), higher_is_better=higher_is_better)
 
 
 # -- Interval and test -----------------------------------------------------------------
@@ -31,7 +43,7 @@ def test_student_from_its_formulas(n):
     found = difference(0.2, n, spread=0.3)
     half = stats.t.ppf(0.975, n - 1) * 0.3 / math.sqrt(n)
     assert found.mean == pytest.approx(0.2)
-    assert found.interval == pytest.approx((0.2 - half, 0.2 + half))
+    assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half))
     p = 2 * stats.t.sf(0.2 / (0.3 / math.sqrt(n)), n - 1)
     assert found.p == pytest.approx(p)
 
@@ -48,7 +60,7 @@ def test_student_from_its_formulas(n):
 def test_coverage(draw, mean, least, most, n):
     # The module's table has 20,000 draws.
     samples = draw(np.random.default_rng(n), size=(600, n))
-    bounds = np.array([compare(d, np.zeros(n)).interval for d in samples])
+    bounds = np.array([compare(d, np.zeros(n))[2:4] for d in samples])
     covers = np.mean((bounds[:, 0] <= mean) & (mean <= bounds[:, 1]))
     assert least < covers < most
 
@@ -65,17 +77,16 @@ def bh_twin(p):
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 @settings(deadline=None)
 def test_correction_against_its_definition(p):
-    tested = [dataclasses.replace(difference(1, 5), p=x) for x in p]
-    found = [d.corrected_p for d in statistics.corrected(tested)]
-    assert found == pytest.approx(bh_twin(p))
+    tested = [difference(1, 5)._replace(p=x) for x in p]
+    assert corrected(tested) == pytest.approx(bh_twin(p))
 
 
 def test_correction_passes_over_what_is_not_tested():
     few, one, two = difference(1, 4), difference(1, 8), difference(0.1, 8)
-    found = statistics.corrected([compare([], []), one, few, two])
-    assert [d.corrected_p is None for d in found] == [True, False, True, False]
-    assert found[1].corrected_p == pytest.approx(min(2 * one.p, two.p))
-    assert statistics.corrected([few]) == [few]
+    found = corrected([compare([], []), one, few, two])
+    assert [p is None for p in found] == [True, False, True, False]
+    assert found[1] == pytest.approx(min(2 * one.p, two.p))
+    assert corrected([few]) == [None]
 
 
 # -- Verdicts --------------------------------------------------------------------------
@@ -84,30 +95,28 @@ def test_correction_passes_over_what_is_not_tested():
 @pytest.mark.parametrize("n", [5, 6, 10])
 @pytest.mark.parametrize("higher_is_better", [True, False])
 def test_verdicts_have_the_metrics_direction(n, higher_is_better):
-    up = difference(1, n, higher_is_better=higher_is_better)
-    down = difference(-1, n, higher_is_better=higher_is_better)
-    assert up.mean > 0 > down.mean
-    expected = (BETTER, WORSE) if higher_is_better else (WORSE, BETTER)
-    assert (up.verdict, down.verdict) == expected
-    assert (up.wins, up.losses) == ((n, 0) if higher_is_better else (0, n))
+    found = [
+        judge(difference(center, n), higher_is_better=higher_is_better)
+        for center in (1, -1)
+    ]
+    assert found == ([BETTER, WORSE] if higher_is_better else [WORSE, BETTER])
 
 
 @pytest.mark.parametrize("n", range(5))
 def test_few_seeds_show_nothing_however_clear(n):
-    found = compare(np.linspace(1, 1.001, n), np.zeros(n))
-    assert found.verdict == TOO_FEW
-    assert statistics.corrected([found])[0].verdict == TOO_FEW
+    assert judge(compare(np.linspace(1, 1.001, n), np.zeros(n))) == TOO_FEW
 
 
 def test_the_corrected_p_decides():
     n, spread = 8, 1.0
     t = stats.t.ppf(1 - 0.04 / 2, n - 1)  # p = 0.04
     found = difference(t * spread / math.sqrt(n), n, spread=spread)
-    assert found.verdict == BETTER
-    assert found.interval[0] > 0
+    assert found.low > 0
+    assert judge(found) == BETTER
     null = difference(0.01, n)
-    alone, among = (statistics.corrected([found, *[null] * k])[0] for k in (0, 4))
-    assert (alone.verdict, among.verdict) == (BETTER, NOT_SHOWN)
+    p, *_ = corrected([found, null, null, null, null])
+    assert verdict(found, p, higher_is_better=True) == UNCORRECTED
+    assert judge(null) == NOT_SHOWN
 
 
 # 0.01 is the resolution of 10,000 test images, in points.
@@ -124,12 +133,13 @@ pairs = st.lists(
 @given(pairs)
 @settings(deadline=None, max_examples=60)
 def test_a_verdict_agrees_with_interval_and_sign(pairs):
+    d = compare(*zip(*pairs, strict=True))
     for higher_is_better in (True, False):
-        d = compare(*zip(*pairs, strict=True), higher_is_better=higher_is_better)
-        if d.verdict in (BETTER, WORSE):
+        found = judge(d, higher_is_better=higher_is_better)
+        if found in (BETTER, WORSE):
             gain = d.mean if higher_is_better else -d.mean
-            assert (gain > 0) == (d.verdict == BETTER)
-            assert d.interval is None or d.interval[0] * d.interval[1] > 0
+            assert (gain > 0) == (found == BETTER)
+            assert d.low is None or d.low * d.high > 0
 
 
 # -- Invariances -----------------------------------------------------------------------
@@ -140,17 +150,16 @@ def test_a_verdict_agrees_with_interval_and_sign(pairs):
 def test_counts_mean_and_swapped_arms(pairs):
     arm, control = map(list, zip(*pairs, strict=True))
     found, back = compare(arm, control), compare(control, arm)
-    assert found.n == len(pairs) == found.wins + found.ties + found.losses
-    assert found.wins == sum(a > c for a, c in pairs) == back.losses
-    assert found.losses == sum(a < c for a, c in pairs) == back.wins
+    assert found.n == len(pairs) == found.up + found.tied + found.down
+    assert found.up == sum(a > c for a, c in pairs) == back.down
+    assert found.down == sum(a < c for a, c in pairs) == back.up
     mean = sum(a - c for a, c in pairs) / len(pairs)
     assert found.mean == pytest.approx(mean, abs=1e-9)
     assert back.mean == -found.mean
     assert back.p == found.p
-    if found.interval:
-        low, high = found.interval
-        assert low <= found.mean <= high
-        assert back.interval == (-high, -low)
+    if found.low is not None:
+        assert found.low <= found.mean <= found.high
+        assert (back.low, back.high) == (-found.high, -found.low)
 
 
 @pytest.mark.parametrize("n", [3, 8])
@@ -159,8 +168,7 @@ def test_what_a_seed_adds_to_both_arms_changes_nothing(n):
     arm, control = rng.normal(50, 1, (2, n))
     of_seed = rng.normal(0, 10, n)
     before, after = compare(arm, control), compare(arm + of_seed, control + of_seed)
-    assert after.interval == pytest.approx(before.interval)
-    assert after.p == pytest.approx(before.p)
+    assert after[2:5] == pytest.approx(before[2:5])
 
 
 # -- Degenerate cases: without a warning, which would be an error ----------------------
@@ -168,7 +176,8 @@ def test_what_a_seed_adds_to_both_arms_changes_nothing(n):
 
 def test_no_seed():
     found = compare([], [])
-    assert (found.n, found.interval, found.p, found.verdict) == (0, None, None, TOO_FEW)
+    assert (found.n, found.low, found.p) == (0, None, None)
+    assert judge(found) == TOO_FEW
     assert math.isnan(found.mean)
 
 
@@ -176,18 +185,18 @@ def test_no_seed():
 def test_equal_differences_have_no_spread_and_the_sign_tests_p(n):
     control = np.arange(n) / 10
     found = compare(control + 0.3, control)  # equal up to rounding
-    assert found.interval is None
+    assert found.low is None
     assert found.mean == pytest.approx(0.3)
     # Two of 2**n combinations of signs are as extreme.
     assert found.p == pytest.approx(2 ** (1 - n))
-    assert found.verdict == (BETTER if n > 5 else NOT_SHOWN if n == 5 else TOO_FEW)
+    assert judge(found) == (BETTER if n > 5 else NOT_SHOWN if n == 5 else TOO_FEW)
 
 
 @pytest.mark.parametrize("n", [1, 2, 6])
 def test_equal_arms(n):
     found = compare(np.arange(n), np.arange(n))
-    assert (found.mean, found.p, found.ties, found.interval) == (0, 1, n, None)
-    assert found.verdict == (NOT_SHOWN if n > 5 else TOO_FEW)
+    assert (found.mean, found.p, found.tied, found.low) == (0, 1, n, None)
+    assert judge(found) == (NOT_SHOWN if n > 5 else TOO_FEW)
 
 
 @pytest.mark.parametrize("wrong", [([1.0, math.nan], [0, 0]), ([math.inf], [0])])

@@ -44,8 +44,9 @@ def reports(monkeypatch):
     """What reports are written of; none is written."""
     seen = []
 
-    def write(study, header, records, folder):
-        seen.append((study.name, header.scale, [(r.arm, r.seed) for r in records]))
+    def write(table, folder):
+        runs = [(r.arm, r.seed) for r in table.records]
+        seen.append((table.study.name, folder.parent.name, runs))
         return folder / "report.md"
 
     monkeypatch.setattr(report, "write", write)
@@ -80,9 +81,11 @@ def test_scales_have_a_folder_each(streams, tmp_path):
     assert command.main(["run", "streams", "--scale", "quick", *out]) == 0
     assert command.main(["run", "streams", "--quick", "--width", "8", *out]) == 0
     assert command.main(["run", "streams", "--models", "other", *out]) == 0
+    plain = ["--width", "9", "--name", "wide"]
+    assert command.main(["run", "streams", *plain, *out]) == 0
     assert command.main(["run", "streams", "--arms", "sgd", "--seeds", "3", *out]) == 0
     here = tmp_path / "here"
-    names = {"full", "quick", "quick-width-8", "full-models-other"}
+    names = {"full", "quick", "quick-width-8", "full-other", "wide"}
     assert {path.name for path in here.iterdir()} == names
     assert records_of(here / "quick") == [("plp", 0), ("sgd", 0)]
     assert records_of(here / "full") == [

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import plan, studies
+from experiments import studies
 from experiments.rates import stages
 from experiments.records import Record
-from experiments.study import Arm, Comparison, Scale, Study
+from experiments.study import Arm, Comparison, Scale, Study, missing
 from training.errors import ConfigError
 from training.settings import config as config_lib
 
@@ -35,7 +35,7 @@ def complete(config):
 
 
 def configure(study, scale, model, arm):
-    config = plan.configure(study, study.scale(scale).fields, model, study.arm(arm))
+    config = study.configure(study.scale(scale).fields, model, study.arm(arm))
     return SimpleNamespace(**config_lib.fields(complete(config)))
 
 
@@ -47,7 +47,7 @@ def test_arms_that_are_compared_follow_each_other():
     scale = Scale("small", models=("vgg16", "tiny"), seeds=3, fields=TINY)
     order = [
         (t.arm.group, t.model, t.seed, t.arm.name)
-        for t in plan.tasks(study_of(SGD, late, PLP), scale)
+        for t in study_of(SGD, late, PLP).tasks(scale)
     ]
     assert order == [
         *(
@@ -69,7 +69,7 @@ def test_studies_are_sound(name, size):
     study = studies.load(name)
     assert study.name == name
     scale = study.scale(size)
-    tasks = plan.tasks(study, dataclasses.replace(scale, seeds=2))
+    tasks = study.tasks(dataclasses.replace(scale, seeds=2))
     paired = [list(block) for _, block in groupby(tasks, key=lambda task: task.block)]
     # Each block occurs once: paired runs follow each other.
     assert len({block[0].block for block in paired}) == len(paired)
@@ -97,16 +97,17 @@ def test_arms_refer_to_arms(name):
         assert set(comparison) <= set(arms)
         assert comparison.arm != comparison.control
     for scale in study.scales:
-        assert set(scale.arms or ()) <= set(arms)
-        for names in scale.only.values():
-            assert set(names) <= set(arms)
-    for arm in study.arms:
-        assert (arm.variant_of is None) == (arm.varies is None)
-        if arm.variant_of is not None:
-            # It differs from its base in that field alone.
-            base, field = arms[arm.variant_of].fields, arm.varies
-            assert arm.fields[field] != base.get(field)
-            assert {**base, field: None} == {**arm.fields, field: None}
+        assert all(study.find(name) for name in scale.arms or ())
+        assert all(study.find(n) for names in scale.only.values() for n in names)
+        for arm in study.including(scale.arms or ()).arms:
+            assert (arm.variant_of is None) == (arm.varies is None)
+            for control in (arm.baseline, arm.matched):
+                assert control is None or study.find(control)
+            if arm.variant_of is not None:
+                # It differs from its base in that field alone.
+                base, field = study.arm(arm.variant_of).fields, arm.varies
+                assert arm.fields[field] != base.get(field)
+                assert {**base, field: None} == {**arm.fields, field: None}
 
 
 def test_comparisons_follow_from_the_arms():
@@ -128,14 +129,14 @@ def test_comparisons_follow_from_the_arms():
 def test_an_arm_may_train_some_networks_only():
     some = dataclasses.replace(PLP, models=("tiny",))
     scale = Scale("small", models=("vgg16", "tiny"), seeds=2, fields=TINY)
-    planned = {(t.model, t.arm.name) for t in plan.tasks(study_of(SGD, some), scale)}
+    planned = {(t.model, t.arm.name) for t in study_of(SGD, some).tasks(scale)}
     assert planned == {("vgg16", "sgd"), ("tiny", "sgd"), ("tiny", "plp")}
 
 
 def test_a_scale_may_train_a_network_with_some_arms_only():
     models = ("vgg16", "tiny")
     scale = Scale("small", models=models, seeds=1, fields=TINY, only={"tiny": ("plp",)})
-    planned = {(t.model, t.arm.name) for t in plan.tasks(study_of(SGD, PLP), scale)}
+    planned = {(t.model, t.arm.name) for t in study_of(SGD, PLP).tasks(scale)}
     assert planned == {("vgg16", "sgd"), ("vgg16", "plp"), ("tiny", "plp")}
 
 
@@ -144,27 +145,27 @@ def test_a_scale_may_train_a_network_with_some_arms_only():
 
 def test_other_networks_or_fields_are_another_scale():
     scale = study_of(SGD).scale("small")
-    changed = plan.rescale(scale, models=["plain", "tiny"], fields={"width": 5})
-    assert changed.name == "small-models-plain-tiny-width-5"
+    changed = scale.changed(models=["plain", "tiny"], fields={"width": 5})
+    assert changed.name == "small-plain-tiny-width-5"
     assert changed.models == ("plain", "tiny")
     assert changed.fields == {**TINY, "width": 5}
-    assert plan.header(study_of(SGD), changed).scale == changed.name
+    assert study_of(SGD).header(changed).scale == changed.name
+    assert scale.changed(name="wide", fields={"width": 5}).name == "wide"
 
 
 def test_more_or_fewer_of_the_same_runs_are_the_same_scale():
     study = study_of(SGD, PLP)
     scale = study.scale("small")
-    same = plan.rescale(
-        scale,
+    same = scale.changed(
         models=["tiny"],
         arms=["plp"],
         seeds=3,
         fields={"width": 2, "epochs": None},
     )
-    assert plan.header(study, same) == plan.header(study, scale)
-    found = {task.folder for task in plan.tasks(study, same)}
+    assert study.header(same) == study.header(scale)
+    found = {task.folder for task in study.tasks(same)}
     assert len(found) == 3
-    assert len(found & {task.folder for task in plan.tasks(study, scale)}) == 2
+    assert len(found & {task.folder for task in study.tasks(scale)}) == 2
 
 
 @pytest.mark.parametrize(
@@ -177,9 +178,9 @@ def test_more_or_fewer_of_the_same_runs_are_the_same_scale():
 )
 def test_bad_scales_name_their_flag(changes, message):
     study = study_of(SGD)
-    scale = plan.rescale(study.scale("small"), **changes, fields={})
+    scale = study.scale("small").changed(**changes, fields={})
     with pytest.raises(ConfigError, match=message):
-        plan.tasks(study, scale)
+        study.tasks(scale)
 
 
 # -- Records and declarations ----------------------------------------------------------
@@ -188,12 +189,12 @@ def test_bad_scales_name_their_flag(changes, message):
 def records(study):
     return [
         Record(t.arm.name, t.model, t.seed, t.config, {"test_accuracy": 0.5})
-        for t in plan.tasks(study, study.scale("small"))
+        for t in study.tasks(study.scale("small"))
     ]
 
 
 def test_records_hold_choices_only():
-    (task, second) = plan.tasks(study_of(SGD), study_of(SGD).scale("small"))
+    (task, second) = study_of(SGD).tasks(study_of(SGD).scale("small"))
     # A field that is added later, with a default, leaves them as they are: 0.2 is the
     # default of validation_fraction.
     chosen = {name: value for name, value in TINY.items() if value != 0.2}
@@ -203,22 +204,22 @@ def test_records_hold_choices_only():
 
 def test_runs_without_a_record_are_missing():
     study = study_of(SGD, PLP)
-    tasks = plan.tasks(study, study.scale("small"))
+    tasks = study.tasks(study.scale("small"))
     found = records(study)
-    assert plan.missing(tasks, found) == []
-    assert plan.missing(tasks, found[1:3]) == [tasks[0], tasks[3]]
+    assert missing(tasks, found) == []
+    assert missing(tasks, found[1:3]) == [tasks[0], tasks[3]]
     wider = dataclasses.replace(found[2], config={**found[2].config, "width": 3})
-    assert plan.missing(tasks, [*found, wider]) == [tasks[2]]
+    assert missing(tasks, [*found, wider]) == [tasks[2]]
 
 
 def test_records_of_an_arm_that_was_declared_differently_are_left_out():
     then = study_of(SGD, PLP)
     now = study_of(SGD, dataclasses.replace(PLP, fields={"method": "lookahead"}))
-    header = plan.header(now, now.scale("small"))
+    header = now.header(now.scale("small"))
     found = records(then)
-    assert plan.current(then, header, found) == found
-    assert [r.arm for r in plan.current(now, header, found)] == ["sgd", "sgd"]
-    assert plan.current(study_of(PLP), header, found) == found[1::2]
+    assert then.current(header, found) == found
+    assert [r.arm for r in now.current(header, found)] == ["sgd", "sgd"]
+    assert study_of(PLP).current(header, found) == found[1::2]
 
 
 def test_a_study_with_its_own_execution_has_its_own_fields():
@@ -230,7 +231,7 @@ def test_a_study_with_its_own_execution_has_its_own_fields():
         scales=(Scale("small", models=("stream",), seeds=1, fields={"steps": 9}),),
         execute=lambda config, tick: None,
     )
-    slow, fast = (t.config for t in plan.tasks(study, study.scale("small")))
+    slow, fast = (t.config for t in study.tasks(study.scale("small")))
     same = {"model": "stream", "dimensions": 8, "steps": 9}
     assert slow == {**same, "noise": 0.1, "learning_rate": 0.5}
     assert fast == {**same, "noise": 0.2, "learning_rate": 1.5}
@@ -308,32 +309,43 @@ def test_rate_drops_once_more_where_amplification_ends(model, ends):
     )
 
 
-@pytest.mark.parametrize("size", ["full", "cifar10"])
 @pytest.mark.parametrize(
-    ("models", "thresholds"),
+    ("name", "label", "field", "value", "matched"),
     [
-        (("vgg19", "resnet18", "resnet34"), np.linspace(0.7, 2.5, 19)),
-        (("resnet50", "resnet101"), np.linspace(1, 3, 9)),
+        ("g1-case2-t0.9", "g1 case 2, threshold 0.9", "amplify_threshold", 0.9, None),
+        (
+            "g2-case1-t2.25",
+            "g2 case 1, threshold 2.25",
+            "amplify_threshold",
+            2.25,
+            None,
+        ),
+        (
+            "g2-case1-r5",
+            "g2 case 1, selected again every 5 epochs",
+            "amplify_reselect_every",
+            5,
+            None,
+        ),
+        ("g2-case1-f3", "g2 case 1, factor 3", "amplify_factor", 3.0, "rate-1.2"),
     ],
 )
-def test_thresholds_are_swept_as_in_the_paper(size, models, thresholds):
+def test_swept_arms_are_made_from_their_names(name, label, field, value, matched):
     study = studies.load("amplification")
-    for model in models:
-        arms = [t.arm for t in plan.tasks(study, study.scale(size)) if t.seed == 0]
-        swept: dict[tuple, list] = {}
-        for arm in (a for a in arms if a.group in ("", "sweep") and a.trains(model)):
-            config = configure(study, size, model, arm.name)
-            if config.amplify_threshold is not None and config.amplify_factor is None:
-                case = config.amplify_measure, config.amplify_two_sided
-                swept.setdefault(case, []).append(config.amplify_threshold)
-        assert sorted(swept) == [
-            *(("g1", False), ("g1", True)),
-            *(("g1_per_weight", False), ("g1_per_weight", True)),
-            *(("g2", False), ("g2", True)),
-        ]
-        for (measure, _), found in swept.items():
-            if measure != "g1_per_weight":
-                np.testing.assert_allclose(sorted(set(found)), thresholds)
+    arm = study.find(name)
+    assert (arm.name, arm.label, arm.matched) == (name, label, matched)
+    config = configure(study, "full", "resnet18", name)
+    assert getattr(config, field) == value
+    assert arm not in study.arms
+    assert arm in study.including([name]).arms
+
+
+@pytest.mark.parametrize("name", ["g3-case1-t1", "g2-case1-x1", "g2-case1-t", "rate-x"])
+def test_other_names_are_no_arms(name):
+    study = studies.load("amplification")
+    scale = study.scale("full").changed(arms=[name], fields={})
+    with pytest.raises(ConfigError, match=f"--arms {name}: choose from original, noop"):
+        study.tasks(scale)
 
 
 @pytest.mark.parametrize(
@@ -353,8 +365,8 @@ def test_the_matched_rate_is_raised_where_layers_are_amplified(model, amplified)
         return np.repeat(listed, np.diff(ends))
 
     raised = {epoch for epochs in amplified for epoch in epochs}
-    for arm in study.arms:
-        if arm.matched is None or arm.variant_of not in (None, "g2-case1"):
+    for arm in study.including(["g2-case1-f1.5", "g2-case1-f10"]).arms:
+        if arm.matched is None:
             continue
         config = configure(study, "full", model, arm.name)
         share = 1.0 if config.amplify_select == "all" else 0.1

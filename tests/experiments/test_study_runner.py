@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from experiments import plan, progress, runner
+from experiments import runner
 from experiments.records import RecordFile
 from experiments.study import Arm, Outcome, Scale, Study
 from training.errors import ConfigError, DataError, DivergedError
@@ -28,7 +28,6 @@ class World:
         self._ticks, self._tick = ticks, tick
         clock = types.SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(runner, "time", clock)
-        monkeypatch.setattr(progress, "time", clock)
         self.study = Study(
             "streams", "title", "?", arms=ARMS, scales=(SCALE,), execute=self.execute
         )
@@ -87,7 +86,7 @@ def test_what_is_recorded_is_not_run_again(world, capsys):
     world.run()
     assert world.finished[4:] == [("plp", 0)]
 
-    world.run(plan.rescale(SCALE, seeds=3, fields={}))
+    world.run(SCALE.changed(seeds=3, fields={}))
     assert world.finished[5:] == [("sgd", 2), ("plp", 2)]
 
 
@@ -173,7 +172,7 @@ def test_piped_output_has_a_line_a_minute_and_a_line_a_run(
     monkeypatch, tmp_path, capsys
 ):
     world = World(monkeypatch, tmp_path, ticks=8, tick=20.0)
-    world.run(plan.rescale(SCALE, arms=["plp"], seeds=1, fields={}))
+    world.run(SCALE.changed(arms=["plp"], seeds=1, fields={}))
     assert capsys.readouterr().out.splitlines() == [
         "0 of 1 runs recorded already",
         # A third of the way is 3 of 8 ticks: 60 s of 160.
@@ -199,4 +198,4 @@ def test_finished_runs_say_what_remains(world, capsys):
     [(3.21, "3.2 s"), (59, "59 s"), (130, "2 min"), (9000, "2.5 h")],
 )
 def test_durations_have_the_unit_that_suits_them(seconds, text):
-    assert progress.describe_seconds(seconds) == text
+    assert runner.describe_seconds(seconds) == text

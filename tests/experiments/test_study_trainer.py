@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import estimate, plan, runner, trainer
+from experiments import runner, trainer
 from experiments.records import RecordFile
 from experiments.studies import plp
 from experiments.study import Arm, Scale, Study
@@ -297,7 +297,7 @@ def test_paths_of_a_network_without_convolutions():
 def test_plans_count_arms_runs_and_hours(tmp_path, monkeypatch):
     study = study_of(SGD, ALL)
     monkeypatch.setattr(trainer.Trainer, "measure", lambda self, task: (1800.0, 3600.0))
-    lines = list(estimate.describe(study, SCALE, tmp_path, {}))
+    lines = list(runner.describe(study, SCALE, tmp_path, {}))
     assert f"0 of 4 runs recorded already in {tmp_path}" in lines
     # Two programs of half an hour, four runs of an hour.
     assert any("2 arms x 2 seeds, 4 runs to do" in line for line in lines)
@@ -334,7 +334,7 @@ def test_a_run_is_measured_from_a_few_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "recipe", fake)
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now))
     study = study_of(SGD)
-    (task, *_) = plan.tasks(study, SCALE)
+    (task, *_) = study.tasks(SCALE)
     compiling, running = trainer.Trainer(study, tmp_path, {}).measure(task)
     assert compiling == 100
     assert running == 40 / 5 * 3 + 4 * 7

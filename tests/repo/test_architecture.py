@@ -39,7 +39,7 @@ ALLOWED = {
     "experiments.records": ("training.errors", None),
 }
 # A rule inside a package: reports are computed from records, and run nothing.
-RUNNING = "experiments.runner experiments.trainer experiments.progress training.recipe"
+RUNNING = "experiments.runner experiments.trainer training.recipe"
 
 
 def is_in(name, packages):

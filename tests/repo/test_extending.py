@@ -12,7 +12,6 @@ import pytest
 
 import models
 import training
-from experiments import plan
 from experiments.study import Arm, Scale, Study
 from models.layers import Layers, Network, as_input, as_logits
 from tests.plp_optax import test_contract
@@ -112,7 +111,7 @@ def test_a_method_is_an_arm_of_a_study():
     )
     scale = Scale("quick", models=("linear",), seeds=1, fields={"epochs": 2})
     study = Study("signs", "Signs", "Do signs help?", arms=arms, scales=(scale,))
-    tasks = plan.tasks(study, scale)
+    tasks = study.tasks(scale)
     assert [(task.arm.name, task.model) for task in tasks] == [
         ("sgd", "linear"),
         ("sign", "linear"),

@@ -1,0 +1,625 @@
+"""A study's records as tables, what is compared in them, and tables as Markdown."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from experiments import studies
+from experiments.records import Header, Record, RecordFile
+from experiments.statistics import (
+    BETTER,
+    RULE,
+    WORSE,
+    corrected,
+    verdict,
+)
+from experiments.statistics import (
+    compare as compare_pairs,
+)
+from experiments.study import Study
+from training.errors import RunError
+from training.settings.config import fields, resolve
+
+KEYS = ("model", "arm", "seed")
+NONE = "-"
+# The target of metrics that ask when it is reached, as a part of the control's mean
+# best accuracy. The control alone sets it, so that no arm is favoured by its choice.
+TARGET = 0.95
+_MOST = 8  # names that are listed
+
+c = pl.col
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What a study declares and what was run of it, at one scale.
+
+    Attributes:
+      study: The study, with the arms of sweeps that were run.
+      records: All runs, with what is not a table: configurations and measures.
+      runs: A row a run: ``model``, ``arm``, ``seed``, ``diverged``, and the numbers of
+        its result.
+      epochs: A row an epoch: ``model``, ``arm``, ``seed``, ``diverged``, and its
+        history.
+      models: The networks that were trained, in the order of the scale.
+      outdated: How many records are left out, as their arms are declared differently.
+    """
+
+    study: Study
+    records: tuple[Record, ...]
+    runs: pl.DataFrame
+    epochs: pl.DataFrame
+    models: tuple[str, ...]
+    outdated: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What ``models`` are: networks, or a study's own setups."""
+        return "network" if self.study.execute is None else "setup"
+
+    @functools.cached_property
+    def labels(self) -> dict[str, str]:
+        """What reports call each arm."""
+        return {arm.name: arm.label for arm in self.study.arms}
+
+    @functools.cached_property
+    def configs(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """The complete configuration of each network and arm, of its first seed."""
+        first: dict[tuple[str, str], dict[str, Any]] = {}
+        for record in self.records:
+            first.setdefault((record.model, record.arm), record.config)
+        return {key: self.complete(config) for key, config in first.items()}
+
+    def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A recorded configuration with the defaults that it leaves out."""
+        own = self.study.execute is not None  # of its own kind, and complete
+        return dict(config) if own else fields(resolve(config))
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The data sets that were trained on."""
+        found = (config.get("dataset") for config in self.configs.values())
+        return tuple(dict.fromkeys(filter(None, found)))
+
+    def place(self, model: str) -> str:
+        """The network and the data set, for titles: ``resnet18 on digits``."""
+        return " on ".join(filter(None, (model, ", ".join(self.datasets))))
+
+    @property
+    def finished(self) -> pl.DataFrame:
+        """The runs that did not diverge."""
+        return self.runs.filter(~c("diverged"))
+
+    def measured(self, name: str, *, finished: bool = True) -> list[tuple[Record, Any]]:
+        """The runs that observed something, with what they observed."""
+        return [
+            (record, record.measures[name])
+            for record in self.records
+            if name in record.measures and not (finished and record.diverged)
+        ]
+
+    def named(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Arms and controls by their labels, for readers."""
+        arms = [name for name in ("arm", "control") if name in frame.columns]
+        return frame.with_columns(c(arms).replace(self.labels))
+
+
+def load(folder: Path) -> Table:
+    """Reads a study's records, without those of arms that are now declared differently.
+
+    Raises:
+      UserError: If there are no records, or they are damaged.
+    """
+    file = RecordFile(folder)
+    header, records = file.read_header(), file.read()
+    study = studies.load(header.study)
+    current = study.current(header, records)
+    loaded = make(study, header, current)
+    return dataclasses.replace(loaded, outdated=len(records) - len(current))
+
+
+def make(study: Study, header: Header, records: Sequence[Record]) -> Table:
+    """Makes tables of records.
+
+    Raises:
+      RunError: If an arm has two runs with the same seed.
+    """
+    study = study.including(record.arm for record in records)
+    arms = [arm.name for arm in study.arms]
+    ran = {record.model for record in records}
+    models = [model for model in header.models if model in ran]
+    kept = sorted(
+        (record for record in records if record.model in models),
+        key=lambda r: (models.index(r.model), arms.index(r.arm), r.seed),
+    )
+    for one, two in itertools.pairwise(kept):
+        if _key(one) == _key(two):
+            raise RunError(
+                f"there are two {one.model} runs of {one.arm} with seed {one.seed}: "
+                f"report on one scale at a time"
+            )
+    keys = {"model": pl.String, "arm": pl.String, "seed": pl.Int64}
+    schema = {**keys, "diverged": pl.Boolean}
+    runs = [_key(r) | _numbers(r.result) for r in kept]
+    epochs = [
+        _key(r) | {n: v for n, v in row.items() if n != "analysis"}
+        for r in kept
+        for row in r.history
+    ]
+
+    def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+        if not rows:
+            return pl.DataFrame(schema=schema)
+        return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
+
+    results = ensure(frame(runs), "test_accuracy", "validation_loss", "train_seconds")
+    return Table(study, tuple(kept), results, frame(epochs), tuple(models))
+
+
+def _key(record: Record) -> dict[str, Any]:
+    return {**{n: getattr(record, n) for n in KEYS}, "diverged": record.diverged}
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {n for n, v in result.items() if isinstance(v, list | dict)}
+    return {n: v for n, v in result.items() if n not in {*nested, "diverged"}}
+
+
+def ensure(frame: pl.DataFrame, *names: str) -> pl.DataFrame:
+    """A table with these columns: what was never recorded is null."""
+    missing = [n for n in dict.fromkeys(names) if n not in frame.columns]
+    return frame.with_columns(pl.lit(None, pl.Float64).alias(n) for n in missing)
+
+
+def select(frame: pl.DataFrame, **columns: pl.Expr) -> pl.DataFrame:
+    """The keys of runs and named columns; what was never recorded is null."""
+    needed = [name for column in columns.values() for name in column.meta.root_names()]
+    return ensure(frame, *needed).select(*KEYS, **columns)
+
+
+# -- What is compared ------------------------------------------------------------------
+
+
+class Metric(NamedTuple):
+    """What is compared.
+
+    Attributes:
+      name: Short, for names of files.
+      label: As reports call it.
+      unit: Of its differences.
+      digits: Decimals to print.
+      value: An expression on the table of runs; or a function from a table to
+        ``model``, ``arm``, ``seed``, ``value`` and, for values that depend on what a
+        run is compared with, ``control``.
+      higher_is_better: Whether a higher value is the better one.
+      note: What a reader must know of it.
+      comparisons: Arms and controls; None for all of the study.
+      is_ratio: Whether values are logarithms, whose differences are shown as ratios.
+    """
+
+    name: str
+    label: str
+    unit: str
+    digits: int
+    value: pl.Expr | Callable[[Table], pl.DataFrame]
+    higher_is_better: bool = False
+    note: str = ""
+    comparisons: Sequence[tuple[str, str]] | None = None
+    is_ratio: bool = False
+
+    @property
+    def title(self) -> str:
+        """The label with a capital at its beginning."""
+        return self.label[:1].upper() + self.label[1:]
+
+    @property
+    def column(self) -> str:
+        """The heading of a column of values."""
+        if self.unit in ("epochs", self.label):
+            return self.label
+        return f"{self.label} ({self.unit.replace('points', '%')})"
+
+    def values(self, table: Table) -> pl.DataFrame:
+        """The values of the finished runs that have one."""
+        if callable(self.value):
+            found = self.value(table)
+        else:
+            found = select(table.finished, value=self.value)
+        return found.cast({"value": pl.Float64}).drop_nulls("value")
+
+
+# A run that averages parameters is judged by the average at its end.
+ACCURACY = Metric(
+    "test_accuracy",
+    "test accuracy",
+    "points",
+    2,
+    100 * pl.coalesce("average_test_accuracy", "test_accuracy"),
+    higher_is_better=True,
+)
+
+
+def _validation_loss(table: Table) -> pl.DataFrame:
+    last = select(table.epochs, average=c("average_validation_loss")).group_by(KEYS)
+    runs = table.finished.join(last.last(), on=KEYS, how="left", maintain_order="left")
+    return select(runs, value=pl.coalesce("average", "validation_loss"))
+
+
+LOSS = Metric("validation_loss", "validation loss", "nats", 4, _validation_loss)
+# What is compared in runs of the training recipe. The first one is charted first.
+METRICS: tuple[Metric, ...] = (ACCURACY, LOSS)
+
+
+def until_target(epochs: pl.DataFrame, beyond: pl.Expr) -> pl.DataFrame:
+    """What runs have spent when they first reach the target of a control.
+
+    Args:
+      epochs: The epochs of finished runs, with ``spent``, the sum until their end.
+      beyond: What stands for a run that never reaches it, by its ``spent``.
+
+    Returns:
+      ``model``, ``arm``, ``seed``, ``control``, ``value``: each run with each control.
+    """
+    seen = select(
+        epochs, accuracy=c("validation_accuracy").fill_nan(None), spent=c("spent")
+    )
+    best = seen.group_by(KEYS, maintain_order=True).agg(c("accuracy").max())
+    targets = (
+        best.drop_nulls()
+        .group_by("model", control="arm")
+        .agg(target=TARGET * c("accuracy").mean())
+    )
+    first = c("spent").filter(c("accuracy") >= c("target")).first()
+    return (
+        seen.join(targets, on="model", maintain_order="left")
+        .group_by(*KEYS, "control", maintain_order=True)
+        .agg(value=pl.coalesce(first, beyond).cast(pl.Float64))
+    )
+
+
+def seconds_by_epoch(table: Table) -> pl.DataFrame:
+    """The epochs of finished runs whose times are known, with ``seconds`` of training.
+
+    All epochs have the same number of images.
+    """
+    times = select(table.finished, train_seconds=c("train_seconds"))
+    share = (1 / c("images_per_second")).over(KEYS)
+    return (
+        select(
+            table.epochs.filter(~c("diverged")),
+            validation_accuracy=c("validation_accuracy"),
+            images_per_second=c("images_per_second").cast(pl.Float64),
+        )
+        .filter(c("images_per_second").is_finite().fill_null(False).all().over(KEYS))
+        .join(times, on=KEYS, maintain_order="left")
+        .with_columns(seconds=c("train_seconds") * share / share.sum().over(KEYS))
+    )
+
+
+def seconds_to_target(table: Table) -> pl.DataFrame:
+    """Values of :data:`SECONDS_TO_TARGET`."""
+    spent = seconds_by_epoch(table).with_columns(
+        spent=c("seconds").cum_sum().over(KEYS)
+    )
+    # One more epoch, of the mean length.
+    return until_target(spent, c("spent").last() * (1 + 1 / pl.len()))
+
+
+# For studies that compare times.
+SECONDS_TO_TARGET = Metric(
+    "seconds_to_target",
+    "seconds to target",
+    "s",
+    2,
+    seconds_to_target,
+    note=f"Training time until the validation accuracy first reaches "
+    f"{100 * TARGET:.0f} % of the mean best one of the control's runs. "
+    f"A run that never does counts as if it did after one more epoch.",
+)
+
+
+def compare(table: Table, metrics: Sequence[Metric] = METRICS) -> pl.DataFrame:
+    """All comparisons in all metrics, on all networks that have runs.
+
+    Comparisons without a pair are left out: arms that were not run, networks without a
+    validation part. One whose runs all diverged appears once, in the first metric.
+    P-values are corrected over the comparisons in the same metric.
+
+    Returns:
+      A row a comparison: ``metric``, ``model``, ``arm``, ``control``, ``diverged`` and
+      ``control_diverged`` (runs that did, on the seeds that both ran; they are left out
+      of the difference), the fields of ``statistics.PairedDifference``, ``corrected``
+      and ``verdict``.
+    """
+    declared = pl.DataFrame(
+        table.study.comparisons, schema=["arm", "control"], orient="row"
+    )
+    theirs = table.runs.select(
+        "model", "seed", control="arm", control_diverged="diverged"
+    )
+    ran = (
+        declared.with_row_index("order")
+        .join(table.runs.select(*KEYS, "diverged"), on="arm")
+        .join(theirs, on=["model", "seed", "control"])
+        .group_by("model", "order", "arm", "control")
+        .agg(c("diverged", "control_diverged").sum())
+        .sort(
+            c("model").replace_strict(_ranks(table.models), return_dtype=pl.Int64),
+            "order",
+        )
+        .drop("order")
+    )
+    found = [_compare(table, metric, ran) for metric in metrics]
+    anything = (c("diverged") + c("control_diverged") > 0) | (c("n") > 0)
+    kept = [f.filter(c("n") > 0 if i else anything) for i, f in enumerate(found)]
+    return pl.concat(kept) if kept else pl.DataFrame()
+
+
+def _compare(table: Table, metric: Metric, ran: pl.DataFrame) -> pl.DataFrame:
+    values = metric.values(table)
+    if "control" in values.columns:
+        of_pair = ["control"]
+        theirs = values.filter(c("arm") == c("control"))
+    else:
+        of_pair = []
+        theirs = values.with_columns(control="arm")
+    theirs = theirs.select("model", "seed", "control", base="value")
+    if metric.comparisons is not None:
+        asked = pl.DataFrame(
+            metric.comparisons, schema=["arm", "control"], orient="row"
+        )
+        ran = ran.join(asked, on=["arm", "control"], how="semi")
+    pairs = (
+        ran.join(values, on=["model", "arm", *of_pair], maintain_order="left")
+        .join(theirs, on=["model", "seed", "control"], maintain_order="left")
+        .group_by("model", "arm", "control", maintain_order=True)
+        .agg("value", "base")
+    )
+    both = ran.join(
+        pairs, on=["model", "arm", "control"], how="left", maintain_order="left"
+    )
+    found = [
+        compare_pairs(value or [], base or [])
+        for value, base in both.select("value", "base").iter_rows()
+    ]
+    p = corrected(found)
+    better = metric.higher_is_better
+    verdicts = [
+        verdict(d, q, higher_is_better=better) for d, q in zip(found, p, strict=True)
+    ]
+    fields = pl.DataFrame(
+        [(*d, q, v) for d, q, v in zip(found, p, verdicts, strict=True)],
+        schema={
+            **{"n": pl.Int64, "mean": pl.Float64, "low": pl.Float64},
+            **{"high": pl.Float64, "p": pl.Float64, "up": pl.Int64, "tied": pl.Int64},
+            **{"down": pl.Int64, "corrected": pl.Float64, "verdict": pl.String},
+        },
+        orient="row",
+    )
+    return pl.concat(
+        [
+            both.select(
+                pl.lit(metric.name).alias("metric"), pl.exclude("value", "base")
+            ),
+            fields,
+        ],
+        how="horizontal",
+    )
+
+
+def _ranks(names: Iterable[str]) -> dict[str, int]:
+    return {name: rank for rank, name in enumerate(names)}
+
+
+# -- Markdown --------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """``0.5553``, or a dash for None and NaN."""
+    return NONE if value is None or np.isnan(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """``+0.0120``, or a dash for None and NaN."""
+    return NONE if value is None or np.isnan(value) else f"{value:+z.{digits}f}"
+
+
+def spread(values: Iterable[float | None], digits: int = 4) -> str:
+    """``mean ± standard deviation`` (of the sample); of one value the value alone."""
+    found = np.array([value for value in values if value is not None], float)
+    if not found.size:
+        return NONE
+    mean = number(float(found.mean()), digits)
+    if found.size == 1:
+        return mean
+    return f"{mean} ± {number(float(found.std(ddof=1)), digits)}"
+
+
+def join(words: Iterable[str]) -> str:
+    """``a, b and c``."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def texts(column: str, write: Callable[[Any], str]) -> pl.Expr:
+    """A column as text."""
+    return c(column).map_elements(write, return_dtype=pl.String, skip_nulls=False)
+
+
+def spreads(
+    frame: pl.DataFrame, by: Sequence[str], digits: Mapping[str, int]
+) -> pl.DataFrame:
+    """``mean ± standard deviation`` of columns, a row a group, in the frame's order."""
+    grouped = frame.group_by(by, maintain_order=True).agg(*digits)
+    return grouped.with_columns(
+        pl.Series(
+            name,
+            [spread(values, count) for values in grouped[name]],
+            dtype=pl.String,
+        )
+        for name, count in digits.items()
+    )
+
+
+# A heading, or a heading and how to write the cells: decimals, or a function.
+Column = str | tuple[str, int | Callable[[Any], str]]
+
+
+def markdown(
+    title: str,
+    frame: pl.DataFrame,
+    columns: Mapping[str, Column] | None = None,
+    *,
+    note: str = "",
+    left: int = 1,
+) -> str:
+    """A table with its title above and its note below.
+
+    Columns that are empty in all rows are left out.
+
+    Args:
+      title: What the table shows.
+      frame: Its cells.
+      columns: The columns to show; None for all, under their names.
+      note: What a reader must know to read it.
+      left: How many columns are text; the rest are numbers, and aligned to the right.
+    """
+    shown = columns or {name: name for name in frame.columns}
+    cells = []
+    for name, column in shown.items():
+        heading, write = column if isinstance(column, tuple) else (column, None)
+        if isinstance(write, int):
+            write = functools.partial(number, digits=write)
+        values = map(write, frame[name]) if write else frame[name].cast(pl.String)
+        cells.append([heading, *(NONE if x is None else x for x in values)])
+    marks = [":--" if i < left else "--:" for i in range(len(cells))]
+    kept = [
+        (heading, mark, *column)
+        for (heading, *column), mark in zip(cells, marks, strict=True)
+        if not set(column) <= {"", NONE}
+    ]
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in zip(*kept, strict=True))
+    return f"**{title}**\n\n{rows}" + (f"\n\n*{note}*" if note else "")
+
+
+def comparisons(
+    table: Table, found: pl.DataFrame, metrics: Sequence[Metric] = METRICS
+) -> list[str]:
+    """A table for each metric, with a verdict for each comparison."""
+    tables = [
+        _compared(table, metric, of_metric)
+        for metric in metrics
+        if len(of_metric := found.filter(c("metric") == metric.name))
+    ]
+    return [*tables, RULE] if tables else []
+
+
+def _compared(table: Table, metric: Metric, found: pl.DataFrame) -> str:
+    order = "higher" if metric.higher_is_better else "lower"
+    is_tied = (found["up"] + found["down"] == 0) & (found["n"] > 0)
+    if is_tied.all() and len(found) > 1:
+        return (
+            f"**{metric.title}**: all differences are 0, in all {len(found)} "
+            f"comparisons."
+        )
+
+    def written(value: float | None) -> str:
+        if not metric.is_ratio or value is None:
+            return signed(value, metric.digits)
+        return f"{np.exp(value):.3g}"
+
+    wins, losses = ("up", "down") if metric.higher_is_better else ("down", "up")
+    diverged = pl.format("; diverged: {} / {}", "diverged", "control_diverged")
+    any_diverged = c("diverged") + c("control_diverged") > 0
+    decided = c("verdict").is_in([BETTER, WORSE])
+    rows = table.named(found).with_columns(
+        verdict=pl.when(decided)
+        .then(pl.format("**{}**", "verdict"))
+        .otherwise("verdict"),
+        pairs=pl.format(
+            "{}{}", "n", pl.when(any_diverged).then(diverged).otherwise(pl.lit(""))
+        ),
+        interval=pl.format("[{}, {}]", texts("low", written), texts("high", written)),
+        has_interval=c("low").is_not_null(),
+        counts=pl.format("{} / {} / {}", wins, "tied", losses),
+    )
+    sign, unit = ("/", "") if metric.is_ratio else ("minus", f"{metric.unit}; ")
+    return markdown(
+        f"{metric.title}: arm {sign} control ({unit}{order} is better)",
+        rows.with_columns(pl.when("has_interval").then("interval")),
+        {
+            **{"model": table.kind, "arm": "arm", "control": "control"},
+            **{"verdict": "verdict", "pairs": "pairs"},
+            "mean": ("ratio" if metric.is_ratio else "difference", written),
+            "interval": "95 % interval",
+            "counts": "better / tied / worse",
+            "corrected": ("corrected p", _p),
+        },
+        note=metric.note,
+        left=4,
+    )
+
+
+def _p(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
+
+
+def counts(table: Table) -> pl.DataFrame:
+    """How many runs finished and how many diverged: ``2, 1 diverged``."""
+    finished, diverged = (~c("diverged")).sum(), c("diverged").sum()
+    return table.runs.group_by("model", "arm", maintain_order=True).agg(
+        runs=pl.when(diverged > 0)
+        .then(pl.format("{}, {} diverged", finished, diverged))
+        .otherwise(pl.format("{}", finished))
+    )
+
+
+def results(table: Table, metrics: Sequence[Metric] = METRICS) -> list[str]:
+    """Every arm's results: a table for each part of the study.
+
+    Arms that were not run are named below the table.
+    """
+    rows = counts(table)
+    for metric in metrics:
+        values = metric.values(table)
+        if "control" not in values.columns:
+            cells = spreads(values, ["model", "arm"], {"value": metric.digits})
+            cells = cells.rename({"value": metric.column})
+            rows = rows.join(
+                cells, on=["model", "arm"], how="left", maintain_order="left"
+            )
+    groups: dict[str, list[str]] = {}
+    for arm in table.study.arms:
+        groups.setdefault(arm.group, []).append(arm.name)
+    found = []
+    for group, arms in groups.items():
+        of_group = rows.filter(c("arm").is_in(arms))
+        if not len(of_group):
+            continue
+        note = "Mean ± standard deviation over the finished runs."
+        for model in table.models:
+            ran = set(of_group.filter(c("model") == model)["arm"])
+            missing = [
+                table.labels[name]
+                for name in arms
+                if name not in ran and table.study.arm(name).trains(model)
+            ]
+            if missing:
+                more = f"; and {len(missing) - _MOST} more" * (len(missing) > _MOST)
+                listed = "; ".join(missing[:_MOST])
+                note += f" Not run on {model}: {listed}{more}."
+        found.append(
+            markdown(
+                f"Results, {group}" if group else "Results",
+                table.named(of_group).rename({"model": table.kind}),
+                note=note,
+                left=2,
+            )
+        )
+    return found
