@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "plp_optax": ("", "jax numpy optax"),
     "plp_optax.linen": ("plp_optax", "flax jax"),
+    "plp_optax.nnx": ("plp_optax", "flax jax"),
     "models": ("", "flax jax numpy"),
     "training.errors": ("", ""),
     "training.data": ("training.errors", None),
