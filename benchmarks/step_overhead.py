@@ -48,12 +48,10 @@ def make_arms() -> dict[str, optax.GradientTransformation]:
         "sgd + ema_nesterov": optax.chain(SGD, plp_optax.ema_nesterov()),
         "sgd + outer_nesterov": optax.chain(SGD, plp_optax.outer_nesterov()),
         "sgd + tail_average": optax.chain(SGD, plp_optax.tail_average()),
-        "sgd + adaptive_window, restarted": optax.chain(
-            SGD, plp_optax.adaptive_window(10, period=10)
+        "sgd + anderson, restarted": optax.chain(
+            SGD, plp_optax.anderson(10, period=10)
         ),
-        "sgd + adaptive_window, sliding": optax.chain(
-            SGD, plp_optax.adaptive_window(10)
-        ),
+        "sgd + anderson, sliding": optax.chain(SGD, plp_optax.anderson(10)),
         # The line search would take gradients of its own.
         "optax.lbfgs": optax.lbfgs(1e-3, memory_size=10, linesearch=None),
         LOOKAHEAD: optax.lookahead(SGD, 5, 0.5),

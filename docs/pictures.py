@@ -90,11 +90,11 @@ def amplify_layers(figure: Figure) -> None:
     right.legend(loc="upper right")
 
 
-def adaptive_window(figure: Figure) -> None:
+def anderson(figure: Figure) -> None:
     """Gradient norms on a quadratic of condition 1,000 in 30 dimensions."""
     curvature = jnp.geomspace(1e-3, 1, 30)
     root = np.sqrt(1e-3)
-    window = plp_optax.adaptive_window
+    window = plp_optax.anderson
     methods = {
         "gradient descent": (optax.sgd(1.0), GREY),
         "Nesterov momentum": (
@@ -211,7 +211,7 @@ def cascade(figure: Figure) -> None:
 
 PICTURES = (
     amplify_layers,
-    adaptive_window,
+    anderson,
     ema_nesterov,
     outer_nesterov,
     tail_average,

@@ -1,4 +1,4 @@
-"""Logistic regression on a full batch: the adaptive window next to Nesterov momentum.
+"""Logistic regression on a full batch: Anderson acceleration next to Nesterov momentum.
 
 python examples/full_batch.py
 """
@@ -32,8 +32,8 @@ def main() -> dict[str, float]:
         "Nesterov momentum": optax.sgd(
             1 / curvature, momentum=float((1 - root) / (1 + root)), nesterov=True
         ),
-        "adaptive window": optax.chain(
-            optax.sgd(1 / curvature), plp_optax.adaptive_window(10, revert=True)
+        "Anderson": optax.chain(
+            optax.sgd(1 / curvature), plp_optax.anderson(10, revert=True)
         ),
     }
     norms = {}

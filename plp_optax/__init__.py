@@ -3,12 +3,12 @@
 import importlib
 from typing import Any
 
-from plp_optax._adaptive_window import AdaptiveWindowState, adaptive_window
 from plp_optax._affine_window import (
     AffineWindowState,
     affine_window,
     average_coefficients,
     effective_rate_multiplier,
+    lookahead,
     lookahead_coefficients,
 )
 from plp_optax._amplification import (
@@ -19,6 +19,7 @@ from plp_optax._amplification import (
     layer_analyses,
     layer_table,
 )
+from plp_optax._anderson import AndersonState, anderson
 from plp_optax._averages import (
     TailAverageState,
     averaged_params,
@@ -42,10 +43,10 @@ from plp_optax._strategy import AmplificationWindow, Stage, TrainingStrategy
 __version__ = "0.1.0"
 
 __all__ = [
-    "AdaptiveWindowState",
     "AffineWindowState",
     "AmplificationWindow",
     "AmplifyLayersState",
+    "AndersonState",
     "EKFState",
     "EmaNesterovState",
     "LayerAnalysis",
@@ -54,11 +55,11 @@ __all__ = [
     "Stage",
     "TailAverageState",
     "TrainingStrategy",
-    "adaptive_window",
     "affine_window",
     "all_layers",
     "amplification_table",
     "amplify_layers",
+    "anderson",
     "at_random",
     "average_coefficients",
     "averaged_params",
@@ -70,6 +71,7 @@ __all__ = [
     "layer_analyses",
     "layer_names",
     "layer_table",
+    "lookahead",
     "lookahead_coefficients",
     "merge",
     "merge_weights",

@@ -210,6 +210,57 @@ def affine_window(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def lookahead(
+    sync_period: int = 5, slow_step_size: jax.typing.ArrayLike = 0.5
+) -> optax.GradientTransformationExtraArgs:
+    r"""Lookahead, after any optimizer and without paired parameters.
+
+    Every ``sync_period`` steps the parameters go back towards those of the last
+    synchronisation, to :math:`w_0 + \alpha (w_k - w_0)`. ``optax.lookahead`` follows
+    the same parameters, and keeps the slow ones in ``params`` next to the fast ones;
+    here they are folded into one buffer of the state, so that it is a link of a chain
+    like any other. It is also DiLoCo with one worker and without outer momentum
+    (:func:`~plp_optax.outer_nesterov`), and a member of
+    :func:`~plp_optax.affine_window`. Place it **last** in a chain.
+
+    On steady updates it moves ``slow_step_size`` times as far as the optimizer alone:
+    compare it with a learning rate that much lower.
+
+    Args:
+      sync_period: The number k of optimizer steps between two synchronisations.
+      slow_step_size: The slow parameters' rate :math:`\alpha`.
+
+    Returns:
+      An :class:`optax.GradientTransformationExtraArgs` with state
+      :class:`AffineWindowState`.
+
+    Raises:
+      ValueError: If ``sync_period`` is not a positive int or ``slow_step_size`` is not
+        finite.
+
+    Examples:
+      >>> import jax, optax, plp_optax
+      >>> loss = lambda w: (w**2).sum()
+      >>> tx = optax.chain(optax.sgd(0.1), plp_optax.lookahead(sync_period=2))
+      >>> w = jax.numpy.array([3.0, -4.0])
+      >>> state = tx.init(w)
+      >>> for _ in range(4):
+      ...     print(f"{loss(w):.2f}")
+      ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+      ...     w = optax.apply_updates(w, updates)
+      25.00
+      16.00
+      16.81
+      10.76
+
+    References:
+      Zhang et al., `Lookahead Optimizer: k steps forward, 1 step back
+      <https://arxiv.org/abs/1907.08610>`_, 2019
+    """
+    coefficients = lookahead_coefficients(sync_period, slow_step_size)
+    return affine_window(coefficients, period=sync_period)
+
+
 def lookahead_coefficients(
     sync_period: int = 5, slow_step_size: jax.typing.ArrayLike = 0.5
 ) -> np.ndarray | jax.Array:

@@ -112,9 +112,9 @@ def ema_nesterov(
       ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
       ...     w = optax.apply_updates(w, updates)
       25.00
-      19.89
-      15.55
-      11.93
+      19.91
+      15.59
+      12.01
 
     References:
       Yau et al., `EMA-Nesterov: Stabilizing Nesterov's Lookahead for Accelerated Deep

@@ -36,7 +36,7 @@ from training.run.workdir import WorkDirectory
 from training.settings import chain
 from training.settings.averages import TailAverage
 from training.settings.config import Config
-from training.settings.methods import AdaptiveWindow, Amplify
+from training.settings.methods import Amplify, Anderson
 from training.settings.optimizers import SGD
 from training.settings.plan import Plan
 
@@ -217,7 +217,7 @@ def _notes(config: Config) -> list[str]:
             f"amplification has little effect"
         )
     is_heavy_ball = sgd and sgd.momentum and not sgd.nesterov
-    if config.get(AdaptiveWindow) and is_heavy_ball:
+    if config.get(Anderson) and is_heavy_ball:
         notes.append(
             "a jump leaves heavy-ball momentum as it was, which is slower than "
             "momentum alone: choose --optimizer nesterov or --momentum 0"

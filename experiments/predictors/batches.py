@@ -113,16 +113,14 @@ METHODS = {
     ),
     "lookahead": Method(
         "Lookahead",
-        lambda steps: plp_optax.affine_window(
-            plp_optax.lookahead_coefficients(5, 0.5), period=5
-        ),
+        lambda steps: plp_optax.lookahead(5, 0.5),
         "base",
         drift=0.5,
     ),
     "tail": Method("tail average", _tail, "base", is_average=True),
     "gated": Method(
-        "adaptive window, noise gate",
-        lambda steps: plp_optax.adaptive_window(10, period=20, min_signal=0.5),
+        "Anderson, noise gate",
+        lambda steps: plp_optax.anderson(10, period=20, min_signal=0.5),
         "base",
         drift=None,
     ),

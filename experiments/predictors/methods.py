@@ -40,7 +40,7 @@ def _after(
     )
 
 
-_window = plp_optax.adaptive_window
+_window = plp_optax.anderson
 METHODS = {
     "gd": Method("gradient descent", _sgd, "gd"),
     "nesterov": Method("Nesterov", _nesterov, "nesterov", momenta=MOMENTA),

@@ -16,7 +16,7 @@ _METHOD = (
     "seeds that are not reported; the grid is continued where the best rate is at its "
     "edge. A seed sets the start and the batches, so that arms are paired. *At the "
     "rate of* a method: the base at that method's rate times its drift, at each step, "
-    "where the drift follows a schedule; for the adaptive window, times the ratio of "
+    "where the drift follows a schedule; for Anderson acceleration, times the ratio of "
     "the lengths of all emitted updates and of what the base would have emitted "
     "there. The extrapolation of EMA-Nesterov falls from 0.5 to 0; on the *published "
     "schedule* it is 0.6 times the learning rate over its peak from 16 to 76 % of the "

@@ -135,7 +135,8 @@ def ekf_rule(prior_variance: float = 1.0, **settings: float) -> Rule:
         new, _ = ravel_pytree(added)
         p = state.covariance
         fresh = prior_variance * jnp.eye(len(p), dtype=p.dtype)
-        return plp_optax.EKFState(jnp.where(new[:, None] | new[None], fresh, p))
+        covariance = jnp.where(new[:, None] | new[None], fresh, p)
+        return state._replace(covariance=covariance)
 
     return Rule(plp_optax.ekf(prior_variance, **settings), allocated)
 

@@ -59,13 +59,13 @@ METHODS = {
     ),
     # On steady updates a jump goes back to the average of the window, 4.5 steps.
     "adaptive": Method(
-        "adaptive window, noise gate",
+        "Anderson, noise gate",
         0.1,
         1 - 4.5 / 20,
         {
-            "method": "adaptive-window",
-            "adaptive_period": 20,
-            "adaptive_min_signal": 0.5,
+            "method": "anderson",
+            "anderson_period": 20,
+            "anderson_min_signal": 0.5,
         },
     ),
     "constant": Method(

@@ -39,7 +39,7 @@ def test_drifts_are_those_of_steady_updates():
     links = {
         "lookahead": plp_optax.affine_window(lookahead, period=5),
         "outer": plp_optax.outer_nesterov(0.7, momentum=0.5, period=10),
-        "adaptive": plp_optax.adaptive_window(10, period=20),
+        "adaptive": plp_optax.anderson(10, period=20),
     }
     for name, link in links.items():
         drift = emitted(link, 400 if name == "outer" else 80)

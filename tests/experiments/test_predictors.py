@@ -60,7 +60,7 @@ def test_the_default_regularization_is_measured(model, x64):
 
     def lowest(strength):
         tx = optax.chain(
-            optax.sgd(rate), plp_optax.adaptive_window(11, regularization=strength)
+            optax.sgd(rate), plp_optax.anderson(11, regularization=strength)
         )
 
         def step(carry, _):

@@ -102,10 +102,7 @@ def test_plps_coefficients_are_affine_and_exact_on_lines(k, fit, step, slope):
 
 @pytest.mark.parametrize(("k", "alpha"), [(1, 0.5), (5, 0.8)])
 def test_is_lookahead(k, alpha):
-    coefficients = plp_optax.lookahead_coefficients(k, alpha)
-    ours = optax.chain(
-        optax.sgd(0.1, momentum=0.9), plp_optax.affine_window(coefficients, period=k)
-    )
+    ours = optax.chain(optax.sgd(0.1, momentum=0.9), plp_optax.lookahead(k, alpha))
     theirs = optax.lookahead(optax.sgd(0.1, momentum=0.9), k, alpha)
     with jax.enable_x64(True):
         w = jnp.asarray(W0)

@@ -127,17 +127,19 @@ def test_no_gradients_score_0(measure):
     np.testing.assert_array_equal(scores_of(measure, np.zeros((4, 15)), np.float32), 0)
 
 
-def test_weights_without_gradients_count_as_0_in_every_accumulator():
-    one = [kernels(np.array([[1e-5, 0.0], [1e-5, 1e-5]]))] * 3
-    state, _ = analyze(one)
-    np.testing.assert_allclose(state.scores, [0.5, 1.0], rtol=1e-2)
+def test_weights_without_gradients_are_left_out_in_every_accumulator():
+    """Of the first layer one weight never has a gradient; of the second one turns."""
+    rows = [
+        kernels(np.array([[1e-5, 0.0], [1e-5, sign * 1e-5]])) for sign in (1, -1, 1)
+    ]
+    state, _ = analyze(rows)
+    np.testing.assert_allclose(state.scores, [1.0, 2 / 3], rtol=1e-2)
     with jax.enable_x64(True):  # from gradients wider than the accumulators
-        state, _ = analyze(
-            [kernels(np.array([[1.0, 0.0]] * 2))] * 3,
-            select=all_layers(),
-            accumulator_dtype=jnp.float32,
-        )
-        np.testing.assert_allclose(state.scores, 0.5, rtol=1e-2)
+        rows = [
+            kernels(np.array([[1.0, 0.0], [1.0, sign]])) for sign in (1.0, -1.0, 1.0)
+        ]
+        state, _ = analyze(rows, accumulator_dtype=jnp.float32)
+        np.testing.assert_allclose(state.scores, [1.0, 2 / 3], rtol=1e-6)
 
 
 @every_measure

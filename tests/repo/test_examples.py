@@ -44,9 +44,9 @@ def test_the_transformer_learns_to_sort():
     assert run("transformer", steps=80) > 0.4  # chance is about 0.15
 
 
-def test_the_adaptive_window_ends_closest_to_the_minimum():
+def test_the_anderson_ends_closest_to_the_minimum():
     norms = run("full_batch")
-    assert norms["adaptive window"] < norms["Nesterov momentum"] / 10
+    assert norms["Anderson"] < norms["Nesterov momentum"] / 10
     assert norms["Nesterov momentum"] < norms["gradient descent"]
 
 

@@ -128,16 +128,21 @@ CASES = {
         optimizes=True,
         core=False,
     ),
+    "lookahead": Case(
+        plp_optax.lookahead,
+        {"sync_period": 3, "slow_step_size": 0.5},
+        inject="slow_step_size",
+    ),
     # Regularised, so that rounding is not amplified.
-    "adaptive_window": Case(
-        plp_optax.adaptive_window,
-        {"window": 3, "regularization": 0.1},
+    "anderson": Case(
+        plp_optax.anderson,
+        {"history": 3, "regularization": 0.1},
         inject="regularization",
         couples=True,
     ),
-    "adaptive_window-restarted": Case(
-        plp_optax.adaptive_window,
-        {"window": 3, "period": 4, "regularization": 0.1, "min_signal": -0.9},
+    "anderson-restarted": Case(
+        plp_optax.anderson,
+        {"history": 3, "period": 4, "regularization": 0.1, "min_signal": -0.9},
         inject="min_signal",
         couples=True,
     ),

@@ -35,8 +35,8 @@ transformations = [
     selects(plp_optax.at_random(0.5, seed=1)),
     plp_optax.affine_window([0.0, 0.5, 0.5], period=2, store="snapshots"),
     plp_optax.affine_window(plp_optax.average_coefficients(2), period=3),
-    plp_optax.affine_window(plp_optax.lookahead_coefficients(5), period=5),
-    plp_optax.adaptive_window(5, period=5, revert=True),
+    plp_optax.lookahead(5),
+    plp_optax.anderson(5, period=5, revert=True),
     plp_optax.ema_nesterov(),
     plp_optax.outer_nesterov(),
     plp_optax.plp_adamw(optax.cosine_decay_schedule(1e-3, 100), mask={"dense": True}),
@@ -59,7 +59,7 @@ rows: str = plp_optax.layer_table(analyses)
 
 def counts(
     affine: plp_optax.AffineWindowState,
-    adaptive: plp_optax.AdaptiveWindowState,
+    window: plp_optax.AndersonState,
     amplified: plp_optax.AmplifyLayersState,
     average: plp_optax.EmaNesterovState,
     momentum: plp_optax.OuterNesterovState,
@@ -68,7 +68,7 @@ def counts(
 ) -> list[jax.Array]:
     return [
         affine.cycle_step,
-        adaptive.gram,
+        window.gram,
         amplified.scores,
         average.extrapolations,
         momentum.outer_step,

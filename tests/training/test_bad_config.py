@@ -176,7 +176,7 @@ CONTRADICTIONS = [
     (["stem=imagenet"], ["model=tiny", "model=vgg16", "model=vgg19"]),
     (["momentum=0"], ["optimizer=nesterov"]),
     (["plp_period=3"], ["plp_window=5", "plp_window=4"]),
-    (["adaptive_period=3"], ["method=adaptive-window"]),
+    (["anderson_period=3"], ["method=anderson"]),
     (["max_learning_rate=0.1"], ["learning_rate=0.2 schedule=cyclic"]),
     (["config=x", "config="], ["preset=plp-paper", "preset=amplify-paper"]),
     (["resume=required"], ["overwrite", "workdir=new"]),

@@ -109,6 +109,9 @@ def test_results_of_a_run_and_of_several_seeds():
     assert "average over 12 steps (validation loss 0.1250)" in shown
     assert "test loss 0.2500  accuracy 25.00%  macro-F1 -" in shown
     summary = summary_line(results)
+    averaged = [r | {"average_test_accuracy": 0.25} for r in results]
+    assert summary_line(averaged).endswith("; average: 25.00 ± 0.00 %")
+    assert "average" not in summary
     mean, deviation = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
     assert f"3 seeds, mean ± standard deviation: test accuracy {mean:.2f} " in summary
     assert f"± {deviation:.2f} %" in summary

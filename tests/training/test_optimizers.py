@@ -142,16 +142,16 @@ def test_methods_follow_their_definitions(fields, jump, k, period, optimizer):
     ("fields", "link"),
     [
         (
-            {"method": "adaptive-window", "adaptive_window": 3},
-            plp_optax.adaptive_window(3),
+            {"method": "anderson", "anderson_history": 3},
+            plp_optax.anderson(3),
         ),
         (
             {
-                "method": "adaptive-window",
-                **{"adaptive_window": 3, "adaptive_period": 4},
-                "adaptive_min_signal": 0.2,
+                "method": "anderson",
+                **{"anderson_history": 3, "anderson_period": 4},
+                "anderson_min_signal": 0.2,
             },
-            plp_optax.adaptive_window(3, period=4, min_signal=0.2),
+            plp_optax.anderson(3, period=4, min_signal=0.2),
         ),
         (
             {
@@ -368,8 +368,8 @@ def test_gradients_are_amplified_before_decay_and_momentum(method):
             "^--plp-period must .* 5",
         ),
         (
-            {"method": "adaptive-window", "adaptive_period": 9},
-            "^--adaptive-period must be at least 10",
+            {"method": "anderson", "anderson_period": 9},
+            "^--anderson-period must be at least 10",
         ),
     ],
 )

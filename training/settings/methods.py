@@ -74,7 +74,7 @@ class Average(_Window):
 
 @dataclasses.dataclass(frozen=True)
 class Lookahead(Method):
-    """Lookahead, as a window."""
+    """Lookahead."""
 
     prefix = "lookahead"
     steps: int = flag(
@@ -83,17 +83,15 @@ class Lookahead(Method):
     alpha: float = flag(0.5, "Step size of the slow weights (alpha).")
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
-        coefficients = plp_optax.lookahead_coefficients(self.steps, self.alpha)
-        window = plp_optax.affine_window(coefficients, period=self.steps)
-        return optax.chain(base, window)
+        return optax.chain(base, plp_optax.lookahead(self.steps, self.alpha))
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveWindow(Method):
+class Anderson(Method):
     """Anderson acceleration, on the window of the last updates."""
 
-    prefix = "adaptive"
-    window: int = flag(10, "Number of updates that are combined.", low=2, below=10_000)
+    prefix = "anderson"
+    history: int = flag(10, "Number of updates that are combined.", low=2, below=10_000)
     period: int | None = flag(
         None,
         "Optimizer steps in a cycle that ends in one jump, at least the window. Unset: "
@@ -107,8 +105,8 @@ class AdaptiveWindow(Method):
     )
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
-        window = plp_optax.adaptive_window(
-            self.window, period=self.period, min_signal=self.min_signal
+        window = plp_optax.anderson(
+            self.history, period=self.period, min_signal=self.min_signal
         )
         return optax.chain(base, window)
 
@@ -248,7 +246,7 @@ METHODS: dict[str, type[Method] | tuple[type[Method], ...]] = {
     "plp": PLP,
     "lookahead": Lookahead,
     "average": Average,
-    "adaptive-window": AdaptiveWindow,
+    "anderson": Anderson,
     "ema-nesterov": EmaNesterov,
     "outer-nesterov": OuterNesterov,
     "amplify": Amplify,

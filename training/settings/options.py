@@ -147,7 +147,7 @@ class MethodFlags:
     method: str = flag(
         "plp",
         "sgd adds nothing. plp (parameter linear prediction), lookahead, average (of "
-        "the window), adaptive-window (Anderson acceleration), ema-nesterov and "
+        "the window), anderson (Anderson acceleration), ema-nesterov and "
         "outer-nesterov follow the optimizer; amplify (layer-wise gradient "
         "amplification) precedes it.",
         parts=METHODS,

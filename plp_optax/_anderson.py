@@ -21,10 +21,10 @@ from plp_optax._trees import AxisName, arrays, combine, select, widened, zeros
 _REGULARIZATION = {64: (1e-5, 1e-10), 32: (1e-5, 1e-7)}
 
 
-class AdaptiveWindowState(NamedTuple):
-    """State of :func:`adaptive_window`.
+class AndersonState(NamedTuple):
+    """State of :func:`anderson`.
 
-    It holds n updates: ``window`` when sliding, ``window - 1`` when restarted.
+    It holds n updates: ``history`` when sliding, ``history - 1`` when restarted.
 
     Attributes:
       position: Updates since the window started. Restarted: 0 to period - 1.
@@ -50,10 +50,11 @@ class AdaptiveWindowState(NamedTuple):
     value_before: jax.Array
 
 
-def adaptive_window(
-    window: int = 10,
+def anderson(
+    history: int = 10,
     *,
     period: int | None = None,
+    mixing: jax.typing.ArrayLike = 1.0,
     regularization: jax.typing.ArrayLike | None = None,
     min_signal: jax.typing.ArrayLike | None = None,
     revert: bool = False,
@@ -63,7 +64,7 @@ def adaptive_window(
     r"""Jumps to the combination of the last parameters with the smallest update.
 
     Anderson acceleration, or regularised nonlinear acceleration. With the last
-    ``window`` updates :math:`u_0, \dots, u_k` and the parameters :math:`w_i` that each
+    ``history`` updates :math:`u_0, \dots, u_k` and the parameters :math:`w_i` that each
     of them led to, a jump ends at
 
     .. math::
@@ -79,8 +80,8 @@ def adaptive_window(
     the minimum.
 
     **Sliding** (``period=None``) jumps at each step: the strongest form, for plain
-    gradient descent, ``optax.chain(optax.sgd(rate), adaptive_window(10))``, on a full
-    batch. **Restarted** (``period=window`` or more) takes ``window`` plain steps, the
+    gradient descent, ``optax.chain(optax.sgd(rate), anderson(10))``, on a full
+    batch. **Restarted** (``period=history`` or more) takes ``history`` plain steps, the
     last of which ends in a jump, and the optimizer's own until the period is over: half
     the memory, and it also works after Nesterov momentum. With small batches use
     neither: noise turns the combination into the average, and the average lags; use
@@ -94,16 +95,18 @@ def adaptive_window(
       stays where ``optax.lbfgs`` gets on.
 
     Place it **last** in a chain, so that it sees the final update. It holds
-    ``window - 1`` parameter-sized buffers, or ``2 * window`` when sliding, and needs no
-    parameters.
+    ``history - 1`` parameter-sized buffers, or ``2 * history`` when sliding, and needs
+    no parameters.
 
     Args:
-      window: Updates that are combined; at least 2. Anderson's depth is one less.
-      period: Steps in a cycle of the restarted form, at least ``window``; None for
+      history: Updates that are combined; at least 2. Anderson's depth is one less.
+      period: Steps in a cycle of the restarted form, at least ``history``; None for
         the sliding form.
-      regularization: :math:`\lambda`; positive. By default 1e-5 sliding; restarted
-        1e-10 if all updates are float64 and 1e-7 for float32; 1e-2 for anything
-        shorter.
+      mixing: :math:`\beta`, how much of the combined update a jump takes: it ends at
+        :math:`\sum_i c_i (w_i - (1 - \beta) u_i)`. 1 by default, as above.
+      regularization: :math:`\lambda`, also called ridge; positive. By default 1e-5
+        sliding; restarted 1e-10 if all updates are float64 and 1e-7 for float32; 1e-2
+        for anything shorter.
       min_signal: Where the mean product of different updates is less than this part of
         the mean square of updates, there is no jump. The quotient is about 1 for steady
         updates and 0 for noise, but also small where updates oscillate. None for no
@@ -122,7 +125,7 @@ def adaptive_window(
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state
-      :class:`AdaptiveWindowState`. With ``revert`` its ``update`` needs ``value``. An
+      :class:`AndersonState`. With ``revert`` its ``update`` needs ``value``. An
       update that is not finite passes through, and the window starts again after it.
 
     Raises:
@@ -134,7 +137,7 @@ def adaptive_window(
       >>> import jax, optax, plp_optax
       >>> loss = lambda w: w[0] ** 2 + 10 * w[1] ** 2
       >>> tx = optax.chain(
-      ...     optax.sgd(0.08), plp_optax.adaptive_window(3, period=3)
+      ...     optax.sgd(0.08), plp_optax.anderson(3, period=3)
       ... )
       >>> w = jax.numpy.array([3.0, -4.0])
       >>> state = tx.init(w)
@@ -160,9 +163,10 @@ def adaptive_window(
       Pasini et al., `Anderson Acceleration for Distributed Training of Deep Learning
       Models <https://arxiv.org/abs/2110.14813>`_, 2021
     """
-    _checks.check_int("window", window, low=2)
+    _checks.check_int("history", history, low=2)
     if period is not None:
-        _checks.check_period(period, window)
+        _checks.check_period(period, history)
+    _checks.check_number("mixing", mixing)
     if regularization is not None:
         _checks.check_number("regularization", regularization, above=0)
     if min_signal is not None:
@@ -171,14 +175,14 @@ def adaptive_window(
     _checks.check_float_dtype("accumulator_dtype", accumulator_dtype)
     slides = period is None
     # The newest update of a cycle is used when it comes, and not stored.
-    n = window if slides else window - 1
+    n = history if slides else history - 1
     slots = np.arange(n)
 
-    def init_fn(params: optax.Params) -> AdaptiveWindowState:
+    def init_fn(params: optax.Params) -> AndersonState:
         def trees() -> tuple[optax.Updates, ...]:
             return tuple(zeros(params, accumulator_dtype) for _ in range(n))
 
-        return AdaptiveWindowState(
+        return AndersonState(
             position=jnp.zeros((), jnp.int32),
             gram=jnp.zeros((n, n), float),
             exponent=jnp.zeros((), jnp.int32),
@@ -190,16 +194,16 @@ def adaptive_window(
 
     def update_fn(
         updates: optax.Updates,
-        state: AdaptiveWindowState,
+        state: AndersonState,
         params: optax.Params | None = None,
         *,
         value: jax.typing.ArrayLike | None = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, AdaptiveWindowState]:
+    ) -> tuple[optax.Updates, AndersonState]:
         del params, extra_args
         if revert and value is None:
             raise ValueError(
-                "adaptive_window with revert compares values: pass the loss at the "
+                "anderson with revert compares values: pass the loss at the "
                 "parameters, as in tx.update(grads, state, params, value=loss)"
             )
         updates = arrays(updates)
@@ -238,7 +242,9 @@ def adaptive_window(
         is_earlier = is_used[:, None] & (age[:, None] <= age[None])
         of_moves = -jnp.where(is_earlier, c[:-1, None], 0).sum(axis=0)
         weights = jnp.where(is_used, c[:-1] if slides else c[:-1] + of_moves, 0)
-        terms = [(c[-1] - 1, updates), *zip(weights, stored, strict=True)]
+        less = (1 - jnp.asarray(mixing, c.dtype)) * c  # of each update
+        weights -= jnp.where(is_used, less[:-1], 0)
+        terms = [(c[-1] - 1 - less[-1], updates), *zip(weights, stored, strict=True)]
         if slides:
             of_moves = jnp.where(is_used, of_moves, 0)
             terms += zip(of_moves, state.stored_moves, strict=True)
@@ -262,7 +268,7 @@ def adaptive_window(
         else:
             following %= period
         gram = jnp.where(here[:, None], products[None], before)
-        return emitted, AdaptiveWindowState(
+        return emitted, AndersonState(
             position=jnp.where(finite & ~fails, following, 0),
             gram=jnp.where(here[None], products[:, None], gram),
             exponent=exponent,

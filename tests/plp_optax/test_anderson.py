@@ -29,7 +29,7 @@ def coefficients(updates, strength):
     return np.linalg.solve(system, np.eye(n + 1)[n])[:n]
 
 
-def twin(steps, window, period, strength, gradient=noisy_gradient):
+def twin(steps, window, period, strength, mixing=1.0, gradient=noisy_gradient):
     """Gradient descent that keeps all points and updates, and combines the points."""
     w, history, points, updates = W0, [], [], []
     for count in range(steps):
@@ -37,10 +37,10 @@ def twin(steps, window, period, strength, gradient=noisy_gradient):
         if place == 0:
             points, updates = [], []
         u = -RATE * gradient(w, count)
-        points.append(w + u)
+        points.append(w + mixing * u)
         updates.append(u)
         w = w + u
-        if place is None or place == window - 1:
+        if len(updates) > 1 and place in (None, window - 1):
             c = coefficients(updates[-window:], strength)
             w = c @ np.stack(points[-window:])
         history.append(w)
@@ -48,7 +48,7 @@ def twin(steps, window, period, strength, gradient=noisy_gradient):
 
 
 def descent(*args, rate=RATE, **kwargs):
-    return optax.chain(optax.sgd(rate), plp_optax.adaptive_window(*args, **kwargs))
+    return optax.chain(optax.sgd(rate), plp_optax.anderson(*args, **kwargs))
 
 
 def quadratic(dimension, condition):
@@ -73,12 +73,19 @@ def follow(tx, hessian, w, steps, **extra):
 
 
 @pytest.mark.parametrize(
-    ("window", "period", "strength"),
-    [(2, None, 0.5), (4, None, 1e-4), (3, 3, 0.5), (4, 6, 1e-4), (2, 2, 1e-4)],
+    ("history", "period", "strength", "mixing"),
+    [
+        (2, None, 0.5, 1.0),
+        (4, None, 1e-4, 0.6),
+        (3, 3, 0.5, 1.0),
+        (4, 6, 1e-4, 0.6),
+        (2, 2, 1e-4, 1.0),
+    ],
 )
-def test_follows_the_twin(window, period, strength):
-    actual = run(descent(window, period=period, regularization=strength), 14)
-    expected = twin(14, window, period, strength)
+def test_follows_the_twin(history, period, strength, mixing):
+    tx = descent(history, period=period, regularization=strength, mixing=mixing)
+    actual = run(tx, 14)
+    expected = twin(14, history, period, strength, mixing)
     np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-10)
 
 
@@ -135,7 +142,7 @@ def test_harms_heavy_ball():
     """Why the docstring warns: a jump leaves the velocity as it was."""
     hessian, w = quadratic(30, 1000)
     ball = optax.sgd(2e-3, 0.9)
-    window = plp_optax.adaptive_window(10, period=10)
+    window = plp_optax.anderson(10, period=10)
     alone = follow(ball, hessian, w, 300)[-1]
     assert follow(optax.chain(ball, window), hessian, w, 300)[-1] > 10 * alone
 
@@ -146,9 +153,7 @@ def test_harms_heavy_ball():
 def three_updates(updates=((1.0, 0.0), (0.9, 0.1), (0.85, 0.3)), **kwargs):
     """The jump at the end of a cycle, in float64."""
     with jax.enable_x64(True):
-        tx = jitted(
-            plp_optax.adaptive_window(3, period=3, regularization=1e-6, **kwargs)
-        )
+        tx = jitted(plp_optax.anderson(3, period=3, regularization=1e-6, **kwargs))
         w = jnp.array([3.0, 4.0])
         state = tx.init(w)
         for u in jnp.asarray(updates):
@@ -170,7 +175,7 @@ def test_min_signal_leaves_noise_alone():
 @pytest.mark.parametrize("period", [None, 3])
 def test_revert_goes_back_to_where_the_optimizer_would_have_been(period):
     # A loss that punishes every jump.
-    tx = plp_optax.adaptive_window(3, period=period, revert=True)
+    tx = plp_optax.anderson(3, period=period, revert=True)
     with jax.enable_x64(True):
         w = jnp.array([3.0, 4.0])
         state, update = tx.init(w), jit(tx.update)
@@ -227,7 +232,7 @@ def test_with_revert_values_at_kept_points_never_rise():
 
 @pytest.mark.parametrize(("period", "bad"), [(None, jnp.nan), (3, jnp.inf)])
 def test_an_update_that_is_not_finite_passes_and_is_forgotten(period, bad):
-    tx = jitted(plp_optax.adaptive_window(3, period=period))
+    tx = jitted(plp_optax.anderson(3, period=period))
     w = jnp.ones(2)
     state = tx.init(w)
     _, state = tx.update(jnp.array([0.5, 0.1]), state, w)
@@ -241,7 +246,7 @@ def test_an_update_that_is_not_finite_passes_and_is_forgotten(period, bad):
 
 
 def test_steps_of_zero_stay_zero():
-    tx = jitted(plp_optax.adaptive_window(3))
+    tx = jitted(plp_optax.anderson(3))
     state = tx.init(jnp.ones(2))
     for _ in range(4):
         emitted, state = tx.update(jnp.zeros(2), state)
@@ -253,7 +258,7 @@ def test_steps_of_zero_stay_zero():
 )
 def test_default_regularization_bounds_the_coefficients(dtype, strength):
     """Parallel updates; |c|^2 is at most (1 + 1 / lambda) / n (Scieur et al. 2016)."""
-    tx = plp_optax.adaptive_window(6, period=6)
+    tx = plp_optax.anderson(6, period=6)
     u = jnp.asarray(np.random.default_rng(0).normal(size=50), dtype)
     state, update = tx.init(u), jit(tx.update)
     for step in range(6):
@@ -287,13 +292,13 @@ def emitted_in_turn(update, state, place):
 @pytest.mark.parametrize("period", [None, 3])
 def test_split_parameters_on_four_devices_equal_one(period, how):
     with jax.enable_x64(True):
-        one = plp_optax.adaptive_window(3, period=period)
+        one = plp_optax.anderson(3, period=period)
         blank = jax.tree.map(jnp.zeros_like, split_updates()[0])
         expected = emitted_in_turn(
             jit(one.update), one.init(blank), partial(jax.tree.map, jnp.asarray)
         )
         if how == "pmap":
-            tx = plp_optax.adaptive_window(3, period=period, axis_name="x")
+            tx = plp_optax.anderson(3, period=period, axis_name="x")
 
             def place(u):
                 return jax.tree.map(lambda x: x.reshape(4, -1), u)
@@ -316,7 +321,7 @@ def test_split_parameters_on_four_devices_equal_one(period, how):
 def test_memory_is_the_window_and_not_a_copy_of_it(period, copies):
     """A complete step, in which XLA may fuse the jump with all that uses it."""
     params = {"w": jnp.zeros((256, 256)), "b": jnp.zeros(128)}
-    tx = plp_optax.adaptive_window(6, period=period)
+    tx = plp_optax.anderson(6, period=period)
     state = tx.init(params)
     size = sum(p.nbytes for p in jax.tree.leaves(params))
     total = sum(x.nbytes for x in jax.tree.leaves(state))
@@ -353,8 +358,8 @@ def test_complex_parameters():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"window": 1}, "window must be an int of at least 2, got 1"),
-        ({"window": 4, "period": 3}, "period must be at least 4"),
+        ({"history": 1}, "history must be an int of at least 2, got 1"),
+        ({"history": 4, "period": 3}, "period must be at least 4"),
         ({"regularization": 0.0}, "regularization must be above 0, got 0.0"),
         ({"regularization": jnp.ones(2)}, "regularization must be a scalar"),
         ({"min_signal": float("nan")}, "min_signal must be a finite number"),
@@ -364,11 +369,11 @@ def test_complex_parameters():
 )
 def test_arguments_are_checked(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        plp_optax.adaptive_window(**kwargs)
+        plp_optax.anderson(**kwargs)
 
 
 def test_asks_for_the_value():
-    tx = plp_optax.adaptive_window(revert=True)
+    tx = plp_optax.anderson(revert=True)
     with pytest.raises(ValueError, match="value=loss"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
 
@@ -377,7 +382,7 @@ def test_asks_for_the_value():
 @pytest.mark.parametrize("exponent", [70, -60, -100])
 def test_scale_of_the_updates_does_not_matter(period, exponent):
     """Norms whose squares float32 cannot hold: exact, as the factor is a power of 2."""
-    tx = jitted(plp_optax.adaptive_window(4, period=period))
+    tx = jitted(plp_optax.anderson(4, period=period))
     rng = np.random.default_rng(0)
     state, scaled = (tx.init(jnp.zeros(6)) for _ in range(2))
     for _ in range(9):
@@ -389,7 +394,7 @@ def test_scale_of_the_updates_does_not_matter(period, exponent):
 
 def test_derivative_with_equal_eigenvalues():
     """Orthogonal updates of one length, against a finite difference."""
-    tx = plp_optax.adaptive_window(3, period=3)
+    tx = plp_optax.anderson(3, period=3)
 
     def end(x):
         state, w = tx.init(jnp.zeros(3)), jnp.zeros(3)
@@ -404,6 +409,6 @@ def test_derivative_with_equal_eigenvalues():
 
 
 def test_value_must_be_a_scalar():
-    tx = plp_optax.adaptive_window(2, revert=True)
+    tx = plp_optax.anderson(2, revert=True)
     with pytest.raises(ValueError, match=r"value must be a scalar, got shape \(1,\)"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)), value=jnp.ones(1))
