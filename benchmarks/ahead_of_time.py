@@ -143,8 +143,11 @@ def _attached(topology: str) -> list[Any]:
 
 
 def make_config(**fields: Any) -> Config:
-    """A training of CIFAR-100 as `train.py` does it, except for ``fields``."""
-    return config_lib.resolve({"dataset": "cifar100", **fields})
+    """A training of CIFAR-100 as `train.py` does it, except for ``fields``.
+
+    Without an average, which would take the memory of one more copy of the parameters.
+    """
+    return config_lib.resolve({"dataset": "cifar100", "average": "none", **fields})
 
 
 def make_arguments(

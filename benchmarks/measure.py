@@ -176,6 +176,7 @@ def synthetic(count: int) -> data.Dataset:
 def training_config(**fields: Any) -> Config:
     """A configuration: SGD at a constant rate, except for ``fields``."""
     plain = {"method": "sgd", "schedule": "constant", "warmup_epochs": 0.0, "epochs": 1}
+    plain["average"] = "none"
     return config_lib.resolve(plain | _OPTIMIZER | fields)
 
 

@@ -285,6 +285,8 @@ class Study:
           ConfigError: If it makes no sense.
         """
         base = {
+            # Averages do not change the training; a study of them declares its own.
+            **({"average": "none"} if self.execute is None else {}),
             **PRESETS.get(self.preset or "", {}),
             **self.fields,
             **self.model_fields.get(model, {}),

@@ -173,7 +173,8 @@ def recompute_batch_stats(
     Args:
       apply: The model in training mode: maps variables and a batch to the output and
         the mutated ``batch_stats``, as ``module.apply(..., mutable=["batch_stats"])``
-        returns them. It is compiled.
+        returns them. Compile it (``jax.jit``, or mapped over devices): it is called as
+        it is, once a batch, and once more for the first one.
       variables: ``params`` and ``batch_stats``, and other collections.
       batches: Batches of training examples; 20 of them are enough as a rule. Arrays
         have the examples along their first axis.
@@ -189,7 +190,7 @@ def recompute_batch_stats(
       >>> import flax.linen as nn, jax, jax.numpy as jnp
       >>> norm = nn.BatchNorm(use_running_average=False)
       >>> variables = norm.init(jax.random.key(0), jnp.ones((2, 1)))
-      >>> apply = lambda variables, x: norm.apply(variables, x, mutable=["batch_stats"])
+      >>> apply = jax.jit(lambda v, x: norm.apply(v, x, mutable=["batch_stats"]))
       >>> batches = [jnp.array([[1.0], [2.0]]), jnp.array([[6.0]])]
       >>> fresh = recompute_batch_stats(apply, variables, batches)["batch_stats"]
       >>> [f"{float(fresh[name][0]):.3f}" for name in ("mean", "var")]
@@ -200,7 +201,6 @@ def recompute_batch_stats(
       <https://arxiv.org/abs/2105.07576>`_, 2021
     """
 
-    @jax.jit
     def follow(stats: Any, batch: Any) -> Any:
         return apply({**variables, "batch_stats": stats}, batch)[1]["batch_stats"]
 

@@ -3,13 +3,14 @@
 python -m training evaluate runs/digits-resnet18-plp-0
 python -m training predict runs/digits-resnet18-plp-0 image.png
 python -m training compare runs/*
+python -m training merge runs/digits-resnet18-plp-0 --over 0.1 0.2 0.5
 """
 
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -17,7 +18,7 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 
-from training import data
+from training import data, merging
 from training.errors import DataError, RunError, UserError
 from training.run import workdir
 from training.run.display import spread
@@ -33,7 +34,12 @@ _TOP = 5
 
 
 def evaluate(
-    run: _Run, *, dataset: str | None = None, data_dir: str | None = None
+    run: _Run,
+    *,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    average: bool = False,
+    merged: bool = False,
 ) -> None:
     """Evaluates a run's best network on a test set.
 
@@ -41,8 +47,10 @@ def evaluate(
       run: The run's work directory.
       dataset: The data set, by default the run's.
       data_dir: Directory of prepared tensorflow-datasets sets.
+      average: Take the average at the end of the run instead.
+      merged: Take what `merge` has made instead.
     """
-    trained = load(run)
+    trained = load(run, average=average, merged=merged)
     found = data.load(
         dataset or trained.config.dataset,
         data_dir=data_dir,
@@ -66,14 +74,18 @@ def evaluate(
     )
 
 
-def predict(run: _Run, images: _Images) -> None:
+def predict(
+    run: _Run, images: _Images, *, average: bool = False, merged: bool = False
+) -> None:
     """Prints the five most probable classes of each image.
 
     Args:
       run: The run's work directory.
       images: Image files. They are resized to the size of the training images.
+      average: Take the average at the end of the run instead.
+      merged: Take what `merge` has made instead.
     """
-    trained = load(run)
+    trained = load(run, average=average, merged=merged)
     if not images:
         raise DataError("name at least one image file")
     pixels = np.stack([_read_image(path, trained.image_shape) for path in images])
@@ -117,6 +129,43 @@ def compare(runs: _Runs) -> None:
     Console().print(table)
 
 
+def merge(
+    run: _Run,
+    *,
+    decay: Literal["linear", "1-sqrt", "cosine"] = "linear",
+    over: tuple[float, ...] = (0.2,),
+    to: int | None = None,
+    data_dir: str | None = None,
+) -> None:
+    """Checkpoint averaging: chooses a learning-rate decay after training.
+
+    Merges the means that a run with --block-means has kept into what a decay would
+    have given, computes batch statistics again, and evaluates on the validation set.
+    The best is evaluated on the test set and kept in merged.msgpack.
+
+    Args:
+      run: The run's work directory.
+      decay: The shape of the decay.
+      over: Its lengths to compare, as parts of the run.
+      to: The epoch at which it ends, by default the last one.
+      data_dir: Directory of prepared tensorflow-datasets sets.
+    """
+    made = merging.merge(run, decay=decay, over=over, to=to, data_dir=data_dir)
+    table = Table(f"{decay} decay over", "validation loss", "accuracy", "")
+    for part, found in made.validation.items():
+        mark = "chosen" if part == made.over else ""
+        row = f"{found.loss:.4f}", f"{found.accuracy:.2%}"
+        table.add_row(f"the last {part:.4g}", *row, mark)
+    Console().print(table)
+    print(
+        f"{made.blocks} blocks until epoch {made.epoch}, batch statistics over "
+        f"{made.statistics_batches} training batches\n"
+        f"test loss {made.test.loss:.4f}  accuracy {made.test.accuracy:.2%}  "
+        f"top-5 error {made.test.top5_error:.2%}\n"
+        f"kept in {made.path}"
+    )
+
+
 def _predict(trained: Trained, images: np.ndarray) -> np.ndarray:
     try:
         return trained.predict(images)
@@ -144,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "predict": predict,
         "compare": compare,
+        "merge": merge,
     }
     try:
         tyro.extras.subcommand_cli_from_dict(

@@ -34,6 +34,7 @@ from training.run.interrupts import acknowledged
 from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
 from training.settings import chain
+from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Amplify, Anderson
 from training.settings.optimizers import SGD
@@ -54,8 +55,8 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
       UserError: If the data or the devices do not allow it.
     """
     _cache_programs(config.cache_dir)
-    with _precision(config):
-        dataset = dataset or _load(config)
+    with precision(config):
+        dataset = dataset or load_data(config)
         schedule, total_steps = _plan(config, dataset)
         say(
             f"{config.model} on {dataset.name} with {config.method}: "
@@ -69,6 +70,11 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
         weights = _initial_variables(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
             engine = build(config, dataset)
+        if count := engine.statistics_batches:
+            say(
+                f"evaluations: batch statistics over {count} training batches (precise "
+                f"batch norm)"
+            )
     return Prepared(dataset, engine, schedule, total_steps, weights)
 
 
@@ -101,7 +107,7 @@ def _run(
     callback: Callback | None,
 ) -> dict[str, Any]:
     callback = callback or Callback()
-    with _precision(config):
+    with precision(config):
         callback.on_start(config, prepared.engine, prepared.dataset)
         loop = TrainingLoop(config, directory, prepared, callback)
         with loop.saved_when_stopped():
@@ -140,7 +146,7 @@ def train(
             directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
         except RunError:
             # A mistake in the configuration is reported first.
-            _plan(configs[0], _load(configs[0]))
+            _plan(configs[0], load_data(configs[0]))
             raise
         for config, directory in zip(configs, directories, strict=True):
             if directory.result is not None:
@@ -165,8 +171,8 @@ def _run_cascade(
     config: Config, directory: WorkDirectory, callback: Callback | None
 ) -> dict[str, Any]:
     """Runs the stages of a cascade, each of them as an ordinary run."""
-    with _precision(config):
-        dataset = _load(config)
+    with precision(config):
+        dataset = load_data(config)
         _check_stages(config, dataset)
 
     def run_stage(stage: Config, directory: WorkDirectory) -> dict[str, Any]:
@@ -232,8 +238,8 @@ def _initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
     return weights
 
 
-def _load(config: Config) -> data.Dataset:
-    """The data of a run."""
+def load_data(config: Config) -> data.Dataset:
+    """Loads the data of a run."""
     return data.load(
         config.dataset,
         data_dir=config.data_dir,
@@ -302,12 +308,14 @@ def assemble(
         parts=config.batch_parts * config.batches_per_step,
         unroll=jax.default_backend() == "cpu",
         label_smoothing=config.label_smoothing,
-        ema=config.ema,
         most_skipped=most_skipped,
     )
-    image_shape, with_average = dataset.train.images.shape[1:], config.ema is not None
+    image_shape = dataset.train.images.shape[1:]
+    with_block = config.block_means is not None
+    average = config.get(TailAverage)
+    plan = count_steps(config, dataset)
     return Engine(
-        make_initial_state(module, tx, image_shape, dtype, with_average=with_average),
+        make_initial_state(module, tx, image_shape, dtype, with_block=with_block),
         train_step,
         make_statistics_step(module, preprocess),
         make_eval_step(module, preprocess),
@@ -315,6 +323,14 @@ def assemble(
         dataset,
         batch_size=config.batch_size * config.batches_per_step,
         most_skipped=most_skipped,
+        precise_bn=config.precise_bn,
+        split_stats=functools.partial(
+            split_frozen,
+            module=module,
+            image_shape=image_shape,
+            collection="batch_stats",
+        ),
+        average_start=average.first_step(plan) if average else 0,
     )
 
 
@@ -390,5 +406,6 @@ def _cache_programs(cache_dir: str | None) -> None:
     jax.config.update("jax_compilation_cache_dir", path)
 
 
-def _precision(config: Config) -> contextlib.AbstractContextManager[None]:
+def precision(config: Config) -> contextlib.AbstractContextManager[None]:
+    """The context in which everything of a run is computed."""
     return jax.enable_x64(config.precision == "float64")

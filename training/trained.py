@@ -29,7 +29,7 @@ class Trained:
     Attributes:
       module: The network, as ``module.apply(variables, images, train=False)``; it maps
         normalised images ``[n, height, width, channels]`` to logits ``[n, classes]``.
-      variables: The variables of the best epoch, or their moving average.
+      variables: The variables of the best epoch, the average, or the merged ones.
       config: The run's configuration.
       mean: Mean of the training images by channel, of pixels in [0, 1].
       std: Their standard deviation.
@@ -89,16 +89,14 @@ class Trained:
         return probabilities
 
 
-def load(run: str | Path, *, average: bool = False) -> Trained:
-    """Loads the best network of a run.
+def find_run(run: str | Path) -> tuple[Path, Config]:
+    """The work directory and the configuration of a run.
 
     Args:
       run: The run's work directory. A cascade stands for its last stage.
-      average: Whether to take the average at the end of the run (``--ema``, or
-        ``--method tail-average``) instead.
 
     Raises:
-      UserError: If the directory does not hold a run with saved variables.
+      UserError: If the directory does not hold a run.
     """
     path = Path(run)
     if not (path / workdir.CONFIG).is_file():
@@ -106,15 +104,37 @@ def load(run: str | Path, *, average: bool = False) -> Trained:
     fields = config_lib.read(path / workdir.CONFIG)
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
     if config.cascade is not None and config.cascade_stage is None:
-        return load(cascade.last_run(config), average=average)
+        return find_run(cascade.last_run(config))
+    return path, config
+
+
+def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Trained:
+    """Loads the best network of a run.
+
+    Args:
+      run: The run's work directory. A cascade stands for its last stage.
+      average: Whether to take the average at the end of the run (``--average``)
+        instead.
+      merged: Whether to take what ``python -m training merge`` has made instead.
+
+    Raises:
+      UserError: If the directory does not hold a run with saved variables.
+    """
+    path, config = find_run(run)
     needs = ("num_classes", "mean", "std", "image_shape", "label_names")
     facts = workdir.read_json(path / workdir.DATASET, needs=needs)
-    kept = path / (workdir.AVERAGE if average else workdir.BEST)
-    if average and not kept.is_file():
-        raise RunError(
-            f"{path} holds no average: only a finished run with --ema or --method "
-            f"tail-average has one"
-        )
+    if average and merged:
+        raise RunError("the average and the merged variables are two: choose one")
+    kept = path / workdir.BEST
+    if average:
+        kept = path / workdir.AVERAGE
+        missing = "only a finished run whose --average has begun has one"
+    elif merged:
+        kept = path / workdir.MERGED
+        missing = "python -m training merge makes them"
+    if (average or merged) and not kept.is_file():
+        what = "average" if average else "merged variables"
+        raise RunError(f"{path} holds no {what}: {missing}")
     variables = read(kept).tree
     try:
         trained = Trained(

@@ -14,9 +14,7 @@ _METHOD = (
     "The peak rate of each method is one of {rates}, chosen at scale tune by the "
     "validation loss of a seed that is not reported. *At the rate of* a method: the "
     "base at that rate times the method's drift ({drifts}); EMA-Nesterov's is the mean "
-    "over the run, weighted by the learning rate. The numbers of the tail average are "
-    "those of the average at the end, with running statistics of its own; its curves "
-    "are those of the parameters."
+    "over the run, weighted by the learning rate."
 )
 
 
@@ -26,7 +24,7 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
         return ["## Sensitivity to the learning rate", *_sensitivity(table)]
     rates = ", ".join(map(str, RATES))
     drifts = ", ".join(f"{m.label} {m.drift:.3g}" for m in METHODS.values())
-    arms, first = list(METHODS), ("tail-constant", "outer", "lookahead", "ema")
+    arms, first = list(METHODS), ("constant", "outer", "lookahead", "ema")
     return [
         "## Curves",
         _METHOD.format(rates=rates, drifts=drifts),
@@ -58,7 +56,7 @@ def _sensitivity(table: Table) -> list[str | Picture | None]:
     ax = figure.subplots()
     ax.axhline(0, color="0.3", lw=1)
     shown = found.select("rate", arm="method", difference=c("value") - lowest)
-    first = ("tail-constant", "outer", "ema", "adaptive")
+    first = ("constant", "outer", "ema", "adaptive")
     figures.lines(table, ax, shown, "rate", "difference", first=first, control=BASE)
     ax.set_xscale("log")
     ax.set_yscale("symlog", linthresh=0.1)

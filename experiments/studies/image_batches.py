@@ -57,7 +57,6 @@ METHODS = {
         0.7 / (1 - 0.5),
         {"method": "outer-nesterov", "outer_momentum": 0.5, "outer_period": 10},
     ),
-    "tail": Method("tail average", 0.2, 1.0, {"method": "tail-average"}),
     # On steady updates a jump goes back to the average of the window, 4.5 steps.
     "adaptive": Method(
         "Anderson, noise gate",
@@ -71,13 +70,6 @@ METHODS = {
     ),
     "constant": Method(
         "SGD-Nesterov, constant rate", 0.025, 1.0, _CONSTANT, "constant"
-    ),
-    "tail-constant": Method(
-        "tail average, constant rate",
-        0.025,
-        1.0,
-        {**_CONSTANT, "method": "tail-average"},
-        "constant",
     ),
 }
 
@@ -135,9 +127,9 @@ _SMALL = {
 STUDY = Study(
     name="image_batches",
     title="Predictors on small batches of images",
-    question="Does momentum over the slow trajectory, a window or an average lower the "
-    "loss or raise the accuracy of SGD with Nesterov momentum, compared with its tuned "
-    "rate, and with the matched rate?",
+    question="Does momentum over the slow trajectory or a window lower the loss or "
+    "raise the accuracy of SGD with Nesterov momentum, compared with its tuned rate, "
+    "and with the matched rate?",
     fields={"method": "sgd", "optimizer": "nesterov"},
     arms=(*_compared(), *_tuned()),
     scales=(
@@ -166,9 +158,8 @@ STUDY = Study(
             first_seed=TUNING_SEED,
         ),
     ),
-    # Does an average make up for a rate that does not fall?
+    # What a rate that falls is worth.
     extra_comparisons=(
         Comparison("constant", BASE),
-        Comparison("tail-constant", BASE),
     ),
 )  # fmt: skip

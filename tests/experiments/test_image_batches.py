@@ -39,7 +39,6 @@ def test_drifts_are_those_of_steady_updates():
     links = {
         "lookahead": plp_optax.affine_window(lookahead, period=5),
         "outer": plp_optax.outer_nesterov(0.7, momentum=0.5, period=10),
-        "tail": plp_optax.tail_average(),
         "adaptive": plp_optax.anderson(10, period=20),
     }
     for name, link in links.items():

@@ -198,7 +198,8 @@ def test_records_hold_choices_only():
     # A field that is added later, with a default, leaves them as they are: 0.2 is the
     # default of validation_fraction.
     chosen = {name: value for name, value in TINY.items() if value != 0.2}
-    assert task.config == {**chosen, "model": "tiny", "method": "sgd"}
+    fields = {"model": "tiny", "method": "sgd", "average": "none"}
+    assert task.config == {**chosen, **fields}
     assert second.config == {**task.config, "seed": 1}
 
 

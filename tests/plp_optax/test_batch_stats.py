@@ -50,8 +50,10 @@ def test_linen(momentum):
             lambda x: jnp.full(x.shape, 7.0), variables["batch_stats"]
         )
         fresh = plp_optax.linen.recompute_batch_stats(
-            lambda variables, x: net.apply(
-                variables, x, train=True, mutable=["batch_stats"]
+            jax.jit(
+                lambda variables, x: net.apply(
+                    variables, x, train=True, mutable=["batch_stats"]
+                )
             ),
             variables,
             batches(),

@@ -25,6 +25,20 @@ def test_the_loops_learn_the_digits(name, package):
     assert run(name) > 0.95
 
 
+@pytest.mark.parametrize(
+    "name", ["average_linen", pytest.param("average_nnx", marks=pytest.mark.slow)]
+)
+def test_averages_with_batch_norm_learn_the_digits(name):
+    assert min(run(name)) > 0.95
+
+
+def test_merged_checkpoints_are_better_than_the_last():
+    losses = run("orbax_merge")
+    assert min(losses, key=losses.get) != 0.05
+    path = FOLDER / "orbax_merge.py"
+    assert len(path.read_text().splitlines()) < 60
+
+
 @pytest.mark.slow
 def test_the_transformer_learns_to_sort():
     assert run("transformer", steps=80) > 0.4  # chance is about 0.15

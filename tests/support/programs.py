@@ -1,5 +1,6 @@
 """A small data set and small networks, and programs that tests share."""
 
+import functools
 import json
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from training import data, recipe
 from training.engine import parallel
 from training.engine.engine import Engine
 from training.engine.feed import Host, Resident
-from training.engine.state import make_initial_state
+from training.engine.state import make_initial_state, split_frozen
 from training.engine.step import (
     Preprocess,
     make_eval_step,
@@ -83,15 +84,17 @@ def make(
     steps_per_call=1,
     host=False,
     augment=False,
-    ema=None,
     most_skipped=1,
+    precise_bn=0,
+    average_start=0,
+    with_block=False,
     **options,
 ):
     """An engine of a small network, without a configuration."""
     module = Normalised() if module is None else module
     tx = optax.with_extra_args_support(momentum() if tx is None else tx)
     preprocess = Preprocess.of(dataset, dtype, augment=augment)
-    options |= {"ema": ema, "most_skipped": most_skipped}
+    options |= {"most_skipped": most_skipped}
     shape = dataset.train.images.shape[1:]
     feed = (
         Host(dataset.train, batch_size)
@@ -99,7 +102,7 @@ def make(
         else Resident(dataset.train, batch_size, steps_per_call)
     )
     return Engine(
-        make_initial_state(module, tx, shape, dtype, with_average=ema is not None),
+        make_initial_state(module, tx, shape, dtype, with_block=with_block),
         make_train_step(module, tx, preprocess, **options),
         make_statistics_step(module, preprocess),
         make_eval_step(module, preprocess),
@@ -107,6 +110,11 @@ def make(
         dataset,
         batch_size=batch_size,
         most_skipped=most_skipped,
+        precise_bn=precise_bn,
+        split_stats=functools.partial(
+            split_frozen, module=module, image_shape=shape, collection="batch_stats"
+        ),
+        average_start=average_start,
     ).compile()
 
 

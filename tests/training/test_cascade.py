@@ -21,6 +21,7 @@ from training.engine import parallel
 from training.engine.networks import make_network
 from training.errors import ConfigError
 from training.run import callbacks, workdir
+from training.run.checkpoints import read
 from training.run.workdir import read_metrics
 from training.settings import config
 
@@ -78,6 +79,32 @@ def test_frozen_blocks_do_not_change_and_the_optimizer_does_not_see_them():
     names = plp_optax.layer_names(trained, "kernels")
     assert names == ("head/conv", "head/output", "stage2/conv")
     assert optax.tree.get(state.opt_state, "factors").shape == (3,)
+
+
+def test_statistics_of_frozen_blocks_are_not_computed_again():
+    """And those of the others, with what the frozen blocks make of an image."""
+    with jax.enable_x64(True):
+        engine = programs.make(stage_network(), dtype=jnp.float64, precise_bn=4)
+        state = programs.train_epoch(engine, engine.initial_state(0))
+        frozen = {"mean": jnp.full(4, 0.1), "var": jnp.full(4, 3.0)}
+        variables = state.variables
+        variables["batch_stats"]["stage1"]["norm"] = frozen
+        found = engine.with_statistics(variables)
+        # All four batches in one: the statistics of the first norm that trains.
+        pixels = programs.DATASET.train.images / 255.0
+        _, kept = stage_network(axis_name=None, dropout_rate=0.0).apply(
+            jax.device_get(found),
+            (pixels - 0.5) / np.float32(0.3),
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=lambda module, _: module.path == ("stage2", "conv"),
+        )
+    hidden = kept["intermediates"]["stage2"]["conv"]["__call__"][0]
+    after = flat(found["batch_stats"])
+    for name in ("mean", "var"):
+        np.testing.assert_array_equal(after[f"stage1/norm/{name}"], frozen[name])
+        expected = getattr(np.asarray(hidden), name)((0, 1, 2))
+        np.testing.assert_allclose(after[f"stage2/norm/{name}"], expected, rtol=1e-6)
 
 
 def torch_gradient(head, params, stats, images, labels):
@@ -217,6 +244,13 @@ def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
         (6, 24, 3, "all"),
     ]
     best = min(epochs[:2], key=lambda e: e[0]["validation_loss"])[1]
+    # The batch statistics are those with which it was evaluated.
+    kept = flat(read(path / workdir.STAGES / "01" / workdir.BEST).tree)
+    assert all(
+        np.array_equal(value, kept[name]) == name.startswith("params")
+        for name, value in best.items()
+    )
+    best = kept
     for _, variables in epochs[2:5]:
         assert not any("stage2" in name for name in best)
         for name, value in best.items():

@@ -12,6 +12,7 @@ from tests.support.declared import CHOICES, DECLARED, FIELDS, context, inside
 from training.errors import ConfigError
 from training.settings import config as config_lib
 from training.settings import flags
+from training.settings.averages import TailAverage
 from training.settings.config import Config, chosen, identity, resolve
 from training.settings.methods import PLP, Amplify
 from training.settings.optimizers import SGD
@@ -45,6 +46,7 @@ def test_defaults_are_complete():
         PLP(step=1.0, window=3, period=4, fit="midpoint"),
         SGD(momentum=0.9),
         Cosine(warmup_epochs=1.0),
+        TailAverage(power=16.0, decay=None, start=0.0),
     )
     assert config.get(SGD) == SGD(momentum=0.9)
     assert config.get(Amplify) is None
@@ -174,7 +176,8 @@ def test_what_follows_a_choice_is_chosen_again(tmp_path, first, second, expected
             ["--schedule=cyclic", "--learning-rate=1", "--max-learning-rate=0.5"],
             "--max-learning-rate 0.5 is below",
         ),
-        (["--method=tail-average", "--ema=0.9"], "--ema 0.9 .* two averages"),
+        (["--precise-bn=0"], "--precise-bn 0 leaves .* or --average none"),
+        (["--average=ema", "--average-power=8"], "or choose --average power"),
         (["--head", "mlp"], "--head mlp is for VGG"),
         (["--model", "vgg16", "--stem", "imagenet"], "no --stem imagenet"),
         (["--optimizer", "nesterov", "--momentum", "0"], "--momentum above 0"),

@@ -31,6 +31,7 @@ METRICS = {
     "images_per_second": 12345.6,
 }
 LARGE = {"train_loss": 1e30, "validation_loss": 999_999.0, "images_per_second": 9e6}
+AVERAGE = {"average_validation_loss": 1.25, "average_validation_accuracy": 0.5}
 UNVALIDATED = {"validation_loss": float("nan"), "validation_accuracy": float("nan")}
 
 
@@ -38,25 +39,29 @@ UNVALIDATED = {"validation_loss": float("nan"), "validation_accuracy": float("na
 
 
 @pytest.mark.parametrize("epochs", [7, 99_999])
+@pytest.mark.parametrize("average", [{}, AVERAGE], ids=str)
 @pytest.mark.parametrize("changes", [{}, LARGE, UNVALIDATED], ids=str)
-def test_lines_of_epochs_stand_under_their_header(epochs, changes):
+def test_lines_of_epochs_stand_under_their_header(epochs, average, changes):
     """In under 80 columns, each number ends where its heading ends."""
-    groups, heads = epoch_header(epochs).split("\n")
+    shown = epoch_header(epochs, average=bool(average))
+    groups, heads = shown.split("\n")
     ends = [
         match.end() for match in re.finditer(r"epoch|loss|accuracy|images/s", heads)
     ]
-    assert len(ends) == 6
+    names = ["training", "validation", *(["average"] if average else [])]
+    assert len(ends) == 2 + 2 * len(names)
     for best in (False, True):
-        line = epoch_line(METRICS | changes, epochs, best)
-        assert max(map(len, (groups, heads, line))) < 80
+        line = epoch_line(METRICS | average | changes, epochs, best)
+        width = 80 if epochs < 100 else 86
+        assert max(map(len, (groups, heads, line))) < width
         words = [match.end() for match in re.finditer(r"\S+", line)]
-        assert words[:5] == ends[:5]
-        assert abs(words[5] - ends[5]) <= 1  # a pace of seven digits
+        assert words[: len(ends) - 1] == ends[:-1]
+        assert abs(words[len(ends) - 1] - ends[-1]) <= 1  # a pace of seven digits
         assert line.endswith("*") == best
-    for group, start, end in (("training", 0, 2), ("validation", 2, 4)):
+    for number, group in enumerate(names):
         middle = groups.index(group) + len(group) / 2
-        assert ends[start] < middle < ends[end]
-    assert "*: best so far" in heads
+        assert ends[2 * number] < middle < ends[2 * number + 2]
+    assert groups.endswith("*: best so far")
 
 
 def test_numbers_of_an_epoch():
@@ -64,6 +69,8 @@ def test_numbers_of_an_epoch():
         *("7/30", "1.2346", "50.0%", "2.5000", "98.7%", "12,346", "*"),
     ]
     assert epoch_line(METRICS | UNVALIDATED, 30, best=False).split()[3:5] == ["-", "-"]
+    unbegun = METRICS | dict.fromkeys(AVERAGE, float("nan"))
+    assert epoch_line(unbegun, 30, best=False).split()[5:7] == ["-", "-"]
     large = epoch_line(METRICS | LARGE, 30, best=False).split()
     assert (large[1], large[3]) == ("1.00e+30", "1.00e+06")
 
@@ -93,10 +100,18 @@ def test_results_of_a_run_and_of_several_seeds():
     assert "61.0 s on 4 x cpu" in lines
     assert max(map(len, lines.split("\n"))) < 80
     assert "average" not in lines
-    averaged = {"average_test_loss": 0.25, "average_test_accuracy": 0.875}
-    of_average = "the average: test loss 0.2500  accuracy 87.50%  macro-F1 -"
-    assert of_average in result_lines(results[0] | averaged).split("\n")
+    averaged = {"average_steps": 0}
+    assert "--average-start" in result_lines(results[0] | averaged)
+    averaged = {"average_steps": 12, "average_validation_loss": 0.125}
+    averaged |= {f"average_test_{name}": 0.25 for name in ("loss", "accuracy")}
+    averaged |= {f"average_test_top{k}_error": 0.5 for k in (1, 5)}
+    shown = result_lines(results[0] | averaged).split("\n")
+    assert "average over 12 steps (validation loss 0.1250)" in shown
+    assert "test loss 0.2500  accuracy 25.00%  macro-F1 -" in shown
     summary = summary_line(results)
+    averaged = [r | {"average_test_accuracy": 0.25} for r in results]
+    assert summary_line(averaged).endswith("; average: 25.00 ± 0.00 %")
+    assert "average" not in summary
     mean, deviation = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
     assert f"3 seeds, mean ± standard deviation: test accuracy {mean:.2f} " in summary
     assert f"± {deviation:.2f} %" in summary

@@ -199,83 +199,71 @@ def test_smoothed_targets_are_mixed_with_even_ones():
     np.testing.assert_allclose(after.monitor.last.loss, expected, rtol=1e-12)
 
 
-def test_the_moving_average_is_its_recursion():
-    """Of parameters and running statistics, with a decay that rises to 0.2."""
+def test_the_mean_of_a_block_is_that_of_the_parameters():
     with jax.enable_x64(True):
-        engine = programs.make(dtype=jnp.float64, ema=0.2)
-        state, step = engine.initial_state(0), 0
-        expected = jax.device_get(state.variables)
-        for call in engine.train_steps(state, 0, 0):
-            decay = min(0.2, (1 + step) / (10 + step))
-            state, step = jax.device_get(call.state), step + 1
-            expected = jax.tree.map(
-                lambda a, x, d=decay: d * a + (1 - d) * x, expected, state.variables
-            )
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
-                state.average,
-                expected,
-            )
-    assert step == 4
-
-
-def test_the_average_of_the_tail_is_evaluated_next_to_the_parameters():
-    """Of the last two of four steps, with the running statistics of the last."""
-    with jax.enable_x64(True):
-        tx = optax.chain(programs.momentum(), plp_optax.tail_average(0.0, start=2))
-        engine = programs.make(Normalised(), tx, dtype=jnp.float64)
+        engine = programs.make(dtype=jnp.float64, with_block=True)
         state, params = engine.initial_state(0), []
         for call in engine.train_steps(state, 0, 0):
             state = call.state
             params.append(jax.device_get(state.params))
-        expected = jax.tree.map(lambda a, b: (a + b) / 2, *params[2:])
+        assert int(state.block.tail_steps) == len(params) == 4
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12),
-            state.averaged_variables,
-            {"params": expected, "batch_stats": jax.device_get(state.batch_stats)},
+            lambda a, *rows: np.testing.assert_allclose(a, np.mean(rows, 0), rtol=1e-9),
+            state.averaged(state.block)["params"],
+            *params,
         )
 
 
-@pytest.mark.parametrize("host", [False, True])
-def test_running_statistics_are_computed_again_for_the_average(host):
-    """Batch by batch, as in training, with the averaged parameters."""
+def statistics_by_hand(params, count):
+    """Mean and variance of ``Normalised``'s norm over the first batches of an order."""
+    order = np.random.default_rng(0).permutation(64)[: 16 * count]
+    pixels = DATASET.train.images[order].astype(np.float64) / 255
+    x = ((pixels - 0.5) / np.float32(0.3)).reshape(count, 16, -1)
+    hidden = x @ params["hidden"]["kernel"] + params["hidden"]["bias"]
+    mean = hidden.mean((0, 1))
+    squares = (hidden.var(1) + hidden.mean(1) ** 2).mean(0)
+    return {"mean": mean, "var": squares - mean**2}
+
+
+@pytest.mark.parametrize(("precise_bn", "count"), [(3, 3), (99, 4)])
+def test_statistics_are_those_of_the_parameters(precise_bn, count):
+    """Of the last ones and of the average, over as many batches as there are."""
     with jax.enable_x64(True):
-        tx = optax.chain(programs.momentum(), plp_optax.tail_average(0.0))
-        engine = programs.make(Normalised(), tx, dtype=jnp.float64, host=host)
+        tx = optax.chain(programs.momentum(), plp_optax.tail_average())
+        engine = programs.make(tx=tx, dtype=jnp.float64, precise_bn=precise_bn)
+        assert engine.statistics_batches == count
         state = train_epoch(engine, engine.initial_state(0))
-        average = state.averaged_variables
-        actual = engine.averaged(state, seed=3)
-        stats = average["batch_stats"]
-        for indices in np.asarray(feed._order(jax.random.key(3), 0, 64)).reshape(4, 16):
-            pixels = DATASET.train.images[indices].astype(np.float64) / 255
-            images = jnp.asarray((pixels - 0.5) / np.float32(0.3))
-            variables = {"params": average["params"], "batch_stats": stats}
-            _, mutated = Normalised(axis_name=None).apply(
-                jax.device_get(variables), images, train=True, mutable=["batch_stats"]
+        for variables in (state.variables, state.averaged(state.opt_state)):
+            found = jax.device_get(engine.with_statistics(variables))
+            expected = statistics_by_hand(found["params"], count)
+            for name, value in expected.items():
+                actual = found["batch_stats"]["norm"][name]
+                np.testing.assert_allclose(actual, value, rtol=1e-9)
+            before = jax.device_get(variables)
+            jax.tree.map(
+                np.testing.assert_array_equal, found["params"], before["params"]
             )
-            stats = mutated["batch_stats"]
-        expected = {"params": average["params"], "batch_stats": stats}
-        actual, average, expected = jax.device_get((actual, average, expected))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), actual, expected
-    )
-    changes = jax.tree.map(
-        lambda a, b: abs(a - b).max(), actual["batch_stats"], average["batch_stats"]
-    )
-    assert max(jax.tree.leaves(changes)) > 1e-3
-    assert int(state.step) == 4  # training goes on from its own state
+            stale = before["batch_stats"]["norm"]["mean"]
+            assert abs(stale - expected["mean"]).max() > 1e-3
 
 
 def test_without_normalisation_there_are_no_statistics_to_compute():
-    tx = optax.chain(programs.momentum(), plp_optax.tail_average(0.0))
-    engine = programs.make(Linear(), tx)
-    state = train_epoch(engine, engine.initial_state(0))
-    assert not state.needs_statistics
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        engine.averaged(state, seed=0),
-        state.averaged_variables,
-    )
+    engine = programs.make(Linear(), precise_bn=3)
+    variables = engine.initial_state(0).variables
+    assert engine.statistics_batches == 0
+    assert engine.with_statistics(variables) is variables
+
+
+def test_an_average_begins_after_its_start():
+    tx = optax.chain(programs.momentum(), plp_optax.tail_average(start=6))
+    engine = programs.make(Linear(), tx, average_start=6)
+    state, counts = engine.initial_state(0), []
+    for epoch in range(2):
+        state = train_epoch(engine, state, epoch)
+        counts.append(engine.average_steps(state))
+    assert counts == [0, 2]
+    plain = programs.make(Linear())
+    assert plain.average_steps(plain.initial_state(0)) is None
 
 
 def test_pinned_batches_are_the_same_batches():

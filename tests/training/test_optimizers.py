@@ -178,15 +178,31 @@ def test_predictors_follow_the_optimizer(fields, link):
     np.testing.assert_allclose(run(tx, 12), run(expected, 12), rtol=1e-12)
 
 
-def test_the_tail_begins_after_a_part_of_the_run():
-    tx = chain(method="tail-average", tail_start=0.5, epochs=4)  # from step 7 of 12
-    w, state, seen = jnp.asarray(W0), tx.init(jnp.asarray(W0)), []
-    for count in range(12):
-        updates, state = tx.update(noisy_gradient(w, count), state, w)
-        w = optax.apply_updates(w, updates)
-        seen.append(np.asarray(w))
-    averaged = plp_optax.averaged_params(state, w)
-    np.testing.assert_allclose(averaged, np.mean(seen[6:], axis=0), rtol=1e-5)
+@pytest.mark.parametrize(
+    ("fields", "rho"),
+    [
+        ({"average": "power", "average_power": 3.0}, lambda n: 4 / (n + 3)),
+        ({"average": "ema", "average_decay": 0.8}, lambda n: 0.2),
+        ({"average": "mean"}, lambda n: 1 / n),
+    ],
+)
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_the_average_is_its_recursion_after_a_part_of_the_run(fields, rho, start):
+    """Of the parameters after prediction."""
+    with jax.enable_x64(True):
+        fields |= {"average_start": start, "method": "plp"}
+        tx = chain(**fields, epochs=4)  # 12 steps
+        plain = chain(method="plp", average="none", epochs=4)
+        np.testing.assert_array_equal(run(tx, 12), run(plain, 12))
+        w, state = jnp.asarray(W0), tx.init(jnp.asarray(W0))
+        average = w
+        for count in range(12):
+            updates, state = tx.update(noisy_gradient(w, count), state, w)
+            w = optax.apply_updates(w, updates)
+            n = count + 1 - round(12 * start)
+            average = average + rho(n) * (w - average) if n > 0 else w
+        averaged = plp_optax.averaged_params(state, w)
+    np.testing.assert_allclose(averaged, average, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,22 @@ EVERYTHING = [
     *("--model", "tiny", "--width", "4", "--batch-size", "256", "--augment"),
     *("--method", "amplify+plp", "--strategy", STRATEGY),
     *("--amplify-threshold", "0.5", "--checkpoint-minutes", "1e-6"),
+    *("--block-means", "2"),
 ]
-# What follows the validation loss, and the moving average.
+# What follows the validation loss, and an average that begins late.
 STALLING = [
     *("--model", "tiny", "--width", "4", "--batch-size", "256", "--method", "sgd"),
     *("--schedule", "plateau", "--plateau-patience", "1", "--early-stopping", "3"),
-    *("--ema", "0.5", "--lr", "20", "--checkpoint-minutes", "1e-6"),
+    *(
+        "--average",
+        "ema",
+        "--average-start",
+        "0.2",
+        "--lr",
+        "20",
+        "--checkpoint-minutes",
+        "1e-6",
+    ),
 ]
 TINY = ["--model", "tiny", "--width", "2", "--batch-size", "256", "--method", "sgd"]
 TINY += ["--epochs", "4"]
@@ -79,11 +89,15 @@ def assert_same_run(a, b):
         without_times(json.loads((path / "result.json").read_text())) for path in (a, b)
     ]
     assert results[0] == results[1]
-    for name in ("layers.txt", "average.msgpack"):
-        kept = [
-            (path / name).exists() and (path / name).read_bytes() for path in (a, b)
-        ]
-        assert kept[0] == kept[1]
+    kept = [
+        {
+            file.relative_to(path): file.read_bytes()
+            for name in ("layers.txt", "average.msgpack", "means/*")
+            for file in path.glob(name)
+        }
+        for path in (a, b)
+    ]
+    assert kept[0] == kept[1]
 
 
 # -- Simulated kills, in this process --------------------------------------------------
@@ -107,6 +121,8 @@ def uninterrupted(tmp_path_factory):
     history = read_metrics(made(EVERYTHING))
     assert len(history) == 5
     assert history[2]["amplified"]
+    means = made(EVERYTHING) / workdir.MEANS
+    assert [int(path.stem[-1]) for path in sorted(means.iterdir())] == [2, 4, 5]
     assert len(read_metrics(made(STALLING))) < 30
     return made
 

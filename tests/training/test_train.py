@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from training import recipe
 from training.engine.engine import Engine
 from training.errors import RunError
 from training.run import callbacks, workdir
+from training.run.checkpoints import copy_to_host, read
 from training.run.workdir import read_json, read_metrics
 from training.settings import config
 
@@ -46,6 +48,7 @@ def test_work_directory_explains_itself(trained):
     assert {p.name for p in trained.path.iterdir()} == {
         *("config.json", "dataset.json", "metrics.jsonl", "result.json", ".lock"),
         *("best.msgpack", "checkpoints", "curves.png", "confusion.png", "tensorboard"),
+        "average.msgpack",
     }
     fields = json.loads((trained.path / "config.json").read_text())
     assert (fields["model"], fields["learning_rate"]) == ("tiny", 0.5)
@@ -57,6 +60,7 @@ def test_work_directory_explains_itself(trained):
             *("epoch", "step", "train_loss", "train_accuracy", "learning_rate"),
             *("validation_loss", "validation_accuracy", "validation_macro_f1"),
             *("gradient_norm", "update_norm", "parameter_norm", "skipped_steps"),
+            *(f"average_validation_{n}" for n in ("loss", "accuracy", "macro_f1")),
             "images_per_second",
         }
     assert history[-1]["train_loss"] < history[0]["train_loss"] < np.log(10) * 1.5
@@ -124,6 +128,7 @@ def test_what_depends_on_the_seed_is_built_for_every_seed(tmp_path, monkeypatch)
 
     def build(config, dataset):
         built.append((config.seed, dataset.validation.images.tobytes()))
+        return SimpleNamespace(statistics_batches=0)
 
     result = {"test_accuracy": 0.5, "test_loss": 1.0}
     monkeypatch.setattr(recipe, "build", build)
@@ -202,12 +207,12 @@ def test_amplification_is_recorded_in_both_forms(tmp_path):
     assert abs(plain[3] - propagated[3]) > 1e-3
 
 
-def test_early_stopping_and_the_moving_average(tmp_path, capsys):
+def test_early_stopping_and_the_average(tmp_path, capsys):
     """A rate so high that the validation loss soon rises."""
     path = tmp_path / "run"
     argv = [*TINY, "--method", "sgd", "--lr", "20", "--warmup-epochs", "0"]
     argv += ["--schedule", "plateau", "--plateau-patience", "1"]
-    argv += ["--early-stopping", "2", "--ema", "0.5"]
+    argv += ["--early-stopping", "2", "--average", "ema", "--average-decay", "0.5"]
     assert train.main([*argv, "--workdir", str(path)]) == 0
     assert "stopped early" in capsys.readouterr().out
     history = read_metrics(path)
@@ -233,24 +238,63 @@ def test_early_stopping_and_the_moving_average(tmp_path, capsys):
     assert 0 <= result["average_test_accuracy"] <= 1
 
 
-def test_a_run_without_an_average_says_so(trained):
-    with pytest.raises(RunError, match="holds no average"):
-        training.load(trained.path, average=True)
-
-
-def test_the_average_is_computed_once_after_an_epoch(tmp_path, monkeypatch):
-    """Its running statistics take a pass over training batches."""
-    steps, averaged = [], Engine.averaged
-
-    def counted(engine, state, seed):
-        steps.append(int(state.step))
-        return averaged(engine, state, seed)
-
-    monkeypatch.setattr(Engine, "averaged", counted)
+def test_an_average_that_did_not_begin_is_not_reported(tmp_path, capsys):
     path = tmp_path / "run"
-    argv = [*TINY, "--epochs", "2", "--method", "tail-average"]
+    argv = [*TINY, "--average-start", "0.9", "--max-steps", "4"]
     assert train.main([*argv, "--workdir", str(path)]) == 0
-    assert steps == [m["step"] for m in read_metrics(path)]
+    assert "the average did not begin" in capsys.readouterr().out
+    result = json.loads((path / "result.json").read_text())
+    assert result["average_steps"] == 0
+    assert "average_test_loss" not in result
+    assert read_metrics(path)[0]["average_validation_loss"] is None
+    with pytest.raises(RunError, match="holds no average"):
+        training.load(path, average=True)
+
+
+def test_both_sides_have_statistics_of_their_own_once_an_epoch(tmp_path, monkeypatch):
+    """Those with which the best epoch was evaluated are kept with it."""
+    fresh, with_statistics = [], Engine.with_statistics
+
+    def counted(engine, variables, on_batch):
+        fresh.append(with_statistics(engine, variables, on_batch))
+        return fresh[-1]
+
+    monkeypatch.setattr(Engine, "with_statistics", counted)
+    path = tmp_path / "run"
+    argv = [*TINY, "--epochs", "3", "--test-each-epoch", "--method", "sgd"]
+    assert train.main([*argv, "--workdir", str(path)]) == 0
+    assert len(fresh) == 6
+    best = json.loads((path / "result.json").read_text())["best_epoch"]
+    for average, expected in ((False, fresh[2 * best - 2]), (True, fresh[-1])):
+        kept = training.load(path, average=average).variables
+        jax.tree.map(np.testing.assert_array_equal, kept, jax.device_get(expected))
+
+
+class Parameters(callbacks.Callback):
+    """Keeps the parameters after every step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_call(self, state):
+        self.steps.append(copy_to_host(state.params))
+
+
+def test_means_of_blocks_are_those_of_the_parameters(tmp_path):
+    """Two epochs of four steps in a block; the last one is shorter."""
+    path, seen = tmp_path / "run", Parameters()
+    argv = [*TINY, "--epochs", "3", "--block-means", "2", "--precision", "float64"]
+    recipe.train(config.parse([*argv, "--workdir", str(path)]), seen)
+    for epoch, steps in ((2, seen.steps[:8]), (3, seen.steps[8:])):
+        tree, notes = read(workdir.mean_path(path, epoch))
+        count = len(steps)
+        assert notes == {"epoch": epoch, "step": 4 * epoch, "steps": count}
+        jax.tree.map(
+            lambda a, *rows: np.testing.assert_allclose(a, np.mean(rows, 0), rtol=1e-9),
+            tree["params"],
+            *steps,
+        )
+    assert count == 4
 
 
 def test_one_device_trains_and_evaluates_as_four(monkeypatch):
@@ -263,13 +307,16 @@ def test_one_device_trains_and_evaluates_as_four(monkeypatch):
         monkeypatch.setattr(jax, "local_device_count", lambda n=count: n)
         monkeypatch.setattr(jax, "device_count", lambda n=count: n)
         with jax.enable_x64(True):
-            tx = optax.chain(programs.momentum(), plp_optax.plp())
-            engine = programs.make(tx=tx, dtype=jnp.float64, augment=True)
+            tx = optax.chain(
+                programs.momentum(), plp_optax.plp(), plp_optax.tail_average()
+            )
+            engine = programs.make(tx=tx, dtype=jnp.float64, augment=True, precise_bn=2)
             state = programs.train_epoch(engine, engine.initial_state(0))
             state = programs.train_epoch(engine, state, 1)
-            evaluated = engine.evaluate(state.variables, programs.DATASET.validation)
+            average = engine.with_statistics(state.averaged(state.opt_state))
+            evaluated = engine.evaluate(average, programs.DATASET.validation)
         assert len(state.step.devices()) == count
-        found.append((jax.device_get(state), evaluated))
+        found.append((jax.device_get((state, average)), evaluated))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *found
     )

@@ -7,21 +7,20 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
+import optax
 
+from plp_optax.linen import recompute_batch_stats
 from training import data
 from training.engine import parallel
 from training.engine.evaluation import Evaluation
 from training.engine.feed import Feed, TrainStep
-from training.engine.state import Given, Metrics, Monitor, TrainState
+from training.engine.state import Given, Metrics, Monitor, TrainState, merge_frozen
 from training.engine.step import Batch
 from training.errors import DivergedError
 
 # Calls that may be under way at once: enough to hide dispatch, few enough that Ctrl-C
 # and the progress display are not far behind.
 _IN_FLIGHT = 2
-# Batches after which running statistics, whose decay is 0.9 in these networks, are
-# those of new parameters to 1e-4.
-_STATISTICS_STEPS = 90
 
 
 class Call(NamedTuple):
@@ -48,19 +47,24 @@ class Engine:
       train_function: The training function as each device sees it.
       train_call: The same, compiled.
       compile_seconds: Time that it took to trace and compile the functions.
+      statistics_batches: Training batches over which batch statistics are computed
+        again before each evaluation (precise batch norm); 0 if they are not.
     """
 
     def __init__(
         self,
         initial_state: Callable[..., TrainState],
         train_step: TrainStep,
-        statistics_step: TrainStep,
+        statistics_step: Callable[..., Any],
         eval_step: Callable[..., dict[str, jax.Array]],
         feed: Feed,
         dataset: data.Dataset,
         *,
         batch_size: int,
         most_skipped: int = 1,
+        precise_bn: int = 0,
+        split_stats: Callable[[Any], tuple[Any, Any]] = lambda stats: (stats, {}),
+        average_start: int = 0,
     ) -> None:
         """Takes the functions to compile.
 
@@ -73,6 +77,10 @@ class Engine:
           dataset: The data set of the feed.
           batch_size: Examples in a step, over all devices.
           most_skipped: Training ends after this many skipped steps in a row.
+          precise_bn: Training batches over which batch statistics are computed again
+            before an evaluation, if the network has any.
+          split_stats: Splits batch statistics into those and the ones of frozen blocks.
+          average_start: Steps before the optimizer's average begins.
         """
         self.batch_size = batch_size
         self.steps_per_epoch = len(dataset.train.labels) // batch_size
@@ -82,8 +90,11 @@ class Engine:
         self._most_skipped = most_skipped
         self._initial_state = initial_state
         self.train_function = feed.wrap(train_step)
-        self._statistics_function = feed.wrap(statistics_step)
+        self._statistics_function = statistics_step
         self._eval_function = eval_step
+        self._split_stats = split_stats
+        self._average_start = average_start
+        self.statistics_batches = min(precise_bn, self.steps_per_epoch)
 
     def compile(self) -> Self:
         """Compiles the steps for the devices, so that no timing includes it.
@@ -99,18 +110,26 @@ class Engine:
         self.train_call: Any = parallel.compile_step(
             self.train_function, state, *arguments, donate=True
         )
-        if state.needs_statistics:
-            # Without donation: the state remains that of the training.
-            self._statistics_call: Any = parallel.compile_step(
-                self._statistics_function, state, *arguments
-            )
-        self._eval_step: Callable[..., Any] = parallel.compile_step(
-            self._eval_function,
-            state.variables,
-            next(self._eval_batches(self._examples)),
-        )
+        self.compile_evaluation(state.variables)
         self.compile_seconds = time.perf_counter() - start
         return self
+
+    def compile_evaluation(self, variables: Any) -> None:
+        """Compiles what evaluates variables like these, and not the training."""
+        variables = parallel.replicate(variables)
+        batch = next(self._eval_batches(self._examples))
+        self._eval_step: Callable[..., Any] = parallel.compile_step(
+            self._eval_function, variables, batch
+        )
+        own, frozen = self._split_stats(variables["batch_stats"])
+        if not own:
+            self.statistics_batches = 0
+        if self.statistics_batches:
+            self._statistics_call: Callable[..., Any] = parallel.compile_step(
+                self._statistics_function,
+                {**variables, "batch_stats": own, "frozen": frozen},
+                batch,
+            )
 
     def memory(self) -> dict[str, int]:
         """Bytes that the compiled training function needs on a device.
@@ -172,19 +191,45 @@ class Engine:
         while under_way:
             self._finish(under_way.popleft(), epoch)
 
-    def averaged(self, state: TrainState, seed: int) -> Any:
-        """The average that is evaluated besides the variables; None without one.
+    def average_steps(self, state: TrainState) -> int | None:
+        """Steps in the optimizer's average; 0 before it begins, None without one."""
+        steps = optax.tree.get(state.opt_state, "tail_steps")
+        return None if steps is None else max(int(steps) - self._average_start, 0)
 
-        Where the optimizer averages parameters, running statistics are computed again
-        for them, on the first batches of the seed's first epoch.
+    def with_statistics(
+        self, variables: Any, on_batch: Callable[[], object] = lambda: None
+    ) -> Any:
+        """Variables with batch statistics of their parameters: precise batch norm.
+
+        They are computed over ``statistics_batches`` training batches, which are the
+        same ones each time. Without such batches the variables are returned.
+
+        Args:
+          variables: As ``module.apply`` takes them.
+          on_batch: Called before each batch.
         """
-        if not state.needs_statistics:
-            return state.averaged_variables
-        state = state.with_averaged_params()
-        steps = range(min(self.steps_per_epoch, _STATISTICS_STEPS))
-        for call in self._feed.calls(seed, 0, steps):
-            state, _ = self._statistics_call(state, *call.arguments)
-        return state.variables
+        if not self.statistics_batches:
+            return variables
+        own, frozen = self._split_stats(variables["batch_stats"])
+        fresh = recompute_batch_stats(
+            lambda variables, batch: self._statistics_call(
+                parallel.replicate(variables), batch
+            ),
+            parallel.replicate({**variables, "batch_stats": own, "frozen": frozen}),
+            self._statistics_batches(on_batch),
+        )
+        stats = merge_frozen(parallel.replicate(fresh["batch_stats"]), frozen)
+        return {**variables, "batch_stats": stats}
+
+    def _statistics_batches(self, on_batch: Callable[[], object]) -> Iterator[Batch]:
+        # A permutation, since a data set may be sorted by class on disk.
+        images, labels = self._examples
+        count = self.statistics_batches * self.batch_size
+        order = np.random.default_rng(0).permutation(len(labels))[:count]
+        for indices in order.reshape(-1, self.batch_size):
+            on_batch()
+            mask = np.ones(self.batch_size, bool)
+            yield parallel.shard(Batch(images[indices], labels[indices], mask))
 
     def _finish(self, monitor: Monitor, epoch: int) -> dict[str, float]:
         """Waits for a call; returns the means over the epoch so far."""

@@ -19,33 +19,34 @@ Given = Mapping[str, Any]
 
 
 def split_frozen(
-    params: Any, module: Any, image_shape: tuple[int, ...]
+    tree: Any, module: Any, image_shape: tuple[int, ...], collection: str = "params"
 ) -> tuple[Any, Any]:
-    """The parameters that a run trains, and those of the network's frozen blocks.
+    """The variables that a run changes, and those of the network's frozen blocks.
 
     Args:
-      params: The network's parameters.
+      tree: The network's variables of one collection.
       module: The network; see :class:`models.blocks.BlockNetwork`.
       image_shape: Height, width and channels of the images.
+      collection: ``params`` or ``batch_stats``.
     """
     if not getattr(module, "frozen", 0):
-        return params, {}
+        return tree, {}
     frozen_part, images = module.clone(cut=module.frozen), jnp.zeros((1, *image_shape))
     shapes = jax.eval_shape(
         lambda: frozen_part.init(jax.random.key(0), images, train=False)
     )
-    flat, frozen = traverse_util.flatten_dict(params), {}
-    for path in traverse_util.flatten_dict(shapes["params"]):
+    flat, frozen = traverse_util.flatten_dict(tree), {}
+    for path in traverse_util.flatten_dict(shapes[collection]):
         if path[0] != "head":
             frozen[path] = flat.pop(path)
     return traverse_util.unflatten_dict(flat), traverse_util.unflatten_dict(frozen)
 
 
-def merge_frozen(params: Any, frozen: Any) -> Any:
-    """The network's parameters again."""
+def merge_frozen(tree: Any, frozen: Any) -> Any:
+    """The network's variables again."""
     if not frozen:
-        return params
-    flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(frozen)
+        return tree
+    flat = traverse_util.flatten_dict(tree) | traverse_util.flatten_dict(frozen)
     return traverse_util.unflatten_dict(flat)
 
 
@@ -107,7 +108,8 @@ class TrainState(NamedTuple):
       key: The run's random key data; constant.
       monitor: How training is going.
       loss_scale: For float16, in which small gradients would vanish; else None.
-      average: Moving average of ``variables``; None if none is taken.
+      block: The mean of the parameters since the block began (``--block-means``); None
+        without one.
       frozen: The parameters that are not trained, of the network's frozen blocks.
     """
 
@@ -118,7 +120,7 @@ class TrainState(NamedTuple):
     key: jax.Array
     monitor: Monitor
     loss_scale: DynamicScale | None = None
-    average: Any = None
+    block: plp_optax.TailAverageState | None = None
     frozen: Any = None
 
     @property
@@ -127,30 +129,20 @@ class TrainState(NamedTuple):
         params = merge_frozen(self.params, self.frozen)
         return {"params": params, "batch_stats": self.batch_stats}
 
-    @property
-    def averaged_variables(self) -> Any:
-        """An average of them; None without one.
+    def averaged(self, average: Any) -> dict[str, Any]:
+        """The variables with averaged parameters: those of ``opt_state`` or ``block``.
 
-        Parameters that the optimizer averages (``plp_optax.tail_average``) come with
-        the latest running statistics; see ``needs_statistics``.
+        The batch statistics remain those of the last parameters.
         """
-        if not self._averages_parameters:
-            return self.average
-        return self.with_averaged_params().variables
+        params = _averaged_params(average, self.params)
+        return self._replace(params=params).variables
 
-    def with_averaged_params(self) -> Self:
-        """The state at the average of the optimizer (``plp_optax.tail_average``)."""
-        params = plp_optax.averaged_params(self.opt_state, self.params)
-        return self._replace(params=params)
 
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether the average has running statistics of other parameters."""
-        return self._averages_parameters and bool(self.batch_stats)
+# The mean of a block's parameters, to be followed by the training step.
+BLOCK_MEAN = plp_optax.tail_average(0.0)
 
-    @property
-    def _averages_parameters(self) -> bool:
-        return optax.tree.get(self.opt_state, "average_offset") is not None
+# Compiled as one function: the first call otherwise compiles several for each shape.
+_averaged_params = jax.jit(plp_optax.averaged_params)
 
 
 def make_initial_state(
@@ -159,7 +151,7 @@ def make_initial_state(
     image_shape: tuple[int, ...],
     dtype: jax.typing.DTypeLike,
     *,
-    with_average: bool = False,
+    with_block: bool = False,
 ) -> Callable[..., TrainState]:
     """Returns ``initial_state(key, given)``, which draws the initial variables.
 
@@ -173,7 +165,7 @@ def make_initial_state(
       tx: The optimizer.
       image_shape: Height, width and channels of the images.
       dtype: Type of the network's arithmetic.
-      with_average: Whether the state has a moving average of the variables.
+      with_block: Whether the state has the mean of a block.
     """
 
     def init_variables(key: jax.Array) -> Any:
@@ -187,7 +179,7 @@ def make_initial_state(
                 fin_steps=jnp.zeros((), jnp.int32),  # type: ignore[arg-type]
                 scale=jnp.full((), 2.0**16),  # type: ignore[arg-type]
             )
-        state = TrainState(
+        return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=variables.get("batch_stats", {}),
@@ -195,13 +187,9 @@ def make_initial_state(
             key=jax.random.key_data(key),
             monitor=Monitor.zero(jnp.promote_types(dtype, jnp.float32)),
             loss_scale=scale,
+            block=BLOCK_MEAN.init(params) if with_block else None,
             frozen=frozen,
         )
-        if with_average:
-            # A copy, since the state is donated.
-            average = jax.tree.map(jnp.copy, state.variables)
-            state = state._replace(average=average)
-        return state
 
     # Compiled separately, since init_variables is the same for every optimizer; and on
     # a CPU with little optimisation, since it runs once and would take long to compile.

@@ -1,7 +1,7 @@
 """Steps of training and of evaluation, as each device sees them."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
@@ -14,7 +14,13 @@ import plp_optax
 from plp_optax.linen import propagate_amplification
 from training import data
 from training.engine import parallel
-from training.engine.state import Metrics, Monitor, TrainState
+from training.engine.state import (
+    BLOCK_MEAN,
+    Metrics,
+    Monitor,
+    TrainState,
+    merge_frozen,
+)
 
 
 class Preprocess(NamedTuple):
@@ -85,7 +91,6 @@ def make_train_step(
     parts: int = 1,
     unroll: bool = True,
     label_smoothing: float = 0.0,
-    ema: float | None = None,
     most_skipped: int = 1,
 ) -> Callable[[TrainState, jax.Array, jax.Array], TrainState]:
     """Returns ``train_step(state, images, labels) -> state``.
@@ -106,7 +111,6 @@ def make_train_step(
         convolution's backward pass is many times slower inside a loop.
       label_smoothing: Part of the target's probability that is spread evenly over all
         classes.
-      ema: Decay of the moving average of the variables; None for no average.
       most_skipped: After this many skipped steps in a row nothing changes any more.
     """
     loss_fn = _make_loss_fn(module, propagate, label_smoothing)
@@ -129,8 +133,9 @@ def make_train_step(
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
-        if ema is not None:
-            after = after._replace(average=_averaged(after, ema))
+        if state.block is not None:
+            _, block = BLOCK_MEAN.update(updates, state.block, state.params)
+            after = after._replace(block=block)
         metrics = Metrics(
             loss=loss,
             accuracy=accuracy,
@@ -143,34 +148,6 @@ def make_train_step(
         return after._replace(loss_scale=sums.loss_scale)
 
     return train_step
-
-
-def make_statistics_step(
-    module: nn.Module, preprocess: Preprocess
-) -> Callable[[TrainState, jax.Array, jax.Array], TrainState]:
-    """Returns ``statistics_step(state, images, labels) -> state``.
-
-    Batch-norm recalibration: running statistics are updated as in training, and
-    parameters are unchanged.
-    """
-
-    def statistics_step(
-        state: TrainState, images: jax.Array, labels: jax.Array
-    ) -> TrainState:
-        del labels
-        pixels, dropout_key = preprocess.training(images, state)
-        dropout_key = jax.random.fold_in(dropout_key, parallel.device_index())
-        _, mutated = module.apply(
-            state.variables,
-            pixels,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-        )
-        batch_stats = jax.lax.pmean(mutated["batch_stats"], parallel.AXIS)
-        return state._replace(step=state.step + 1, batch_stats=batch_stats)
-
-    return statistics_step
 
 
 class _Part(NamedTuple):
@@ -288,18 +265,6 @@ def _sum_gradients(
     return sums
 
 
-def _averaged(state: TrainState, decay: float) -> Any:
-    """The moving average of the variables, with those of this step.
-
-    The decay begins at 0.1 and rises, so that the average soon forgets the initial
-    variables: min(decay, (1 + t) / (10 + t)), as in TensorFlow's
-    ExponentialMovingAverage.
-    """
-    step = state.step.astype(state.monitor.last.loss.dtype)
-    rising = jnp.minimum(decay, step / (9 + step))  # t = step - 1
-    return optax.incremental_update(state.variables, state.average, 1 - rising)
-
-
 def _skip_nonfinite(
     before: TrainState,
     after: TrainState,
@@ -382,6 +347,46 @@ def make_eval_step(
         return jax.lax.psum(sums, parallel.AXIS)
 
     return eval_step
+
+
+def make_statistics_step(
+    module: nn.Module, preprocess: Preprocess
+) -> Callable[..., tuple[None, dict[str, Any]]]:
+    """Returns ``statistics_step(variables, batch) -> (None, {"batch_stats": ...})``.
+
+    The model in training mode, for ``plp_optax.linen.recompute_batch_stats``, without
+    augmentation. ``variables["frozen"]`` has the statistics of the network's frozen
+    blocks, which follow no batch.
+    """
+
+    def statistics_step(variables: Any, batch: Batch) -> tuple[None, dict[str, Any]]:
+        own, frozen = variables["batch_stats"], variables["frozen"]
+        every = {
+            "params": variables["params"],
+            "batch_stats": merge_frozen(own, frozen),
+        }
+        # Dropout as in training; with a constant key, so that nothing depends on when
+        # an evaluation takes place.
+        key = jax.random.fold_in(jax.random.key(0), parallel.device_index())
+        _, mutated = module.apply(
+            every,
+            preprocess.evaluation(batch.images),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        stats: Any = mutated["batch_stats"]
+        followed = _like(own, stats)
+        return None, {"batch_stats": jax.lax.pmean(followed, parallel.AXIS)}
+
+    return statistics_step
+
+
+def _like(tree: Any, other: Any) -> Any:
+    """The entries of nested dictionaries that another one has, too."""
+    if not isinstance(tree, Mapping):
+        return other
+    return {name: _like(branch, other[name]) for name, branch in tree.items()}
 
 
 def _confusion(logits: jax.Array, batch: Batch) -> jax.Array:

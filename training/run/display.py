@@ -131,30 +131,36 @@ class ProgressBar:
 # -- Lines -----------------------------------------------------------------------------
 
 
-def epoch_header(epochs: int) -> str:
-    """The header of the lines of the epochs: two rows, 71 columns wide."""
+def epoch_header(epochs: int, *, average: bool = False) -> str:
+    """The header of the lines of the epochs: two rows, less than 80 columns wide.
+
+    Args:
+      epochs: Epochs in the run.
+      average: Whether an average is evaluated next to the last parameters.
+    """
     width = max(5, 2 * len(str(epochs)) + 1)
-    return (
-        f"{'':>{width}}  {'training':^16}  {'validation':^16}\n"
-        f"{'epoch':>{width}}  {'loss':>8} {'accuracy':>8}"
-        f"  {'loss':>8} {'accuracy':>8}  images/s  (*: best so far)"
-    )
+    groups = ["training", "validation", *(["average, valid."] if average else [])]
+    rows = [" " * width, *(f"{group:^17}" for group in groups), "*: best so far"]
+    heads = [f"{'epoch':>{width}}", *(f"{'loss':>8} {'accuracy':>8}" for _ in groups)]
+    return "  ".join(rows) + "\n" + "  ".join([*heads, "images/s"])
 
 
 def epoch_line(metrics: Mapping[str, Any], epochs: int, best: bool) -> str:
     """One epoch in one line; ``*`` marks the best so far."""
     number = f"{metrics['epoch']:>{len(str(epochs))}}/{epochs}"
-    columns = [
-        f"{number:>5}",
-        f"{_loss(metrics['train_loss'])} {metrics['train_accuracy']:8.1%}",
-    ]
-    if math.isnan(metrics["validation_loss"]):
-        columns.append(f"{'-':>8} {'-':>8}")
-    else:
-        loss = _loss(metrics["validation_loss"])
-        columns.append(f"{loss} {metrics['validation_accuracy']:8.1%}")
+    columns = [f"{number:>5}"]
+    for kind in ("train", "validation", "average_validation"):
+        if f"{kind}_loss" in metrics:
+            columns.append(_loss_and_accuracy(metrics, kind))
     columns.append(f"{metrics['images_per_second']:8,.0f} {'*' if best else ''}")
     return "  ".join(columns).rstrip()
+
+
+def _loss_and_accuracy(metrics: Mapping[str, Any], kind: str) -> str:
+    loss = metrics[f"{kind}_loss"]
+    if math.isnan(loss) and kind != "train":  # not evaluated
+        return f"{'-':>8} {'-':>8}"
+    return f"{_loss(loss)} {metrics[f'{kind}_accuracy']:8.1%}"
 
 
 def _loss(value: float) -> str:
@@ -179,18 +185,26 @@ def selection_line(analysis: Sequence[Mapping[str, Any]]) -> str:
 def result_lines(result: Mapping[str, Any]) -> str:
     """A finished run in a few lines."""
     stopped = ", stopped early" if result.get("stopped_early") else ""
-    average = ""
-    if "average_test_loss" in result:
-        average = f"the average: {_test(result, 'average_test')}\n"
     return (
         f"best epoch {result['best_epoch']} of {result['epochs']}{stopped} "
         f"(validation loss {_number(result['validation_loss'])})\n"
         f"{_test(result, 'test')}\n"
-        f"top-1 error {result['test_top1_error']:.2%}  "
-        f"top-5 error {result['test_top5_error']:.2%}\n"
-        f"{average}"
+        f"{_average(result)}"
         f"trained for {result['train_seconds']:.1f} s on {result['device']}, not "
         f"counting compilation and evaluation"
+    )
+
+
+def _average(result: Mapping[str, Any]) -> str:
+    steps = result.get("average_steps")
+    if steps is None:
+        return ""
+    if not steps:
+        return "the average did not begin: the run ended before --average-start\n"
+    return (
+        f"average over {steps:,} steps "
+        f"(validation loss {_number(result['average_validation_loss'])})\n"
+        f"{_test(result, 'average_test')}\n"
     )
 
 
@@ -198,7 +212,9 @@ def _test(result: Mapping[str, Any], prefix: str) -> str:
     return (
         f"test loss {_number(result[f'{prefix}_loss'])}  "
         f"accuracy {result[f'{prefix}_accuracy']:.2%}  "
-        f"macro-F1 {_number(result.get(f'{prefix}_macro_f1'))}"
+        f"macro-F1 {_number(result.get(f'{prefix}_macro_f1'))}\n"
+        f"top-1 error {result[f'{prefix}_top1_error']:.2%}  "
+        f"top-5 error {result[f'{prefix}_top5_error']:.2%}"
     )
 
 
@@ -206,9 +222,13 @@ def summary_line(results: Sequence[Mapping[str, Any]]) -> str:
     """The results of several seeds in one line."""
     accuracy = spread([100 * result["test_accuracy"] for result in results], ".2f")
     loss = spread([result["test_loss"] for result in results], ".4f")
+    averages = [result.get("average_test_accuracy") for result in results]
+    average = ""
+    if None not in averages:
+        average = f"; average: {spread([100 * x for x in averages], '.2f')} %"
     return (
         f"{len(results)} seeds, mean ± standard deviation: test accuracy {accuracy} %, "
-        f"test loss {loss}"
+        f"test loss {loss}{average}"
     )
 
 

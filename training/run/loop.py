@@ -13,7 +13,7 @@ import optax
 from training import data
 from training.engine import parallel
 from training.engine.engine import Engine, Evaluation, means
-from training.engine.state import Given
+from training.engine.state import BLOCK_MEAN, Given
 from training.errors import RunError
 from training.run import layer_analysis, workdir
 from training.run.callbacks import Callback
@@ -122,7 +122,7 @@ class TrainingLoop:
         self.state = self._engine.initial_state(config.seed, prepared.weights)
         self.best = copy_to_host(self.state.variables)
         self.progress = Progress()
-        self._average: Any = None
+        self._fresh: dict[str, Any] = {}
         self._start()
         done = self.progress.epoch * steps_per_epoch + self.progress.step
         self._bar = ProgressBar(self._total_steps, done)
@@ -166,7 +166,8 @@ class TrainingLoop:
         """
         with self._interrupts.listening(), self._bar as bar:
             if not self.is_over:
-                bar.line(epoch_header(self.epochs))
+                average = self._config.average != "none"
+                bar.line(epoch_header(self.epochs, average=average))
             try:
                 yield
             except Stopped:
@@ -176,7 +177,7 @@ class TrainingLoop:
 
     def train_epoch(self) -> None:
         """Trains what is left of an epoch."""
-        self._average = None
+        self._fresh = {}
         config, engine, progress = self._config, self._engine, self.progress
         epoch = progress.epoch
         before = epoch * engine.steps_per_epoch
@@ -213,9 +214,7 @@ class TrainingLoop:
             "step": step,
             "train_loss": trained["loss"],
             "train_accuracy": trained["accuracy"],
-            **self.evaluate(state.variables, validation).metrics(
-                "validation", *_RECORDED
-            ),
+            **self.evaluate(self._last(), validation).metrics("validation", *_RECORDED),
             "learning_rate": float(self._schedule(max(step - 1, 0)))
             * plateau.scale(state.opt_state),
             "gradient_norm": trained["gradient_norm"],
@@ -225,11 +224,14 @@ class TrainingLoop:
             "images_per_second": progress.step * engine.batch_size / progress.seconds,
         }
         if config.test_each_epoch:
-            tested = self.evaluate(state.variables, self._dataset.test)
+            tested = self.evaluate(self._last(), self._dataset.test)
             metrics |= tested.metrics("test", *_RECORDED)
         if (average := self._averaged()) is not None:
             averaged = self.evaluate(average, validation)
             metrics |= averaged.metrics("average_validation", *_RECORDED)
+        elif config.average != "none":  # it has not begun
+            names = [f"average_validation_{name}" for name in _RECORDED]
+            metrics |= dict.fromkeys(names, math.nan)
         if amplify := config.get(Amplify):
             amplified = layer_analysis.observe(
                 state.opt_state,
@@ -252,11 +254,23 @@ class TrainingLoop:
             tested["average_test"] = self.evaluate(average, self._dataset.test)
         return tested
 
+    def _last(self) -> Any:
+        """The last parameters as they are evaluated."""
+        return self._evaluated("last", self.state.variables)
+
     def _averaged(self) -> Any:
-        """See :meth:`Engine.averaged`. It is computed once after an epoch."""
-        if self._average is None:
-            self._average = self._engine.averaged(self.state, self._config.seed)
-        return self._average
+        """The average as it is evaluated; None if there is none, or not yet."""
+        if not self._engine.average_steps(self.state):
+            return None
+        return self._evaluated("average", self.state.averaged(self.state.opt_state))
+
+    def _evaluated(self, name: str, variables: Any) -> Any:
+        """Variables with their batch statistics, which are computed once an epoch."""
+        if name not in self._fresh:
+            self._fresh[name] = self._engine.with_statistics(
+                variables, self._interrupts.check
+            )
+        return self._fresh[name]
 
     def evaluate(self, variables: Any, examples: data.Examples) -> Evaluation:
         """See :meth:`Engine.evaluate`. A signal interrupts it."""
@@ -269,7 +283,7 @@ class TrainingLoop:
         # Without validation the loss is NaN, and the last epoch counts.
         is_best = not best or math.isnan(best["loss"]) or loss < best["loss"]
         if is_best:
-            self.best = copy_to_host(self.state.variables)
+            self.best = copy_to_host(self._last())
             progress.best = {"epoch": metrics["epoch"], "loss": loss}
         self._directory.add(metrics)
         progress.history.append(metrics)
@@ -282,12 +296,16 @@ class TrainingLoop:
         progress.epoch, progress.step, progress.seconds = metrics["epoch"], 0, 0.0
 
         self._bar.line(epoch_line(metrics, self.epochs, is_best))
-        if metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
+        is_lagging = not self._engine.statistics_batches
+        if is_lagging and metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
             self._bar.line(LAG_LINE)
         if metrics.get("analysis"):
             self._write_layers()
             self._bar.line(selection_line(metrics["analysis"]))
         self._callback.on_epoch(self.state, metrics)
+        block = self._config.block_means
+        if block and (self.is_over or progress.epoch % block == 0):
+            self._write_mean()
         every = self._config.checkpoint_epochs
         if self.is_over or (every and progress.epoch % every == 0):
             self._save()
@@ -311,9 +329,13 @@ class TrainingLoop:
             averaged = Checkpoint(copy_to_host(average), {})
             path = self._directory.path / workdir.AVERAGE
             parallel.from_coordinator(lambda: write(path, averaged))
-        numbers: dict[str, float] = {}
+        numbers: dict[str, Any] = {}
         for prefix, evaluation in tested.items():
             numbers |= evaluation.metrics(prefix)
+        if config.average != "none":
+            last = progress.history[-1]["average_validation_loss"]
+            steps = self._engine.average_steps(self.state)
+            numbers |= {"average_validation_loss": last, "average_steps": steps}
         result = without_nan(
             {
                 "best_epoch": progress.best["epoch"],
@@ -348,6 +370,20 @@ class TrainingLoop:
             path = self._directory.path / workdir.BEST
             best = Checkpoint(self.best, self.progress.best)
             parallel.from_coordinator(lambda: write(path, best))
+
+    def _write_mean(self) -> None:
+        """Writes the mean parameters of a block of epochs, and begins the next one."""
+        state, epoch = self.state, self.progress.epoch
+        assert state.block is not None
+        steps = int(state.block.tail_steps)
+        if steps:
+            params = state.averaged(state.block)["params"]
+            notes = {"epoch": epoch, "step": int(state.step), "steps": steps}
+            path = workdir.mean_path(self._directory.path, epoch)
+            mean = Checkpoint({"params": copy_to_host(params)}, notes)
+            parallel.from_coordinator(lambda: write(path, mean))
+        block = parallel.replicate(BLOCK_MEAN.init(state.params))
+        self.state = state._replace(block=block)
 
     def _write_layers(self) -> None:
         if text := layer_analysis.layers_text(self.progress.history):

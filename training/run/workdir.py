@@ -29,6 +29,9 @@ METRICS, CURVES, CONFUSION = "metrics.jsonl", "curves.png", "confusion.png"
 # The metrics of a run that started again because it had no checkpoint.
 OLD_METRICS = "metrics.old.jsonl"
 BEST, AVERAGE, CHECKPOINTS = "best.msgpack", "average.msgpack", "checkpoints"
+# With --block-means: the mean parameters of each block of epochs, and what
+# `python -m training merge` makes of them.
+MEANS, MERGED = "means", "merged.msgpack"
 TENSORBOARD, PROFILE = "tensorboard", "profile"
 STAGES = "stages"  # of a cascade: the work directories of its stages
 # Only in runs that amplify: which layers when, and a table for each analysis.
@@ -37,6 +40,7 @@ _LOCK = ".lock"
 _OURS = (
     *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
     *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, AVERAGE, STAGES),
+    *(MEANS, MERGED),
 )
 _RESULT_FIELDS = (
     *("best_epoch", "epochs", "validation_loss", "test_loss", "test_accuracy"),
@@ -308,6 +312,11 @@ def without_nan(fields: Mapping[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in fields.items()
     }
+
+
+def mean_path(workdir: Path, epoch: int) -> Path:
+    """The file of the mean parameters of the block that ends with an epoch."""
+    return workdir / MEANS / f"epoch-{epoch:05d}.msgpack"
 
 
 def _has_files(path: Path) -> bool:

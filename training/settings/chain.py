@@ -7,6 +7,7 @@ import optax
 import plp_optax
 from training.errors import ConfigError
 from training.settings import flags, plateau
+from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Method
 from training.settings.optimizers import SGD, Optimizer
@@ -60,7 +61,7 @@ def make_schedule(config: Config, plan: Plan) -> optax.Schedule:
 def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationExtraArgs:
     """Returns the complete optimizer.
 
-    Amplification, clipping, decay, base optimizer, prediction: in this order.
+    Amplification, clipping, decay, base optimizer, prediction, average: in this order.
 
     Raises:
       ConfigError: If the library refuses an option.
@@ -88,6 +89,8 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
             except ValueError as error:
                 where = f"--method {config.method}: {error}"
                 raise ConfigError(flags.naming(method, error) or where) from error
+    if average := config.get(TailAverage):
+        tx = average(tx, plan)
     return optax.with_extra_args_support(tx)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from models import IN_BLOCKS
 from training.errors import ConfigError
 from training.settings import flags
-from training.settings.methods import Amplify, TailAverage
+from training.settings.methods import Amplify
 from training.settings.optimizers import SGD
 from training.settings.options import GROUPS, VGG, Config, StartFlags
 from training.settings.presets import PRESETS
@@ -210,9 +210,10 @@ def _check(config: Config) -> None:
             "--cycle-momentum needs --optimizer sgd or nesterov with a --momentum of "
             "at least 0.1"
         )
-    if c.ema is not None and c.get(TailAverage):
+    if c.average != "none" and c.precise_bn == 0:
         raise ConfigError(
-            f"--ema {c.ema} and --method tail-average are two averages: choose one"
+            f"--precise-bn 0 leaves no batch statistics for --average {c.average}: "
+            f"choose --precise-bn 16, or --average none"
         )
     if cyclic and cyclic.max_learning_rate < (c.learning_rate or 0):
         raise ConfigError(

@@ -149,23 +149,6 @@ class OuterNesterov(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class TailAverage(Method):
-    """The mean of the last parameters, for evaluation next to them."""
-
-    prefix = "tail"
-    start: float = flag(
-        0.75,
-        "Tail averaging: part of the run after which parameters are averaged.",
-        low=0,
-        below=1,
-    )
-
-    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
-        start = round(self.start * plan.total_steps)
-        return optax.chain(base, plp_optax.tail_average(0.0, start=start))
-
-
-@dataclasses.dataclass(frozen=True)
 class Amplify(Method):
     """Layer-wise gradient amplification, before the optimizer, to see raw gradients."""
 
@@ -266,7 +249,6 @@ METHODS: dict[str, type[Method] | tuple[type[Method], ...]] = {
     "anderson": Anderson,
     "ema-nesterov": EmaNesterov,
     "outer-nesterov": OuterNesterov,
-    "tail-average": TailAverage,
     "amplify": Amplify,
     "amplify+plp": (PLP, Amplify),
 }

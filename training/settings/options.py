@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 from models import NETWORKS, WITH_DROPOUT
 from training.data.registry import DATASETS
 from training.engine.pretrained import WITH_NAMES, digest
+from training.settings.averages import AVERAGES
 from training.settings.flags import Part, flag
 from training.settings.methods import METHODS
 from training.settings.optimizers import OPTIMIZERS
@@ -146,9 +147,9 @@ class MethodFlags:
     method: str = flag(
         "plp",
         "sgd adds nothing. plp (parameter linear prediction), lookahead, average (of "
-        "the window), anderson (Anderson acceleration), ema-nesterov, "
-        "outer-nesterov and tail-average follow the optimizer; amplify (layer-wise "
-        "gradient amplification) precedes it.",
+        "the window), anderson (Anderson acceleration), ema-nesterov and "
+        "outer-nesterov follow the optimizer; amplify (layer-wise gradient "
+        "amplification) precedes it.",
         parts=METHODS,
     )
     strategy: str | None = flag(
@@ -209,6 +210,35 @@ class OptimizerFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class AverageFlags:
+    """The average of the parameters, and the statistics that evaluations use."""
+
+    average: str = flag(
+        "power",
+        "Average of the parameters, evaluated after each epoch next to the last ones "
+        "and kept in average.msgpack: power (at any step that of a decayed learning "
+        "rate), ema (exponential moving average), mean, or none. Training itself does "
+        "not change.",
+        parts=AVERAGES,
+    )
+    precise_bn: int = flag(
+        lambda c: 0 if c.average == "none" else 16,
+        "Precise batch norm: before each evaluation compute the batch statistics again "
+        "for the parameters that are evaluated, over this many training batches; 0 "
+        "for the running statistics of training. Unset: 16 with an average, else 0.",
+        low=0,
+        below=1_000_000,
+    )
+    block_means: int | None = flag(
+        None,
+        "Checkpoint averaging: keep the mean parameters of each block of this many "
+        "epochs in means/, for `python -m training merge`, which chooses a decay "
+        "afterwards.",
+        low=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingFlags:
     """Length, batches and arithmetic."""
 
@@ -243,13 +273,6 @@ class TrainingFlags:
         "Label smoothing: part of the training target that is spread evenly over all "
         "classes.",
         low=0,
-        below=1,
-    )
-    ema: float | None = flag(
-        None,
-        "Exponential moving average (EMA) of the network's variables: its decay, such "
-        "as 0.999. The average is evaluated, too, and kept in average.msgpack.",
-        above=0,
         below=1,
     )
     early_stopping: int | None = flag(
@@ -379,6 +402,7 @@ GROUPS = {
     "cascade": CascadeFlags,
     "method": MethodFlags,
     "optimizer": OptimizerFlags,
+    "average": AverageFlags,
     "training": TrainingFlags,
     "run": RunFlags,
     "processes": ProcessesFlags,
@@ -391,6 +415,7 @@ class Config(
     ProcessesFlags,
     RunFlags,
     TrainingFlags,
+    AverageFlags,
     OptimizerFlags,
     MethodFlags,
     CascadeFlags,
@@ -400,8 +425,8 @@ class Config(
     """A run's configuration; complete when made by :func:`resolve`.
 
     Attributes:
-      parts: The settings of what was chosen: the method's, the optimizer's and the
-        schedule's.
+      parts: The settings of what was chosen: the method's, the optimizer's, the
+        schedule's and the average's.
     """
 
     parts: tuple[Part, ...]

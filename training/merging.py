@@ -1,0 +1,126 @@
+"""A decay of the learning rate that is chosen after training.
+
+A run with ``--block-means`` keeps the mean parameters of each block of epochs. An
+average of them stands for a decay over the last part of the run
+(:func:`plp_optax.merge`); which part is chosen by the validation loss.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import plp_optax
+from training import recipe
+from training.engine.evaluation import Evaluation
+from training.errors import ConfigError, RunError
+from training.run import workdir
+from training.run.checkpoints import Checkpoint, copy_to_host, read, write
+from training.trained import find_run
+
+# For a run that evaluates with the running statistics of training.
+_PRECISE_BN = 16
+
+
+class Merged(NamedTuple):
+    """What :func:`merge` has found.
+
+    Attributes:
+      epoch: The last epoch that is merged.
+      blocks: How many blocks there are until then.
+      statistics_batches: Training batches of the batch statistics.
+      validation: An evaluation for each length of the decay, by its part of the run.
+      over: The length with the lowest validation loss.
+      test: The evaluation of that one on the test set.
+      path: The file of its variables.
+    """
+
+    epoch: int
+    blocks: int
+    statistics_batches: int
+    validation: dict[float, Evaluation]
+    over: float
+    test: Evaluation
+    path: Path
+
+
+def merge(
+    run: str | Path,
+    *,
+    decay: str = "linear",
+    over: Sequence[float] = (0.2,),
+    to: int | None = None,
+    data_dir: str | None = None,
+) -> Merged:
+    """Merges the block means of a run, and evaluates what comes out.
+
+    The test set is read once, for the length with the lowest validation loss.
+
+    Args:
+      run: The run's work directory; the run need not have finished. A cascade stands
+        for its last stage.
+      decay: See :func:`plp_optax.merge`.
+      over: Lengths of the decay, as parts of the run until then.
+      to: The epoch at which the decay ends, which must end a block; by default the
+        last one.
+      data_dir: Directory of prepared tensorflow-datasets sets.
+
+    Raises:
+      UserError: If the run has no such means, or its data are not found.
+    """
+    path, config = find_run(run)
+    if not over:
+        raise ConfigError("--over needs at least one number, such as 0.2")
+    if config.validation_fraction == 0 and len(over) > 1:
+        raise ConfigError(
+            f"{path} has no validation data to choose --over by: give one number"
+        )
+    blocks = _read_blocks(path, to)
+    means = [block.tree["params"] for block in blocks]
+    counts = [block.notes["steps"] for block in blocks]
+    best = read(path / workdir.BEST).tree
+    precise_bn = config.precise_bn or _PRECISE_BN
+    config = dataclasses.replace(config, data_dir=data_dir, precise_bn=precise_bn)
+    with recipe.precision(config):
+        dataset = recipe.load_data(config)
+        engine = recipe.assemble(config, dataset)
+        engine.compile_evaluation(best)
+        variables, found = {}, {}
+        for part in over:
+            try:
+                params = plp_optax.merge(means, counts, decay=decay, over=part)
+            except ValueError as error:
+                raise ConfigError(f"--{error}") from error
+            variables[part] = engine.with_statistics({**best, "params": params})
+            found[part] = engine.evaluate(variables[part], dataset.validation)
+        chosen = min(over, key=lambda part: found[part].loss)
+        test = engine.evaluate(variables[chosen], dataset.test)
+    epoch = blocks[-1].notes["epoch"]
+    numbers = found[chosen].metrics("validation", "loss", "accuracy")
+    numbers |= test.metrics("test", "loss", "accuracy")
+    notes = workdir.without_nan(
+        {"decay": decay, "over": chosen, "epoch": epoch, **numbers}
+    )
+    file = path / workdir.MERGED
+    write(file, Checkpoint(copy_to_host(variables[chosen]), notes))
+    return Merged(
+        epoch, len(blocks), engine.statistics_batches, found, chosen, test, file
+    )
+
+
+def _read_blocks(path: Path, to: int | None) -> list[Checkpoint]:
+    """The means of a run's blocks until an epoch, oldest first."""
+    files = sorted((path / workdir.MEANS).glob("epoch-*.msgpack"))
+    if not files:
+        raise RunError(f"{path} holds no means: only a run with --block-means has them")
+    last = files[-1] if to is None else workdir.mean_path(path, to)
+    if last not in files:
+        ends = ", ".join(str(int(file.stem.removeprefix("epoch-"))) for file in files)
+        raise ConfigError(f"--to {to} is not the end of a block: choose one of {ends}")
+    blocks = [read(file) for file in files if file <= last]
+    steps = 0
+    for file, block in zip(files, blocks, strict=False):
+        steps += block.notes["steps"]
+        if block.notes["step"] != steps:
+            raise RunError(f"means before {file} are missing: restore them")
+    return blocks
