@@ -72,7 +72,7 @@ def test_power_average_weights_updates_as_a_decay_would(power):
 
 def test_the_default_is_a_power_average():
     _, averages = trajectory(plp_optax.tail_average())
-    _, expected = trajectory(plp_optax.tail_average(8.0))
+    _, expected = trajectory(plp_optax.tail_average(16.0))
     np.testing.assert_array_equal(averages, expected)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
@@ -387,3 +387,28 @@ def test_state_keeps_the_shardings_of_the_parameters(name):
     assert all(shardings(state))
     _, state = tx.update(params, state, params)
     assert all(shardings(state))
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "ekf"])
+def test_on_a_mesh_with_explicit_axes(name):
+    """The default of ``jax.make_mesh`` from JAX 0.12 on."""
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,))
+    params = {"kernel": jnp.linspace(-1, 1, 32).reshape(4, 8), "bias": jnp.ones(8)}
+    specs = {"kernel": P("x", None), "bias": P()}
+
+    def train(params):
+        tx = jitted(CASES[name].make())
+        state = tx.init(params)
+        for t in range(4):
+            gradient = jax.tree.map(lambda p, t=t: 0.1 * jnp.cos(p + t), params)
+            updates, state = tx.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    with jax.set_mesh(mesh):
+        placed = jax.tree.map(
+            lambda p, s: jax.device_put(p, NamedSharding(mesh, s)), params, specs
+        )
+        actual = train(placed)
+        assert jax.typeof(actual["kernel"]).sharding.spec == specs["kernel"]
+    assert_close(jax.device_get(actual), train(params))
