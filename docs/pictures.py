@@ -145,16 +145,16 @@ def outer_nesterov(figure: Figure) -> None:
 
 
 def tail_average(figure: Figure) -> None:
-    """Noisy gradients around a minimum, and the average of the second half."""
-    tx = optax.chain(optax.sgd(0.2), plp_optax.tail_average(start=60))
+    """Noisy gradients around a minimum, and the power average at each step."""
+    tx = optax.chain(optax.sgd(0.2), plp_optax.tail_average())
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(300, 2)))
     points, (_, states) = follow(
         tx, lambda w, i: jnp.array([0.5, 1.0]) * w + noise[i], [4.0, 2.0], 300
     )
-    average = (points[1:] + np.asarray(states.average_offset))[60:]
+    average = points[1:] + np.asarray(states.average_offset)
     axes = figure.subplots()
     axes.plot(*points.T, ".-", color="0.7", lw=0.8, label="parameters")
-    axes.plot(*average.T, color=RED, label="average after step 60")
+    axes.plot(*average.T, color=RED, label="average, at each step")
     axes.plot(*average[-1], "o", color=RED)
     axes.plot(0, 0, "k+", ms=12, label="minimum")
     axes.set(xlabel="first parameter", ylabel="second parameter")

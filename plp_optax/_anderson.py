@@ -63,7 +63,8 @@ def anderson(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Jumps to the combination of the last parameters with the smallest update.
 
-    Anderson acceleration, or regularised nonlinear acceleration. With the last
+    Anderson acceleration, also known as regularised nonlinear acceleration (RNA),
+    reduced rank extrapolation (RRE) and Pulay mixing. With the last
     ``history`` updates :math:`u_0, \dots, u_k` and the parameters :math:`w_i` that each
     of them led to, a jump ends at
 

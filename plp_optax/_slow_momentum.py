@@ -170,7 +170,7 @@ def outer_nesterov(
     period: int = 20,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Nesterov momentum over cycles of optimizer steps: DiLoCo with one worker.
+    r"""Nesterov momentum over cycles of optimizer steps: DiLoCo with one worker, SNOO.
 
     A cycle of K = ``period`` steps leads from :math:`w_0` to :math:`w_K`. Its
     displacement serves as the gradient of an outer optimizer,
