@@ -60,6 +60,8 @@ def write_api() -> None:
     names += [
         "plp_optax.linen.amplify_cotangent",
         "plp_optax.linen.propagate_amplification",
+        "plp_optax.linen.recompute_batch_stats",
+        "plp_optax.nnx.recompute_batch_stats",
     ]
     lines = []
     for name in names:
@@ -72,7 +74,8 @@ def write_api() -> None:
             directive, role = "autoclass", "class"
         page = f"# {short}\n\n```{{eval-rst}}\n.. {directive}:: {name}\n```\n"
         (folder / f"{name}.md").write_text(page)
-        lines.append(f"| {{{role}}}`~{name}` | {summary} |")
+        shown = f"~{name}" if place == "plp_optax" else name
+        lines.append(f"| {{{role}}}`{shown}` | {summary} |")
     table = "\n".join(["| name | |", "|---|---|", *lines])
     entries = "\n".join(names)
     index = f"# API\n\n{table}\n\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"
