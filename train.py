@@ -5,6 +5,7 @@ python train.py --dataset cifar100 --preset plp-paper   # the paper's protocol
 python train.py --help
 """
 
+import io
 import os
 import shlex
 import signal
@@ -26,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"if a process is lost, {resume}", flush=True)
         # Imported once the flags make sense, since JAX takes seconds.
         from training import recipe
+
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # for names that it cannot show
 
         recipe.train(configs)
     except BrokenPipeError:  # the reader of --help has left

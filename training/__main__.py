@@ -5,6 +5,7 @@ python -m training predict runs/digits-resnet18-plp-0 image.png
 python -m training compare runs/*
 """
 
+import dataclasses
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -13,16 +14,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.table import Table
 
-from training import data
+from training.data.images import decode, opened, resize
 from training.errors import DataError, RunError, UserError
+from training.recipe import load_data
 from training.run import workdir
 from training.run.display import spread
 from training.settings import config as config_lib
-from training.trained import Trained, load
+from training.trained import load
 
 _Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -43,26 +44,28 @@ def evaluate(
       data_dir: Directory of prepared tensorflow-datasets sets.
     """
     trained = load(run)
-    found = data.load(
-        dataset or trained.config.dataset,
-        data_dir=data_dir,
-        image_size=trained.config.image_size,
-        split_seed=trained.config.split_seed,
-    )
+    config = dataclasses.replace(trained.config, data_dir=data_dir)
+    if dataset is not None:
+        config = dataclasses.replace(config, dataset=dataset)
+    found = load_data(config)
+    if dataset is None and (changes := found.changes(trained.facts)):
+        raise DataError(
+            f"the {' and the '.join(changes)} of {found.name} changed since {run} was "
+            f"trained: restore them, or name what to evaluate on by --dataset"
+        )
     if found.label_names != trained.label_names:
         raise DataError(
             f"{found.name} has other classes than the run ({len(found.label_names)}, "
             f"not {len(trained.label_names)}, or other names): choose another --dataset"
         )
-    images, labels = found.test
-    probabilities = _predict(trained, images)
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)
-    rank = (probabilities > own).sum(axis=1)
+    try:
+        evaluation = trained.evaluate(found.test)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     print(
-        f"{len(labels):,} test images of {found.name}: "
-        f"loss {-np.log(np.maximum(own, 1e-38)).mean():.4f}  "
-        f"accuracy {(rank < 1).mean():.2%}  "
-        f"top-5 error {(rank >= _TOP).mean():.2%}"
+        f"{len(found.test.labels):,} test images of {found.name}: "
+        f"loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}  "
+        f"top-5 error {evaluation.top5_error:.2%}"
     )
 
 
@@ -71,11 +74,18 @@ def predict(run: _Run, images: _Images) -> None:
 
     Args:
       run: The run's work directory.
-      images: Image files. They are resized to the size of the training images.
+      images: Image files. They are turned as EXIF says, shown on white where they are
+        transparent, and resized to the size of the training images.
     """
     trained = load(run)
     if not images:
         raise DataError("name at least one image file")
+    channels = trained.image_shape[-1]
+    if channels not in (1, 3):
+        raise DataError(
+            f"{run} was trained on arrays of {channels} channels, which image files do "
+            f"not have: use training.load({str(run)!r}).predict(array)"
+        )
     pixels = np.stack([_read_image(path, trained.image_shape) for path in images])
     for path, probabilities in zip(images, trained.predict(pixels), strict=True):
         print(path)
@@ -117,25 +127,10 @@ def compare(runs: _Runs) -> None:
     Console().print(table)
 
 
-def _predict(trained: Trained, images: np.ndarray) -> np.ndarray:
-    try:
-        return trained.predict(images)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-
-
 def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     height, width, channels = shape
-    try:
-        with Image.open(path) as image:
-            converted = image.convert("L" if channels == 1 else "RGB")
-    # Pillow raises all of these on damaged images.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "not an image that Pillow reads"
-        raise DataError(f"{path} cannot be read ({reason})") from error
-    # As the data sets resize: the longer side is cropped, not compressed.
-    resized = ImageOps.fit(converted, (width, height), Image.Resampling.BICUBIC)
-    return np.asarray(resized).reshape(shape)
+    with opened(path) as image:
+        return resize(decode(image, channels), (height, width))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

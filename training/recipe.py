@@ -55,7 +55,7 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
     """
     _cache_programs(config.cache_dir)
     with _precision(config):
-        dataset = dataset or _load(config)
+        dataset = dataset or load_data(config)
         schedule, total_steps = _plan(config, dataset)
         say(
             f"{config.model} on {dataset.name} with {config.method}: "
@@ -64,7 +64,7 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
             f"{len(dataset.test.labels):,} test images; "
             f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
         )
-        for note in _notes(config):
+        for note in (*dataset.notes, *_notes(config)):
             say(f"note: {note}")
         weights = _initial_variables(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
@@ -90,6 +90,7 @@ def run(
     """
     with WorkDirectory(config) as directory:
         if directory.result is not None:
+            directory.refuse_other_data(prepared.dataset)
             return directory.result
         return _run(prepared, config, directory, callback)
 
@@ -134,16 +135,20 @@ def train(
     """
     parallel.join(configs[0])
     prepared: Prepared | None = None
+    finished: data.Dataset | None = None  # the data of runs that have finished
     results = []
     with acknowledged(), contextlib.ExitStack() as stack:
         try:
             directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
         except RunError:
             # A mistake in the configuration is reported first.
-            _plan(configs[0], _load(configs[0]))
+            _plan(configs[0], load_data(configs[0]))
             raise
         for config, directory in zip(configs, directories, strict=True):
             if directory.result is not None:
+                if finished is None or config.split_per_seed:
+                    finished = prepared.dataset if prepared else load_data(config)
+                directory.refuse_other_data(finished)
                 say(f"{directory.path} has finished:\n{result_lines(directory.result)}")
                 results.append(directory.result)
                 continue
@@ -166,7 +171,7 @@ def _run_cascade(
 ) -> dict[str, Any]:
     """Runs the stages of a cascade, each of them as an ordinary run."""
     with _precision(config):
-        dataset = _load(config)
+        dataset = load_data(config)
         _check_stages(config, dataset)
 
     def run_stage(stage: Config, directory: WorkDirectory) -> dict[str, Any]:
@@ -232,7 +237,7 @@ def _initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
     return weights
 
 
-def _load(config: Config) -> data.Dataset:
+def load_data(config: Config) -> data.Dataset:
     """The data of a run."""
     return data.load(
         config.dataset,

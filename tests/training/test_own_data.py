@@ -207,7 +207,7 @@ def test_a_folder_of_parts(tmp_path):
 
 
 def test_a_folder_that_mixes_kinds_of_images(folder):
-    """Grey beside colour is colour; palettes are resolved; an opaque alpha is no change.
+    """Grey beside colour is colour; palettes are resolved; opaque alpha does nothing.
 
     What is transparent shows white, whatever colour is stored for it.
     """

@@ -1,8 +1,10 @@
 """The program as a user runs it: flags in, a work directory out."""
 
+import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 import plp_optax
 import train
 import training
 from tests.support import programs
+from tests.support.bad_inputs import contents
+from training import __main__ as command
 from training import recipe
 from training.engine.engine import Engine
 from training.errors import RunError
@@ -90,6 +95,47 @@ def test_a_finished_run_is_neither_repeated_nor_replaced(trained, capsys):
     assert {p: p.stat().st_mtime_ns for p in trained.path.rglob("*")} == before
 
 
+CHANGES = {
+    "class names": lambda d: {"label_names": ("wasp", *d.label_names[1:])},
+    "pixels": lambda d: {"test": d.test._replace(images=d.test.images ^ 1)},
+    "labels": lambda d: {"train": d.train._replace(labels=9 - d.train.labels)},
+    "split": lambda d: {"train": d.validation, "validation": d.train},
+}
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_run_on_other_data_is_refused(trained, name, is_finished, tmp_path):
+    path = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    if not is_finished:
+        (path / "result.json").unlink()
+    (made,) = config.parse([*trained.argv, "--workdir", str(path)])
+    dataset = trained.prepared.dataset
+    other = dataclasses.replace(dataset, **CHANGES[name](dataset))
+    before = contents(path)
+    with pytest.raises(RunError, match=f"the {name} of digits changed since it st"):
+        recipe.run(trained.prepared._replace(dataset=other), made)
+    assert contents(path) == before
+    assert recipe.run(trained.prepared, made)["epochs"] == 2
+
+
+def test_a_renamed_class_is_not_the_same_run(tmp_path, capsys):
+    """From the command line, for a run that has finished."""
+    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8)
+    for name, own in {"ant": images[:40], "bee": images[40:]}.items():
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number, image in enumerate(own):
+            Image.fromarray(image).save(tmp_path / "set" / name / f"{number}.png")
+    argv = ["--dataset", str(tmp_path / "set"), "--model=tiny", "--width=2"]
+    argv += ["--epochs=1", "--batch-size=16", "--workdir", str(tmp_path / "run")]
+    assert train.main(argv) == 0
+    (tmp_path / "set" / "ant").rename(tmp_path / "set" / "wasp")
+    assert train.main(argv) == 2
+    assert "the class names and the labels of" in capsys.readouterr().err
+    assert command.main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "the class names and the labels of" in capsys.readouterr().err
+
+
 def test_the_same_run_from_its_own_config_file(trained, tmp_path):
     argv = ["--config", str(trained.path / "config.json")]
     assert train.main([*argv, "--workdir", str(tmp_path / "b")]) == 0
@@ -122,7 +168,7 @@ def test_what_depends_on_the_seed_is_built_for_every_seed(tmp_path, monkeypatch)
     """Random layers are drawn in the compiled step."""
     built = []
 
-    def build(config, dataset, source):
+    def build(config, dataset):
         built.append((config.seed, dataset.validation.images.tobytes()))
 
     result = {"test_accuracy": 0.5, "test_loss": 1.0}

@@ -126,7 +126,8 @@ def _files(path: pathlib.Path, ignored: Counter[str]) -> dict[str, list[pathlib.
                 f"{folder} has a sub-folder {next(iter(inner))}: put its images "
                 f"directly into the folder of their class{instead}"
             )
-        files[name], others = [], []
+        files[name] = []
+        others: list[pathlib.Path] = []
         for file in sorted(folder.iterdir()):
             if not file.name.startswith("."):
                 is_image = file.suffix.lower() in suffixes

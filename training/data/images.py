@@ -16,23 +16,25 @@ _COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 _MOST_CHANNELS = 4
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Scales an image to a square, without distortion.
+def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Scales an image, without distortion, by bicubic interpolation.
 
-    The shorter side becomes ``size`` by bicubic interpolation; what is left of the
-    longer side is cut off on both ends.
+    What is left of the side that is too long is cut off on both ends.
 
     Args:
       image: uint8 ``[height, width, channels]``.
-      size: Side of the square in pixels.
+      size: Height and width in pixels, or the side of a square.
 
     Returns:
-      uint8 ``[size, size, channels]``; ``image`` itself if it has that size.
+      uint8 ``[height, width, channels]``; ``image`` itself if it has that size.
     """
-    if image.shape[:2] == (size, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    if image.shape[:2] == (height, width):
         return image
     channels = [
-        ImageOps.fit(Image.fromarray(channel), (size, size), Image.Resampling.BICUBIC)
+        ImageOps.fit(
+            Image.fromarray(channel), (width, height), Image.Resampling.BICUBIC
+        )
         for channel in np.moveaxis(image, -1, 0)
     ]
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)

@@ -98,8 +98,9 @@ def read_directory(directory: pathlib.Path, image_size: int | None) -> Source:
 
     The features ``image`` (uint8) and ``label`` (one class) are read, others are
     ignored. The splits are ``train``, ``test`` and ``validation``; without ``test``
-    the test part is ``validation`` (see :func:`training.data.parts.roles`). If ``train`` is the only split, the set names no test part. Examples
-    are in the order of their ``id`` if there is one, else in the order of the records.
+    the test part is ``validation`` (see :func:`training.data.parts.roles`). If
+    ``train`` is the only split, the set names no test part. Examples are in the order
+    of their ``id`` if there is one, else in the order of the records.
 
     Args:
       directory: The directory of one version of a set.

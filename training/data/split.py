@@ -13,9 +13,9 @@ def stratified_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws ``fraction`` of the examples, the same share from every class.
 
-    ``round(fraction * n)`` examples are drawn, less those that ``keep`` holds. Each class gives its share rounded
-    down. The classes with the largest remainders give one more, the lower class first
-    among equals.
+    ``round(fraction * n)`` examples are drawn, less those that ``keep`` holds. Each
+    class gives its share rounded down. The classes with the largest remainders give one
+    more, the lower class first among equals.
 
     Args:
       labels: Integers ``[n]``.
@@ -45,7 +45,8 @@ def stratified_split(
 def split_off_test(examples: Examples) -> tuple[Examples, Examples]:
     """Splits off a stratified fifth as the test part of a set that names none.
 
-    A class keeps one example at least. Which examples it holds depends on the labels and their order, and on nothing else.
+    A class keeps one example at least. Which examples it holds depends on the labels
+    and their order, and on nothing else.
     """
     rest, test = stratified_split(examples.labels, _TEST_FRACTION, _TEST_SEED, keep=1)
     return examples.take(rest), examples.take(test)

@@ -218,7 +218,8 @@ class Engine:
         names = ("loss", "top1", "top5", "count")
         # Not 0.0, to which NumPy would add in float32.
         sums: dict[str, Any] = dict.fromkeys(names, np.float64(0))
-        sums["confusion"] = np.zeros(2 * (self._num_classes,), np.int64)
+        classes = self._num_classes
+        sums["confusion"] = np.zeros((classes, classes + 1), np.int64)
         for batch in self._eval_batches(examples):
             own = jax.device_get(self._eval_step(variables, batch))
             sums = {name: np.add(sums[name], own[name]) for name in sums}

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self
@@ -24,24 +25,61 @@ from training.engine import parallel
 def say(text: str) -> None:
     """Prints a line at once, in the process that speaks for all."""
     if parallel.is_coordinator():
-        try:
+        with surviving(1):
             print(text, flush=True)
-        except BrokenPipeError:
-            _discard_output()
+
+
+def warn(text: str) -> None:
+    """Prints a warning to standard error at once."""
+    with surviving(2):
+        print(f"train.py: warning: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def surviving(number: int) -> Iterator[None]:
+    """Within it standard output or standard error may go away, and nothing happens.
+
+    The reader of a pipe may leave, a terminal be closed, the disk of a log be full.
+    What is written from then on is discarded.
+
+    Args:
+      number: The file's descriptor, 1 or 2.
+    """
+    try:
+        yield
+    except OSError:
+        # The descriptor, even where sys.stdout is another file: what is still in a
+        # buffer goes there when the program ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+class _SurvivingFile:
+    """Standard output as a terminal's file; see :func:`surviving`."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> None:
+        with surviving(1):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with surviving(1):
+            self._file.flush()
 
 
 class Terminal(Console):
-    """A console that survives the reader of a pipe, such as ``head``."""
+    """A console that survives the end of standard output."""
 
-    def on_broken_pipe(self) -> None:
-        """See :class:`rich.console.Console`, which would end the program."""
-        _discard_output()
-
-
-def _discard_output() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # standard output, even where sys.stdout is another file
-    os.close(nowhere)
+    @property  # type: ignore[misc]
+    def file(self) -> Any:
+        """See :class:`rich.console.Console`."""
+        return _SurvivingFile(super().file)
 
 
 def _console() -> Terminal:

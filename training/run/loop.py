@@ -54,6 +54,7 @@ class Progress:
       best: ``epoch`` and ``loss`` of the best epoch; empty before the first.
       amplified: Names of the layers amplified from the current epoch's start.
       selections: Number of selections of layers before it.
+      data: The facts about its data; see :attr:`training.data.Dataset.facts`.
     """
 
     epoch: int = 0
@@ -64,6 +65,7 @@ class Progress:
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
     amplified: list[str] = dataclasses.field(default_factory=list)
     selections: int = 0
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Prepared(NamedTuple):
@@ -121,7 +123,7 @@ class TrainingLoop:
         self.epochs = math.ceil(self._total_steps / steps_per_epoch)
         self.state = self._engine.initial_state(config.seed, prepared.weights)
         self.best = copy_to_host(self.state.variables)
-        self.progress = Progress()
+        self.progress = Progress(data=self._dataset.facts)
         self._average: Any = None
         self._start()
         done = self.progress.epoch * steps_per_epoch + self.progress.step
@@ -137,6 +139,8 @@ class TrainingLoop:
             path, (tree, notes) = found
             self.state, self.best = parallel.replicate(tree["state"]), tree["best"]
             self.progress = Progress(**notes)
+            workdir.refuse_other_data(directory.path, self.progress.data, self._dataset)
+            self.progress.data = self._dataset.facts
             directory.rewrite(self._dataset, self.progress.history)
             self._write_best()  # a kill may have come between it and the checkpoint
             self._write_layers()
@@ -293,7 +297,7 @@ class TrainingLoop:
             self._save()
 
     def report(self, tested: dict[str, Evaluation]) -> dict[str, Any]:
-        """Draws the pictures and writes ``result.json``; returns its content.
+        """Writes ``result.json`` and draws the pictures; returns the result.
 
         Args:
           tested: See :meth:`test`.
@@ -301,12 +305,6 @@ class TrainingLoop:
         config, progress = self._config, self.progress
         name = f"{config.model} on {self._dataset.name}, {config.method}"
         history = [without_nan(metrics) for metrics in progress.history]
-        self._directory.draw(
-            history,
-            tested["test"].confusion,
-            self._dataset.label_names,
-            f"{name}, seed {config.seed}",
-        )
         if (average := self._averaged()) is not None:
             averaged = Checkpoint(copy_to_host(average), {})
             path = self._directory.path / workdir.AVERAGE
@@ -331,6 +329,12 @@ class TrainingLoop:
             }
         )
         self._directory.finish(result)
+        self._directory.draw(
+            history,
+            tested["test"].confusion,
+            self._dataset.label_names,
+            f"{name}, seed {config.seed}",
+        )
         return result
 
     def _save(self) -> None:
@@ -346,7 +350,8 @@ class TrainingLoop:
     def _write_best(self) -> None:
         if self.progress.best:
             path = self._directory.path / workdir.BEST
-            best = Checkpoint(self.best, self.progress.best)
+            notes = self.progress.best | {"data": self.progress.data}
+            best = Checkpoint(self.best, notes)
             parallel.from_coordinator(lambda: write(path, best))
 
     def _write_layers(self) -> None:

@@ -84,7 +84,8 @@ def draw_confusion(
 
     Args:
       path: The PNG file to write.
-      confusion: Number of examples by label and prediction, ``[classes, classes]``.
+      confusion: Number of examples by label and prediction; columns beyond the classes
+        are not drawn.
       label_names: One name a class.
       title: Describes the run.
     """
@@ -92,6 +93,7 @@ def draw_confusion(
     figure = Figure(figsize=(12, 5.6), dpi=120, layout="constrained")
     matrix, most = figure.subplots(1, 2, width_ratios=(1.2, 1))
     parts = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    parts, confusion = parts[:, :classes], confusion[:, :classes]
     image = matrix.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=matrix, label="part of the label's examples")
     if classes <= 30:
