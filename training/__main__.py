@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from training.data.images import decode, opened, resize
 from training.errors import DataError, RunError, UserError
@@ -116,10 +117,14 @@ def compare(runs: _Runs) -> None:
         )
     if not groups:
         raise RunError("none of these holds a finished run")
-    table = Table("settings that are not the default", "seeds", "accuracy", "test loss")
+    table = Table()
+    # Complete, in as many lines as it takes; the numbers in one.
+    table.add_column("settings that are not the default", overflow="fold")
+    for name in ("seeds", "accuracy", "test loss"):
+        table.add_column(name, no_wrap=True)
     for settings, results in groups.items():
         table.add_row(
-            settings,
+            Text(settings),  # no markup
             str(len(results)),
             f"{spread([100 * r['test_accuracy'] for r in results], '.2f')} %",
             spread([r["test_loss"] for r in results], ".4f"),

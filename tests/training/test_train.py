@@ -24,8 +24,8 @@ from tests.support.bad_inputs import contents
 from training import __main__ as command
 from training import recipe
 from training.engine.engine import Engine
-from training.errors import RunError
-from training.run import callbacks, workdir
+from training.errors import DivergedError, RunError
+from training.run import callbacks, plots, workdir
 from training.run.workdir import read_json, read_metrics
 from training.settings import config
 
@@ -239,7 +239,11 @@ def test_amplification_is_recorded_in_both_forms(tmp_path):
         assert [m["amplified"] for m in history] == [[], [], selected, selected, []]
         rates = [m["learning_rate"] for m in history]
         np.testing.assert_allclose(rates, [0.05, 0.05, 0.05, 0.05, 0.01])
-        assert "after epoch 2" in (path / "layers.txt").read_text()
+        text = (path / "layers.txt").read_text()
+        assert "after epoch 2" in text
+        # In the order of the network, as the picture has them.
+        first = [line.split()[0] for line in text.splitlines()[2:5]]
+        assert first == ["stage1/conv", "stage2/conv", "head"]
         assert (path / "amplification.png").read_bytes().startswith(b"\x89PNG")
         histories.append([m["train_loss"] for m in history])
     # They differ in amplified epochs only.
@@ -344,6 +348,35 @@ def test_bad_input_gets_a_sentence_and_code_2(tmp_path, capsys, argv, message):
     assert len(error.strip().splitlines()) == 1
     # What could not start does not block the next.
     assert not path.exists() or {p.name for p in path.iterdir()} <= {".lock"}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "remedy"), [(1, "give the same command"), (2, "resume from the last ch")]
+)
+def test_divergence_offers_what_there_is(trained, tmp_path, epoch, remedy):
+    class Diverging(callbacks.Callback):
+        def on_epoch(self, state, metrics):
+            if metrics["epoch"] == epoch:  # before this epoch is saved
+                raise DivergedError("the run diverged")
+
+    (made,) = config.parse([*trained.argv, "--workdir", str(tmp_path / "run")])
+    with pytest.raises(DivergedError, match=f"the run diverged, or {remedy}.* skip"):
+        recipe.run(trained.prepared, made, Diverging())
+
+
+def test_a_picture_that_fails_is_a_warning(trained, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        assert (tmp_path / "run" / "result.json").exists()
+        raise ValueError("no room\nfor it")
+
+    monkeypatch.setattr(plots, "draw_confusion", fail)
+    assert train.main([*trained.argv, "--workdir", str(tmp_path / "run")]) == 0
+    message = capsys.readouterr().err
+    assert message == (
+        f"train.py: warning: {tmp_path / 'run' / 'confusion.png'} could not be drawn "
+        f"(ValueError: no room)\n"
+    )
+    assert (tmp_path / "run" / "curves.png").exists()
 
 
 def test_a_bug_keeps_its_traceback(trained, tmp_path, monkeypatch):

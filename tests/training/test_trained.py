@@ -364,6 +364,26 @@ def test_compare_groups_seeds(make_run, run):
     assert cells == ["width=4", "1", "90.00 %", "0.1000"]
 
 
+def test_compare_shows_settings_complete_and_as_they_are(make_run, run, monkeypatch):
+    """Paths that are alike but for their end, in a narrow terminal; no markup."""
+    monkeypatch.setenv("COLUMNS", "60")
+    ends = ("[red]a", "[/]b")
+    paths = [
+        make_run(
+            str(n),
+            ["--dataset", f"./{'x' * 90}{end}.npz"],
+            test_loss=0.5,
+            test_accuracy=0.5,
+        )
+        for n, end in enumerate(ends)
+    ]
+    lines = run("compare", *paths).splitlines()
+    assert max(map(len, lines)) <= 60
+    cells = [line.split("\u2502")[1].strip() for line in lines if "\u2502" in line]
+    for end in ends:
+        assert f"{'x' * 90}{end}.npz" in "".join(cells)
+
+
 def test_compare_leaves_out_what_has_not_finished(make_run, run, tmp_path, capsys):
     good = make_run("a", [], test_loss=0.5, test_accuracy=0.5)
     others = [make_run("b", []), tmp_path / "absent"]

@@ -196,8 +196,7 @@ class Engine:
                 f"{epoch + 1} the loss is {last.loss:.3g}, the norm of the gradient "
                 f"{last.gradient_norm:.3g} and that of the update "
                 f"{last.update_norm:.3g}; start again with a lower --learning-rate and "
-                f"--overwrite, or resume from the last checkpoint with --on-nonfinite "
-                f"skip"
+                f"--overwrite"
             )
         return means(monitor.epoch)
 

@@ -3,8 +3,10 @@
 import contextlib
 import math
 import os
+import shutil
 import statistics
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self
@@ -26,7 +28,24 @@ def say(text: str) -> None:
     """Prints a line at once, in the process that speaks for all."""
     if parallel.is_coordinator():
         with surviving(1):
+            if sys.stdout.isatty():
+                text = _wrapped(text, shutil.get_terminal_size().columns)
             print(text, flush=True)
+
+
+def _wrapped(text: str, columns: int) -> str:
+    """Text broken between words; a word that is longer, such as a path, is kept."""
+    return "\n".join(
+        textwrap.fill(
+            line,
+            columns,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        if len(line) > columns
+        else line
+        for line in text.splitlines()
+    )
 
 
 def warn(text: str) -> None:
@@ -154,45 +173,64 @@ class ProgressBar:
         shown = f"{timedelta(seconds=round(left))} left"
         if metrics is not None:
             shown = (
-                f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.1%}  "
+                f"loss {_number(metrics['loss'], '.3f')}  "
+                f"accuracy {metrics['accuracy']:.1%}  "
                 f"{shown}"
             )
         self._progress.update(
             self._task, advance=steps, description=f"epoch {epoch}", shown=shown
         )
 
+    @property
+    def columns(self) -> int:
+        """How many columns a line may have."""
+        return self._console.width if self._console.is_terminal else 80
+
     def line(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(text, markup=False)
+        if self._console.is_terminal:
+            text = _wrapped(text, self._console.width)
+        self._console.print(text, markup=False, emoji=False)
 
 
 # -- Lines -----------------------------------------------------------------------------
 
 
-def epoch_header(epochs: int) -> str:
-    """The header of the lines of the epochs: two rows, 71 columns wide."""
+_WIDE, _NARROW = 72, 58  # columns of the epochs' lines, with and without a legend
+
+
+def epoch_header(epochs: int, columns: int = 80) -> str:
+    """The header of the lines of the epochs: two rows, at most 71 columns wide."""
     width = max(5, 2 * len(str(epochs)) + 1)
+    speed = "  images/s" if columns >= _NARROW else ""
+    legend = "  (*: best so far)" if columns >= _WIDE else ""
     return (
         f"{'':>{width}}  {'training':^16}  {'validation':^16}\n"
         f"{'epoch':>{width}}  {'loss':>8} {'accuracy':>8}"
-        f"  {'loss':>8} {'accuracy':>8}  images/s  (*: best so far)"
+        f"  {'loss':>8} {'accuracy':>8}{speed}{legend}"
     )
 
 
-def epoch_line(metrics: Mapping[str, Any], epochs: int, best: bool) -> str:
+def epoch_line(
+    metrics: Mapping[str, Any], epochs: int, best: bool, columns: int = 80
+) -> str:
     """One epoch in one line; ``*`` marks the best so far."""
     number = f"{metrics['epoch']:>{len(str(epochs))}}/{epochs}"
-    columns = [
+    cells = [
         f"{number:>5}",
         f"{_loss(metrics['train_loss'])} {metrics['train_accuracy']:8.1%}",
     ]
     if math.isnan(metrics["validation_loss"]):
-        columns.append(f"{'-':>8} {'-':>8}")
+        cells.append(f"{'-':>8} {'-':>8}")
     else:
         loss = _loss(metrics["validation_loss"])
-        columns.append(f"{loss} {metrics['validation_accuracy']:8.1%}")
-    columns.append(f"{metrics['images_per_second']:8,.0f} {'*' if best else ''}")
-    return "  ".join(columns).rstrip()
+        cells.append(f"{loss} {metrics['validation_accuracy']:8.1%}")
+    if columns >= _NARROW:
+        cells.append(f"{metrics['images_per_second']:8,.0f}")
+    marks = ["*"] if best else []
+    if skipped := metrics.get("skipped_steps"):
+        marks.append(f"{skipped} skipped")
+    return " ".join(["  ".join(cells), *marks])
 
 
 def _loss(value: float) -> str:
@@ -217,7 +255,9 @@ def selection_line(analysis: Sequence[Mapping[str, Any]]) -> str:
 def result_lines(result: Mapping[str, Any]) -> str:
     """A finished run in a few lines."""
     stopped = ", stopped early" if result.get("stopped_early") else ""
-    average = ""
+    average = skipped = ""
+    if result.get("skipped_steps"):
+        skipped = f"skipped {result['skipped_steps']:,} steps that were not finite\n"
     if "average_test_loss" in result:
         average = f"the average: {_test(result, 'average_test')}\n"
     return (
@@ -227,6 +267,7 @@ def result_lines(result: Mapping[str, Any]) -> str:
         f"top-1 error {result['test_top1_error']:.2%}  "
         f"top-5 error {result['test_top5_error']:.2%}\n"
         f"{average}"
+        f"{skipped}"
         f"trained for {result['train_seconds']:.1f} s on {result['device']}, not "
         f"counting compilation and evaluation"
     )
@@ -255,11 +296,13 @@ def spread(values: Sequence[float | None], digits: str) -> str:
     numbers = [value for value in values if value is not None]
     if len(numbers) < len(values):
         return "nan"
-    mean = f"{statistics.mean(numbers):{digits}}"
+    mean = _number(statistics.mean(numbers), digits)
     if len(numbers) == 1:
         return mean
-    return f"{mean} ± {statistics.stdev(numbers):{digits}}"
+    return f"{mean} ± {_number(statistics.stdev(numbers), digits)}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, digits: str = ".4f") -> str:
+    if value is None:
+        return "-"
+    return f"{value:{digits}}" if abs(value) < 1e5 else f"{value:.2e}"

@@ -14,7 +14,7 @@ from training import data
 from training.engine import parallel
 from training.engine.engine import Engine, Evaluation, means
 from training.engine.state import Given
-from training.errors import RunError
+from training.errors import DivergedError, RunError
 from training.run import layer_analysis, workdir
 from training.run.callbacks import Callback
 from training.run.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
@@ -170,12 +170,18 @@ class TrainingLoop:
         """
         with self._interrupts.listening(), self._bar as bar:
             if not self.is_over:
-                bar.line(epoch_header(self.epochs))
+                bar.line(epoch_header(self.epochs, bar.columns))
             try:
                 yield
             except Stopped:
                 self._save()
                 raise
+            except DivergedError as error:
+                # From the last checkpoint, if there is one.
+                other = "give the same command with --on-nonfinite skip"
+                if workdir.has_files(self._directory.path / workdir.CHECKPOINTS):
+                    other = "resume from the last checkpoint with --on-nonfinite skip"
+                raise DivergedError(f"{error}, or {other}") from error
             self._interrupts.check_last()
 
     def train_epoch(self) -> None:
@@ -193,7 +199,9 @@ class TrainingLoop:
                 self.state = call.state
                 progress.step += call.steps
                 progress.seconds = time.perf_counter() - clock
-                pace = progress.step / progress.seconds
+                # Over the complete run: that of a few steps would jump.
+                seconds = progress.train_seconds + progress.seconds
+                pace = (before + progress.step) / seconds
                 self._bar.advance(epoch + 1, call.steps, call.metrics, pace)
                 self._callback.on_call(self.state)
                 if self._interrupts.check():
@@ -285,7 +293,8 @@ class TrainingLoop:
         progress.train_seconds += progress.seconds
         progress.epoch, progress.step, progress.seconds = metrics["epoch"], 0, 0.0
 
-        self._bar.line(epoch_line(metrics, self.epochs, is_best))
+        line = epoch_line(metrics, self.epochs, is_best, self._bar.columns)
+        self._bar.line(line)
         if metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
             self._bar.line(LAG_LINE)
         if metrics.get("analysis"):

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -191,9 +192,7 @@ class WorkDirectory:
                     f"{self.path} holds a run that did not finish: leave --resume out "
                     f"to resume it; {_START_AGAIN}"
                 )
-            elif (self.path / BEST).exists() and not _has_files(
-                self.path / CHECKPOINTS
-            ):
+            elif (self.path / BEST).exists() and not has_files(self.path / CHECKPOINTS):
                 raise RunError(
                     f"{self.path} holds a run whose checkpoints were removed: restore "
                     f"them; {_START_AGAIN}"
@@ -302,7 +301,9 @@ class WorkDirectory:
     def _draw(self, draw: Callable[..., None], name: str, *arguments: Any) -> None:
         """A picture is not worth a run: one that fails is a warning."""
         try:
-            draw(self.path / name, *arguments)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                draw(self.path / name, *arguments)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             warn(f"{self.path / name} could not be drawn ({reason})")
@@ -353,7 +354,8 @@ def without_nan(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _has_files(path: Path) -> bool:
+def has_files(path: Path) -> bool:
+    """Whether a directory exists and is not empty."""
     return path.is_dir() and any(path.iterdir())
 
 
