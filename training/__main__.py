@@ -31,12 +31,11 @@ _Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar=
 _Images = Annotated[
     tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")
 ]
+_Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 _TOP = 5
 
 
-def evaluate(
-    run: _Run, *, dataset: str | None = None, data_dir: str | None = None
-) -> None:
+def evaluate(run: _Run, *, dataset: _Text = None, data_dir: _Text = None) -> None:
     """Evaluates a run's best network on a test set.
 
     Args:

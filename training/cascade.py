@@ -133,9 +133,9 @@ def run(
             ]
         directory.rewrite(dataset, history)
     result = _summary(list(stages), results)
-    title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
+    name = f"{config.model} on {dataset.name}, {config.optimization}"
     directory.finish(result)
-    directory.draw_curves(history, title)
+    directory.draw_curves(history, f"{name}, seed {config.seed}")
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 

@@ -58,7 +58,7 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
         dataset = dataset or load_data(config)
         schedule, total_steps = _plan(config, dataset)
         say(
-            f"{config.model} on {dataset.name} with {config.method}: "
+            f"{config.model} on {dataset.name}, {config.optimization}: "
             f"{len(dataset.train.labels):,} training, "
             f"{len(dataset.validation.labels):,} validation, "
             f"{len(dataset.test.labels):,} test images; "

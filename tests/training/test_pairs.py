@@ -15,7 +15,7 @@ from training.settings.config import parse
 from training.settings.methods import METHODS
 
 CHOICES = {
-    "method": [*METHODS],
+    "method": [name for name in METHODS if name != "sgd"],
     "cascade": [None, "conv", "dense"],
     "ema": [None, "0.9"],
     "batches-per-step": ["1", "2"],

@@ -136,6 +136,28 @@ def test_a_renamed_class_is_not_the_same_run(tmp_path, capsys):
     assert "the class names and the labels of" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--method=none", "--optimizer=adamw"], "adamw"),
+        (["--method=sgd"], "sgd"),  # the old name
+        (["--method=plp", "--optimizer=nesterov"], "plp with nesterov"),
+    ],
+)
+def test_the_optimizer_is_named_on_screen_and_in_titles(
+    trained, flags, name, tmp_path, monkeypatch, capsys
+):
+    titles = []
+    monkeypatch.setattr(recipe, "build", lambda *_: trained.prepared.engine)
+    monkeypatch.setattr(plots, "draw_curves", lambda *given: titles.append(given[2]))
+    kept = [flag for flag in trained.argv if not flag.startswith("--method")]
+    assert train.main([*kept, *flags, "--workdir", str(tmp_path / "run")]) == 0
+    assert f"tiny on digits, {name}: 1,150 training" in capsys.readouterr().out
+    assert titles == [f"tiny on digits, {name}, seed 0"]
+    fields = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config.resolve({}, fields).optimization == name
+
+
 def test_the_same_run_from_its_own_config_file(trained, tmp_path):
     argv = ["--config", str(trained.path / "config.json")]
     assert train.main([*argv, "--workdir", str(tmp_path / "b")]) == 0

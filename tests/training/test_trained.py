@@ -429,6 +429,14 @@ def test_the_program_ends_with_a_sentence(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_help_names_no_type_of_python(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["evaluate", "--help"])
+    shown = capsys.readouterr().out
+    assert "--dataset TEXT" in shown
+    assert "None" not in shown
+
+
 @pytest.mark.parametrize(
     "argv", [[], ["nonsense"], ["evaluate"], ["evaluate", "a", "--nonsense"]]
 )

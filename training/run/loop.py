@@ -312,7 +312,7 @@ class TrainingLoop:
           tested: See :meth:`test`.
         """
         config, progress = self._config, self.progress
-        name = f"{config.model} on {self._dataset.name}, {config.method}"
+        name = f"{config.model} on {self._dataset.name}, {config.optimization}"
         history = [without_nan(metrics) for metrics in progress.history]
         if (average := self._averaged()) is not None:
             averaged = Checkpoint(copy_to_host(average), {})

@@ -145,8 +145,9 @@ class MethodFlags:
 
     method: str = flag(
         "plp",
-        "sgd adds nothing. plp (parameter linear prediction), lookahead, average (of "
-        "the window), adaptive-window (Anderson acceleration), ema-nesterov, "
+        "none adds nothing (and sgd is its old name). plp (parameter linear "
+        "prediction), lookahead, average (of the window), adaptive-window (Anderson "
+        "acceleration), ema-nesterov, "
         "outer-nesterov and tail-average follow the optimizer; amplify (layer-wise "
         "gradient amplification) precedes it.",
         parts=METHODS,
@@ -409,6 +410,13 @@ class Config(
     def get(self, kind: type[T]) -> T | None:
         """The settings of a class, such as ``PLP``, if they are part of this run."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
+
+    @property
+    def optimization(self) -> str:
+        """Method and optimizer, as the screen and the titles of pictures say it."""
+        if not METHODS[self.method]:
+            return self.optimizer
+        return f"{self.method} with {self.optimizer}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ _AMPLIFY = {
 _ACCELERATE = {
     "dataset": "cifar100",
     "width": 64,
-    "method": "sgd",
+    "method": "none",
     "batches_per_step": 2,
     "augment": True,
 }
@@ -34,7 +34,7 @@ _ACCELERATE = {
 _SCRATCH = {
     "dataset": "cifar100",
     "width": 64,
-    "method": "sgd",
+    "method": "none",
     "augment": True,
     "batch_size": 128,
     "label_smoothing": 0.1,
@@ -72,7 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "vgg16",
         "head": "linear",
         "width": 64,
-        "method": "sgd",
+        "method": "none",
         "cascade": "dense",
         "cascade_epochs": 10,
         "cascade_extra_epochs": 10,
