@@ -6,6 +6,8 @@ python -m training compare runs/*
 """
 
 import dataclasses
+import io
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,7 +16,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,7 @@ from training.data.images import decode, opened, resize
 from training.errors import DataError, RunError, UserError
 from training.recipe import load_data
 from training.run import workdir
-from training.run.display import spread
+from training.run.display import Terminal, spread
 from training.settings import config as config_lib
 from training.trained import load
 
@@ -128,7 +129,7 @@ def compare(runs: _Runs) -> None:
             f"{spread([100 * r['test_accuracy'] for r in results], '.2f')} %",
             spread([r["test_loss"] for r in results], ".4f"),
         )
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -144,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "predict": predict,
         "compare": compare,
     }
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for names that it cannot show
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -151,6 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Uses what runs have trained.",
             args=None if argv is None else list(argv),
         )
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(f"training: {error}", file=sys.stderr)
         return 2

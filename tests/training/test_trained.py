@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -414,6 +415,20 @@ def test_compare_shows_a_run_that_diverged(make_run, run):
 
 
 # -- The program -----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_reader_of_predictions_may_leave(trained, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-m", "training", "predict", trained.path]
+    argv.append(tmp_path / "a.png")
+    done = subprocess.run(
+        argv, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Work directories: what they hold, what they refuse, and what they keep."""
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -164,6 +165,18 @@ def test_a_directory_in_use_is_refused(started):
         pass
     with filelock.FileLock(directory_of(started) / ".lock"):
         assert "is in use by another run" in refusal(started)
+
+
+def test_a_file_system_without_locks(started, monkeypatch, capsys):
+    def acquire(lock):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    assert "or give --no-lock" in refusal(started)
+    assert not capsys.readouterr().err
+    with WorkDirectory(dataclasses.replace(started, lock=False)) as directory:
+        assert directory.is_unfinished
+    assert "is not locked: start no other run there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -38,6 +38,7 @@ STAGES = "stages"  # of a cascade: the work directories of its stages
 # Only in runs that amplify: which layers when, and a table for each analysis.
 AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
 _LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _OURS = (
     *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
     *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, AVERAGE, STAGES),
@@ -145,17 +146,31 @@ class WorkDirectory:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._refuse_other_files()
         try:
+            self._acquire()
+            return self._find_run()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _acquire(self) -> None:
+        if not self._config.lock:
+            if self._config.cascade_stage is None:
+                warn(f"{self.path} is not locked: start no other run there")
+            return
+        try:
             self._lock.acquire()
         except filelock.Timeout as error:
             raise RunError(
                 f"{self.path} is in use by another run: wait for it, or choose another "
                 f"--workdir"
             ) from error
-        try:
-            return self._find_run()
-        except BaseException:
-            self._leave()
-            raise
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            raise RunError(
+                f"{self.path} cannot be locked ({error}): choose a --workdir on "
+                f"another file system, or give --no-lock"
+            ) from error
 
     def _refuse_other_files(self) -> None:
         names = {path.name for path in self.path.iterdir()} - {_LOCK}

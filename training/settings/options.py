@@ -310,6 +310,12 @@ class RunFlags:
     overwrite: bool = flag(
         False, "Start again in a work directory that holds a run.", identity=False
     )
+    lock: bool = flag(
+        True,
+        "Lock the work directory. --no-lock is for file systems without locks, where a "
+        "second run in the same directory is not noticed.",
+        identity=False,
+    )
     resume: Literal["auto", "required", "never"] = flag(
         "auto",
         "What to do with a run that did not finish: auto resumes it from its last "
