@@ -200,24 +200,26 @@ class WorkDirectory:
                 if self._config.cascade_stage is not None:
                     remedy = f"remove {self.path} to train this stage again"
                 raise RunError(f"{error}; {remedy}") from error
-            if result is not None:
-                pass
-            elif self._config.resume == "never":
-                raise RunError(
-                    f"{self.path} holds a run that did not finish: leave --resume out "
-                    f"to resume it; {_START_AGAIN}"
-                )
-            elif (self.path / BEST).exists() and not has_files(self.path / CHECKPOINTS):
-                raise RunError(
-                    f"{self.path} holds a run whose checkpoints were removed: restore "
-                    f"them; {_START_AGAIN}"
-                )
+            if result is None:
+                self._refuse_to_resume()
         elif self._config.resume == "required":
             raise RunError(
                 f"{self.path} holds no run to resume: leave --resume out to start one"
             )
         is_unfinished = found and result is None
         return {"result": result, "is_unfinished": is_unfinished, "facts": facts}
+
+    def _refuse_to_resume(self) -> None:
+        if self._config.resume == "never":
+            raise RunError(
+                f"{self.path} holds a run that did not finish: leave --resume out to "
+                f"resume it; {_START_AGAIN}"
+            )
+        if (self.path / BEST).exists() and not has_files(self.path / CHECKPOINTS):
+            raise RunError(
+                f"{self.path} holds a run whose checkpoints were removed: restore "
+                f"them; {_START_AGAIN}"
+            )
 
     def _read_finished(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The result of a run, and the facts about its data."""
