@@ -222,6 +222,7 @@ def test_a_result_that_lacks_a_field_is_damaged(started):
 
 FINISHED_DAMAGE = {
     "a word": lambda path: change(path / workdir.RESULT, test_loss="low"),
+    "a huge number": lambda path: change(path / workdir.RESULT, test_loss=10**400),
     "accuracy": lambda path: change(path / workdir.RESULT, test_accuracy=9.24),
     "seconds": lambda path: change(path / workdir.RESULT, train_seconds=-1),
     "epochs": lambda path: change(path / workdir.RESULT, epochs=2.5),

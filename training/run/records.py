@@ -1,7 +1,6 @@
 """The records of a run, read: each number is checked before it is used."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ _PARTS = ("accuracy", "error", "f1")  # in [0, 1]
 _COUNTS = ("epoch", "epochs", "step", "steps", "parameters", "stage")
 _AMOUNTS = ("norm", "rate", "seconds", "second")  # at least 0
 METRICS = "metrics.jsonl"
+_LARGEST = 1e300  # JSON has integers that no float holds
 RESULT_FIELDS = (
     *("best_epoch", "epochs", "validation_loss", "test_loss", "test_accuracy"),
     *("test_top1_error", "test_top5_error", "train_seconds", "device"),
@@ -45,7 +45,10 @@ def read_facts(path: Path) -> dict[str, Any]:
     mean, std = facts["mean"], facts["std"]
     sound = {
         "label_names": _is_list(names, str) and len(names) == facts["num_classes"] > 1,
-        "image_shape": _is_list(shape, int) and len(shape) == 3 and min(shape) > 0,
+        "image_shape": _is_list(shape, int)
+        and len(shape) == 3
+        and min(shape) > 0
+        and max(shape) < 2**31,
         "mean": _is_list(mean, float) and all(0 <= x <= 1 for x in mean),
         "std": _is_list(std, float) and all(0 < x <= 1 for x in std),
     }
@@ -86,7 +89,7 @@ def _check(path: Path, fields: dict[str, Any], needs: Sequence[str] = ()) -> Non
         raise DamagedError(f"{path} has no {missing[0]}: it is damaged")
     for name, value in fields.items():
         kind = name.rpartition("_")[2]
-        is_number = _is(value, float) and math.isfinite(value)
+        is_number = _is(value, float) and abs(value) < _LARGEST  # and not NaN
         is_amount = is_number and value >= 0
         is_sound = {
             # None is a number that is not finite, which JSON does not have.
