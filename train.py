@@ -5,6 +5,8 @@ python train.py --dataset cifar100 --preset plp-paper   # the paper's protocol
 python train.py --help
 """
 
+import contextlib
+import io
 import os
 import shlex
 import signal
@@ -27,19 +29,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Imported once the flags make sense, since JAX takes seconds.
         from training import recipe
 
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # for names that it cannot show
+
         recipe.train(configs)
     except BrokenPipeError:  # the reader of --help has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UserError as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        complain(f"train.py: {error}")
         return 2
     except KeyboardInterrupt as interrupt:
         number = getattr(interrupt, "signal", None)
         stopped = "stopped and saved" if number else "stopped"
-        print(f"\ntrain.py: {stopped}: {resume}", file=sys.stderr)
+        complain(f"\ntrain.py: {stopped}: {resume}")
         return 128 + (number or signal.SIGINT)
     return 0
+
+
+def complain(text: str) -> None:
+    """Prints to standard error, which may have gone away with the terminal."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
@@ -47,6 +58,5 @@ if __name__ == "__main__":
     if code > 128:
         # The compiler's threads may be at work, and an orderly exit would crash on
         # them. Everything that is recorded is on disk.
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

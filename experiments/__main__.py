@@ -25,6 +25,14 @@ _Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
 _Folders = Annotated[
     tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")
 ]
+# Options that are unset by default.
+_Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+_Texts = Annotated[
+    tuple[str, ...] | None,
+    tyro.conf.arg(metavar="TEXT [TEXT ...]", help_behavior_hint=""),
+]
+_Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+_Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 _OUT = Path("runs", "experiments")  # ignored by git
 
 
@@ -48,21 +56,21 @@ def list_studies() -> None:
 def run(
     study: _Name,
     *,
-    scale: str | None = None,
+    scale: _Text = None,
     small: bool = False,
     quick: bool = False,
-    models: tuple[str, ...] | None = None,
-    arms: tuple[str, ...] | None = None,
-    seeds: int | None = None,
-    epochs: int | None = None,
-    dataset: str | None = None,
-    data_dir: str | None = None,
-    train_fraction: float | None = None,
-    width: int | None = None,
-    batch_size: int | None = None,
-    precision: str | None = None,
-    budget_minutes: float | None = None,
-    name: str | None = None,
+    models: _Texts = None,
+    arms: _Texts = None,
+    seeds: _Count = None,
+    epochs: _Count = None,
+    dataset: _Text = None,
+    data_dir: _Text = None,
+    train_fraction: _Number = None,
+    width: _Count = None,
+    batch_size: _Count = None,
+    precision: _Text = None,
+    budget_minutes: _Number = None,
+    name: _Text = None,
     out: Path = _OUT,
     dry_run: bool = False,
 ) -> None:

@@ -6,6 +6,9 @@ python -m training compare runs/*
 python -m training merge runs/digits-resnet18-plp-0 --over 0.1 0.2 0.5
 """
 
+import dataclasses
+import io
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,30 +17,32 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from PIL import Image, ImageOps
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from training import data, merging
+from training import merging
+from training.data.images import decode, opened, resize
 from training.errors import DataError, RunError, UserError
+from training.recipe import load_data
 from training.run import workdir
-from training.run.display import spread
+from training.run.display import Terminal, spread
 from training.settings import config as config_lib
-from training.trained import Trained, load
+from training.trained import load
 
 _Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 _Images = Annotated[
     tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")
 ]
+_Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 _TOP = 5
 
 
 def evaluate(
     run: _Run,
     *,
-    dataset: str | None = None,
-    data_dir: str | None = None,
+    dataset: _Text = None,
+    data_dir: _Text = None,
     average: bool = False,
     merged: bool = False,
 ) -> None:
@@ -51,26 +56,28 @@ def evaluate(
       merged: Take what `merge` has made instead.
     """
     trained = load(run, average=average, merged=merged)
-    found = data.load(
-        dataset or trained.config.dataset,
-        data_dir=data_dir,
-        image_size=trained.config.image_size,
-        split_seed=trained.config.split_seed,
-    )
+    config = dataclasses.replace(trained.config, data_dir=data_dir)
+    if dataset is not None:
+        config = dataclasses.replace(config, dataset=dataset)
+    found = load_data(config)
+    if dataset is None and (changes := found.changes(trained.facts)):
+        raise DataError(
+            f"the {' and the '.join(changes)} of {found.name} changed since {run} was "
+            f"trained: restore them, or name what to evaluate on by --dataset"
+        )
     if found.label_names != trained.label_names:
         raise DataError(
             f"{found.name} has other classes than the run ({len(found.label_names)}, "
             f"not {len(trained.label_names)}, or other names): choose another --dataset"
         )
-    images, labels = found.test
-    probabilities = _predict(trained, images)
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)
-    rank = (probabilities > own).sum(axis=1)
+    try:
+        evaluation = trained.evaluate(found.test)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     print(
-        f"{len(labels):,} test images of {found.name}: "
-        f"loss {-np.log(np.maximum(own, 1e-38)).mean():.4f}  "
-        f"accuracy {(rank < 1).mean():.2%}  "
-        f"top-5 error {(rank >= _TOP).mean():.2%}"
+        f"{len(found.test.labels):,} test images of {found.name}: "
+        f"loss {evaluation.loss:.4f}  accuracy {evaluation.accuracy:.2%}  "
+        f"top-5 error {evaluation.top5_error:.2%}"
     )
 
 
@@ -81,13 +88,20 @@ def predict(
 
     Args:
       run: The run's work directory.
-      images: Image files. They are resized to the size of the training images.
+      images: Image files. They are turned as EXIF says, shown on white where they are
+        transparent, and resized to the size of the training images.
       average: Take the average at the end of the run instead.
       merged: Take what `merge` has made instead.
     """
     trained = load(run, average=average, merged=merged)
     if not images:
         raise DataError("name at least one image file")
+    channels = trained.image_shape[-1]
+    if channels not in (1, 3):
+        raise DataError(
+            f"{run} was trained on arrays of {channels} channels, which image files do "
+            f"not have: use training.load({str(run)!r}).predict(array)"
+        )
     pixels = np.stack([_read_image(path, trained.image_shape) for path in images])
     for path, probabilities in zip(images, trained.predict(pixels), strict=True):
         print(path)
@@ -118,15 +132,19 @@ def compare(runs: _Runs) -> None:
         )
     if not groups:
         raise RunError("none of these holds a finished run")
-    table = Table("settings that are not the default", "seeds", "accuracy", "test loss")
+    table = Table()
+    # Complete, in as many lines as it takes; the numbers in one.
+    table.add_column("settings that are not the default", overflow="fold")
+    for name in ("seeds", "accuracy", "test loss"):
+        table.add_column(name, no_wrap=True)
     for settings, results in groups.items():
         table.add_row(
-            settings,
+            Text(settings),  # no markup
             str(len(results)),
             f"{spread([100 * r['test_accuracy'] for r in results], '.2f')} %",
             spread([r["test_loss"] for r in results], ".4f"),
         )
-    Console().print(table)
+    Terminal().print(table)
 
 
 def merge(
@@ -135,7 +153,7 @@ def merge(
     decay: Literal["linear", "1-sqrt", "cosine"] = "linear",
     over: tuple[float, ...] = (0.2,),
     to: int | None = None,
-    data_dir: str | None = None,
+    data_dir: _Text = None,
 ) -> None:
     """Checkpoint averaging: chooses a learning-rate decay after training.
 
@@ -156,7 +174,7 @@ def merge(
         mark = "chosen" if part == made.over else ""
         row = f"{found.loss:.4f}", f"{found.accuracy:.2%}"
         table.add_row(f"the last {part:.4g}", *row, mark)
-    Console().print(table)
+    Terminal().print(table)
     print(
         f"{made.blocks} blocks until epoch {made.epoch}, batch statistics over "
         f"{made.statistics_batches} training batches\n"
@@ -166,25 +184,10 @@ def merge(
     )
 
 
-def _predict(trained: Trained, images: np.ndarray) -> np.ndarray:
-    try:
-        return trained.predict(images)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-
-
 def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     height, width, channels = shape
-    try:
-        with Image.open(path) as image:
-            converted = image.convert("L" if channels == 1 else "RGB")
-    # Pillow raises all of these on damaged images.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "not an image that Pillow reads"
-        raise DataError(f"{path} cannot be read ({reason})") from error
-    # As the data sets resize: the longer side is cropped, not compressed.
-    resized = ImageOps.fit(converted, (width, height), Image.Resampling.BICUBIC)
-    return np.asarray(resized).reshape(shape)
+    with opened(path) as image:
+        return resize(decode(image, channels), (height, width))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "compare": compare,
         "merge": merge,
     }
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for names that it cannot show
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -202,6 +207,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             description="Uses what runs have trained.",
             args=None if argv is None else list(argv),
         )
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(f"training: {error}", file=sys.stderr)
         return 2

@@ -121,6 +121,7 @@ def run(
                 say(f"stage {number} of {len(stages)}: {block}")
                 results.append(run_stage(own, part))
             else:
+                part.refuse_other_data(dataset)
                 results.append(part.result)
             # Epochs and steps count on from the stage before.
             before = history[-1] if history else {"epoch": 0, "step": 0}
@@ -132,9 +133,9 @@ def run(
             ]
         directory.rewrite(dataset, history)
     result = _summary(list(stages), results)
-    title = f"{config.model} on {dataset.name}, {config.method}, seed {config.seed}"
-    directory.draw_curves(history, title)
+    name = f"{config.model} on {dataset.name}, {config.optimization}"
     directory.finish(result)
+    directory.draw_curves(history, f"{name}, seed {config.seed}")
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 

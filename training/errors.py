@@ -22,5 +22,9 @@ class RunError(UserError):
     """A work directory that cannot be used, or a run that cannot continue."""
 
 
+class DamagedError(RunError):
+    """A file of a run is absent, or not what was written."""
+
+
 class DivergedError(RunError):
     """The loss, a gradient or an update is no longer finite."""

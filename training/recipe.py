@@ -59,13 +59,13 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
         dataset = dataset or load_data(config)
         schedule, total_steps = _plan(config, dataset)
         say(
-            f"{config.model} on {dataset.name} with {config.method}: "
+            f"{config.model} on {dataset.name}, {config.optimization}: "
             f"{len(dataset.train.labels):,} training, "
             f"{len(dataset.validation.labels):,} validation, "
             f"{len(dataset.test.labels):,} test images; "
             f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
         )
-        for note in _notes(config):
+        for note in (*dataset.notes, *_notes(config)):
             say(f"note: {note}")
         weights = _initial_variables(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
@@ -96,6 +96,7 @@ def run(
     """
     with WorkDirectory(config) as directory:
         if directory.result is not None:
+            directory.refuse_other_data(prepared.dataset)
             return directory.result
         return _run(prepared, config, directory, callback)
 
@@ -140,6 +141,7 @@ def train(
     """
     parallel.join(configs[0])
     prepared: Prepared | None = None
+    finished: data.Dataset | None = None  # the data of runs that have finished
     results = []
     with acknowledged(), contextlib.ExitStack() as stack:
         try:
@@ -150,6 +152,9 @@ def train(
             raise
         for config, directory in zip(configs, directories, strict=True):
             if directory.result is not None:
+                if finished is None or config.split_per_seed:
+                    finished = prepared.dataset if prepared else load_data(config)
+                directory.refuse_other_data(finished)
                 say(f"{directory.path} has finished:\n{result_lines(directory.result)}")
                 results.append(directory.result)
                 continue

@@ -2,19 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 
 from training import cascade, data
 from training.engine import networks
+from training.engine.evaluation import Evaluation
+from training.engine.step import measure
 from training.errors import RunError
-from training.run import workdir
+from training.run import records, workdir
 from training.run.checkpoints import read
 from training.settings import config as config_lib
 from training.settings.config import Config
@@ -35,6 +38,7 @@ class Trained:
       std: Their standard deviation.
       image_shape: Height, width and channels of the training images.
       label_names: One name a class.
+      facts: The data that it was trained on; see :attr:`training.data.Dataset.facts`.
     """
 
     module: nn.Module
@@ -44,6 +48,7 @@ class Trained:
     std: np.ndarray
     image_shape: tuple[int, ...]
     label_names: tuple[str, ...]
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each class.
@@ -57,6 +62,22 @@ class Trained:
         Raises:
           ValueError: If the images have another type or shape.
         """
+        logits = list(self._batches(self._probabilities, images))
+        return np.concatenate(logits or [np.zeros((0, len(self.label_names)))])
+
+    def evaluate(self, examples: data.Examples) -> Evaluation:
+        """Evaluates the network on examples.
+
+        Raises:
+          ValueError: If the images have another type or shape.
+        """
+        sums = list(self._batches(self._sums, *examples))
+        return Evaluation.of(jax.tree.map(lambda *x: np.sum(x, axis=0), *sums))
+
+    def _batches(
+        self, function: Callable[..., Any], images: np.ndarray, *others: np.ndarray
+    ) -> Iterator[Any]:
+        """The results of a function, batch by batch, as NumPy arrays."""
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
             raise ValueError(
@@ -64,29 +85,33 @@ class Trained:
                 f"got {images.dtype} {list(images.shape)}"
             )
         with jax.enable_x64(self.config.precision == "float64"):
-            batches = [
-                np.asarray(self._probabilities(images[start : start + _BATCH]))
-                for start in range(0, len(images), _BATCH)
-            ]
-        return np.concatenate(batches or [np.zeros((0, len(self.label_names)))])
+            for start in range(0, len(images), _BATCH):
+                batch = (x[start : start + _BATCH] for x in (images, *others))
+                yield jax.tree.map(np.asarray, function(*batch))
 
     def check(self) -> None:
         """Raises an error of Flax or JAX if the attributes do not fit each other."""
         with jax.enable_x64(self.config.precision == "float64"):
             image = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
-            jax.eval_shape(self._probabilities, image)
+            jax.eval_shape(self._logits, image)
+
+    def _logits(self, images: jax.Array) -> jax.Array:
+        dtype = networks.DTYPES[self.config.precision]
+        pixels = data.normalize(images, self.mean, self.std, dtype)
+        logits: Any = self.module.apply(self.variables, pixels, train=False)
+        return logits
 
     @functools.cached_property
-    def _probabilities(self) -> Callable[[np.ndarray], jax.Array]:
-        dtype = networks.DTYPES[self.config.precision]
+    def _probabilities(self) -> Callable[..., jax.Array]:
+        return jax.jit(lambda images: jax.nn.softmax(self._logits(images)))
 
-        @jax.jit
-        def probabilities(images: jax.Array) -> jax.Array:
-            pixels = data.normalize(images, self.mean, self.std, dtype)
-            logits: Any = self.module.apply(self.variables, pixels, train=False)
-            return jax.nn.softmax(logits)
+    @functools.cached_property
+    def _sums(self) -> Callable[..., dict[str, jax.Array]]:
+        def sums(images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+            everything = jnp.ones(labels.shape, bool)
+            return measure(self._logits(images), labels, everything)
 
-        return probabilities
+        return jax.jit(sums)
 
 
 def find_run(run: str | Path) -> tuple[Path, Config]:
@@ -121,8 +146,6 @@ def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Tra
       UserError: If the directory does not hold a run with saved variables.
     """
     path, config = find_run(run)
-    needs = ("num_classes", "mean", "std", "image_shape", "label_names")
-    facts = workdir.read_json(path / workdir.DATASET, needs=needs)
     if average and merged:
         raise RunError("the average and the merged variables are two: choose one")
     kept = path / workdir.BEST
@@ -135,21 +158,23 @@ def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Tra
     if (average or merged) and not kept.is_file():
         what = "average" if average else "merged variables"
         raise RunError(f"{path} holds no {what}: {missing}")
-    variables = read(kept).tree
-    try:
-        trained = Trained(
-            networks.make_network(config, facts["num_classes"], axis_name=None),
-            variables,
-            config,
-            mean=np.array(facts["mean"], np.float32),
-            std=np.array(facts["std"], np.float32),
-            image_shape=tuple(facts["image_shape"]),
-            label_names=tuple(facts["label_names"]),
+    variables, notes = read(kept)
+    facts = records.read_facts(path / workdir.DATASET)
+    if notes.get("data", facts) != facts:
+        raise RunError(
+            f"{path / workdir.DATASET} is damaged (it is not what {kept.name} was "
+            f"trained with)"
         )
-        if len(trained.label_names) != facts["num_classes"]:
-            raise ValueError(f"it names {len(trained.label_names)} classes")
-    except (ValueError, TypeError) as error:
-        raise RunError(f"{path / workdir.DATASET} is damaged ({error})") from error
+    trained = Trained(
+        networks.make_network(config, facts["num_classes"], axis_name=None),
+        variables,
+        config,
+        mean=np.array(facts["mean"], np.float32),
+        std=np.array(facts["std"], np.float32),
+        image_shape=tuple(facts["image_shape"]),
+        label_names=tuple(facts["label_names"]),
+        facts=facts,
+    )
     try:
         trained.check()
     except (ValueError, TypeError, FlaxError) as error:

@@ -67,7 +67,7 @@ _FACTOR = matched()
 
 def _plain(preset: str, **changes: Any) -> dict[str, Any]:
     """A preset without its techniques."""
-    left_out = ("model", *_ENLARGED, *_CLIPPED)
+    left_out = ("model", "method", *_ENLARGED, *_CLIPPED)
     kept = {n: x for n, x in PRESETS[preset].items() if n not in left_out}
     return {**kept, **changes}
 

@@ -170,6 +170,14 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(streams, tmp_path, c
     assert streams == []
 
 
+def test_help_names_no_type_of_python(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["run", "--help"])
+    shown = capsys.readouterr().out
+    assert "--models TEXT [TEXT ...]" in shown
+    assert "None" not in shown
+
+
 # -- As a process ----------------------------------------------------------------------
 
 

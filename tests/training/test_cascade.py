@@ -1,7 +1,9 @@
 """Training block by block: what is frozen, what trains, what is carried over."""
 
 import json
+import shutil
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -299,6 +301,41 @@ def summary(path):
     """The result of a cascade without times."""
     result = json.loads((path / workdir.RESULT).read_text())
     return without_times(result) | {"stages": [*map(without_times, result["stages"])]}
+
+
+def halve(path):
+    path.write_text(path.read_text()[: len(path.read_text()) // 2])
+
+
+DAMAGE = {
+    "half of the metrics": lambda stage: halve(stage / workdir.METRICS),
+    "no metrics": lambda stage: (stage / workdir.METRICS).unlink(),
+    "another name": lambda stage: (stage / workdir.RESULT).write_text(
+        (stage / workdir.RESULT).read_text().replace("best_epoch", "best")
+    ),
+    "damaged best": lambda stage: (stage / workdir.BEST).write_bytes(b"x" * 99),
+    "no best": lambda stage: (stage / workdir.BEST).unlink(),
+    "no configuration": lambda stage: (stage / workdir.CONFIG).unlink(),
+}
+
+
+@pytest.mark.xdist_group("cascade")
+def test_a_damaged_stage_is_refused_and_trained_again(uninterrupted, tmp_path, capsys):
+    expected, _ = uninterrupted
+    path = Path(shutil.copytree(expected, tmp_path / "run"))
+    (path / workdir.RESULT).unlink()
+    stage = path / workdir.STAGES / "01"
+    for damage in DAMAGE.values():
+        shutil.rmtree(stage)
+        shutil.copytree(expected / workdir.STAGES / "01", stage)
+        damage(stage)
+        assert train.main([*STAGES, "--workdir", str(path)]) == 2
+        message = capsys.readouterr().err
+        assert str(stage) in message
+        assert "to train this stage again" in message
+    shutil.rmtree(stage)
+    assert train.main([*STAGES, "--workdir", str(path)]) == 0
+    assert_same_cascade(expected, path)
 
 
 @pytest.mark.slow

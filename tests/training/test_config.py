@@ -215,7 +215,7 @@ def test_contradictions_name_the_flags(argv, message):
         ("[1]", "JSON object"),
         ('{"workdir": "x"}', "unknown fields: workdir"),
         ('{"epochs": "3"}', '--epochs must be an integer, got "3"'),
-        ('{"method": "sdg"}', "--method must be one of sgd, plp"),
+        ('{"method": "sdg"}', "--method must be one of none, sgd, plp"),
     ],
 )
 def test_a_bad_file_is_reported_in_a_sentence(tmp_path, text, message):

@@ -29,6 +29,14 @@ def test_stratified_split_is_exact_and_covers():
     assert [list(map(len, end)) for end in ends] == [[1001, 0], [0, 1001]]
 
 
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.999])
+def test_every_class_keeps_an_example(fraction):
+    labels = np.repeat(np.arange(6), [20, 20, 20, 1, 1, 1])
+    stay, drawn = data.stratified_split(labels, fraction, 0, keep=1)
+    assert set(labels[stay]) == set(range(6))
+    assert sorted([*stay, *drawn]) == [*range(63)]
+
+
 def test_stratified_split_follows_its_seed_and_nothing_else():
     labels = np.repeat(np.arange(5), 20)
     np.random.seed(1)
@@ -119,10 +127,10 @@ def test_statistics_come_from_the_training_part_alone(digits):
     [
         ({"name": "digits", "validation_fraction": 1.0}, r"1\.0.*\[0, 1\)"),
         ({"name": "digits", "validation_fraction": float("nan")}, "nan"),
-        ({"name": "digits", "validation_fraction": 0.9999}, "leave nothing of digits"),
         ({"name": "digits", "train_fraction": 0.0}, r"0\.0.*\(0, 1\]"),
         ({"name": "digits", "train_fraction": 1.5}, r"1\.5.*\(0, 1\]"),
         ({"name": "digits", "train_fraction": 1e-4}, "leave nothing of digits"),
+        ({"name": "digits", "train_fraction": 0.004}, "no image of the class"),
         ({"name": "digits", "split_seed": -1}, "-1"),
         ({"name": "digits", "image_size": 0}, r"0: choose it in \[1, 10000\)"),
     ],

@@ -75,6 +75,29 @@ def test_numbers_of_an_epoch():
     assert (large[1], large[3]) == ("1.00e+30", "1.00e+06")
 
 
+@pytest.mark.parametrize("columns", [50, 60, 72, 80])
+def test_lines_of_epochs_fit_the_terminal(columns):
+    """In 50 columns the speed is left out, and in 60 the legend."""
+    header = epoch_header(30, columns).split("\n")
+    line = epoch_line(METRICS | {"skipped_steps": 0}, 30, True, columns)
+    assert max(map(len, (*header, line))) <= columns
+    assert ("images/s" in header[1]) == ("12,346" in line) == (columns >= 60)
+    assert ("best so far" in header[1]) == (columns >= 72)
+    assert line.split()[-2:] == ["12,346" if columns >= 60 else "98.7%", "*"]
+
+
+def test_skipped_steps_are_shown():
+    line = epoch_line(METRICS | {"skipped_steps": 3}, 30, best=True)
+    assert line.endswith(" * 3 skipped")
+    result = dict.fromkeys(
+        ("test_accuracy", "test_top1_error", "test_top5_error", "train_seconds"), 0.5
+    )
+    result |= {"best_epoch": 1, "epochs": 1, "test_loss": 1.5e21, "device": "cpu"}
+    lines = result_lines(result | {"validation_loss": 2.0, "skipped_steps": 1234})
+    assert "skipped 1,234 steps that were not finite\n" in lines
+    assert "test loss 1.50e+21  " in lines
+
+
 def test_results_of_a_run_and_of_several_seeds():
     rng = np.random.default_rng(0)
     accuracies, losses = rng.uniform(size=3), rng.uniform(size=3)
@@ -149,7 +172,9 @@ def terminal(monkeypatch):
 def test_the_bar_fits_the_terminal(terminal, width):
     shown = terminal(width)
     with ProgressBar(total_steps=1000, done=200) as bar:
-        bar.line(epoch_line(METRICS, 30, best=False))
+        assert bar.columns == width
+        line = epoch_line(METRICS, 30, False, bar.columns)
+        bar.line(line)
         bar.advance(3, 4, {"loss": 1.234, "accuracy": 0.5}, steps_per_second=8.0)
         bar._progress.refresh()
     frames = [frame for frame in shown() if frame.startswith("epoch 3")]
@@ -160,16 +185,36 @@ def test_the_bar_fits_the_terminal(terminal, width):
         assert frame.endswith("0:01:40 left")  # (1000 - 204) / 8 seconds
         if width >= 80:
             assert "204/1000" in frame
-    assert epoch_line(METRICS, 30, best=False) in shown()
+    assert line in shown()
 
 
 def test_lines_are_shown_as_they_are(terminal):
-    """Brackets are no markup; a path is not wrapped."""
+    """Brackets and colons are no markup; a path is not broken, and no word."""
     shown = terminal(50)
-    text = "[red]layer[/red] " + "x" * 60
+    text = "[red]layer[/red] :smile: " + "x" * 60 + " (batch normalisation evaluates)"
     with ProgressBar(10, 0) as bar:
         bar.line(text)
-    assert text in shown()
+    frames = [frame for frame in shown() if frame and not frame.startswith("training")]
+    assert frames == [
+        "[red]layer[/red] :smile:",
+        "x" * 60,
+        "(batch normalisation evaluates)",
+    ]
+
+
+def test_what_is_said_is_broken_between_words(monkeypatch):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr(sys, "stdout", Screen())
+    say("resnet18 on digits with plp: 1,150 training images; 1 x cpu\nshort  line")
+    assert sys.stdout.getvalue().splitlines() == [
+        "resnet18 on digits with plp: 1,150 training",
+        "images; 1 x cpu",
+        "short  line",
+    ]
 
 
 def test_without_a_terminal_there_are_only_lines(capsys):
@@ -180,10 +225,16 @@ def test_without_a_terminal_there_are_only_lines(capsys):
 
 
 @pytest.mark.parametrize("how", ["say", "line"])
-def test_the_reader_of_a_pipe_may_leave(monkeypatch, how):
-    """As `train.py | head` does; the run continues."""
+@pytest.mark.parametrize("output", ["pipe", "disk", "terminal"])
+def test_standard_output_may_go_away(monkeypatch, how, output):
+    """As with `train.py | head`, on a full disk, or at the end of a connection."""
     kept = os.dup(1)
-    reader, writer = os.pipe()
+    if output == "pipe":
+        reader, writer = os.pipe()
+    elif output == "disk":
+        reader, writer = os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", 1)
+    else:
+        reader, writer = os.openpty()
     try:
         sys.stdout.flush()
         os.dup2(writer, 1)
@@ -194,7 +245,7 @@ def test_the_reader_of_a_pipe_may_leave(monkeypatch, how):
             bar = ProgressBar(10, 0)
             for text in ("one", "two"):
                 say(text) if how == "say" else bar.line(text)
-                with contextlib.suppress(BrokenPipeError):
+                with contextlib.suppress(OSError):
                     stdout.flush()
             # Standard output is now nowhere, where everything can be written.
             assert os.write(1, b"three") == 5
@@ -285,6 +336,28 @@ def test_the_confusion_matrix_is_by_label_and_names_the_worst(tmp_path, monkeypa
     names = [label.get_text() for label in most.get_yticklabels()]
     assert names == ["owl as cat", "cat as dog", "owl as dog"]
     assert [bar.get_width() for bar in most.patches] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("title", ["a $ and $ b", r"$\frac$ \$5 {x}_^ $", "\u732b\t"])
+def test_text_of_the_user_is_no_markup(tmp_path, monkeypatch, title):
+    """Dollars are dollars; names that the font lacks become numbers; all is drawn."""
+    figures = []
+    save = Figure.savefig
+
+    def keep(figure, path):
+        figures.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    names = ["$x", "y$ $", "\u732b", "new\nline", "long" * 20]
+    plots.draw_confusion(tmp_path / "a.png", np.ones((5, 5), int), names, title)
+    plots.draw_curves(tmp_path / "b.png", history([1.0]), title)
+    labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    assert labels == ["$x", "y$ $", "2", "3", "longlonglonglonglonglonglongl\u2026"]
+    shown = "??" if "\t" in title else title
+    assert [figure.get_suptitle() for figure in figures] == [shown] * 2
+    texts = [figures[0].axes[0].get_yticklabels(), [figures[1]._suptitle]]
+    assert not any(text.get_parse_math() for some in texts for text in some)
 
 
 def test_amplified_layers_are_drawn_from_stem_to_head(drawn):

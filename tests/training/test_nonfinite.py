@@ -145,7 +145,7 @@ def test_a_run_stops_with_a_sentence_and_resumes_with_skip(
     error = capsys.readouterr().err
     assert "the run diverged: at step" in error
     assert "of epoch 3" in error
-    assert "--on-nonfinite skip" in error
+    assert "or resume from the last checkpoint with --on-nonfinite skip" in error
     assert "Traceback" not in error
     assert len(workdir.read_metrics(path)) == 2
     # Given again it fails again, from the same place and with nothing lost.

@@ -13,6 +13,7 @@ from tests.support.cifar_archives import (
     write_prepared,
 )
 from training import data, errors
+from training.data import images
 
 
 def _images(count=20, height=8, width=8, channels=3, seed=0):
@@ -50,7 +51,9 @@ def test_a_name_is_never_a_path(tmp_path, monkeypatch):
 
 
 def test_absent_paths_and_unknown_names(tmp_path):
-    for path in ("./absent", "absent.npz", "~no-one/x", "./" + "x" * 300):
+    (tmp_path / "images.NPY").touch()
+    _assert_refused(tmp_path / "images.NPY", "one array", "numpy.savez")
+    for path in ("./absent", "absent.npz", "absent.NPZ", "~no-one/x", "./" + "x" * 300):
         _assert_refused(path, path)
     for name in ("mnits", "x" * 300, ""):
         _assert_refused(name, "digits, cifar10, cifar100", data_dir=tmp_path / "..")
@@ -110,6 +113,11 @@ BAD_NPZ = {
     "float-images": ({"images": _images() / 255.0}, "float64"),
     "flat-images": ({"images": _images().reshape(20, -1)}, "(20, 192)"),
     "no-examples": ({"images": _images(0), "labels": _LABELS[:0]}, "(0, 8, 8, 3)"),
+    "channels-first": ({"images": _images().transpose(0, 3, 1, 2)}, "(0, 2, 3, 1)"),
+    "examples-last": ({"images": _images().transpose(1, 2, 3, 0)}, "(3, 0, 1, 2)"),
+    "examples-third": ({"images": _images().transpose(1, 2, 0, 3)}, "(2, 0, 1, 3)"),
+    "all-reversed": ({"images": _images().transpose()}, "(3, 1, 2, 0)"),
+    "five-channels": ({"images": _images(channels=5)}, "with 1 to 4 channels"),
     "float-labels": ({"labels": _LABELS / 1.0}, "float64"),
     "column-of-labels": ({"labels": _LABELS[:, None]}, "(20, 1)"),
     "too-few-labels": ({"labels": _LABELS[:19]}, "(19,)"),
@@ -199,7 +207,16 @@ def test_a_folder_of_parts(tmp_path):
 
 
 def test_a_folder_that_mixes_kinds_of_images(folder):
-    """Grey beside colour is colour; palettes are resolved, transparency is dropped."""
+    """Grey beside colour is colour; palettes are resolved; opaque alpha does nothing.
+
+    What is transparent shows white, whatever colour is stored for it.
+    """
+    invisible = Image.new("RGBA", (8, 8), (1, 2, 3, 0))
+    invisible.save(folder / "a" / "invisible.png")
+    Image.new("LA", (8, 8), (40, 0)).save(folder / "a" / "invisible-grey.png")
+    palette = Image.new("P", (8, 8))
+    palette.putpalette([9, 9, 9])
+    palette.save(folder / "a" / "invisible-palette.png", transparency=b"\0")
     colour = Image.fromarray(np.full((8, 8, 3), (255, 0, 0), np.uint8))
     colour.convert("P").save(folder / "a" / "palette.gif")
     colour.convert("RGBA").save(folder / "a" / "transparent.PNG")
@@ -207,7 +224,47 @@ def test_a_folder_that_mixes_kinds_of_images(folder):
     dataset = data.load(str(folder), validation_fraction=0, train_fraction=1)
     images = np.concatenate([dataset.train.images, dataset.test.images])
     flat = [tuple(image[0, 0]) for image in images if (image == image[0, 0]).all()]
-    assert sorted(flat) == [(77, 77, 77), (255, 0, 0), (255, 0, 0)]
+    assert sorted(flat) == [
+        (77, 77, 77),
+        *2 * [(255, 0, 0)],
+        *3 * [(255, 255, 255)],
+    ]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_their_exif_says(orientation, tmp_path):
+    """The twin: a camera that stores the scene in one of EXIF's eight ways."""
+    scene = _images(1, height=4, width=6)[0]
+    # Where the scene's first row and first column are stored (EXIF 2.32, 4.6.4).
+    stored = {
+        1: scene,
+        2: scene[:, ::-1],
+        3: scene[::-1, ::-1],
+        4: scene[::-1],
+        5: scene.transpose(1, 0, 2),
+        6: np.rot90(scene),
+        7: scene[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(scene, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / "image.png"
+    Image.fromarray(np.ascontiguousarray(stored)).save(file, exif=exif)
+    with images.opened(file) as image:
+        np.testing.assert_array_equal(images.decode(image, 3), scene)
+
+
+def test_files_that_are_no_images_are_ignored_and_counted(folder):
+    for name in ("a.pdf", "b.h5", "c.mpg", "d.heic", "e.heic", "README"):
+        (folder / "a" / name).write_bytes(b"?")
+    dataset = data.load(str(folder))
+    assert dataset.notes == (
+        "ignored 6 files that are no images (.h5, .heic, .mpg, .pdf, no suffix)",
+    )
+    assert len(dataset.train.labels) + len(dataset.validation.labels) == 16
+    for file in (folder / "b").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    _assert_refused(folder, "no image files, only .heic")
 
 
 def test_images_of_different_sizes(folder):
@@ -244,11 +301,53 @@ def test_bad_folders(tmp_path):
     _assert_refused(tmp_path / "file", str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "Validation"])
+@pytest.mark.parametrize("with_test", [True, False])
+@pytest.mark.parametrize("kind", ["folder", "npz", "prepared"])
+def test_a_validation_part_of_the_set(kind, with_test, name, tmp_path):
+    """It chooses the best epoch; without a test part it is the test part."""
+    named = {"train": _examples(), name: _examples(6, seed=1)}
+    if with_test:
+        named["test"] = _examples(4, seed=2)
+    path = tmp_path / "set.npz"
+    if kind == "folder":
+        path = tmp_path
+        for part, examples in named.items():
+            _write_folder(path / part, examples)
+    elif kind == "npz":
+        arrays = {
+            f"{part}_{kind}": array
+            for part, examples in named.items()
+            for kind, array in examples._asdict().items()
+        }
+        _write_npz(path, **arrays)
+    else:
+        parts = {part: labelled(own, part) for part, own in named.items()}
+        path = write_prepared(tmp_path, "mine", parts, FEATURES)
+    dataset = data.load(f"{path}/" if path.is_dir() else str(path))
+    if with_test:
+        assert rows(dataset.train) == rows(named["train"])
+        assert rows(dataset.validation) == rows(named[name])
+        assert rows(dataset.test) == rows(named["test"])
+        assert not dataset.notes
+        assert not len(data.load(str(path), validation_fraction=0).validation.labels)
+    else:
+        assert rows(dataset.test) == rows(named[name])
+        assert len(dataset.train.labels) == 16
+        assert f"{name} is the test part" in dataset.notes[0]
+
+
+def test_a_folder_inside_its_own_name(tmp_path):
+    _write_folder(tmp_path / "flowers" / "flowers", _examples())
+    inner = tmp_path / "flowers" / "flowers"
+    _assert_refused(tmp_path / "flowers", f"or name {inner} as the data set")
+
+
 def test_bad_parts_of_folders(tmp_path):
     _write_folder(tmp_path / "train", _examples())
-    _write_folder(tmp_path / "val", _examples())
-    _assert_refused(tmp_path, "train and val")
-    (tmp_path / "val").rename(tmp_path / "test")
+    _write_folder(tmp_path / "extra", _examples())
+    _assert_refused(tmp_path, "train and extra")
+    (tmp_path / "extra").rename(tmp_path / "test")
     (tmp_path / "test" / "a").rename(tmp_path / "test" / "cat")
     _assert_refused(tmp_path, str(tmp_path / "test"), "cat")
 

@@ -278,6 +278,36 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch):
     assert [m["epoch"] for m in read_metrics(path)] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_signals_of_terminals_and_schedulers_stop_a_run(number, tmp_path, monkeypatch):
+    """When they are not ignored, as under nohup."""
+    argv = [*TINY, "--workdir", str(tmp_path / "run")]
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patch:
+            signal_after(patch, 1, number)
+            assert train.main([*argv, "--max-steps", "8", "--overwrite"]) == 0
+        signal.signal(number, signal.SIG_DFL)
+        with monkeypatch.context() as patch:
+            signal_after(patch, 1, number)
+            assert train.main([*argv, "--overwrite"]) == 128 + number
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert len(saved(tmp_path / "run")) == 2
+
+
+@pytest.mark.slow
+def test_standard_output_on_a_full_disk_does_not_end_a_run(tmp_path):
+    argv = [*TINY, "--max-steps", "4", "--workdir", str(tmp_path / "run")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "train.py", *argv], cwd=ROOT, stdout=full, stderr=full
+        )
+    assert done.returncode == 0
+    assert (tmp_path / "run" / workdir.RESULT).exists()
+
+
 def test_a_signal_after_the_last_check_is_not_lost(tmp_path, monkeypatch):
     """It comes when the first seed's last test is over: no second seed begins."""
     check_last = Interrupts.check_last

@@ -16,8 +16,8 @@ from tests.support.programs import DATASET, Normalised, train_epoch
 from training import data
 from training.engine import parallel
 from training.engine.engine import means
-from training.engine.evaluation import macro_f1
-from training.engine.step import _rank
+from training.engine.evaluation import Evaluation, macro_f1
+from training.engine.step import measure
 from training.errors import ConfigError
 from training.recipe import count_steps
 from training.settings.config import resolve
@@ -148,7 +148,7 @@ def test_evaluation_pads_and_masks(engine):
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(actual, name), value, rtol=1e-5)
     np.testing.assert_array_equal(
-        actual.confusion,
+        actual.confusion[:, :-1],
         confusion_matrix(labels, order[:, 0], labels=range(programs.CLASSES)),
     )
     assert len(batches) == 2
@@ -163,7 +163,7 @@ def test_losses_of_batches_add_up_in_float64(engine, monkeypatch):
         return {
             **{"loss": np.float32(next(losses)), "top1": zero, "top5": zero},
             **{"count": np.int32(batch.mask.sum())},
-            "confusion": np.zeros((programs.CLASSES, programs.CLASSES), np.int32),
+            "confusion": np.zeros((programs.CLASSES, programs.CLASSES + 1), np.int32),
         }
 
     monkeypatch.setattr(engine, "_eval_step", eval_step)
@@ -190,11 +190,30 @@ def test_macro_f1_is_scikit_learns(classes, count, seed):
     assert macro_f1(confusion) == pytest.approx(expected, rel=1e-12)
 
 
-def test_rank_of_ties_and_nan():
-    logits = jnp.array(
-        [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [jnp.nan] * 3, [0.0, 2.0, 1.0]]
+def test_accuracy_rank_and_confusion_are_one_definition():
+    """The twin: a stable sort of each row; an example with a NaN has no prediction."""
+    numbers = np.random.default_rng(0)
+    logits = numbers.integers(0, 3, (300, 6)).astype(np.float32)  # many ties
+    logits[numbers.random(logits.shape) < 0.05] = np.nan
+    logits[:3] = np.nan
+    labels = numbers.integers(0, 6, 300)
+    mask = numbers.random(300) < 0.9
+    top1 = top5 = 0
+    confusion = np.zeros((6, 7), int)
+    for row, label in zip(logits[mask], labels[mask], strict=True):
+        order = list(np.argsort(-row, kind="stable"))
+        if np.isnan(row).any():
+            confusion[label, 6] += 1
+            continue
+        confusion[label, order[0]] += 1
+        top1 += order.index(label) < 1
+        top5 += order.index(label) < 5
+    found = measure(*map(jnp.asarray, (logits, labels, mask)))
+    assert (found["top1"], found["top5"], found["count"]) == (top1, top5, mask.sum())
+    np.testing.assert_array_equal(found["confusion"], confusion)
+    assert Evaluation.of(jax.device_get(found)).accuracy == (
+        np.trace(confusion) / confusion.sum()
     )
-    assert _rank(logits, jnp.array([0, 1, 0, 0])).tolist() == [0, 1, 3, 2]
 
 
 def test_steps_are_counted_in_whole_batches():

@@ -1,8 +1,10 @@
 """The program as a user runs it: flags in, a work directory out."""
 
+import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 import plp_optax
 import train
 import training
 from tests.support import programs
+from tests.support.bad_inputs import contents
+from training import __main__ as command
 from training import recipe
 from training.engine.engine import Engine
-from training.errors import RunError
-from training.run import callbacks, workdir
+from training.errors import DivergedError, RunError
+from training.run import callbacks, plots, workdir
 from training.run.checkpoints import copy_to_host, read
 from training.run.workdir import read_json, read_metrics
 from training.settings import config
@@ -92,6 +97,69 @@ def test_a_finished_run_is_neither_repeated_nor_replaced(trained, capsys):
     assert "seed is 0 there and 5 here" in message
     assert "--overwrite" in message
     assert {p: p.stat().st_mtime_ns for p in trained.path.rglob("*")} == before
+
+
+CHANGES = {
+    "class names": lambda d: {"label_names": ("wasp", *d.label_names[1:])},
+    "pixels": lambda d: {"test": d.test._replace(images=d.test.images ^ 1)},
+    "labels": lambda d: {"train": d.train._replace(labels=9 - d.train.labels)},
+    "split": lambda d: {"train": d.validation, "validation": d.train},
+}
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_run_on_other_data_is_refused(trained, name, is_finished, tmp_path):
+    path = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    if not is_finished:
+        (path / "result.json").unlink()
+    (made,) = config.parse([*trained.argv, "--workdir", str(path)])
+    dataset = trained.prepared.dataset
+    other = dataclasses.replace(dataset, **CHANGES[name](dataset))
+    before = contents(path)
+    with pytest.raises(RunError, match=f"the {name} of digits changed since it st"):
+        recipe.run(trained.prepared._replace(dataset=other), made)
+    assert contents(path) == before
+    assert recipe.run(trained.prepared, made)["epochs"] == 2
+
+
+def test_a_renamed_class_is_not_the_same_run(tmp_path, capsys):
+    """From the command line, for a run that has finished."""
+    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8)
+    for name, own in {"ant": images[:40], "bee": images[40:]}.items():
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number, image in enumerate(own):
+            Image.fromarray(image).save(tmp_path / "set" / name / f"{number}.png")
+    argv = ["--dataset", str(tmp_path / "set"), "--model=tiny", "--width=2"]
+    argv += ["--epochs=1", "--batch-size=16", "--workdir", str(tmp_path / "run")]
+    assert train.main(argv) == 0
+    (tmp_path / "set" / "ant").rename(tmp_path / "set" / "wasp")
+    assert train.main(argv) == 2
+    assert "the class names and the labels of" in capsys.readouterr().err
+    assert command.main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "the class names and the labels of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--method=none", "--optimizer=adamw"], "adamw"),
+        (["--method=sgd"], "sgd"),  # the old name
+        (["--method=plp", "--optimizer=nesterov"], "plp with nesterov"),
+    ],
+)
+def test_the_optimizer_is_named_on_screen_and_in_titles(
+    trained, flags, name, tmp_path, monkeypatch, capsys
+):
+    titles = []
+    monkeypatch.setattr(recipe, "build", lambda *_: trained.prepared.engine)
+    monkeypatch.setattr(plots, "draw_curves", lambda *given: titles.append(given[2]))
+    kept = [flag for flag in trained.argv if not flag.startswith("--method")]
+    assert train.main([*kept, *flags, "--workdir", str(tmp_path / "run")]) == 0
+    assert f"tiny on digits, {name}: 1,150 training" in capsys.readouterr().out
+    assert titles == [f"tiny on digits, {name}, seed 0"]
+    fields = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config.resolve({}, fields).optimization == name
 
 
 def test_the_same_run_from_its_own_config_file(trained, tmp_path):
@@ -198,7 +266,11 @@ def test_amplification_is_recorded_in_both_forms(tmp_path):
         assert [m["amplified"] for m in history] == [[], [], selected, selected, []]
         rates = [m["learning_rate"] for m in history]
         np.testing.assert_allclose(rates, [0.05, 0.05, 0.05, 0.05, 0.01])
-        assert "after epoch 2" in (path / "layers.txt").read_text()
+        text = (path / "layers.txt").read_text()
+        assert "after epoch 2" in text
+        # In the order of the network, as the picture has them.
+        first = [line.split()[0] for line in text.splitlines()[2:5]]
+        assert first == ["stage1/conv", "stage2/conv", "head"]
         assert (path / "amplification.png").read_bytes().startswith(b"\x89PNG")
         histories.append([m["train_loss"] for m in history])
     # They differ in amplified epochs only.
@@ -345,6 +417,35 @@ def test_bad_input_gets_a_sentence_and_code_2(tmp_path, capsys, argv, message):
     assert len(error.strip().splitlines()) == 1
     # What could not start does not block the next.
     assert not path.exists() or {p.name for p in path.iterdir()} <= {".lock"}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "remedy"), [(1, "give the same command"), (2, "resume from the last ch")]
+)
+def test_divergence_offers_what_there_is(trained, tmp_path, epoch, remedy):
+    class Diverging(callbacks.Callback):
+        def on_epoch(self, state, metrics):
+            if metrics["epoch"] == epoch:  # before this epoch is saved
+                raise DivergedError("the run diverged")
+
+    (made,) = config.parse([*trained.argv, "--workdir", str(tmp_path / "run")])
+    with pytest.raises(DivergedError, match=f"the run diverged, or {remedy}.* skip"):
+        recipe.run(trained.prepared, made, Diverging())
+
+
+def test_a_picture_that_fails_is_a_warning(trained, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        assert (tmp_path / "run" / "result.json").exists()
+        raise ValueError("no room\nfor it")
+
+    monkeypatch.setattr(plots, "draw_confusion", fail)
+    assert train.main([*trained.argv, "--workdir", str(tmp_path / "run")]) == 0
+    message = capsys.readouterr().err
+    assert message == (
+        f"train.py: warning: {tmp_path / 'run' / 'confusion.png'} could not be drawn "
+        f"(ValueError: no room)\n"
+    )
+    assert (tmp_path / "run" / "curves.png").exists()
 
 
 def test_a_bug_keeps_its_traceback(trained, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -12,14 +13,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.special
 from PIL import Image
 
 import training
 from training import __main__ as command
 from training import data, recipe
 from training.data.images import resize
+from training.engine import networks
 from training.errors import UserError
 from training.run import workdir
+from training.run.checkpoints import Checkpoint, write
 from training.settings.config import identity, parse
 
 ROOT = Path(__file__).parents[2]
@@ -146,9 +150,19 @@ DAMAGE = {
     "few names": (change(DATASET, label_names=["a"]), "dataset.json is damaged"),
     "no names": (change(DATASET, label_names=None), "dataset.json is damaged"),
     "text mean": (change(DATASET, mean="x"), "dataset.json is damaged"),
-    "long mean": (change(DATASET, mean=[1, 2, 3]), "best.msgpack does not fit"),
+    "long mean": (change(DATASET, mean=[1, 1, 1]), "dataset.json is damaged"),
+    "no classes left": (change(DATASET, label_names=[]), "dataset.json is damaged"),
+    "std 0": (change(DATASET, std=[0]), "dataset.json is damaged"),
+    "std NaN": (change(DATASET, std=[float("nan")]), "dataset.json is damaged"),
+    "std negative": (change(DATASET, std=[-0.3]), "dataset.json is damaged"),
+    "std 1e9": (change(DATASET, std=[1e9]), "dataset.json is damaged"),
+    "another std": (change(DATASET, std=[0.4]), "is not what best.msgpack was"),
+    "another name": (
+        change(DATASET, label_names=["a", *"123456789"]),
+        "is not what best.msgpack was trained with",
+    ),
     "no shape": (change(DATASET, image_shape=8), "dataset.json is damaged"),
-    "long shape": (change(DATASET, image_shape=[8] * 5), "best.msgpack does not fit"),
+    "long shape": (change(DATASET, image_shape=[8] * 5), "dataset.json is damaged"),
 }
 
 
@@ -173,6 +187,28 @@ def test_evaluate_prints_the_recorded_result(trained, run):
         f"359 test images of digits: loss {result['test_loss']:.4f}  "
         f"accuracy {result['test_accuracy']:.2%}  "
         f"top-5 error {result['test_top5_error']:.2%}\n"
+    )
+
+
+def test_evaluation_is_from_logits(network, dataset):
+    """Where probabilities underflow: the twin is a log-softmax in float64."""
+    params = jax.tree.map(np.array, network.variables["params"])
+    params["head"] = jax.tree.map(lambda x: 1000 * x, params["head"])
+    variables = network.variables | {"params": params}
+    sharp = dataclasses.replace(network, variables=variables)
+    pixels = (dataset.test.images / 255.0 - network.mean) / network.std
+    apply = jax.jit(functools.partial(network.module.apply, train=False))
+    logits = np.asarray(apply(variables, pixels.astype(np.float32)), np.float64)
+    losses = scipy.special.logsumexp(logits, axis=1)
+    losses -= logits[range(len(logits)), dataset.test.labels]
+    order = np.argsort(-logits, axis=1, kind="stable")
+    pairs = list(zip(dataset.test.labels, order, strict=True))
+    found = sharp.evaluate(dataset.test)
+    assert found.loss > 100
+    assert found.loss == pytest.approx(losses.mean(), rel=1e-4)
+    assert found.accuracy == np.mean([row[0] == y for y, row in pairs])
+    assert found.top5_error == pytest.approx(
+        np.mean([y not in r[:5] for y, r in pairs])
     )
 
 
@@ -257,6 +293,31 @@ def test_predict_refuses_what_is_no_image(trained, run, tmp_path, content):
     assert f"{path} cannot be read" in run("predict", trained.path, path, code=2)
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_predict_refuses_channels_that_files_lack(copy, run, tmp_path, channels):
+    """A run on arrays of two channels, as far as prediction reads it."""
+    config = training.load(copy).config
+    network = networks.make_network(config, 10, axis_name=None)
+    images = np.zeros((1, 8, 8, channels), np.float32)
+    variables = network.init(jax.random.key(0), images, train=False)
+    write(copy / "best.msgpack", Checkpoint(variables, {}))
+    some = channels * [0.5]
+    change(DATASET, mean=some, std=some, image_shape=[8, 8, channels])(copy)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    message = run("predict", copy, tmp_path / "a.png", code=2)
+    assert f"{channels} channels, which image files do not have" in message
+
+
+def test_predict_turns_images_as_exif_says(trained, run, network, dataset, tmp_path):
+    image = dataset.test.images[0, ..., 0]
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    Image.fromarray(image[::-1, ::-1].copy()).save(tmp_path / "a.png", exif=exif)
+    (expected,) = network.predict(dataset.test.images[:1])
+    first = run("predict", trained.path, tmp_path / "a.png").splitlines()[1]
+    assert first.split() == [f"{expected.max():.2%}", str(expected.argmax())]
+
+
 def test_predict_needs_images(trained, run, tmp_path):
     assert "name at least one image" in run("predict", trained.path, code=2)
     assert "cannot be read" in run("predict", trained.path, tmp_path, code=2)
@@ -304,6 +365,26 @@ def test_compare_groups_seeds(make_run, run):
     assert cells == ["width=4", "1", "90.00 %", "0.1000"]
 
 
+def test_compare_shows_settings_complete_and_as_they_are(make_run, run, monkeypatch):
+    """Paths that are alike but for their end, in a narrow terminal; no markup."""
+    monkeypatch.setenv("COLUMNS", "60")
+    ends = ("[red]a", "[/]b")
+    paths = [
+        make_run(
+            str(n),
+            ["--dataset", f"./{'x' * 90}{end}.npz"],
+            test_loss=0.5,
+            test_accuracy=0.5,
+        )
+        for n, end in enumerate(ends)
+    ]
+    lines = run("compare", *paths).splitlines()
+    assert max(map(len, lines)) <= 60
+    cells = [line.split("\u2502")[1].strip() for line in lines if "\u2502" in line]
+    for end in ends:
+        assert f"{'x' * 90}{end}.npz" in "".join(cells)
+
+
 def test_compare_leaves_out_what_has_not_finished(make_run, run, tmp_path, capsys):
     good = make_run("a", [], test_loss=0.5, test_accuracy=0.5)
     others = [make_run("b", []), tmp_path / "absent"]
@@ -337,6 +418,20 @@ def test_compare_shows_a_run_that_diverged(make_run, run):
 
 
 @pytest.mark.slow
+def test_the_reader_of_predictions_may_leave(trained, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-m", "training", "predict", trained.path]
+    argv.append(tmp_path / "a.png")
+    done = subprocess.run(
+        argv, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.slow
 def test_the_program_ends_with_a_sentence(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "training", "predict", tmp_path / "nowhere", "a.png"],
@@ -347,6 +442,14 @@ def test_the_program_ends_with_a_sentence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"training: {tmp_path}/nowhere holds no run")
     assert done.stderr.count("\n") == 1
+
+
+def test_help_names_no_type_of_python(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["evaluate", "--help"])
+    shown = capsys.readouterr().out
+    assert "--dataset TEXT" in shown
+    assert "None" not in shown
 
 
 @pytest.mark.parametrize(

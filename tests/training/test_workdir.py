@@ -1,6 +1,7 @@
 """Work directories: what they hold, what they refuse, and what they keep."""
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from tests.support.bad_inputs import contents
 from training import data
 from training.errors import RunError
 from training.run import workdir
-from training.run.checkpoints import Checkpoint, Checkpoints
+from training.run.checkpoints import Checkpoint, Checkpoints, write
 from training.run.workdir import WorkDirectory, read_metrics
 from training.settings.config import identity, resolve
 
 RESULT = {
-    **dict.fromkeys(("best_epoch", "epochs"), 1),
+    **{"best_epoch": 1, "epochs": 2},
     **dict.fromkeys(("validation_loss", "test_loss", "test_accuracy"), 0.5),
     **dict.fromkeys(("test_top1_error", "test_top5_error", "train_seconds"), 0.5),
     "device": "1 x cpu",
@@ -55,8 +56,9 @@ def saved(started):
 
 
 def directory_of(config):
-    with WorkDirectory(dataclasses.replace(config, overwrite=True)) as directory:
-        return directory.path
+    path = Path(config.workdir)
+    path.mkdir(exist_ok=True)
+    return path
 
 
 def save(path, step, array, keep=2):
@@ -69,8 +71,8 @@ def refusal(config):
     before = contents(config.workdir)
     with pytest.raises(RunError) as error:
         WorkDirectory(config)
-    lock = Path(config.workdir, ".lock")  # which may be new
-    assert contents(config.workdir) == before | {lock: b""}
+    lock = {Path(config.workdir, ".lock"): b""}  # which may be new
+    assert contents(config.workdir) | lock == before | lock
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -114,6 +116,8 @@ def test_a_run_is_resumed_and_finished(started, dataset):
         assert directory.is_unfinished
         history = [METRICS, {**METRICS, "epoch": 2}]
         directory.rewrite(dataset, history)
+        best = Checkpoint({}, {"epoch": 1, "data": dataset.facts})
+        write(directory.path / workdir.BEST, best)
         directory.finish(RESULT)
     assert [m["epoch"] for m in read_metrics(directory.path)] == [1, 2]
     with WorkDirectory(started) as directory:
@@ -163,6 +167,18 @@ def test_a_directory_in_use_is_refused(started):
         assert "is in use by another run" in refusal(started)
 
 
+def test_a_file_system_without_locks(started, monkeypatch, capsys):
+    def acquire(lock):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    assert "or give --no-lock" in refusal(started)
+    assert not capsys.readouterr().err
+    with WorkDirectory(dataclasses.replace(started, lock=False)) as directory:
+        assert directory.is_unfinished
+    assert "is not locked: start no other run there" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_files_of_others_are_refused(started, overwrite):
     path = directory_of(started)
@@ -202,6 +218,55 @@ def test_a_result_that_lacks_a_field_is_damaged(started):
         assert refusal(started) == (
             f"{path} has no {name}: it is damaged; --overwrite starts the run again"
         )
+
+
+FINISHED_DAMAGE = {
+    "a word": lambda path: change(path / workdir.RESULT, test_loss="low"),
+    "a huge number": lambda path: change(path / workdir.RESULT, test_loss=10**400),
+    "accuracy": lambda path: change(path / workdir.RESULT, test_accuracy=9.24),
+    "seconds": lambda path: change(path / workdir.RESULT, train_seconds=-1),
+    "epochs": lambda path: change(path / workdir.RESULT, epochs=2.5),
+    "truth": lambda path: change(path / workdir.RESULT, test_top5_error=True),
+    "another best epoch": lambda path: change(path / workdir.RESULT, best_epoch=2),
+    "no metrics": lambda path: (path / workdir.METRICS).unlink(),
+    "empty metrics": lambda path: (path / workdir.METRICS).write_text(""),
+    "half of the metrics": lambda path: cut(path / workdir.METRICS, 0.75),
+    "a line of the metrics": lambda path: cut(path / workdir.METRICS, 0.5),
+    "no best": lambda path: (path / workdir.BEST).unlink(),
+    "damaged best": lambda path: cut(path / workdir.BEST, 0.9),
+}
+
+
+def change(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def cut(path, part):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+
+
+@pytest.mark.parametrize("how", FINISHED_DAMAGE)
+def test_a_finished_run_with_a_damaged_file_is_refused(started, dataset, how):
+    with WorkDirectory(started) as directory:
+        directory.rewrite(dataset, [METRICS, {**METRICS, "epoch": 2}])
+        write(directory.path / workdir.BEST, Checkpoint({}, {"epoch": 1}))
+        directory.finish(RESULT)
+    FINISHED_DAMAGE[how](directory.path)
+    message = refusal(started)
+    assert message.endswith("--overwrite starts the run again")
+    assert str(directory.path) in message
+
+
+def test_a_directory_without_a_run_is_not_left_behind(config):
+    other = Path(config.workdir, "deep", "er")
+    with WorkDirectory(dataclasses.replace(config, workdir=str(other))):
+        assert other.exists()
+    assert not Path(config.workdir).exists()
+    other.mkdir(parents=True)
+    with WorkDirectory(dataclasses.replace(config, workdir=str(other))):
+        pass
+    assert other.exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "result.json"])

@@ -1,27 +1,28 @@
 """A folder of image files with one sub-folder a class."""
 
-import contextlib
 import pathlib
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
 from training import errors
-from training.data import images
+from training.data import images, parts
 from training.data.dataset import Examples, Source
 
-_GREY = ("1", "L", "LA")
-_COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+# Formats of which Pillow knows the name, and does not decode the pixels.
+_NO_PIXELS = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
 
 
 def read(path: pathlib.Path, image_size: int | None) -> Source:
     """Reads a set of image files.
 
     The names of the sub-folders are the classes, in alphabetical order. Either they
-    are in ``path`` itself, or in ``path/train`` and, optionally, ``path/test``. Files
-    of any format that Pillow reads count; other files and hidden ones are ignored.
-    Images have one channel if all of them are grey, else three.
+    are in ``path`` itself, or in ``path/train`` and, optionally, ``path/test`` and
+    ``path/val`` (see :func:`training.data.parts.roles`). Files of any format that
+    Pillow reads count; other files and hidden ones are ignored. Images have one channel
+    if all of them are grey, else three; see :func:`training.data.images.decode`.
 
     Args:
       path: The folder.
@@ -41,27 +42,40 @@ def read(path: pathlib.Path, image_size: int | None) -> Source:
 
 
 def _read(path: pathlib.Path, image_size: int | None) -> Source:
-    parts = {"train": path}
-    if "train" in (folders := _folders(path)):
-        if others := set(folders) - {"train", "test"}:
+    folders = _folders(path)
+    notes: tuple[str, ...] = ()
+    roles = parts.roles(folders)
+    if "train" in roles:
+        if others := set(folders) - set(roles.values()):
             raise errors.DataError(
-                f"{path} has train and {', '.join(sorted(others))}: the only folder "
-                "that may accompany train is test"
+                f"{path} has {roles['train']} and {', '.join(sorted(others))}: only "
+                "folders with a validation and a test part may accompany train"
             )
-        parts = {part: folders[part] for part in ("train", "test") if part in folders}
-    files = {part: _files(folder) for part, folder in parts.items()}
+        notes = parts.notes(roles)
+        folders = {role: folders[name] for role, name in roles.items()}
+    else:
+        folders = {"train": path}
+    ignored: Counter[str] = Counter()
+    files = {role: _files(folder, ignored) for role, folder in folders.items()}
     classes = list(files["train"])
-    if unknown := set(files.get("test", classes)) - set(classes):
-        raise errors.DataError(
-            f"{path / 'test'} has classes that {path / 'train'} lacks "
-            f"({', '.join(sorted(unknown))}): give both the same ones"
-        )
+    for role, own in files.items():
+        if unknown := set(own) - set(classes):
+            raise errors.DataError(
+                f"{folders[role]} has classes that {folders['train']} lacks "
+                f"({', '.join(sorted(unknown))}): give both the same ones"
+            )
+    if ignored:
+        kinds = ", ".join(sorted(ignored))
+        notes += (f"ignored {ignored.total()} files that are no images ({kinds})",)
     everything = [
         file for part in files.values() for group in part.values() for file in group
     ]
-    grey = [_is_grey(file) for file in everything]
+    grey = []
+    for file in everything:
+        with images.opened(file) as image:
+            grey.append(images.is_grey(image))
     channels = 1 if all(grey) else 3
-    # Both parts at once, so that their sizes agree, too.
+    # All parts at once, so that their sizes agree, too.
     decoded = _decoded(everything, channels)
     pixels = images.collect(decoded, len(everything), image_size)
     labels = [
@@ -71,12 +85,19 @@ def _read(path: pathlib.Path, image_size: int | None) -> Source:
         for _ in group
     ]
     examples = Examples(pixels, np.asarray(labels, np.int32))
-    count = sum(map(len, files["train"].values()))
-    train, test = (
-        Examples(*(array[half] for array in examples))
-        for half in (slice(count), slice(count, None))
+    found: dict[str, Examples] = {}
+    start = 0
+    for role, own in files.items():
+        stop = start + sum(map(len, own.values()))
+        found[role] = Examples(*(array[start:stop] for array in examples))
+        start = stop
+    return Source(
+        found["train"],
+        found.get("test"),
+        tuple(classes),
+        validation=found.get("validation"),
+        notes=notes,
     )
-    return Source(train, test if "test" in files else None, tuple(classes))
 
 
 def _folders(path: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -87,24 +108,36 @@ def _folders(path: pathlib.Path) -> dict[str, pathlib.Path]:
     }
 
 
-def _files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Returns the image files of each class."""
-    suffixes = Image.registered_extensions()
-    files = {}
-    for name, folder in _folders(path).items():
+def _files(path: pathlib.Path, ignored: Counter[str]) -> dict[str, list[pathlib.Path]]:
+    """Returns the image files of each class; counts others by their suffix."""
+    suffixes = {
+        suffix
+        for suffix, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in _NO_PIXELS
+    }
+    files: dict[str, list[pathlib.Path]] = {}
+    folders = _folders(path)
+    for name, folder in folders.items():
         if inner := _folders(folder):
+            instead = ""
+            if len(folders) == 1 or name == path.name:
+                instead = f", or name {folder} as the data set"
             raise errors.DataError(
                 f"{folder} has a sub-folder {next(iter(inner))}: put its images "
-                "directly into the folder of their class"
+                f"directly into the folder of their class{instead}"
             )
-        files[name] = [
-            file
-            for file in sorted(folder.iterdir())
-            if file.suffix.lower() in suffixes and not file.name.startswith(".")
-        ]
+        files[name] = []
+        others: list[pathlib.Path] = []
+        for file in sorted(folder.iterdir()):
+            if not file.name.startswith("."):
+                is_image = file.suffix.lower() in suffixes
+                (files[name] if is_image else others).append(file)
+        kinds = Counter(file.suffix.lower() or "no suffix" for file in others)
+        ignored.update(kinds)
         if not files[name]:
+            which = f", only {', '.join(sorted(kinds))}" if kinds else ""
             raise errors.DataError(
-                f"{folder} has no image files: add some, or remove it"
+                f"{folder} has no image files{which}: add some, or remove it"
             )
     if not files:
         raise errors.DataError(
@@ -113,34 +146,10 @@ def _files(path: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     return files
 
 
-@contextlib.contextmanager
-def _opened(file: pathlib.Path) -> Iterator[Image.Image]:
-    """Opens an image file, and reports whatever is wrong with it."""
-    try:
-        with Image.open(file) as image:
-            yield image
-    # Pillow raises many kinds of exceptions at damaged files.
-    except Exception as error:
-        raise errors.DataError(
-            f"the image {file} cannot be read ({error}): replace or remove it"
-        ) from error
-
-
-def _is_grey(file: pathlib.Path) -> bool:
-    with _opened(file) as image:
-        mode = image.mode
-    if mode not in _GREY + _COLOUR:
-        raise errors.DataError(
-            f"the image {file} has pixels of the kind {mode}: convert it to 8 bits a "
-            "channel"
-        )
-    return mode in _GREY
-
-
 def _decoded(
     files: list[pathlib.Path], channels: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     for file in files:
-        with _opened(file) as image:
+        with images.opened(file) as image:
             pixels = images.decode(image, channels)
         yield str(file), pixels

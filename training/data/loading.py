@@ -40,8 +40,9 @@ def load(
       set of tensorflow-datasets.
 
     Where a set names no test part, a fixed, stratified fifth of it is the test part.
-    All splits are stratified by class. They do not depend on the seed of a run, so
-    runs with different seeds select and test on the same images.
+    All splits are stratified by class, and each class keeps an image to train on. They
+    do not depend on the seed of a run, so runs with different seeds select and test on
+    the same images. A set's own validation part takes the place of a split.
 
     Args:
       name: A name or a path.
@@ -50,7 +51,7 @@ def load(
       image_size: Side of the square, in pixels, to which every image is scaled and
         cropped (see ``images.resize``); None to keep the images as they are.
       validation_fraction: Share of the training part, in [0, 1). With 0 the
-        validation part is empty.
+        validation part is empty; else a set's own validation part is complete.
       train_fraction: Share of the remaining training part to train on, in (0, 1].
       split_seed: Seed of these two choices, in ``[0, 2**32)``.
 
@@ -79,6 +80,11 @@ def load(
             f"the image size is {image_size}: choose it in [1, 10000)"
         )
     source = _read(name, data_dir, image_size)
+    for part in filter(None, (source.train, source.validation, source.test)):
+        try:
+            images.check_shape(part.images.shape, len(part.labels))
+        except ValueError as error:
+            raise errors.DataError(f"the images of {name} {error}") from error
     if len(source.label_names) < 2:
         raise errors.DataError(f"{name} has fewer than two classes: add another")
     rest, test = source.train, source.test
@@ -86,7 +92,12 @@ def load(
         rest, test = split_off_test(rest)
     if not len(test.labels):
         raise errors.DataError(f"{name} is too small for a test part: add images")
-    left, held_out = stratified_split(rest.labels, validation_fraction, split_seed)
+    own = source.validation
+    share = validation_fraction if own is None else 0.0
+    left, held_out = stratified_split(rest.labels, share, split_seed, keep=1)
+    validation = rest.take(held_out)
+    if own is not None and validation_fraction:
+        validation = own
     _, drawn = stratified_split(rest.labels[left], train_fraction, split_seed)
     if not len(drawn):
         raise errors.UserError(
@@ -95,12 +106,18 @@ def load(
             "validation fraction or a larger training fraction"
         )
     train = rest.take(left[drawn])
+    lost = np.setdiff1d(source.train.labels, train.labels)
+    if len(lost):
+        raise errors.UserError(
+            f"the training fraction {train_fraction} leaves no image of the class "
+            f"{source.label_names[lost[0]]} to train on: choose a larger one"
+        )
     mean, std = _statistics(train.images)
     return Dataset(
         name=name,
         num_classes=len(source.label_names),
         train=train,
-        validation=rest.take(held_out),
+        validation=validation,
         test=test,
         mean=mean,
         std=std,
@@ -108,6 +125,7 @@ def load(
         crop_padding=train.images.shape[1] // 8,
         flips=source.flips,
         label_names=source.label_names,
+        notes=source.notes,
     )
 
 
@@ -115,7 +133,7 @@ def _is_path(name: str) -> bool:
     separators = (os.sep, os.altsep or os.sep)
     return (
         any(separator in name for separator in separators)
-        or name.endswith(".npz")
+        or name.lower().endswith((".npz", ".npy"))
         or name.startswith("~")
         or name in (".", "..")
     )
@@ -145,14 +163,21 @@ def _read(
             )
         if prepared:
             source = registry.load(_PREPARED_DIRECTORY)(path, image_size)
-        elif path.suffix == ".npz":
+        elif path.suffix.lower() == ".npz":
             source = npz.read(path)
+        elif path.suffix.lower() == ".npy":
+            raise errors.DataError(
+                f"{path} holds one array: write images and labels into one file with "
+                "numpy.savez"
+            )
         else:
             source = folder.read(path, image_size)
     if image_size is not None:
         source = source._replace(
             train=images.resize_all(source.train, image_size),
             test=source.test and images.resize_all(source.test, image_size),
+            validation=source.validation
+            and images.resize_all(source.validation, image_size),
         )
     return source
 

@@ -10,16 +10,20 @@ import zlib
 import numpy as np
 
 from training import errors
+from training.data import parts
 from training.data.dataset import Examples, Source
+from training.data.images import check_shape
 
 
 def read(path: pathlib.Path) -> Source:
     """Reads a set from arrays.
 
     ``images`` is uint8 ``[n, height, width]`` or ``[n, height, width, channels]``, and
-    ``labels`` are integers ``[n]`` from 0 to the number of classes minus one.
-    ``test_images`` and ``test_labels`` are optional and are the test part. Other arrays
-    are ignored.
+    ``labels`` are integers ``[n]`` from 0 to the number of classes minus one; they may
+    also be called ``train_images`` and ``train_labels``. ``test_images`` and
+    ``test_labels`` are optional and are the test part, and ``val_images`` and
+    ``val_labels`` the validation part (see :func:`training.data.parts.roles`). Other
+    arrays are ignored.
 
     Args:
       path: The file.
@@ -30,29 +34,35 @@ def read(path: pathlib.Path) -> Source:
     try:
         # Opened here, as NumPy leaves a damaged file open.
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            found = [name.rpartition("_")[::2] for name in file]
+            names = {part for part, kind in found if kind in ("images", "labels")}
+            roles = {"train": "", **parts.roles(names)}
             arrays = {
-                name: file[name]
-                for name in ("images", "labels", "test_images", "test_labels")
-                if name in file
+                f"{part}_{kind}".lstrip("_"): file[f"{part}_{kind}".lstrip("_")]
+                for part, kind in found
+                if part in roles.values() and kind in ("images", "labels")
             }
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise errors.DataError(
             f"{path} cannot be read ({error}): write it with numpy.savez"
         ) from error
     try:
-        train = _examples(arrays, "images", "labels")
-        test = None
-        if "test_images" in arrays or "test_labels" in arrays:
-            test = _examples(arrays, "test_images", "test_labels")
-        classes = _count_classes(train, test)
+        examples = {role: _examples(arrays, part) for role, part in roles.items()}
+        classes = _count_classes(examples)
     except ValueError as error:
         raise errors.DataError(f"in {path} {error}") from error
-    return Source(train, test, tuple(map(str, range(classes))))
+    return Source(
+        examples["train"],
+        examples.get("test"),
+        tuple(map(str, range(classes))),
+        validation=examples.get("validation"),
+        notes=parts.notes(roles),
+    )
 
 
-def _examples(
-    arrays: dict[str, np.ndarray], images_name: str, labels_name: str
-) -> Examples:
+def _examples(arrays: dict[str, np.ndarray], part: str) -> Examples:
+    images_name = f"{part}_images".lstrip("_")
+    labels_name = f"{part}_labels".lstrip("_")
     for name in (images_name, labels_name):
         if name not in arrays:
             raise ValueError(f"there is no array {name!r}: add it")
@@ -63,11 +73,10 @@ def _examples(
         )
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    if images.ndim != 4 or not images.size:
-        raise ValueError(
-            f"{images_name!r} have the shape {images.shape}: make it "
-            "[n, height, width] or [n, height, width, channels], none of them 0"
-        )
+    try:
+        check_shape(images.shape, labels.shape[0] if labels.ndim else 0)
+    except ValueError as error:
+        raise ValueError(f"{images_name!r} {error}") from error
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
             f"{labels_name!r} are {labels.dtype} of the shape {labels.shape}: make "
@@ -81,7 +90,8 @@ def _examples(
     return Examples(images, labels.astype(np.int32))
 
 
-def _count_classes(train: Examples, test: Examples | None) -> int:
+def _count_classes(examples: dict[str, Examples]) -> int:
+    train = examples["train"]
     present = np.unique(train.labels)
     if present[-1] != len(present) - 1:
         absent = int(np.argmax(present != np.arange(len(present))))
@@ -89,14 +99,15 @@ def _count_classes(train: Examples, test: Examples | None) -> int:
             f"no image of 'images' has the label {absent}, but others have "
             f"{present[-1]}: number the classes from 0 without gaps"
         )
-    if test is not None and test.images.shape[1:] != train.images.shape[1:]:
-        raise ValueError(
-            f"images have the shape {train.images.shape[1:]}, test images "
-            f"{test.images.shape[1:]}: make them equal"
-        )
-    if test is not None and test.labels.max() > present[-1]:
-        raise ValueError(
-            f"test labels reach to {test.labels.max()}, labels only to {present[-1]}: "
-            "remove classes that cannot be learnt"
-        )
+    for role, part in examples.items():
+        if part.images.shape[1:] != train.images.shape[1:]:
+            raise ValueError(
+                f"images have the shape {train.images.shape[1:]}, {role} images "
+                f"{part.images.shape[1:]}: make them equal"
+            )
+        if part.labels.max() > present[-1]:
+            raise ValueError(
+                f"{role} labels reach to {part.labels.max()}, labels only to "
+                f"{present[-1]}: remove classes that cannot be learnt"
+            )
     return len(present)

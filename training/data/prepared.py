@@ -16,7 +16,7 @@ from array_record.python import array_record_module  # type: ignore[import-untyp
 from PIL import Image
 
 from training import errors
-from training.data import images
+from training.data import images, parts
 from training.data.dataset import Examples, Source
 
 _INFO = "dataset_info.json"
@@ -97,9 +97,10 @@ def read_directory(directory: pathlib.Path, image_size: int | None) -> Source:
     """Reads the set in a directory that holds ``dataset_info.json``.
 
     The features ``image`` (uint8) and ``label`` (one class) are read, others are
-    ignored. The splits are ``train`` and ``test``, or, where there is no ``test``,
-    ``validation``. If ``train`` is the only split, the set names no test part. Examples
-    are in the order of their ``id`` if there is one, else in the order of the records.
+    ignored. The splits are ``train``, ``test`` and ``validation``; without ``test``
+    the test part is ``validation`` (see :func:`training.data.parts.roles`). If
+    ``train`` is the only split, the set names no test part. Examples are in the order
+    of their ``id`` if there is one, else in the order of the records.
 
     Args:
       directory: The directory of one version of a set.
@@ -151,20 +152,28 @@ def _read(builder: Any, directory: pathlib.Path, image_size: int | None) -> Sour
         names = file.read_text(encoding="utf-8").splitlines()
     if len(set(names)) != label.num_classes:
         raise ValueError(f"there are {len(set(names))} names of {label.num_classes}")
-    held_out = next((part for part in ("test", "validation") if part in splits), None)
-    if "train" not in splits or (held_out is None and len(splits) > 1):
+    roles = parts.roles(splits)
+    if "train" not in roles or (len(roles) == 1 and len(splits) > 1):
         raise errors.DataError(
             f"the set in {directory} has the splits {', '.join(splits)}: only sets "
             "with train and test or validation, or with train alone, can be read"
         )
-    train = _read_part(builder, "train", image_size)
-    test = _read_part(builder, held_out, image_size) if held_out else None
-    if test is not None and test.images.shape[1:] != train.images.shape[1:]:
-        raise errors.DataError(
-            f"the images of {held_out} in {directory} have another size than those of "
-            "train: choose one with --image-size"
-        )
-    return Source(train, test, tuple(names))
+    found = {
+        role: _read_part(builder, part, image_size) for role, part in roles.items()
+    }
+    for role, examples in found.items():
+        if examples.images.shape[1:] != found["train"].images.shape[1:]:
+            raise errors.DataError(
+                f"the images of {roles[role]} in {directory} have another size than "
+                "those of train: choose one with --image-size"
+            )
+    return Source(
+        found["train"],
+        found.get("test"),
+        tuple(names),
+        validation=found.get("validation"),
+        notes=parts.notes(roles),
+    )
 
 
 def _read_part(builder: Any, part: str, image_size: int | None) -> Examples:

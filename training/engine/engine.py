@@ -241,8 +241,7 @@ class Engine:
                 f"{epoch + 1} the loss is {last.loss:.3g}, the norm of the gradient "
                 f"{last.gradient_norm:.3g} and that of the update "
                 f"{last.update_norm:.3g}; start again with a lower --learning-rate and "
-                f"--overwrite, or resume from the last checkpoint with --on-nonfinite "
-                f"skip"
+                f"--overwrite"
             )
         return means(monitor.epoch)
 
@@ -263,7 +262,8 @@ class Engine:
         names = ("loss", "top1", "top5", "count")
         # Not 0.0, to which NumPy would add in float32.
         sums: dict[str, Any] = dict.fromkeys(names, np.float64(0))
-        sums["confusion"] = np.zeros(2 * (self._num_classes,), np.int64)
+        classes = self._num_classes
+        sums["confusion"] = np.zeros((classes, classes + 1), np.int64)
         for batch in self._eval_batches(examples):
             own = jax.device_get(self._eval_step(variables, batch))
             sums = {name: np.add(sums[name], own[name]) for name in sums}

@@ -16,7 +16,8 @@ class Evaluation(NamedTuple):
       top1_error: The other part.
       top5_error: Part whose label is not among the five likeliest classes.
       macro_f1: See :func:`macro_f1`.
-      confusion: Number of examples by label and prediction; int64 [classes, classes].
+      confusion: Number of examples by label and prediction, and by label without a
+        prediction; int64 [classes, classes + 1].
     """
 
     loss: float
@@ -53,13 +54,15 @@ def macro_f1(confusion: np.ndarray) -> float:
     in scikit-learn's ``f1_score(..., average="macro")``.
 
     Args:
-      confusion: Number of examples by label and prediction, ``[classes, classes]``.
+      confusion: Number of examples by label and prediction; columns beyond the classes
+        are for examples without a prediction.
 
     Returns:
       A number in [0, 1]; NaN if there are no examples.
     """
     hits = np.diagonal(confusion)
-    total = confusion.sum(0) + confusion.sum(1)  # 2 TP + FP + FN
+    predicted = confusion[:, : len(confusion)].sum(0)
+    total = predicted + confusion.sum(1)  # 2 TP + FP + FN
     occurs = total > 0
     return (
         float(np.mean(2 * hits[occurs] / total[occurs])) if occurs.any() else math.nan

@@ -199,7 +199,7 @@ def _make_loss_fn(
         if label_smoothing:
             even = -jax.nn.log_softmax(logits).mean(-1)
             losses = (1 - label_smoothing) * losses + label_smoothing * even
-        accuracy = jnp.mean(logits.argmax(-1) == part.labels, dtype=losses.dtype)
+        accuracy = jnp.mean(_predict(logits) == part.labels, dtype=losses.dtype)
         return losses.mean(), (accuracy, mutated.get("batch_stats", {}))
 
     return loss_fn
@@ -326,25 +326,14 @@ def make_eval_step(
 ) -> Callable[..., dict[str, jax.Array]]:
     """Returns ``eval_step(variables, batch) -> sums``.
 
-    Sums over the batch's real examples on all devices: ``loss`` (cross-entropy,
-    nats), ``top1`` and ``top5`` (correct predictions), ``count``, and ``confusion``
-    ([classes, classes]: examples by label and prediction).
+    The sums are those of :func:`measure` over all devices.
     """
 
     def eval_step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
         logits: Any = module.apply(
             variables, preprocess.evaluation(batch.images), train=False
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        rank = _rank(logits, batch.labels)
-        sums = {
-            "loss": jnp.where(batch.mask, losses, 0).sum(),
-            "top1": (batch.mask & (rank < 1)).sum(),
-            "top5": (batch.mask & (rank < 5)).sum(),
-            "count": batch.mask.sum(),
-            "confusion": _confusion(logits, batch),
-        }
-        return jax.lax.psum(sums, parallel.AXIS)
+        return jax.lax.psum(measure(logits, batch.labels, batch.mask), parallel.AXIS)
 
     return eval_step
 
@@ -389,19 +378,40 @@ def _like(tree: Any, other: Any) -> Any:
     return {name: _like(branch, other[name]) for name, branch in tree.items()}
 
 
-def _confusion(logits: jax.Array, batch: Batch) -> jax.Array:
+def measure(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array
+) -> dict[str, jax.Array]:
+    """Sums of measurements over the examples that a mask leaves.
+
+    ``loss`` (cross-entropy, nats), ``top1`` and ``top5`` (correct predictions),
+    ``count``, and ``confusion``: examples by label and prediction. Its last column,
+    [classes, classes + 1], is for those without a prediction, whose logits have a NaN.
+    They are never classified correctly.
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    predictions, classes = _predict(logits), logits.shape[-1]
+    confusion = jnp.zeros((classes, classes + 1), jnp.int32)
+    return {
+        "loss": jnp.where(mask, losses, 0).sum(),
+        "top1": (mask & (predictions == labels)).sum(),
+        "top5": (mask & (_rank(logits, labels) < 5)).sum(),
+        "count": mask.sum(),
+        "confusion": confusion.at[labels, predictions].add(mask.astype(jnp.int32)),
+    }
+
+
+def _predict(logits: jax.Array) -> jax.Array:
+    """The class of the largest logit; the number of classes if one of them is NaN."""
     classes = logits.shape[-1]
-    counts = jnp.zeros((classes, classes), jnp.int32)
-    return counts.at[batch.labels, logits.argmax(-1)].add(batch.mask.astype(jnp.int32))
+    return jnp.where(jnp.isnan(logits).any(-1), classes, logits.argmax(-1))
 
 
 def _rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Rank of each label among its logits, from 0.
+    """Rank of each label among its logits, from 0; last if one of them is NaN.
 
-    Among equal logits the lower class ranks first. A label whose logit is NaN ranks
-    last.
+    Among equal logits the lower class ranks first.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     is_lower_class = jnp.arange(logits.shape[-1])[None] < labels[:, None]
     higher = (logits > own) | ((logits == own) & is_lower_class)
-    return jnp.where(jnp.isnan(own[:, 0]), logits.shape[-1], higher.sum(-1))
+    return jnp.where(jnp.isnan(logits).any(-1), logits.shape[-1], higher.sum(-1))

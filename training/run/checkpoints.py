@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ import numpy as np
 from flax import serialization
 
 from training.engine import parallel
-from training.errors import RunError
+from training.errors import DamagedError, RunError
+from training.run.display import warn
 
 _NAME = re.compile(r"epoch-\d{5,}-step-\d{8,}\.msgpack")
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -35,10 +35,6 @@ class Checkpoint(NamedTuple):
 
     tree: Any
     notes: dict[str, Any]
-
-
-class DamagedError(Exception):
-    """A file is not what was written; the message says how."""
 
 
 class Checkpoints:
@@ -105,11 +101,7 @@ class Checkpoints:
                 damages.append(f"{path} is damaged ({damage})")
                 continue
             for damage_ in damages:
-                print(
-                    f"train.py: warning: {damage_}: resuming from {path} instead",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                warn(f"{damage_}: resuming from {path} instead")
             return path.name
         if damages:
             raise RunError(
@@ -178,12 +170,12 @@ def read(path: Path, like: Any = None) -> Checkpoint:
       RunError: If the file is absent, damaged, or does not fit ``like``.
     """
     if not path.exists():
-        raise RunError(f"{path} does not exist: has the run reached a checkpoint?")
+        raise DamagedError(f"{path} does not exist: has the run reached a checkpoint?")
     try:
         fields = serialization.msgpack_restore(_verified(path))
         tree, notes = fields["tree"], json.loads(fields["notes"])
     except DamagedError as damage:
-        raise RunError(f"{path} is damaged ({damage})") from damage
+        raise DamagedError(f"{path} is damaged ({damage})") from damage
     if like is None:
         return Checkpoint(tree, notes)
     try:

@@ -3,7 +3,10 @@
 import contextlib
 import math
 import os
+import shutil
 import statistics
+import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self
@@ -24,24 +27,78 @@ from training.engine import parallel
 def say(text: str) -> None:
     """Prints a line at once, in the process that speaks for all."""
     if parallel.is_coordinator():
-        try:
+        with surviving(1):
+            if sys.stdout.isatty():
+                text = _wrapped(text, shutil.get_terminal_size().columns)
             print(text, flush=True)
-        except BrokenPipeError:
-            _discard_output()
+
+
+def _wrapped(text: str, columns: int) -> str:
+    """Text broken between words; a word that is longer, such as a path, is kept."""
+    return "\n".join(
+        textwrap.fill(
+            line,
+            columns,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        if len(line) > columns
+        else line
+        for line in text.splitlines()
+    )
+
+
+def warn(text: str) -> None:
+    """Prints a warning to standard error at once."""
+    with surviving(2):
+        print(f"train.py: warning: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def surviving(number: int) -> Iterator[None]:
+    """Within it standard output or standard error may go away, and nothing happens.
+
+    The reader of a pipe may leave, a terminal be closed, the disk of a log be full.
+    What is written from then on is discarded.
+
+    Args:
+      number: The file's descriptor, 1 or 2.
+    """
+    try:
+        yield
+    except OSError:
+        # The descriptor, even where sys.stdout is another file: what is still in a
+        # buffer goes there when the program ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+class _SurvivingFile:
+    """Standard output as a terminal's file; see :func:`surviving`."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> None:
+        with surviving(1):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with surviving(1):
+            self._file.flush()
 
 
 class Terminal(Console):
-    """A console that survives the reader of a pipe, such as ``head``."""
+    """A console that survives the end of standard output."""
 
-    def on_broken_pipe(self) -> None:
-        """See :class:`rich.console.Console`, which would end the program."""
-        _discard_output()
-
-
-def _discard_output() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # standard output, even where sys.stdout is another file
-    os.close(nowhere)
+    @property  # type: ignore[misc]
+    def file(self) -> Any:
+        """See :class:`rich.console.Console`."""
+        return _SurvivingFile(super().file)
 
 
 def _console() -> Terminal:
@@ -116,44 +173,79 @@ class ProgressBar:
         shown = f"{timedelta(seconds=round(left))} left"
         if metrics is not None:
             shown = (
-                f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.1%}  "
+                f"loss {_number(metrics['loss'], '.3f')}  "
+                f"accuracy {metrics['accuracy']:.1%}  "
                 f"{shown}"
             )
         self._progress.update(
             self._task, advance=steps, description=f"epoch {epoch}", shown=shown
         )
 
+    @property
+    def columns(self) -> int:
+        """How many columns a line may have."""
+        return self._console.width if self._console.is_terminal else 80
+
     def line(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(text, markup=False)
+        if self._console.is_terminal:
+            text = _wrapped(text, self._console.width)
+        self._console.print(text, markup=False, emoji=False)
 
 
 # -- Lines -----------------------------------------------------------------------------
 
 
-def epoch_header(epochs: int, *, average: bool = False) -> str:
+_WIDE, _NARROW = 72, 58  # columns of the epochs' lines, with and without a legend
+
+
+def epoch_header(epochs: int, columns: int = 80, *, average: bool = False) -> str:
     """The header of the lines of the epochs: two rows, less than 80 columns wide.
 
     Args:
       epochs: Epochs in the run.
+      columns: Columns of the terminal.
       average: Whether an average is evaluated next to the last parameters.
     """
     width = max(5, 2 * len(str(epochs)) + 1)
-    groups = ["training", "validation", *(["average, valid."] if average else [])]
-    rows = [" " * width, *(f"{group:^17}" for group in groups), "*: best so far"]
+    groups = _groups(columns, average=average)
+    rows = [" " * width, *(f"{_GROUPS[group]:^17}" for group in groups)]
     heads = [f"{'epoch':>{width}}", *(f"{'loss':>8} {'accuracy':>8}" for _ in groups)]
-    return "  ".join(rows) + "\n" + "  ".join([*heads, "images/s"])
+    if columns >= _NARROW:
+        heads.append("images/s")
+    if columns >= _WIDE:
+        rows.append("*: best so far")
+    return "  ".join(rows).rstrip() + "\n" + "  ".join(heads)
 
 
-def epoch_line(metrics: Mapping[str, Any], epochs: int, best: bool) -> str:
+_GROUPS = {
+    "train": "training",
+    "validation": "validation",
+    "average_validation": "average, valid.",
+}
+
+
+def _groups(columns: int, *, average: bool) -> list[str]:
+    """The losses and accuracies that a line has space for."""
+    return [name for name in _GROUPS if name != "average_validation"] + (
+        ["average_validation"] if average and columns >= _WIDE else []
+    )
+
+
+def epoch_line(
+    metrics: Mapping[str, Any], epochs: int, best: bool, columns: int = 80
+) -> str:
     """One epoch in one line; ``*`` marks the best so far."""
     number = f"{metrics['epoch']:>{len(str(epochs))}}/{epochs}"
-    columns = [f"{number:>5}"]
-    for kind in ("train", "validation", "average_validation"):
-        if f"{kind}_loss" in metrics:
-            columns.append(_loss_and_accuracy(metrics, kind))
-    columns.append(f"{metrics['images_per_second']:8,.0f} {'*' if best else ''}")
-    return "  ".join(columns).rstrip()
+    cells = [f"{number:>5}"]
+    for kind in _groups(columns, average="average_validation_loss" in metrics):
+        cells.append(_loss_and_accuracy(metrics, kind))
+    if columns >= _NARROW:
+        cells.append(f"{metrics['images_per_second']:8,.0f}")
+    marks = ["*"] if best else []
+    if skipped := metrics.get("skipped_steps"):
+        marks.append(f"{skipped} skipped")
+    return " ".join(["  ".join(cells), *marks])
 
 
 def _loss_and_accuracy(metrics: Mapping[str, Any], kind: str) -> str:
@@ -185,11 +277,15 @@ def selection_line(analysis: Sequence[Mapping[str, Any]]) -> str:
 def result_lines(result: Mapping[str, Any]) -> str:
     """A finished run in a few lines."""
     stopped = ", stopped early" if result.get("stopped_early") else ""
+    skipped = ""
+    if result.get("skipped_steps"):
+        skipped = f"skipped {result['skipped_steps']:,} steps that were not finite\n"
     return (
         f"best epoch {result['best_epoch']} of {result['epochs']}{stopped} "
         f"(validation loss {_number(result['validation_loss'])})\n"
         f"{_test(result, 'test')}\n"
         f"{_average(result)}"
+        f"{skipped}"
         f"trained for {result['train_seconds']:.1f} s on {result['device']}, not "
         f"counting compilation and evaluation"
     )
@@ -222,10 +318,11 @@ def summary_line(results: Sequence[Mapping[str, Any]]) -> str:
     """The results of several seeds in one line."""
     accuracy = spread([100 * result["test_accuracy"] for result in results], ".2f")
     loss = spread([result["test_loss"] for result in results], ".4f")
-    averages = [result.get("average_test_accuracy") for result in results]
+    name = "average_test_accuracy"
+    averages = [100 * result[name] for result in results if name in result]
     average = ""
-    if None not in averages:
-        average = f"; average: {spread([100 * x for x in averages], '.2f')} %"
+    if len(averages) == len(results):
+        average = f"; average: {spread(averages, '.2f')} %"
     return (
         f"{len(results)} seeds, mean ± standard deviation: test accuracy {accuracy} %, "
         f"test loss {loss}{average}"
@@ -237,11 +334,13 @@ def spread(values: Sequence[float | None], digits: str) -> str:
     numbers = [value for value in values if value is not None]
     if len(numbers) < len(values):
         return "nan"
-    mean = f"{statistics.mean(numbers):{digits}}"
+    mean = _number(statistics.mean(numbers), digits)
     if len(numbers) == 1:
         return mean
-    return f"{mean} ± {statistics.stdev(numbers):{digits}}"
+    return f"{mean} ± {_number(statistics.stdev(numbers), digits)}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, digits: str = ".4f") -> str:
+    if value is None:
+        return "-"
+    return f"{value:{digits}}" if abs(value) < 1e5 else f"{value:.2e}"

@@ -56,11 +56,17 @@ class Interrupts:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it SIGINT and SIGTERM are noted, for the next check."""
+        """Within it the signals that ask a run to stop are noted, for the next check.
+
+        SIGINT and SIGTERM; SIGHUP, when the connection drops; and SIGUSR1, with which
+        Slurm announces the end. The last two unless they are ignored, as by nohup.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        optional = [signal.SIGHUP, signal.SIGUSR1]
+        heeded = [n for n in optional if signal.getsignal(n) != signal.SIG_IGN]
+        numbers = [signal.SIGINT, signal.SIGTERM, *heeded]
         before = [signal.signal(number, self._note) for number in numbers]
         try:
             yield

@@ -7,10 +7,13 @@ import jax
 import optax
 
 import plp_optax
+from training.run.plots import by_depth
 
 
 class Amplification(NamedTuple):
     """Amplification at the end of an epoch.
+
+    The layers are in the order of the network.
 
     Attributes:
       amplified: Names of the layers that are amplified from here.
@@ -38,12 +41,15 @@ def observe(
     rule: Any = layers
     names = plp_optax.layer_names(params, rule)
     factors = jax.device_get(optax.tree.get(opt_state, "factors"))
-    amplified = [name for name, f in zip(names, factors, strict=True) if f != 1]
+    order = by_depth(names)
+    found = {name for name, f in zip(names, factors, strict=True) if f != 1}
+    amplified = [name for name in order if name in found]
     count = int(optax.tree.get(opt_state, "selections"))
     if count == selections:
         return Amplification(amplified, count, None)
-    rows = plp_optax.layer_analyses(opt_state, params, layers=rule)
-    return Amplification(amplified, count, [row._asdict() for row in rows])
+    analyses = plp_optax.layer_analyses(opt_state, params, layers=rule)
+    rows = {row.layer: row._asdict() for row in analyses}
+    return Amplification(amplified, count, [rows[name] for name in order])
 
 
 def layers_text(history: Sequence[Mapping[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from training import data
 from training.engine import parallel
 from training.engine.engine import Engine, Evaluation, means
 from training.engine.state import BLOCK_MEAN, Given
-from training.errors import RunError
+from training.errors import DivergedError, RunError
 from training.run import layer_analysis, workdir
 from training.run.callbacks import Callback
 from training.run.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
@@ -54,6 +54,7 @@ class Progress:
       best: ``epoch`` and ``loss`` of the best epoch; empty before the first.
       amplified: Names of the layers amplified from the current epoch's start.
       selections: Number of selections of layers before it.
+      data: The facts about its data; see :attr:`training.data.Dataset.facts`.
     """
 
     epoch: int = 0
@@ -64,6 +65,7 @@ class Progress:
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
     amplified: list[str] = dataclasses.field(default_factory=list)
     selections: int = 0
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Prepared(NamedTuple):
@@ -121,7 +123,7 @@ class TrainingLoop:
         self.epochs = math.ceil(self._total_steps / steps_per_epoch)
         self.state = self._engine.initial_state(config.seed, prepared.weights)
         self.best = copy_to_host(self.state.variables)
-        self.progress = Progress()
+        self.progress = Progress(data=self._dataset.facts)
         self._fresh: dict[str, Any] = {}
         self._start()
         done = self.progress.epoch * steps_per_epoch + self.progress.step
@@ -137,6 +139,8 @@ class TrainingLoop:
             path, (tree, notes) = found
             self.state, self.best = parallel.replicate(tree["state"]), tree["best"]
             self.progress = Progress(**notes)
+            workdir.refuse_other_data(directory.path, self.progress.data, self._dataset)
+            self.progress.data = self._dataset.facts
             directory.rewrite(self._dataset, self.progress.history)
             self._write_best()  # a kill may have come between it and the checkpoint
             self._write_layers()
@@ -167,12 +171,18 @@ class TrainingLoop:
         with self._interrupts.listening(), self._bar as bar:
             if not self.is_over:
                 average = self._config.average != "none"
-                bar.line(epoch_header(self.epochs, average=average))
+                bar.line(epoch_header(self.epochs, bar.columns, average=average))
             try:
                 yield
             except Stopped:
                 self._save()
                 raise
+            except DivergedError as error:
+                # From the last checkpoint, if there is one.
+                other = "give the same command with --on-nonfinite skip"
+                if workdir.has_files(self._directory.path / workdir.CHECKPOINTS):
+                    other = "resume from the last checkpoint with --on-nonfinite skip"
+                raise DivergedError(f"{error}, or {other}") from error
             self._interrupts.check_last()
 
     def train_epoch(self) -> None:
@@ -190,7 +200,9 @@ class TrainingLoop:
                 self.state = call.state
                 progress.step += call.steps
                 progress.seconds = time.perf_counter() - clock
-                pace = progress.step / progress.seconds
+                # Over the complete run: that of a few steps would jump.
+                seconds = progress.train_seconds + progress.seconds
+                pace = (before + progress.step) / seconds
                 self._bar.advance(epoch + 1, call.steps, call.metrics, pace)
                 self._callback.on_call(self.state)
                 if self._interrupts.check():
@@ -295,7 +307,8 @@ class TrainingLoop:
         progress.train_seconds += progress.seconds
         progress.epoch, progress.step, progress.seconds = metrics["epoch"], 0, 0.0
 
-        self._bar.line(epoch_line(metrics, self.epochs, is_best))
+        line = epoch_line(metrics, self.epochs, is_best, self._bar.columns)
+        self._bar.line(line)
         is_lagging = not self._engine.statistics_batches
         if is_lagging and metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
             self._bar.line(LAG_LINE)
@@ -311,20 +324,14 @@ class TrainingLoop:
             self._save()
 
     def report(self, tested: dict[str, Evaluation]) -> dict[str, Any]:
-        """Draws the pictures and writes ``result.json``; returns its content.
+        """Writes ``result.json`` and draws the pictures; returns the result.
 
         Args:
           tested: See :meth:`test`.
         """
         config, progress = self._config, self.progress
-        name = f"{config.model} on {self._dataset.name}, {config.method}"
+        name = f"{config.model} on {self._dataset.name}, {config.optimization}"
         history = [without_nan(metrics) for metrics in progress.history]
-        self._directory.draw(
-            history,
-            tested["test"].confusion,
-            self._dataset.label_names,
-            f"{name}, seed {config.seed}",
-        )
         if (average := self._averaged()) is not None:
             averaged = Checkpoint(copy_to_host(average), {})
             path = self._directory.path / workdir.AVERAGE
@@ -353,6 +360,12 @@ class TrainingLoop:
             }
         )
         self._directory.finish(result)
+        self._directory.draw(
+            history,
+            tested["test"].confusion,
+            self._dataset.label_names,
+            f"{name}, seed {config.seed}",
+        )
         return result
 
     def _save(self) -> None:
@@ -368,7 +381,8 @@ class TrainingLoop:
     def _write_best(self) -> None:
         if self.progress.best:
             path = self._directory.path / workdir.BEST
-            best = Checkpoint(self.best, self.progress.best)
+            notes = self.progress.best | {"data": self.progress.data}
+            best = Checkpoint(self.best, notes)
             parallel.from_coordinator(lambda: write(path, best))
 
     def _write_mean(self) -> None:

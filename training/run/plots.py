@@ -12,6 +12,7 @@ from matplotlib.colors import ListedColormap
 
 # Figure, not pyplot: no global state, no display, and a quicker import.
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 COLORS = {
@@ -56,7 +57,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
         # The losses of the first epochs would flatten the rest.
         axes[0].set_yscale("log")
     axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    figure.suptitle(title)
+    _set_title(figure, title)
     figure.savefig(path)
 
 
@@ -84,7 +85,8 @@ def draw_confusion(
 
     Args:
       path: The PNG file to write.
-      confusion: Number of examples by label and prediction, ``[classes, classes]``.
+      confusion: Number of examples by label and prediction; columns beyond the classes
+        are not drawn.
       label_names: One name a class.
       title: Describes the run.
     """
@@ -92,11 +94,13 @@ def draw_confusion(
     figure = Figure(figsize=(12, 5.6), dpi=120, layout="constrained")
     matrix, most = figure.subplots(1, 2, width_ratios=(1.2, 1))
     parts = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    parts, confusion = parts[:, :classes], confusion[:, :classes]
     image = matrix.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=matrix, label="part of the label's examples")
     if classes <= 30:
-        matrix.set_xticks(range(classes), label_names, rotation=90, fontsize=8)
-        matrix.set_yticks(range(classes), label_names, fontsize=8)
+        names = _shown(label_names)
+        matrix.set_xticks(range(classes), names, rotation=90, fontsize=8, **_LITERAL)
+        matrix.set_yticks(range(classes), names, fontsize=8, **_LITERAL)
     if classes <= 12:
         for row, column in np.argwhere(confusion):
             color = "white" if parts[row, column] > 0.5 else "black"
@@ -108,13 +112,14 @@ def draw_confusion(
     wrong = confusion - np.diag(np.diagonal(confusion))
     rows, columns = np.unravel_index(np.argsort(-wrong, axis=None)[:15], wrong.shape)
     shown = [(i, j) for i, j in zip(rows, columns, strict=True) if wrong[i, j]]
+    label_names = _shown(label_names)
     names = [f"{label_names[i]} as {label_names[j]}" for i, j in shown]
     most.barh(range(len(shown)), [wrong[i, j] for i, j in shown], color=COLORS["train"])
-    most.set_yticks(range(len(shown)), names, fontsize=8)
+    most.set_yticks(range(len(shown)), names, fontsize=8, **_LITERAL)
     most.invert_yaxis()
     most.xaxis.set_major_locator(MaxNLocator(integer=True))
     most.set(xlabel="examples", title="confused most often")
-    figure.suptitle(title)
+    _set_title(figure, title)
     figure.savefig(path)
 
 
@@ -180,8 +185,29 @@ def draw_amplification(
     for ax in (when, scores):
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.grid(axis="y", alpha=0.25)
-    figure.suptitle(title)
+    _set_title(figure, title)
     figure.savefig(path)
+
+
+# Text of the user's is no mathematics and no TeX.
+_LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False}
+_LONGEST = 30
+
+
+def _set_title(figure: Figure, title: str) -> None:
+    shown = "".join(c if _has_glyphs(c) else "?" for c in title)
+    figure.suptitle(shown, **_LITERAL)
+
+
+def _shown(names: Sequence[str]) -> list[str]:
+    """Names of classes, shortened; the number of one that the font cannot show."""
+    short = [n if len(n) <= _LONGEST else f"{n[: _LONGEST - 1]}\u2026" for n in names]
+    return [n if _has_glyphs(n) else str(number) for number, n in enumerate(short)]
+
+
+def _has_glyphs(text: str) -> bool:
+    font = get_font(findfont(FontProperties()))
+    return text.isprintable() and all(font.get_char_index(ord(c)) for c in text)
 
 
 def by_depth(names: Sequence[str]) -> list[str]:

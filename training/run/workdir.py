@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,15 +18,18 @@ from tensorboardX import SummaryWriter
 
 from training import data
 from training.engine import parallel
-from training.errors import ConfigError, RunError
+from training.errors import ConfigError, DamagedError, RunError
 from training.run import plots
-from training.run.checkpoints import is_checkpoint
-from training.run.display import say
+from training.run.checkpoints import is_checkpoint, read
+from training.run.display import say, warn
+from training.run.records import METRICS, RESULT_FIELDS
+from training.run.records import read_json as read_json
+from training.run.records import read_metrics as read_metrics
 from training.settings import config as config_lib
 from training.settings.config import Config
 
 CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
-METRICS, CURVES, CONFUSION = "metrics.jsonl", "curves.png", "confusion.png"
+CURVES, CONFUSION = "curves.png", "confusion.png"
 # The metrics of a run that started again because it had no checkpoint.
 OLD_METRICS = "metrics.old.jsonl"
 BEST, AVERAGE, CHECKPOINTS = "best.msgpack", "average.msgpack", "checkpoints"
@@ -37,14 +41,11 @@ STAGES = "stages"  # of a cascade: the work directories of its stages
 # Only in runs that amplify: which layers when, and a table for each analysis.
 AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
 _LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _OURS = (
     *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
     *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, AVERAGE, STAGES),
     *(MEANS, MERGED),
-)
-_RESULT_FIELDS = (
-    *("best_epoch", "epochs", "validation_loss", "test_loss", "test_accuracy"),
-    *("test_top1_error", "test_top5_error", "train_seconds", "device"),
 )
 _START_AGAIN = "--overwrite starts the run again"
 
@@ -104,11 +105,14 @@ class WorkDirectory:
         self.path = Path(config.workdir)
         self._config = config
         self._events: SummaryWriter | None = None
+        self._is_started = False
+        self._new: list[Path] = []
         self._lock = filelock.FileLock(self.path / _LOCK, timeout=0)
         with _explained(self.path):
             found = parallel.from_coordinator(self._open)
         self.result: dict[str, Any] | None = found["result"]
         self.is_unfinished: bool = found["is_unfinished"]
+        self._facts: dict[str, Any] = found["facts"]
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +124,15 @@ class WorkDirectory:
             with contextlib.suppress(OSError):
                 self._events.close()
             self._events = None
+        self._leave()
+
+    def _leave(self) -> None:
+        """Unlocks the directory; removes one that is new if no run has started."""
+        if self._new and not self._is_started and parallel.is_coordinator():
+            with contextlib.suppress(OSError):
+                (self.path / _LOCK).unlink()
+                for path in self._new:
+                    path.rmdir()
         self._lock.release()
 
     # -- What is there -----------------------------------------------------------------
@@ -130,10 +143,24 @@ class WorkDirectory:
             raise RunError(
                 f"{self.path} is a file, not a directory: choose another --workdir"
             )
+        parents = (self.path, *self.path.parents)
+        self._new = [path for path in parents if not path.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         self._refuse_other_files()
+        try:
+            self._acquire()
+            return self._find_run()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _acquire(self) -> None:
+        if not self._config.lock:
+            if self._config.cascade_stage is None:
+                warn(f"{self.path} is not locked: start no other run there")
+            return
         try:
             self._lock.acquire()
         except filelock.Timeout as error:
@@ -141,11 +168,13 @@ class WorkDirectory:
                 f"{self.path} is in use by another run: wait for it, or choose another "
                 f"--workdir"
             ) from error
-        try:
-            return self._find_run()
-        except BaseException:
-            self._lock.release()
-            raise
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            raise RunError(
+                f"{self.path} cannot be locked ({error}): choose a --workdir on "
+                f"another file system, or give --no-lock"
+            ) from error
 
     def _refuse_other_files(self) -> None:
         names = {path.name for path in self.path.iterdir()} - {_LOCK}
@@ -154,38 +183,76 @@ class WorkDirectory:
         is_expected = _is_ours if CONFIG in names else _is_tmp
         others = sorted(name for name in names if not is_expected(name))
         if others:
+            remedy = "choose another --workdir"
+            if self._config.cascade_stage is not None:
+                remedy = f"restore its {CONFIG}, or remove it to train this stage again"
             raise RunError(
                 f"{self.path} holds files that are not a run's "
-                f"({', '.join(others[:3])}): choose another --workdir"
+                f"({', '.join(others[:3])}): {remedy}"
             )
 
     def _find_run(self) -> dict[str, Any]:
-        result = None
+        result, facts = None, dict[str, Any]()
         found = not self._config.overwrite and (self.path / CONFIG).exists()
         if found:
-            self._refuse_other_run()
-            if (self.path / RESULT).exists():
-                result = read_json(self.path / RESULT, needs=_RESULT_FIELDS)
-            elif self._config.resume == "never":
-                raise RunError(
-                    f"{self.path} holds a run that did not finish: leave --resume out "
-                    f"to resume it; {_START_AGAIN}"
-                )
-            elif (self.path / BEST).exists() and not _has_files(
-                self.path / CHECKPOINTS
-            ):
-                raise RunError(
-                    f"{self.path} holds a run whose checkpoints were removed: restore "
-                    f"them; {_START_AGAIN}"
-                )
+            try:
+                self._refuse_other_run()
+                if (self.path / RESULT).exists():
+                    result, facts = self._read_finished()
+            except DamagedError as error:
+                remedy = _START_AGAIN
+                if self._config.cascade_stage is not None:
+                    remedy = f"remove {self.path} to train this stage again"
+                raise RunError(f"{error}; {remedy}") from error
+            if result is None:
+                self._refuse_to_resume()
         elif self._config.resume == "required":
             raise RunError(
                 f"{self.path} holds no run to resume: leave --resume out to start one"
             )
-        return {"result": result, "is_unfinished": found and result is None}
+        is_unfinished = found and result is None
+        return {"result": result, "is_unfinished": is_unfinished, "facts": facts}
+
+    def _refuse_to_resume(self) -> None:
+        if self._config.resume == "never":
+            raise RunError(
+                f"{self.path} holds a run that did not finish: leave --resume out to "
+                f"resume it; {_START_AGAIN}"
+            )
+        if (self.path / BEST).exists() and not has_files(self.path / CHECKPOINTS):
+            raise RunError(
+                f"{self.path} holds a run whose checkpoints were removed: restore "
+                f"them; {_START_AGAIN}"
+            )
+
+    def _read_finished(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The result of a run, and the facts about its data."""
+        result = read_json(self.path / RESULT, needs=RESULT_FIELDS)
+        if (count := len(read_metrics(self.path))) != result["epochs"]:
+            raise DamagedError(
+                f"{self.path / METRICS} is damaged (it has {count} epochs, and "
+                f"{RESULT} {result['epochs']})"
+            )
+        best, stages = self.path / BEST, sorted((self.path / STAGES).glob("*"))
+        if stages:  # of a cascade, whose last stage has the network
+            best = stages[-1] / BEST
+        notes = read(best).notes
+        if not stages and notes["epoch"] != result["best_epoch"]:
+            raise DamagedError(
+                f"{best} is damaged (it is of epoch {notes['epoch']}, and the best "
+                f"epoch of {RESULT} is {result['best_epoch']})"
+            )
+        return result, notes.get("data", {})
+
+    def refuse_other_data(self, dataset: data.Dataset) -> None:
+        """Raises RunError if the run that has finished here had other data."""
+        refuse_other_data(self.path, self._facts, dataset)
 
     def _refuse_other_run(self) -> None:
-        there = read_json(self.path / CONFIG)
+        try:
+            there = config_lib.read_object(self.path / CONFIG)
+        except ConfigError as error:
+            raise DamagedError(str(error)) from error
         if differences := config_lib.differences(self._config, there):
             raise RunError(
                 f"{self.path} holds a run with another configuration "
@@ -210,6 +277,7 @@ class WorkDirectory:
         for path in sorted(ours, key=lambda path: path.name == CONFIG):
             if path != old or not self.is_unfinished:
                 _remove(path)
+        self._is_started = True
         self._describe(dataset)
 
     @_by_coordinator
@@ -242,14 +310,24 @@ class WorkDirectory:
         title: str,
     ) -> None:
         """Draws the pictures of a run."""
-        plots.draw_curves(self.path / CURVES, history, title)
-        plots.draw_confusion(self.path / CONFUSION, confusion, label_names, title)
-        plots.draw_amplification(self.path / AMPLIFICATION, history, title)
+        self._draw(plots.draw_confusion, CONFUSION, confusion, label_names, title)
+        self._draw(plots.draw_amplification, AMPLIFICATION, history, title)
+        self._draw(plots.draw_curves, CURVES, history, title)
 
     @_by_coordinator
     def draw_curves(self, history: Sequence[dict[str, Any]], title: str) -> None:
         """Draws loss and accuracy only."""
-        plots.draw_curves(self.path / CURVES, history, title)
+        self._draw(plots.draw_curves, CURVES, history, title)
+
+    def _draw(self, draw: Callable[..., None], name: str, *arguments: Any) -> None:
+        """A picture is not worth a run: one that fails is a warning."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                draw(self.path / name, *arguments)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            warn(f"{self.path / name} could not be drawn ({reason})")
 
     @_by_coordinator
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -259,18 +337,7 @@ class WorkDirectory:
     def _describe(self, dataset: data.Dataset) -> None:
         """Writes ``config.json`` and ``dataset.json``."""
         _write_json(self.path / CONFIG, config_lib.identity(self._config))
-        parts = ("train", "validation", "test")
-        fields = {
-            "name": dataset.name,
-            "num_classes": dataset.num_classes,
-            "image_shape": list(dataset.train.images.shape[1:]),
-            **{part: len(getattr(dataset, part).labels) for part in parts},
-            # For pixels scaled to [0, 1].
-            "mean": dataset.mean.tolist(),
-            "std": dataset.std.tolist(),
-            "label_names": list(dataset.label_names),
-        }
-        _write_json(self.path / DATASET, fields)
+        _write_json(self.path / DATASET, dataset.facts)
 
     def _add_events(self, metrics: Mapping[str, Any]) -> None:
         if self._events is None:
@@ -282,28 +349,22 @@ class WorkDirectory:
         self._events.flush()
 
 
-# -- Reading ---------------------------------------------------------------------------
+def refuse_other_data(
+    path: Path, facts: Mapping[str, Any], dataset: data.Dataset
+) -> None:
+    """Raises RunError if data are not as they were when a run was started.
 
-
-def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """The lines of a work directory's ``metrics.jsonl``, one dict an epoch."""
-    lines = (Path(workdir) / METRICS).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def read_json(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """Reads a JSON object of a work directory.
-
-    Raises:
-      RunError: If the file is absent or damaged, or a field that it needs is missing.
+    Args:
+      path: The run's work directory.
+      facts: What it recorded of its data; see :meth:`training.data.Dataset.changes`.
+      dataset: The data.
     """
-    try:
-        fields = config_lib.read_object(path)
-    except ConfigError as error:
-        raise RunError(f"{error}: {_START_AGAIN}") from error
-    if missing := [name for name in needs if name not in fields]:
-        raise RunError(f"{path} has no {missing[0]}: it is damaged; {_START_AGAIN}")
-    return fields
+    if changes := dataset.changes(facts):
+        raise RunError(
+            f"{path} holds a run on other data: the {' and the '.join(changes)} of "
+            f"{dataset.name} changed since it started; restore them, choose another "
+            f"--workdir, or --overwrite it"
+        )
 
 
 def without_nan(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,7 +380,8 @@ def mean_path(workdir: Path, epoch: int) -> Path:
     return workdir / MEANS / f"epoch-{epoch:05d}.msgpack"
 
 
-def _has_files(path: Path) -> bool:
+def has_files(path: Path) -> bool:
+    """Whether a directory exists and is not empty."""
     return path.is_dir() and any(path.iterdir())
 
 

@@ -242,7 +242,8 @@ def _naming(flag: str, selector: plp_optax.Selector) -> plp_optax.Selector:
 
 
 METHODS: dict[str, type[Method] | tuple[type[Method], ...]] = {
-    "sgd": (),  # the base optimizer alone
+    "none": (),  # the optimizer alone
+    "sgd": (),  # the old name of none, in configurations and records
     "plp": PLP,
     "lookahead": Lookahead,
     "average": Average,

@@ -146,10 +146,10 @@ class MethodFlags:
 
     method: str = flag(
         "plp",
-        "sgd adds nothing. plp (parameter linear prediction), lookahead, average (of "
-        "the window), anderson (Anderson acceleration), ema-nesterov and "
-        "outer-nesterov follow the optimizer; amplify (layer-wise gradient "
-        "amplification) precedes it.",
+        "none adds nothing (and sgd is its old name). plp (parameter linear "
+        "prediction), lookahead, average (of the window), anderson (Anderson "
+        "acceleration), ema-nesterov and outer-nesterov follow the optimizer; amplify "
+        "(layer-wise gradient amplification) precedes it.",
         parts=METHODS,
     )
     strategy: str | None = flag(
@@ -332,6 +332,12 @@ class RunFlags:
     overwrite: bool = flag(
         False, "Start again in a work directory that holds a run.", identity=False
     )
+    lock: bool = flag(
+        True,
+        "Lock the work directory. --no-lock is for file systems without locks, where a "
+        "second run in the same directory is not noticed.",
+        identity=False,
+    )
     resume: Literal["auto", "required", "never"] = flag(
         "auto",
         "What to do with a run that did not finish: auto resumes it from its last "
@@ -434,6 +440,13 @@ class Config(
     def get(self, kind: type[T]) -> T | None:
         """The settings of a class, such as ``PLP``, if they are part of this run."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
+
+    @property
+    def optimization(self) -> str:
+        """Method and optimizer, as the screen and the titles of pictures say it."""
+        if not METHODS[self.method]:
+            return self.optimizer
+        return f"{self.method} with {self.optimizer}"
 
 
 @dataclasses.dataclass(frozen=True)

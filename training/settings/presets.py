@@ -34,7 +34,7 @@ _ACCELERATE = {
     **_PUBLISHED,
     "dataset": "cifar100",
     "width": 64,
-    "method": "sgd",
+    "method": "none",
     "batches_per_step": 2,
     "augment": True,
 }
@@ -43,7 +43,7 @@ _ACCELERATE = {
 _SCRATCH = {
     "dataset": "cifar100",
     "width": 64,
-    "method": "sgd",
+    "method": "none",
     "augment": True,
     "batch_size": 128,
     "label_smoothing": 0.1,
@@ -82,7 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": "vgg16",
         "head": "linear",
         "width": 64,
-        "method": "sgd",
+        "method": "none",
         "cascade": "dense",
         "cascade_epochs": 10,
         "cascade_extra_epochs": 10,

@@ -1,0 +1,115 @@
+"""Every method with every driver: all pairs of choices, generated."""
+
+import itertools
+
+import jax
+import pytest
+
+import train
+from tests.support import programs
+from training import cascade, recipe
+from training.engine import parallel
+from training.errors import ConfigError
+from training.run import workdir
+from training.settings.config import parse
+from training.settings.methods import METHODS
+
+CHOICES = {
+    "method": [name for name in METHODS if name != "sgd"],
+    "cascade": [None, "conv", "dense"],
+    "ema": [None, "0.9"],
+    "batches-per-step": ["1", "2"],
+    "precision": ["float32", "bfloat16", "float16", "float64"],
+    "input": ["resident", "host"],
+}
+
+
+def cover(choices):
+    """Rows of choices in which every two choices of different kinds meet."""
+    kinds = list(itertools.combinations(choices, 2))
+    left = {
+        (a, x, b, y)
+        for a, b in kinds
+        for x, y in itertools.product(choices[a], choices[b])
+    }
+    rows = []
+    while left:
+        a, x, b, y = min(left, key=str)
+        row = {a: x, b: y}
+        for name in choices:
+            if name not in row:
+                row[name] = max(
+                    choices[name],
+                    key=lambda value, name=name, row=row: len(
+                        left & pairs(row | {name: value}, kinds)
+                    ),
+                )
+        rows.append(row)
+        left -= pairs(row, kinds)
+    return rows
+
+
+def pairs(row, kinds):
+    return {(a, row[a], b, row[b]) for a, b in kinds if {a, b} <= row.keys()}
+
+
+def flags(row):
+    argv = ["--model=tiny", "--width=2", "--batch-size=256", "--max-steps=2"]
+    argv += [f"--{name}={value}" for name, value in row.items() if value is not None]
+    argv += ["--cascade-epochs=8"] if row["cascade"] else ["--epochs=8"]
+    return argv + ["--amplify-select=all"] * ("amplify" in row["method"])
+
+
+ALL = cover(CHOICES)
+CORE = cover({name: CHOICES[name] for name in ("method", "cascade", "ema")})
+
+
+def is_refused(row):
+    """Two averages, of which a run evaluates one."""
+    return row["method"] == "tail-average" and row["ema"] is not None
+
+
+@pytest.mark.parametrize("row", CORE, ids=lambda row: "-".join(map(str, row.values())))
+def test_core_pairs_fit_each_other(row, tmp_path, monkeypatch):
+    """Shapes only: the step of a run, or of a cascade's last stage, and its average."""
+    argv = [*flags(row), "--workdir", str(tmp_path), "--batch-size=16"]
+    if is_refused(row):
+        with pytest.raises(ConfigError, match="two averages"):
+            parse(argv)
+        return
+    (config,) = parse(argv)
+    if row["cascade"]:
+        config = list(cascade.stage_configs(config).values())[-1]
+    # Options of a CPU's compiler are for what is compiled, and nothing is.
+    monkeypatch.setattr(jax, "default_backend", lambda: "none")
+    engine = recipe.assemble(config, programs.DATASET)
+    arguments = next(engine._feed.calls(0, 0, range(1))).arguments
+    state = jax.eval_shape(lambda: engine.initial_state(0))
+    step = parallel.map_over_devices(engine.train_function, 1 + len(arguments))
+    after, _ = jax.eval_shape(step, state, *arguments)
+    assert jax.tree.map(shape, after) == jax.tree.map(shape, state)
+    average = jax.eval_shape(lambda state: state.averaged_variables, after)
+    if row["ema"] or row["method"] == "tail-average":
+        assert jax.tree.map(shape, average) == jax.tree.map(shape, state.variables)
+    else:
+        assert average is None
+
+
+def shape(x):
+    return x.shape, x.dtype
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ALL, ids=lambda row: "-".join(map(str, row.values())))
+def test_all_pairs_train_or_are_refused(row, tmp_path, monkeypatch, capsys):
+    argv = [*flags(row), "--workdir", str(tmp_path / "run")]
+    if is_refused(row):
+        monkeypatch.setattr(recipe, "build", None)  # nothing is compiled
+        assert train.main(argv) == 2
+        assert "are two averages: choose one" in capsys.readouterr().err
+        return
+    assert train.main(argv) == 0
+    result = workdir.read_json(tmp_path / "run" / workdir.RESULT)
+    assert result["steps"] == (4 if row["cascade"] else 2)
+    has_average = row["ema"] is not None or row["method"] == "tail-average"
+    assert ("average_test_accuracy" in result) == has_average
