@@ -222,10 +222,10 @@ def summary_line(results: Sequence[Mapping[str, Any]]) -> str:
     """The results of several seeds in one line."""
     accuracy = spread([100 * result["test_accuracy"] for result in results], ".2f")
     loss = spread([result["test_loss"] for result in results], ".4f")
-    averages = [result.get("average_test_accuracy") for result in results]
-    average = ""
-    if None not in averages:
-        average = f"; average: {spread([100 * x for x in averages], '.2f')} %"
+    name, average = "average_test_accuracy", ""
+    if all(result.get(name) is not None for result in results):
+        averages = [100 * result[name] for result in results]
+        average = f"; average: {spread(averages, '.2f')} %"
     return (
         f"{len(results)} seeds, mean ± standard deviation: test accuracy {accuracy} %, "
         f"test loss {loss}{average}"
