@@ -82,7 +82,7 @@ def test_lines_of_epochs_fit_the_terminal(columns):
     line = epoch_line(METRICS | {"skipped_steps": 0}, 30, True, columns)
     assert max(map(len, (*header, line))) <= columns
     assert ("images/s" in header[1]) == ("12,346" in line) == (columns >= 60)
-    assert ("best so far" in header[1]) == (columns >= 72)
+    assert ("best so far" in header[0]) == (columns >= 72)
     assert line.split()[-2:] == ["12,346" if columns >= 60 else "98.7%", "*"]
 
 

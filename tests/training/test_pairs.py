@@ -9,7 +9,6 @@ import train
 from tests.support import programs
 from training import cascade, recipe
 from training.engine import parallel
-from training.errors import ConfigError
 from training.run import workdir
 from training.settings.config import parse
 from training.settings.methods import METHODS
@@ -17,7 +16,7 @@ from training.settings.methods import METHODS
 CHOICES = {
     "method": [name for name in METHODS if name != "sgd"],
     "cascade": [None, "conv", "dense"],
-    "ema": [None, "0.9"],
+    "average": ["power", "ema", "none"],
     "batches-per-step": ["1", "2"],
     "precision": ["float32", "bfloat16", "float16", "float64"],
     "input": ["resident", "host"],
@@ -61,22 +60,13 @@ def flags(row):
 
 
 ALL = cover(CHOICES)
-CORE = cover({name: CHOICES[name] for name in ("method", "cascade", "ema")})
-
-
-def is_refused(row):
-    """Two averages, of which a run evaluates one."""
-    return row["method"] == "tail-average" and row["ema"] is not None
+CORE = cover({name: CHOICES[name] for name in ("method", "cascade", "average")})
 
 
 @pytest.mark.parametrize("row", CORE, ids=lambda row: "-".join(map(str, row.values())))
 def test_core_pairs_fit_each_other(row, tmp_path, monkeypatch):
     """Shapes only: the step of a run, or of a cascade's last stage, and its average."""
     argv = [*flags(row), "--workdir", str(tmp_path), "--batch-size=16"]
-    if is_refused(row):
-        with pytest.raises(ConfigError, match="two averages"):
-            parse(argv)
-        return
     (config,) = parse(argv)
     if row["cascade"]:
         config = list(cascade.stage_configs(config).values())[-1]
@@ -88,11 +78,9 @@ def test_core_pairs_fit_each_other(row, tmp_path, monkeypatch):
     step = parallel.map_over_devices(engine.train_function, 1 + len(arguments))
     after, _ = jax.eval_shape(step, state, *arguments)
     assert jax.tree.map(shape, after) == jax.tree.map(shape, state)
-    average = jax.eval_shape(lambda state: state.averaged_variables, after)
-    if row["ema"] or row["method"] == "tail-average":
+    if row["average"] != "none":
+        average = jax.eval_shape(lambda state: state.averaged(state.opt_state), after)
         assert jax.tree.map(shape, average) == jax.tree.map(shape, state.variables)
-    else:
-        assert average is None
 
 
 def shape(x):
@@ -101,15 +89,9 @@ def shape(x):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ALL, ids=lambda row: "-".join(map(str, row.values())))
-def test_all_pairs_train_or_are_refused(row, tmp_path, monkeypatch, capsys):
+def test_all_pairs_train(row, tmp_path):
     argv = [*flags(row), "--workdir", str(tmp_path / "run")]
-    if is_refused(row):
-        monkeypatch.setattr(recipe, "build", None)  # nothing is compiled
-        assert train.main(argv) == 2
-        assert "are two averages: choose one" in capsys.readouterr().err
-        return
     assert train.main(argv) == 0
     result = workdir.read_json(tmp_path / "run" / workdir.RESULT)
     assert result["steps"] == (4 if row["cascade"] else 2)
-    has_average = row["ema"] is not None or row["method"] == "tail-average"
-    assert ("average_test_accuracy" in result) == has_average
+    assert ("average_test_accuracy" in result) == (row["average"] != "none")
