@@ -87,13 +87,12 @@ METRICS = (
 
 
 def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
-    """Costs, curves over operations, and gradients by layer."""
+    """Costs, gradients by layer, and stages."""
     del found
     return [
         _PUBLISHED,
         "## Memory and operations",
         _costs(table),
-        *(_curves(table, model) for model in table.models),
         "## Gradients by layer",
         *(_gradients(table, model) for model in table.models),
         *(_stages(table, model) for model in table.models),
@@ -170,33 +169,6 @@ def _stages(table: Table, model: str) -> str | None:
             "accuracy": ("test accuracy (%)", 2),
         },
         left=2,
-    )
-
-
-def _curves(table: Table, model: str) -> Picture | None:
-    """Validation accuracy over the operations spent."""
-    spent = operations(table).filter(c("model") == model)
-    # The costs of the first seed are those of all.
-    spent = spent.with_columns(
-        spent=c("spent").first().over("arm", "step", "stage") / 1e9
-    )
-    if not len(spent):
-        return None
-    figure = figures.figure(
-        f"Validation accuracy over operations, {table.place(model)}", 8, 4.4
-    )
-    ax = figure.subplots()
-    figures.dress(ax, xlabel="operations (GFLOP)", ylabel="validation accuracy")
-    first = ("conv", "dense", "finetuned", "plp")
-    figures.lines(table, ax, spent, "spent", "validation_accuracy", first=first,
-                  control=END_TO_END)  # fmt: skip
-    figures.legend(figure)
-    return Picture(
-        f"operations-{model}",
-        figure,
-        "Lines are means over the finished runs, bands reach from the lowest to the "
-        "highest. A cascade falls back at the beginning of each stage, whose block and "
-        "head are new.",
     )
 
 

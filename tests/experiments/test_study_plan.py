@@ -100,14 +100,8 @@ def test_arms_refer_to_arms(name):
         assert all(study.find(name) for name in scale.arms or ())
         assert all(study.find(n) for names in scale.only.values() for n in names)
         for arm in study.including(scale.arms or ()).arms:
-            assert (arm.variant_of is None) == (arm.varies is None)
             for control in (arm.baseline, arm.matched):
                 assert control is None or study.find(control)
-            if arm.variant_of is not None:
-                # It differs from its base in that field alone.
-                base, field = study.arm(arm.variant_of).fields, arm.varies
-                assert arm.fields[field] != base.get(field)
-                assert {**base, field: None} == {**arm.fields, field: None}
 
 
 def test_comparisons_follow_from_the_arms():

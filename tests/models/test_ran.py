@@ -283,23 +283,20 @@ def test_mackey_glass_refuses_delays_between_steps(tau):
         streams.mackey_glass(2, tau=tau)
 
 
-@pytest.mark.parametrize(
-    ("name", "inputs", "count"),
-    [("mackey-glass-17", 7, 500), ("diabetes", 10, 392)],
-)
-def test_streams(name, inputs, count):
+def test_streams():
+    name = "mackey-glass-17"
     stream = streams.load(name, seed=1)
-    assert stream.inputs.shape == (count, inputs)
-    assert stream.targets.shape == (count,)
-    assert stream.test_inputs.shape == (50, inputs)
+    assert stream.inputs.shape == (500, 7)
+    assert stream.targets.shape == (500,)
+    assert stream.test_inputs.shape == (50, 7)
     assert stream.test_targets.shape == (50,)
     chex.assert_trees_all_equal(stream, streams.load(name, seed=1))
     assert not np.array_equal(stream.targets, streams.load(name, seed=2).targets)
 
 
 def test_lags_and_noise():
-    clean = streams.load("mackey-glass-30", seed=0)
-    stream = streams.load("mackey-glass-30-noisy", seed=0)
+    clean = streams.load("mackey-glass-17", seed=0)
+    stream = streams.load("mackey-glass-17-noisy", seed=0)
     np.testing.assert_array_equal(stream.test_targets, clean.test_targets)
     np.testing.assert_array_equal(clean.test_inputs[1:, -1], clean.test_targets[:-1])
     np.testing.assert_array_equal(stream.inputs[1:, -1], stream.targets[:-1])
@@ -309,13 +306,6 @@ def test_lags_and_noise():
     assert noise.var() == pytest.approx(0.004, rel=4 * (2 / 500) ** 0.5)
 
 
-def test_distances_of_patients_are_one_on_average():
-    stream = streams.load("diabetes", 0)
-    x = np.concatenate([stream.inputs, stream.test_inputs])
-    squares = np.sum((x[:, None] - x[None]) ** 2, axis=2)
-    assert squares.mean() == pytest.approx(1)
-
-
 def test_refuses_an_unknown_stream():
-    with pytest.raises(ValueError, match="diabetes"):
+    with pytest.raises(ValueError, match="mackey-glass-17"):
         streams.load("lorenz", 0)
