@@ -5,7 +5,7 @@ A picture answers one question, which is its title.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -59,18 +59,12 @@ class Look(NamedTuple):
 
     color: str
     linestyle: str = "-"
-    marker: str = "o"
 
 
 PLAIN = Look(BLACK)
-# Also different in grey: by line and marker.
-COLORED = (
-    Look(BLUE, "-", "s"),
-    Look(VERMILION, "--", "^"),
-    Look(GREEN, "-.", "D"),
-    Look(PURPLE, ":", "v"),
-)
-OTHERS = Look(PALE, "-", "")
+# Also different in grey.
+COLORED = (Look(BLUE), Look(VERMILION, "--"), Look(GREEN, "-."), Look(PURPLE, ":"))
+OTHERS = Look(PALE)
 
 # What a quantity is called on an axis.
 LABELS = {
@@ -81,13 +75,6 @@ LABELS = {
     "test_loss": "test loss (nats)",
     "test_accuracy": "test accuracy",
 }
-
-
-def looks(arms: Sequence[str], control: str | None = None) -> dict[str, Look]:
-    """The control black, the first four other arms in colour, the rest grey."""
-    others = [arm for arm in arms if arm != control]
-    found = dict.fromkeys(others, OTHERS) | dict(zip(others, COLORED, strict=False))
-    return found if control is None else {**found, control: PLAIN}
 
 
 def figure(title: str, width: float = 8, height: float = 4) -> Figure:
@@ -202,10 +189,9 @@ def lines(
     y: str,
     *,
     first: Sequence[str] = (),
-    control: str | None = None,
-    **options: Any,
+    has_error: bool = False,
 ) -> list[str]:
-    """Draws a line an arm: the first ones in colour, the control black, others grey.
+    """Draws a line an arm: four in colour, others grey.
 
     Args:
       table: The study's tables.
@@ -213,19 +199,19 @@ def lines(
       frame: A row a run and x: ``arm`` and the columns to draw.
       x: The column of epochs, steps or such.
       y: The column of values.
-      first: Names of the arms that are drawn in colour, if they are there.
-      control: The name of the control.
-      **options: Of :func:`band`.
+      first: Names of arms that come first, if they are there.
+      has_error: See :func:`band`.
 
     Returns:
       The names of the arms in grey.
     """
     ran = frame["arm"].unique(maintain_order=True).to_list()
     order = [*(a for a in first if a in ran), *(a for a in ran if a not in first)]
-    drawn = {a: look for a, look in looks(order, control).items() if a in ran}
+    drawn = dict.fromkeys(order, OTHERS) | dict(zip(order, COLORED, strict=False))
     for arm, look in drawn.items():
         label = "others" if look == OTHERS else table.labels[arm]
-        band(ax, frame.filter(c("arm") == arm), x, y, look, label, **options)
+        rows = frame.filter(c("arm") == arm)
+        band(ax, rows, x, y, look, label, has_error=has_error)
     return [arm for arm, look in drawn.items() if look == OTHERS]
 
 

@@ -19,7 +19,7 @@ _END = 0.25  # part of a run's measurements that counts as its end
 _LOOKS = {
     "sgd": figures.PLAIN,
     "plp": figures.COLORED[0],
-    "matched": Look(figures.VERMILION, "--", "^"),
+    "matched": Look(figures.VERMILION, "--"),
 }
 _THEORY = (
     "The theory is that of a quadratic: the full batch, a constant learning rate, and "
@@ -53,42 +53,37 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
 def curvatures(table: Table) -> pl.DataFrame:
     """A row a measurement: ``step``, ``curvature``, ``product`` with the rate."""
     rows = [
-        (*_run(table, r), step, value, rate * value)
+        {**_run(r), "diverged": r.diverged, "step": step, "curvature": value,
+         "product": rate * value}
         for r, steps in table.measured("step", finished=False)
         for rate in [table.configs[r.model, r.arm]["learning_rate"]]
         for step, value in zip(steps, r.measures["top_eigenvalue"], strict=True)
-    ]
-    return _measured(rows, "curvature", "product")
+    ]  # fmt: skip
+    values = {"curvature": pl.Float64, "product": pl.Float64}
+    schema = {**_RUN, "diverged": pl.Boolean, "step": pl.Int64, **values}
+    return pl.DataFrame(rows, schema=schema)
 
 
 def distances(table: Table) -> pl.DataFrame:
-    """A row a measurement of PLP's distance from ``method``, ``distance`` in percent.
-
-    Of seeds on which both finished.
-    """
+    """How far from ``method`` PLP ends, in percent, if both finished."""
     finished = {(r.model, r.arm, r.seed) for r in table.records if not r.diverged}
     rows = []
     for r, of_run in table.measured("distance"):
-        model, regime, _, *rest = _run(table, r)
+        run = _run(r)
         for method, values in of_run.items():
-            pair = [(model, f"{name}-{regime}", r.seed) for name in ("plp", method)]
+            pair = [(r.model, f"{m}-{run['regime']}", r.seed) for m in ("plp", method)]
             if finished.issuperset(pair):
-                steps = zip(r.measures["step"][1:], values, strict=True)
-                rows += [(model, regime, method, *rest, s, 100 * d) for s, d in steps]
-    return _measured(rows, "distance")
+                rows.append({**run, "method": method, "distance": 100 * values[-1]})
+    return pl.DataFrame(rows, schema={**_RUN, "distance": pl.Float64})
 
 
-def _run(table: Table, record: Any) -> tuple[Any, ...]:
+_RUN = {"model": pl.String, "regime": pl.String, "method": pl.String, "seed": pl.Int64}
+
+
+def _run(record: Any) -> dict[str, Any]:
     method, _, regime = record.arm.partition("-")
-    return record.model, regime, method, record.seed, record.diverged
-
-
-def _measured(rows: list[tuple[Any, ...]], *names: str) -> pl.DataFrame:
-    keys = ("model", "regime", "method", "seed", "diverged", "step")
-    types = [pl.String, pl.String, pl.String, pl.Int64, pl.Boolean, pl.Int64]
-    values = dict.fromkeys(names, pl.Float64)
-    schema = {**dict(zip(keys, types, strict=True)), **values}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    values = (record.model, regime, method, record.seed)
+    return dict(zip(_RUN, values, strict=True))
 
 
 def limit(method: str, regime: Regime) -> float:
@@ -115,11 +110,11 @@ def ends(table: Table) -> pl.DataFrame:
 
 def _predictions(table: Table) -> str:
     keys = ["model", "regime"]
-    finals = (
-        distances(table)
-        .group_by(*keys, "method", "seed", maintain_order=True)
-        .agg(c("distance").last())
-        .pivot("method", index=[*keys, "seed"], values="distance")
+    finals = distances(table).pivot(
+        "method",
+        index=[*keys, "seed"],
+        values="distance",
+        aggregate_function="last",
     )
     apart = tables.spreads(
         tables.ensure(finals, "sgd", "matched"), keys, {"matched": 1, "sgd": 1}

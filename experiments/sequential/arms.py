@@ -190,7 +190,6 @@ def _follow(
         targets,
         rule,
         growth=growth,
-        when_full="stop",
         watched=tests,
     )
     watched = np.asarray(trace.watched, np.float64)

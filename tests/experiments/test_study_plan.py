@@ -162,21 +162,6 @@ def test_more_or_fewer_of_the_same_runs_are_the_same_scale():
     assert len(found & {task.folder for task in study.tasks(scale)}) == 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"models": ["tinyy"]}, "--models tinyy"),
-        ({"arms": ["sgd", "adam"]}, "--arms adam"),
-        ({"seeds": 0}, "--seeds"),
-    ],
-)
-def test_bad_scales_name_their_flag(changes, message):
-    study = study_of(SGD)
-    scale = study.scale("small").changed(**changes, fields={})
-    with pytest.raises(ConfigError, match=message):
-        study.tasks(scale)
-
-
 # -- Records and declarations ----------------------------------------------------------
 
 
@@ -371,9 +356,3 @@ def test_the_matched_rate_is_raised_where_layers_are_amplified(model, amplified)
         for epoch, found in enumerate(ratio, start=1):
             assert found == pytest.approx(rise if epoch in raised else 1.0)
         assert configure(study, "full", model, arm.matched).method == "sgd"
-
-
-def test_the_plain_control_amplifies_by_one():
-    for name in ("amplification", "together"):
-        noop = configure(studies.load(name), "full", "resnet18", "noop")
-        assert (noop.method, noop.amplify_factor) == ("amplify", 1.0)

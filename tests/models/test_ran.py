@@ -184,7 +184,6 @@ def test_equals_the_literal_twin_along_a_stream(kind, capacity):
             y,
             capacity,
             float,
-            when_full="stop",
             watched=jnp.asarray(probes),
         )
     assert 8 <= units[-1] < 64
@@ -234,13 +233,6 @@ def test_without_growth_no_unit_is_added():
     assert state.network.units == 0
     np.testing.assert_array_equal(trace.units, 0)
     assert state.network.params.bias != 0
-
-
-def test_says_that_the_capacity_did_not_suffice():
-    with pytest.raises(learning.CapacityError, match=r"has 2 units, and .* of 60"):
-        learn(RULES["lms"], *wave(60), capacity=2)
-    with pytest.raises(ValueError, match=r"when_full .* 'grow'"):
-        learn(RULES["lms"], *wave(2), when_full="grow")
 
 
 # -- streams ---------------------------------------------------------------------------
