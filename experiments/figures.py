@@ -18,7 +18,6 @@ from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
     NullFormatter,
-    PercentFormatter,
 )
 
 from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, UNCORRECTED, WORSE
@@ -66,16 +65,6 @@ PLAIN = Look(BLACK)
 COLORED = (Look(BLUE), Look(VERMILION, "--"), Look(GREEN, "-."), Look(PURPLE, ":"))
 OTHERS = Look(PALE)
 
-# What a quantity is called on an axis.
-LABELS = {
-    "train_loss": "training loss (nats)",
-    "train_accuracy": "training accuracy",
-    "validation_loss": "validation loss (nats)",
-    "validation_accuracy": "validation accuracy",
-    "test_loss": "test loss (nats)",
-    "test_accuracy": "test accuracy",
-}
-
 
 def figure(title: str, width: float = 8, height: float = 4) -> Figure:
     """An empty figure, in inches, that lays itself out.
@@ -89,13 +78,11 @@ def figure(title: str, width: float = 8, height: float = 4) -> Figure:
 
 
 def dress(ax: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Labels, a light grid, no box; accuracies in percent, epochs as whole numbers."""
+    """Labels, a light grid, no box; epochs as whole numbers."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(title, fontsize=10, loc="left")
     ax.grid(alpha=0.25, lw=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    if ylabel.endswith("accuracy"):
-        ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     if xlabel in ("epoch", "step"):
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
@@ -154,14 +141,8 @@ def band(
 ) -> None:
     """Draws the mean of runs over x, and a band from the lowest to the highest.
 
-    Args:
-      ax: Where.
-      frame: A row a run and x.
-      x: The column of epochs, steps or such.
-      y: The column of values.
-      look: Colour and line.
-      label: The name in the legend.
-      has_error: Whether the band is the standard error of the mean instead.
+    With ``has_error`` the band is the standard error of the mean instead. The frame has
+    a row a run and x.
     """
     mean = c(y).mean()
     error = (c(y).std() / pl.len().sqrt()).fill_null(0)
@@ -191,16 +172,7 @@ def lines(
     first: Sequence[str] = (),
     has_error: bool = False,
 ) -> list[str]:
-    """Draws a line an arm: four in colour, others grey.
-
-    Args:
-      table: The study's tables.
-      ax: Where.
-      frame: A row a run and x: ``arm`` and the columns to draw.
-      x: The column of epochs, steps or such.
-      y: The column of values.
-      first: Names of arms that come first, if they are there.
-      has_error: See :func:`band`.
+    """Draws a band an arm: four in colour, those in ``first`` before others.
 
     Returns:
       The names of the arms in grey.
@@ -235,11 +207,6 @@ _VERDICTS = {
 
 def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
     """Draws the comparisons in a metric as dots on intervals, a panel a network.
-
-    Args:
-      table: The study's tables.
-      found: Comparisons, of this metric and others.
-      metric: What to draw.
 
     Returns:
       The picture; None if there is no comparison in this metric.
@@ -287,7 +254,7 @@ def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
         for name, v in _VERDICTS.items()
         if name in set(drawn["verdict"])
     }  # fmt: skip
-    legend(new, handles, _evidence(drawn, found))
+    legend(new, handles, _evidence(drawn, found.filter(c("metric") == metric.name)))
     return Picture(
         f"differences-{metric.name.replace('_', '-')}",
         new,
@@ -297,21 +264,13 @@ def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
 
 
 def _evidence(drawn: pl.DataFrame, found: pl.DataFrame) -> str:
-    """``95 % interval, n = 5, corrected over 12 comparisons``.
-
-    Args:
-      drawn: The comparisons that a picture shows.
-      found: All comparisons; those of the same metric were corrected together.
-    """
+    """``95 % interval, n = 5, corrected over 12 comparisons``."""
     low, high = drawn.select(low=c("n").min(), high=c("n").max()).row(0)
     n = f"{low}" if low == high else f"{low} to {high}"
-    of_metric = found.filter(c("metric").is_in(drawn["metric"].unique().to_list()))
-    tested = of_metric.group_by("metric", maintain_order=True).agg(
-        c("corrected").is_not_null().sum()
+    count = len(found.drop_nulls("corrected"))
+    return f"95 % interval, n = {n}" + (
+        f", corrected over {count} comparisons" * bool(count)
     )
-    counts = [str(count) for count in tested["corrected"].unique(maintain_order=True)]
-    correction = f", corrected over {' and '.join(counts)} comparisons"
-    return f"95 % interval, n = {n}{correction if counts != ['0'] else ''}"
 
 
 def _draw_forest(
@@ -394,7 +353,7 @@ def curves(
     scale, unit = (100, "points") if quantity == "accuracy" else (1, "nats")
     others: list[str] = []
     for ax, name in zip(axes, names, strict=True):
-        title = LABELS[name].partition(" (")[0]
+        title = name.replace("train_", "training_").replace("_", " ")
         dress(ax, xlabel="epoch", ylabel=f"difference ({unit})", title=title)
         ax.axhline(0, color=BLACK, lw=1, label=f"{label} (control)")
         theirs = base.select("seed", "epoch", base=name)

@@ -62,11 +62,7 @@ def cycle_map(
 ) -> np.ndarray:
     """The linear map of (error, momentum buffer) over a cycle.
 
-    Args:
-      cycle: The cycle.
-      curvature: Learning rate times curvature.
-      momentum: In [0, 1); broadcasts against ``curvature``.
-      nesterov: Nesterov momentum, as PyTorch and optax have it, not heavy ball.
+    Momentum is heavy ball, or with ``nesterov`` that of PyTorch and optax.
 
     Returns:
       Matrices ``[..., 2, 2]``, with the buffer in units of the step.
@@ -107,14 +103,6 @@ def growth(
     The spectral radius of the cycle's map to the power of 1/period. Below 1 the error
     shrinks; above 1 training is unstable.
 
-    Args:
-      cycle: The cycle.
-      curvature: Learning rate times curvature.
-      momentum: In [0, 1); broadcasts against ``curvature``.
-      nesterov: Nesterov momentum, not heavy ball.
-
-    Returns:
-      An array of the broadcast shape.
     """
     matrix = cycle_map(cycle, curvature, momentum, nesterov=nesterov)
     half = np.trace(matrix, axis1=-2, axis2=-1) / 2

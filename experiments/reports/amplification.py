@@ -23,20 +23,6 @@ PAPER = {
     "g2-case1": "g2 case 1",
     "g2-case2": "g2 case 2",
 }
-_SELECTION = (
-    "The paper compares the best run over many thresholds with the mean of the "
-    "original model. The best of many runs is above their mean even where the method "
-    "has no effect. Compare means at the threshold that was fixed in "
-    "advance; the best runs are there to be compared with the paper's."
-)
-_ROUNDING = (
-    "Arms that amplify have the same path until the first layers are amplified. The "
-    "original model's path can differ from theirs before: it is another compiled "
-    "program, whose rounding differs, and training amplifies rounding. Amplification "
-    "by 1 is the plain control that shares their path; its difference from the "
-    "original model is that of rounding alone. Differences below are from it, where it "
-    "was run."
-)
 # What decides: the method, and what could explain its gain instead.
 _DECIDING = ("g2-case1", "random", "all", "rate-1.1")
 
@@ -47,18 +33,14 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     main = [arm.name for arm in table.study.arms if not arm.group]
     return [
         "## Best accuracy (the paper's Tables 3 and 4)",
-        _SELECTION,
         _accuracies(table),
         "## Curves (the paper's Figure 11)",
-        _ROUNDING,
         *(
             figures.curves(
                 table, model, main, _control(table, model), "accuracy", _DECIDING
             )
             for model in table.models
         ),
-        "Test curves are drawn where they were recorded (`test_each_epoch`); nothing "
-        "is chosen by them.",
         *_rises(table),
     ]
 

@@ -21,15 +21,6 @@ _LOOKS = {
     "plp": figures.COLORED[0],
     "matched": Look(figures.VERMILION, "--"),
 }
-_THEORY = (
-    "The theory is that of a quadratic: the full batch, a constant learning rate, and "
-    "a loss whose curvature does not depend on the size of the batch or of the "
-    "weights. The network *plain* is trained so. In the other networks batch "
-    "normalisation ties the curvature to the norm of the weights, and noise keeps it "
-    "below the limits of the full batch; there the limits are a guide and not a "
-    "prediction. A limit is not a wall either: above it an error grows by a few "
-    "percent a step, and training can pass through."
-)
 
 
 def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
@@ -37,11 +28,6 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     del found
     return [
         "## Predictions and measurements",
-        f"Theory predicts that PLP of period {PERIOD} follows the path of its matched "
-        f"rate while learning rate x curvature is small. Where training raises the "
-        f"curvature to the limit of the optimizer, PLP and its matched rate should end "
-        f"at curvatures whose ratio is that of their limits.",
-        _THEORY,
         _predictions(table),
         *(products(table, model) for model in table.models),
     ]
