@@ -1,30 +1,27 @@
-"""Pictures of tables: forest plots, curves of differences, heat maps; and their style.
+"""Pictures of tables: forest plots, curves of differences; and their style.
 
 A picture answers one question, which is its title.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
     MaxNLocator,
     NullFormatter,
-    PercentFormatter,
 )
 
 from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, UNCORRECTED, WORSE
-from experiments.table import Metric, Table, signed, texts
+from experiments.table import Metric, Table
 
 c = pl.col
 
@@ -61,35 +58,12 @@ class Look(NamedTuple):
 
     color: str
     linestyle: str = "-"
-    marker: str = "o"
 
 
 PLAIN = Look(BLACK)
-# Also different in grey: by line and marker.
-COLORED = (
-    Look(BLUE, "-", "s"),
-    Look(VERMILION, "--", "^"),
-    Look(GREEN, "-.", "D"),
-    Look(PURPLE, ":", "v"),
-)
-OTHERS = Look(PALE, "-", "")
-
-# What a quantity is called on an axis.
-LABELS = {
-    "train_loss": "training loss (nats)",
-    "train_accuracy": "training accuracy",
-    "validation_loss": "validation loss (nats)",
-    "validation_accuracy": "validation accuracy",
-    "test_loss": "test loss (nats)",
-    "test_accuracy": "test accuracy",
-}
-
-
-def looks(arms: Sequence[str], control: str | None = None) -> dict[str, Look]:
-    """The control black, the first four other arms in colour, the rest grey."""
-    others = [arm for arm in arms if arm != control]
-    found = dict.fromkeys(others, OTHERS) | dict(zip(others, COLORED, strict=False))
-    return found if control is None else {**found, control: PLAIN}
+# Also different in grey.
+COLORED = (Look(BLUE), Look(VERMILION, "--"), Look(GREEN, "-."), Look(PURPLE, ":"))
+OTHERS = Look(PALE)
 
 
 def figure(title: str, width: float = 8, height: float = 4) -> Figure:
@@ -104,40 +78,24 @@ def figure(title: str, width: float = 8, height: float = 4) -> Figure:
 
 
 def dress(ax: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Labels, a light grid, no box; accuracies in percent, epochs as whole numbers."""
+    """Labels, a light grid, no box; epochs as whole numbers."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(title, fontsize=10, loc="left")
     ax.grid(alpha=0.25, lw=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    if ylabel.endswith("accuracy"):
-        ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     if xlabel in ("epoch", "step"):
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def logarithmic_if_wide(ax: Axes, ratio: float = 10) -> bool:
-    """Makes the axis of values logarithmic where lines span a wide range.
-
-    Args:
-      ax: The axis.
-      ratio: The ratio of the largest to the smallest value from which on it is wide.
-
-    Returns:
-      Whether it is.
-    """
+def logarithmic_if_wide(ax: Axes) -> bool:
+    """Makes the axis of values logarithmic where lines span a factor of 50."""
     values = _drawn(ax)
-    is_wide = values.size > 0 and 0 < ratio * values.min() <= values.max()
+    is_wide = values.size > 0 and 0 < 50 * values.min() <= values.max()
     if is_wide:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
     return bool(is_wide)
-
-
-def logarithmic_beyond(ax: Axes, linear: float) -> None:
-    """Makes an axis of differences linear around 0 and logarithmic beyond."""
-    ax.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(linear)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
 
 
 def _drawn(ax: Axes) -> np.ndarray:
@@ -179,22 +137,14 @@ def band(
     look: Look,
     label: str,
     *,
-    is_geometric: bool = False,
     has_error: bool = False,
 ) -> None:
     """Draws the mean of runs over x, and a band from the lowest to the highest.
 
-    Args:
-      ax: Where.
-      frame: A row a run and x.
-      x: The column of epochs, steps or such.
-      y: The column of values.
-      look: Colour and line.
-      label: The name in the legend.
-      is_geometric: Whether to draw the geometric mean.
-      has_error: Whether the band is the standard error of the mean instead.
+    With ``has_error`` the band is the standard error of the mean instead. The frame has
+    a row a run and x.
     """
-    mean = c(y).log().mean().exp() if is_geometric else c(y).mean()
+    mean = c(y).mean()
     error = (c(y).std() / pl.len().sqrt()).fill_null(0)
     low, high = (mean - error, mean + error) if has_error else (c(y).min(), c(y).max())
     of_x = frame.drop_nulls(y).group_by(x).agg(mean, low=low, high=high).sort(x)
@@ -220,30 +170,20 @@ def lines(
     y: str,
     *,
     first: Sequence[str] = (),
-    control: str | None = None,
-    **options: Any,
+    has_error: bool = False,
 ) -> list[str]:
-    """Draws a line an arm: the first ones in colour, the control black, others grey.
-
-    Args:
-      table: The study's tables.
-      ax: Where.
-      frame: A row a run and x: ``arm`` and the columns to draw.
-      x: The column of epochs, steps or such.
-      y: The column of values.
-      first: Names of the arms that are drawn in colour, if they are there.
-      control: The name of the control.
-      **options: Of :func:`band`.
+    """Draws a band an arm: four in colour, those in ``first`` before others.
 
     Returns:
       The names of the arms in grey.
     """
     ran = frame["arm"].unique(maintain_order=True).to_list()
     order = [*(a for a in first if a in ran), *(a for a in ran if a not in first)]
-    drawn = {a: look for a, look in looks(order, control).items() if a in ran}
+    drawn = dict.fromkeys(order, OTHERS) | dict(zip(order, COLORED, strict=False))
     for arm, look in drawn.items():
         label = "others" if look == OTHERS else table.labels[arm]
-        band(ax, frame.filter(c("arm") == arm), x, y, look, label, **options)
+        rows = frame.filter(c("arm") == arm)
+        band(ax, rows, x, y, look, label, has_error=has_error)
     return [arm for arm, look in drawn.items() if look == OTHERS]
 
 
@@ -267,11 +207,6 @@ _VERDICTS = {
 
 def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
     """Draws the comparisons in a metric as dots on intervals, a panel a network.
-
-    Args:
-      table: The study's tables.
-      found: Comparisons, of this metric and others.
-      metric: What to draw.
 
     Returns:
       The picture; None if there is no comparison in this metric.
@@ -319,7 +254,7 @@ def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
         for name, v in _VERDICTS.items()
         if name in set(drawn["verdict"])
     }  # fmt: skip
-    legend(new, handles, evidence(drawn, found))
+    legend(new, handles, _evidence(drawn, found.filter(c("metric") == metric.name)))
     return Picture(
         f"differences-{metric.name.replace('_', '-')}",
         new,
@@ -328,22 +263,14 @@ def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
     )
 
 
-def evidence(drawn: pl.DataFrame, found: pl.DataFrame) -> str:
-    """``95 % interval, n = 5, corrected over 12 comparisons``.
-
-    Args:
-      drawn: The comparisons that a picture shows.
-      found: All comparisons; those of the same metric were corrected together.
-    """
+def _evidence(drawn: pl.DataFrame, found: pl.DataFrame) -> str:
+    """``95 % interval, n = 5, corrected over 12 comparisons``."""
     low, high = drawn.select(low=c("n").min(), high=c("n").max()).row(0)
     n = f"{low}" if low == high else f"{low} to {high}"
-    of_metric = found.filter(c("metric").is_in(drawn["metric"].unique().to_list()))
-    tested = of_metric.group_by("metric", maintain_order=True).agg(
-        c("corrected").is_not_null().sum()
+    count = len(found.drop_nulls("corrected"))
+    return f"95 % interval, n = {n}" + (
+        f", corrected over {count} comparisons" * bool(count)
     )
-    counts = [str(count) for count in tested["corrected"].unique(maintain_order=True)]
-    correction = f", corrected over {' and '.join(counts)} comparisons"
-    return f"95 % interval, n = {n}{correction if counts != ['0'] else ''}"
 
 
 def _draw_forest(
@@ -426,7 +353,7 @@ def curves(
     scale, unit = (100, "points") if quantity == "accuracy" else (1, "nats")
     others: list[str] = []
     for ax, name in zip(axes, names, strict=True):
-        title = LABELS[name].partition(" (")[0]
+        title = name.replace("train_", "training_").replace("_", " ")
         dress(ax, xlabel="epoch", ylabel=f"difference ({unit})", title=title)
         ax.axhline(0, color=BLACK, lw=1, label=f"{label} (control)")
         theirs = base.select("seed", "epoch", base=name)
@@ -440,7 +367,8 @@ def curves(
         sizes = np.abs(_drawn(ax))
         typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 0
         if typical and sizes.max() > 30 * typical:
-            logarithmic_beyond(ax, typical)
+            ax.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(typical)))
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     legend(new)
     diverged = epochs.group_by("arm", maintain_order=True).agg(
         c("seed").filter("diverged").n_unique(), of=c("seed").n_unique()
@@ -455,149 +383,3 @@ def curves(
         + f" In grey: {in_grey}." * bool(others)
         + f" Diverged: {'; '.join(named)}." * bool(named),
     )
-
-
-# -- Heat maps -------------------------------------------------------------------------
-
-
-def heatmap(
-    ax: Axes,
-    frame: pl.DataFrame,
-    value: str,
-    *,
-    cmap: Colormap | str,
-    limits: tuple[float, float],
-    text: str | None = None,
-    rows: Sequence[str] | None = None,
-) -> None:
-    """Draws a table as coloured cells.
-
-    Args:
-      ax: Where.
-      frame: A row a cell: ``row`` and ``column``, its place, in the order in which they
-        are drawn; ``value`` and, where it is written into cells, ``text``.
-      value: The column that sets the colour; null for no colour.
-      cmap: The colours.
-      limits: The values of the first and the last colour.
-      text: The column that is written into cells.
-      rows: The names of all rows; None for those of the frame.
-    """
-    names = list(rows or frame["row"].unique(maintain_order=True))
-    columns = list(frame["column"].unique(maintain_order=True))
-    cells = np.full((len(names), len(columns)), np.nan)
-    low, high = limits
-    for cell in frame.iter_rows(named=True):
-        place = names.index(cell["row"]), columns.index(cell["column"])
-        if cell[value] is not None:
-            cells[place] = cell[value]
-        if text is not None and cell[text] is not None:
-            ax.text(*place[::-1], cell[text], ha="center", va="center", fontsize=8)
-    ax.imshow(cells, cmap=cmap, vmin=low, vmax=high, aspect="auto")
-    ax.set_xticks(range(len(columns)), columns, fontsize=8)
-    ax.set_yticks(range(len(names)), names, fontsize=8.5)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    # White lines between the cells.
-    ax.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="white", lw=1.5)
-    ax.tick_params(which="minor", length=0)
-
-
-def verdicts(
-    table: Table,
-    found: pl.DataFrame,
-    metrics: Sequence[Metric],
-    control: str,
-    name: str,
-    controls: Mapping[str, str],
-) -> Picture | None:
-    """Draws who is better than a control: a row an arm, a column a network and metric.
-
-    Args:
-      table: The study's tables.
-      found: Comparisons.
-      metrics: What each network has a column for.
-      control: What the arms are compared with, for the title.
-      name: The same, for the name of the file.
-      controls: The control of each arm.
-
-    Returns:
-      The picture; None if nothing was compared.
-    """
-    asked = pl.DataFrame(
-        list(controls.items()), schema=["arm", "control"], orient="row"
-    )
-    names = {m.name: m.label.removeprefix("gradients to the ") for m in metrics}
-    cells = asked.join(
-        found.filter(c("metric").is_in(list(names))),
-        on=["arm", "control"],
-        maintain_order="left_right",
-    )
-    if not len(cells):
-        return None
-    rows = [table.labels[arm] for arm in cells["arm"].unique(maintain_order=True)]
-    ranks = [
-        c(column).replace_strict({name: rank for rank, name in enumerate(order)})
-        for column, order in (("model", table.models), ("metric", names))
-    ]
-    mean = texts("mean", lambda x: signed(x, metrics[0].digits))
-    drawn = (
-        table.named(cells)
-        .sort(*ranks)
-        .select(
-            row="arm",
-            column=pl.concat_str(
-                "model",
-                c("metric").replace(names) if len(names) > 1 else pl.lit(None),
-                separator="\n",
-                ignore_nulls=True,
-            ),
-            value=c("verdict").replace_strict(
-                {verdict: rank for rank, verdict in enumerate(_VERDICTS)}
-            ),
-            text=pl.concat_str(
-                pl.when(c("n") > 0).then(mean).otherwise(pl.lit("control\ndiverged")),
-                pl.when(c("diverged") > 0).then(pl.format("{} diverged", "diverged")),
-                separator="\n",
-                ignore_nulls=True,
-            ),
-        )
-    )
-    # Light shades, on which numbers can be read.
-    shades = [_light(v.color) if v.is_filled else "#FFFFFF" for v in _VERDICTS.values()]
-    unit = metrics[0].unit
-    quantity = f"{metrics[0].label if len(metrics) == 1 else unit}".capitalize()
-    new = figure(
-        f"{quantity}: method minus {control}",
-        2.4 + max(3.2, 0.82 * len(set(drawn["column"]))),
-        1.7 + 0.34 * len(rows),
-    )
-    heatmap(
-        new.subplots(),
-        drawn,
-        "value",
-        cmap=ListedColormap(shades),
-        limits=(-0.5, len(shades) - 0.5),
-        text="text",
-        rows=rows,
-    )
-    ran = set(cells["verdict"])
-    handles: dict[str, Artist] = {
-        name: Patch(facecolor=shade, edgecolor="0.6")
-        for name, shade in zip(_VERDICTS, shades, strict=True)
-        if name in ran
-    }
-    direction = "higher" if metrics[0].higher_is_better else "lower"
-    legend(new, handles, f"{unit}, {direction} is better; {evidence(cells, found)}")
-    return Picture(
-        f"verdicts-{name}",
-        new,
-        "Mean of the paired differences; the colour is the verdict after correction. "
-        "Runs that diverged are counted, and left out of the difference.",
-    )
-
-
-def _light(color: str) -> str:
-    red, green, blue = (0.55 + 0.45 * part for part in to_rgb(color))
-    return to_hex((red, green, blue))

@@ -132,9 +132,8 @@ def _curves(table: Table, found: pl.DataFrame) -> list[Block]:
     del found
     first, *others = [arm.name for arm in table.study.arms if not arm.group]
     drawn = [
-        figures.curves(table, model, others, first, quantity)
+        figures.curves(table, model, others, first, "accuracy")
         for model in table.models
-        for quantity in ("accuracy", "loss")
     ]
     return ["## Curves", *drawn] if any(drawn) else []
 

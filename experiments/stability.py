@@ -17,9 +17,6 @@ from numpy.typing import ArrayLike
 
 import plp_optax
 
-# At curvature 0 the radius is 1, and may exceed it by this much through rounding.
-_ROUNDING = 1e-9
-
 
 class Cycle(NamedTuple):
     """An active cycle of an affine window.
@@ -65,11 +62,7 @@ def cycle_map(
 ) -> np.ndarray:
     """The linear map of (error, momentum buffer) over a cycle.
 
-    Args:
-      cycle: The cycle.
-      curvature: Learning rate times curvature.
-      momentum: In [0, 1); broadcasts against ``curvature``.
-      nesterov: Nesterov momentum, as PyTorch and optax have it, not heavy ball.
+    Momentum is heavy ball, or with ``nesterov`` that of PyTorch and optax.
 
     Returns:
       Matrices ``[..., 2, 2]``, with the buffer in units of the step.
@@ -84,7 +77,7 @@ def cycle_map(
     # buffer' = mu buffer + h error; then error' = error - buffer', or with Nesterov
     # error' = error - (h error + mu buffer').
     gain, kept = (1 + mu, mu * mu) if nesterov else (np.ones_like(mu), mu)
-    step = _matrix([[1 - h * gain, -kept], [h, mu]])
+    step = np.stack([1 - h * gain, -kept, h, mu], axis=-1).reshape(*h.shape, 2, 2)
     powers = [np.broadcast_to(np.eye(2), step.shape)]
     for _ in cycle.coefficients[1:]:
         powers.append(step @ powers[-1])
@@ -110,14 +103,6 @@ def growth(
     The spectral radius of the cycle's map to the power of 1/period. Below 1 the error
     shrinks; above 1 training is unstable.
 
-    Args:
-      cycle: The cycle.
-      curvature: Learning rate times curvature.
-      momentum: In [0, 1); broadcasts against ``curvature``.
-      nesterov: Nesterov momentum, not heavy ball.
-
-    Returns:
-      An array of the broadcast shape.
     """
     matrix = cycle_map(cycle, curvature, momentum, nesterov=nesterov)
     half = np.trace(matrix, axis1=-2, axis2=-1) / 2
@@ -127,77 +112,35 @@ def growth(
     return radius ** (1 / cycle.period)
 
 
-def unstable_bands(
-    cycle: Cycle,
-    momentum: float = 0.0,
-    *,
-    nesterov: bool = False,
-    top: float = 8.0,
-    points: int = 4001,
-) -> list[tuple[float, float]]:
-    """The intervals of curvature, from 0 to ``top``, in which the cycle is unstable.
-
-    Args:
-      cycle: The cycle.
-      momentum: In [0, 1).
-      nesterov: Nesterov momentum, not heavy ball.
-      top: The highest curvature to search.
-      points: Number of points to search first, evenly spaced; a narrower band can be
-        missed.
-
-    Returns:
-      (low, high), ascending, to 1e-9; ``high`` is inf for a band that reaches ``top``.
-    """
-
-    def unstable(curvature: np.ndarray) -> np.ndarray:
-        return growth(cycle, curvature, momentum, nesterov=nesterov) > 1 + _ROUNDING
-
-    grid = np.linspace(0, top, points)
-    flags = unstable(grid)
-    (changes,) = np.nonzero(flags[1:] != flags[:-1])
-    low, high, before = grid[changes], grid[changes + 1], flags[changes]
-    while np.max(high - low, initial=0) > 1e-9:
-        middle = (low + high) / 2
-        same = unstable(middle) == before
-        low, high = np.where(same, middle, low), np.where(same, high, middle)
-    edges = [*high.tolist(), math.inf]
-    return list(zip(edges[::2], edges[1::2], strict=False))
-
-
 def stability_limit(
-    cycle: Cycle, momentum: float = 0.0, *, nesterov: bool = False, top: float = 8.0
+    cycle: Cycle, momentum: float = 0.0, *, nesterov: bool = False
 ) -> float:
-    """The lowest curvature at which a cycle becomes unstable.
+    """The lowest learning rate times curvature at which a cycle becomes unstable.
 
-    Args:
-      cycle: The cycle.
-      momentum: In [0, 1).
-      nesterov: Nesterov momentum, not heavy ball.
-      top: The highest curvature to search.
-
-    Returns:
-      Learning rate times curvature, and inf if there is none below ``top``.
+    To 1e-9, of 4,000 values up to 8: a narrower unstable band can be missed. inf if
+    there is none.
     """
-    bands = unstable_bands(cycle, momentum, nesterov=nesterov, top=top)
-    return bands[0][0] if bands else math.inf
+
+    def is_unstable(curvature: ArrayLike) -> np.ndarray:
+        # At curvature 0 the radius is 1, and may exceed it through rounding.
+        return growth(cycle, curvature, momentum, nesterov=nesterov) > 1 + 1e-9
+
+    grid = np.linspace(0, 8, 4001)
+    flags = is_unstable(grid)
+    if not flags.any():
+        return math.inf
+    low, high = grid[flags.argmax() - 1], grid[flags.argmax()]
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_unstable(middle) else (middle, high)
+    return float(high)
 
 
 def matched_limit(
     cycle: Cycle, momentum: float = 0.0, *, nesterov: bool = False
 ) -> float:
-    """The lowest unstable curvature of the optimizer alone at the matched rate.
+    """The limit of the optimizer alone at the matched rate.
 
-    Args:
-      cycle: The cycle.
-      momentum: In [0, 1).
-      nesterov: Nesterov momentum, not heavy ball.
-
-    Returns:
-      Curvature times the learning rate of the cycle, not the matched one, so that it
-      compares with :func:`stability_limit`.
+    Over the learning rate of the cycle, so that it compares with its limit.
     """
     return stability_limit(PLAIN, momentum, nesterov=nesterov) / cycle.rate_multiplier
-
-
-def _matrix(rows: list[list[np.ndarray]]) -> np.ndarray:
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)

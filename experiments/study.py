@@ -27,8 +27,6 @@ class Arm:
       matched: Name of the arm at the matched learning rate that it is compared with.
       group: The part of the study that it belongs to. Runs and reports keep the parts
         apart; empty for the main part.
-      variant_of: Name of the arm that it differs from in a single field.
-      varies: That field, such as ``plp_period``. Reports draw results over it.
       derived: Fields that follow from the arm's completed configuration in another
         way than ``rate`` says.
       models: The networks that it trains; None for all of a scale's.
@@ -41,8 +39,6 @@ class Arm:
     baseline: str | None = None
     matched: str | None = None
     group: str = ""
-    variant_of: str | None = None
-    varies: str | None = None
     derived: Callable[[Any], Mapping[str, Any]] | None = None
     models: tuple[str, ...] | None = None
 

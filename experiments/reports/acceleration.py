@@ -1,12 +1,10 @@
-"""The report of acceleration techniques: time, memory, and the published accuracies."""
+"""The report of acceleration techniques: time and memory."""
 
 import polars as pl
 
-from experiments import figures
 from experiments import table as tables
 from experiments.figures import Picture
-from experiments.reports import published
-from experiments.studies.acceleration import NONE, PINNED
+from experiments.studies.acceleration import PINNED
 from experiments.table import (
     ACCURACY,
     LOSS,
@@ -29,12 +27,6 @@ _MEMORY = (
     "Held and temporary: the compiled training function's arguments and results (the "
     "state, and the data set or a batch), and its scratch memory. Device peak: the "
     "most in use on the device, where it is reported and this run raised it."
-)
-_PUBLISHED = (
-    "Review: accuracy (%) and hours with all techniques; of ResNet-50 the paper's "
-    "accuracies, else those of its authors' repository, in whole percent. Its F1 is "
-    'averaged "micro", which with one label an image is the accuracy; ours is the mean '
-    "over the classes. Ours: accuracy (%) of the arm *all together*."
 )
 
 
@@ -79,22 +71,9 @@ METRICS = (
 
 
 def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
-    """Time, memory, curves, and the review's table."""
-    arms = [arm.name for arm in table.study.arms]
-    first = ("all", "bfloat16", "all-plp", "all-amplify")
-    return [
-        "## Time and memory",
-        _TIMES,
-        figures.forest(table, found, _SECONDS),
-        *_speeds(table),
-        "## Curves",
-        *(
-            figures.curves(table, m, arms, NONE, "accuracy", first)
-            for m in table.models
-        ),
-        "## The review's accuracies",
-        _published(table),
-    ]
+    """Time and memory."""
+    del found
+    return ["## Time and memory", _TIMES, *_speeds(table)]
 
 
 def _speeds(table: Table) -> list[str]:
@@ -126,46 +105,3 @@ def _speeds(table: Table) -> list[str]:
             left=2,
         )
     ]
-
-
-def _published(table: Table) -> str:
-    paper = published("acceleration")
-    ours = table.finished.filter(c("arm") == "all").with_columns(
-        accuracy=100 * c("test_accuracy")
-    )
-    means = dict(spreads(ours, ["model"], {"accuracy": 2}).iter_rows())
-    rows = {
-        "network": list(table.models),
-        "comparable?": [comparable(table, model) for model in table.models],
-        **{
-            heading: [paper[quantity].get(m, {}).get(dataset) for m in table.models]
-            for heading, quantity, dataset in (
-                ("review, cifar10", "test_accuracy", "cifar10"),
-                ("hours, cifar10", "hours", "cifar10"),
-                ("review, cifar100", "test_accuracy", "cifar100"),
-                ("hours, cifar100", "hours", "cifar100"),
-            )
-        },
-        f"ours, {tables.join(table.datasets)}": [means.get(m) for m in table.models],
-    }
-    frame = pl.DataFrame(rows, strict=False).with_columns(
-        pl.selectors.numeric().cast(pl.String).str.strip_suffix(".0")
-    )
-    return markdown("The review's results", frame, note=_PUBLISHED, left=2)
-
-
-def comparable(table: Table, model: str) -> str:
-    """Whether a network's accuracy can be compared with the review's, or why not."""
-    protocol = published("acceleration")["protocol"].get(model)
-    if protocol is None:
-        return "no: not one of the review's networks"
-    if protocol["start"] != "scratch":
-        return f"no: the review starts from {protocol['start']}"
-    others = [d for d in table.datasets if d not in ("cifar10", "cifar100")]
-    if others:
-        return f"no: other images ({tables.join(others)})"
-    study = table.study
-    full = study.configure(study.scale("full").fields, model, study.arm(NONE))
-    ours, theirs = table.configs[model, NONE], table.complete(full)
-    sizes = ("width", "epochs", "train_fraction", "batch_size")
-    return "yes" if all(ours[n] == theirs[n] for n in sizes) else "no: a reduced form"

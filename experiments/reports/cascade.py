@@ -21,11 +21,6 @@ from training.run.plots import by_depth
 
 c = pl.col
 _ARM = ["model", "arm"]
-_PUBLISHED = (
-    "The authors' accuracies on CIFAR-10, with a network of six convolutions: about "
-    "85.5 % by the cascade and 87.8 % end to end. Ours end to end has the network's "
-    "own linear head, and the cascades a larger one."
-)
 _COSTS = (
     "Of the training function, as compiled: held are its arguments and results (state "
     "and images), temporary its scratch memory, both of the stage that needs most. "
@@ -87,16 +82,13 @@ METRICS = (
 
 
 def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
-    """Costs, curves over operations, and gradients by layer."""
+    """Costs, and gradients by layer."""
     del found
     return [
-        _PUBLISHED,
         "## Memory and operations",
         _costs(table),
-        *(_curves(table, model) for model in table.models),
         "## Gradients by layer",
         *(_gradients(table, model) for model in table.models),
-        *(_stages(table, model) for model in table.models),
     ]
 
 
@@ -138,66 +130,6 @@ def _costs(table: Table) -> str | None:
 
 def _thousands(value: float | None) -> str:
     return tables.NONE if value is None else f"{value:,.1f}"
-
-
-def _stages(table: Table, model: str) -> str | None:
-    """The cost and the result of each stage of the cascades, of the first seed."""
-    results = pl.DataFrame(
-        [
-            (r.arm, r.seed, number, line["block"], 100 * line["test_accuracy"])
-            for r in table.records
-            if r.model == model
-            for number, line in enumerate(r.result.get("stages", []), start=1)
-        ],
-        schema={"arm": pl.String, "seed": pl.Int64, "stage": pl.Int64,
-                "block": pl.String, "accuracy": pl.Float64},
-        orient="row",
-    )  # fmt: skip
-    rows = results.filter(c("seed") == c("seed").min().over("arm")).join(
-        stages(table).filter(c("model") == model),
-        on=["arm", "seed", "stage"],
-        maintain_order="left",
-    )
-    if not len(rows):
-        return None
-    return markdown(
-        f"Stages, {table.place(model)}, first seed",
-        table.named(rows).with_columns(c("temporary") / 1e6, c("operations") / 1e6),
-        {
-            **{"arm": "arm", "block": "block"},
-            "temporary": ("temporary (MB)", 2),
-            "operations": ("MFLOP a step", _thousands),
-            "accuracy": ("test accuracy (%)", 2),
-        },
-        left=2,
-    )
-
-
-def _curves(table: Table, model: str) -> Picture | None:
-    """Validation accuracy over the operations spent."""
-    spent = operations(table).filter(c("model") == model)
-    # The costs of the first seed are those of all.
-    spent = spent.with_columns(
-        spent=c("spent").first().over("arm", "step", "stage") / 1e9
-    )
-    if not len(spent):
-        return None
-    figure = figures.figure(
-        f"Validation accuracy over operations, {table.place(model)}", 8, 4.4
-    )
-    ax = figure.subplots()
-    figures.dress(ax, xlabel="operations (GFLOP)", ylabel="validation accuracy")
-    first = ("conv", "dense", "finetuned", "plp")
-    figures.lines(table, ax, spent, "spent", "validation_accuracy", first=first,
-                  control=END_TO_END)  # fmt: skip
-    figures.legend(figure)
-    return Picture(
-        f"operations-{model}",
-        figure,
-        "Lines are means over the finished runs, bands reach from the lowest to the "
-        "highest. A cascade falls back at the beginning of each stage, whose block and "
-        "head are new.",
-    )
 
 
 def gradients(table: Table, model: str) -> pl.DataFrame:

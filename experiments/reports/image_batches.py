@@ -1,11 +1,9 @@
-"""The report of predictors on images: curves, or losses by learning rate."""
+"""The report of predictors on images: the choice of rates."""
 
 import polars as pl
 
-from experiments import figures
 from experiments import table as tables
-from experiments.figures import Picture
-from experiments.studies.image_batches import BASE, METHODS, RATES, at_rate
+from experiments.studies.image_batches import METHODS, RATES, at_rate
 from experiments.table import LOSS, Table, markdown
 
 c = pl.col
@@ -18,18 +16,13 @@ _METHOD = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
-    """Curves of the comparison; at scale tune losses by rate."""
+def sections(table: Table, found: pl.DataFrame) -> list[str]:
+    """How rates were chosen; at scale tune losses by rate."""
     if not len(found):
-        return ["## Sensitivity to the learning rate", *_sensitivity(table)]
+        return ["## Sensitivity to the learning rate", _sensitivity(table)]
     rates = ", ".join(map(str, RATES))
     drifts = ", ".join(f"{m.label} {m.drift:.3g}" for m in METHODS.values())
-    arms, first = list(METHODS), ("constant", "outer", "lookahead", "ema")
-    return [
-        "## Curves",
-        _METHOD.format(rates=rates, drifts=drifts),
-        *(figures.curves(table, m, arms, BASE, "loss", first) for m in table.models),
-    ]
+    return ["## Chosen rates", _METHOD.format(rates=rates, drifts=drifts)]
 
 
 def losses(table: Table) -> pl.DataFrame:
@@ -43,32 +36,15 @@ def losses(table: Table) -> pl.DataFrame:
     return tried.join(means, on="arm", how="left", maintain_order="left")
 
 
-def _sensitivity(table: Table) -> list[str | Picture | None]:
-    """Validation losses by learning rate: a picture and a table."""
-    found = losses(table)
-    lowest = found.filter(c("method") == BASE)["value"].min()
-    figure = figures.figure(
-        f"Validation loss minus the lowest of: {METHODS[BASE].label}, "
-        f"{table.place(table.models[0])}",
-        7.5,
-        4.4,
-    )
-    ax = figure.subplots()
-    ax.axhline(0, color="0.3", lw=1)
-    shown = found.select("rate", arm="method", difference=c("value") - lowest)
-    first = ("constant", "outer", "ema", "adaptive")
-    figures.lines(table, ax, shown, "rate", "difference", first=first, control=BASE)
-    ax.set_xscale("log")
-    ax.set_yscale("symlog", linthresh=0.1)
-    ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
-    ax.minorticks_off()
-    figures.dress(ax, xlabel="peak learning rate", ylabel="difference (nats)")
-    figures.legend(figure)
-    frame = found.with_columns(tables.texts("value", tables.number)).pivot(
-        "rate", index="method", values="value"
+def _sensitivity(table: Table) -> str:
+    """Validation losses by learning rate."""
+    frame = (
+        losses(table)
+        .with_columns(tables.texts("value", tables.number))
+        .pivot("rate", index="method", values="value")
     )
     chosen = [f"{method.rate:g}" for method in METHODS.values()]
-    text = markdown(
+    return markdown(
         "Validation loss by peak learning rate (nats)",
         frame.with_columns(chosen=pl.Series(chosen)),
         {
@@ -78,4 +54,3 @@ def _sensitivity(table: Table) -> list[str | Picture | None]:
         },
         note="Means over the tuning seeds. A dash: diverged, or not run.",
     )
-    return [Picture("rates", figure, "Means over the tuning seeds."), text]

@@ -1,6 +1,5 @@
 """The report of the mechanism: what theory predicts, and what was measured."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ from matplotlib.axes import Axes
 from experiments import figures, stability
 from experiments import table as tables
 from experiments.figures import Look, Picture
-from experiments.reports import stability_chart
 from experiments.statistics import compare
 from experiments.studies.mechanism import LABELS, PERIOD, REGIMES, Regime
 from experiments.table import Table, markdown
@@ -21,47 +19,17 @@ _END = 0.25  # part of a run's measurements that counts as its end
 _LOOKS = {
     "sgd": figures.PLAIN,
     "plp": figures.COLORED[0],
-    "matched": Look(figures.VERMILION, "--", "^"),
+    "matched": Look(figures.VERMILION, "--"),
 }
-_KINDS = (
-    ("no momentum", 0.0, False),
-    ("heavy ball 0.9", 0.9, False),
-    ("Nesterov 0.9", 0.9, True),
-)
-_THEORY = (
-    "The theory is that of a quadratic: the full batch, a constant learning rate, and "
-    "a loss whose curvature does not depend on the size of the batch or of the "
-    "weights. The network *plain* is trained so. In the other networks batch "
-    "normalisation ties the curvature to the norm of the weights, and noise keeps it "
-    "below the limits of the full batch; there the limits are a guide and not a "
-    "prediction. A limit is not a wall either: above it an error grows by a few "
-    "percent a step, and training can pass through."
-)
 
 
 def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
-    """Predictions and measurements, limits of stability, curvature, and distances."""
+    """Predictions and measurements, and the curvature along training."""
     del found
     return [
         "## Predictions and measurements",
-        f"Theory predicts that PLP of period {PERIOD} follows the path of its matched "
-        f"rate while learning rate x curvature is small. Where training raises the "
-        f"curvature to the limit of the optimizer, PLP and its matched rate should end "
-        f"at curvatures whose ratio is that of their limits.",
-        _THEORY,
         _predictions(table),
         *(products(table, model) for model in table.models),
-        *(_distances(table, model) for model in table.models),
-        "## Where a cycle is stable",
-        Picture(
-            "stability",
-            stability_chart.draw(),
-            "Above: how much an error grows in a step of PLP, over momentum and PLP's "
-            "learning rate x curvature, with the limits of PLP, of SGD, and of SGD at "
-            "the matched rate. Below: the first unstable value of PLP with other "
-            "settings.",
-        ),
-        _limits(),
     ]
 
 
@@ -71,42 +39,37 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
 def curvatures(table: Table) -> pl.DataFrame:
     """A row a measurement: ``step``, ``curvature``, ``product`` with the rate."""
     rows = [
-        (*_run(table, r), step, value, rate * value)
+        {**_run(r), "diverged": r.diverged, "step": step, "curvature": value,
+         "product": rate * value}
         for r, steps in table.measured("step", finished=False)
         for rate in [table.configs[r.model, r.arm]["learning_rate"]]
         for step, value in zip(steps, r.measures["top_eigenvalue"], strict=True)
-    ]
-    return _measured(rows, "curvature", "product")
+    ]  # fmt: skip
+    values = {"curvature": pl.Float64, "product": pl.Float64}
+    schema = {**_RUN, "diverged": pl.Boolean, "step": pl.Int64, **values}
+    return pl.DataFrame(rows, schema=schema)
 
 
 def distances(table: Table) -> pl.DataFrame:
-    """A row a measurement of PLP's distance from ``method``, ``distance`` in percent.
-
-    Of seeds on which both finished.
-    """
+    """How far from ``method`` PLP ends, in percent, if both finished."""
     finished = {(r.model, r.arm, r.seed) for r in table.records if not r.diverged}
     rows = []
     for r, of_run in table.measured("distance"):
-        model, regime, _, *rest = _run(table, r)
+        run = _run(r)
         for method, values in of_run.items():
-            pair = [(model, f"{name}-{regime}", r.seed) for name in ("plp", method)]
+            pair = [(r.model, f"{m}-{run['regime']}", r.seed) for m in ("plp", method)]
             if finished.issuperset(pair):
-                steps = zip(r.measures["step"][1:], values, strict=True)
-                rows += [(model, regime, method, *rest, s, 100 * d) for s, d in steps]
-    return _measured(rows, "distance")
+                rows.append({**run, "method": method, "distance": 100 * values[-1]})
+    return pl.DataFrame(rows, schema={**_RUN, "distance": pl.Float64})
 
 
-def _run(table: Table, record: Any) -> tuple[Any, ...]:
+_RUN = {"model": pl.String, "regime": pl.String, "method": pl.String, "seed": pl.Int64}
+
+
+def _run(record: Any) -> dict[str, Any]:
     method, _, regime = record.arm.partition("-")
-    return record.model, regime, method, record.seed, record.diverged
-
-
-def _measured(rows: list[tuple[Any, ...]], *names: str) -> pl.DataFrame:
-    keys = ("model", "regime", "method", "seed", "diverged", "step")
-    types = [pl.String, pl.String, pl.String, pl.Int64, pl.Boolean, pl.Int64]
-    values = dict.fromkeys(names, pl.Float64)
-    schema = {**dict(zip(keys, types, strict=True)), **values}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    values = (record.model, regime, method, record.seed)
+    return dict(zip(_RUN, values, strict=True))
 
 
 def limit(method: str, regime: Regime) -> float:
@@ -133,11 +96,11 @@ def ends(table: Table) -> pl.DataFrame:
 
 def _predictions(table: Table) -> str:
     keys = ["model", "regime"]
-    finals = (
-        distances(table)
-        .group_by(*keys, "method", "seed", maintain_order=True)
-        .agg(c("distance").last())
-        .pivot("method", index=[*keys, "seed"], values="distance")
+    finals = distances(table).pivot(
+        "method",
+        index=[*keys, "seed"],
+        values="distance",
+        aggregate_function="last",
     )
     apart = tables.spreads(
         tables.ensure(finals, "sgd", "matched"), keys, {"matched": 1, "sgd": 1}
@@ -192,50 +155,33 @@ def _limit_ratio(regime: Regime) -> float:
     return ours / stability.matched_limit(PLP, momentum, nesterov=nesterov)
 
 
-def _limits() -> str:
-    cycles = {
-        **{f"period {n}": stability.plp_cycle(period=n) for n in (3, 4, 5, 8)},
-        **{f"step {s:g}": stability.plp_cycle(s) for s in (0.25, 0.5, 2.0, 4.0)},
-        **{
-            f"window {k}, period 5": stability.plp_cycle(window=k, period=5)
-            for k in (2, 4, 5)
-        },
-    }
-
-    def cell(cycle: stability.Cycle, momentum: float, nesterov: bool) -> str:
-        ours = stability.stability_limit(cycle, momentum, nesterov=nesterov)
-        theirs = stability.matched_limit(cycle, momentum, nesterov=nesterov)
-        return f"{ours:.3f} / {theirs:.3f}"
-
-    frame = pl.DataFrame(
-        {
-            "cycle": [f"PLP, {name}" for name in cycles],
-            "matched rate": [f"{x.rate_multiplier:.4g}" for x in cycles.values()],
-            **{
-                kind: [cell(x, momentum, nesterov) for x in cycles.values()]
-                for kind, momentum, nesterov in _KINDS
-            },
-        }
-    )
-    return markdown(
-        "First unstable learning rate x curvature: PLP / its matched rate",
-        frame,
-        note="Both over PLP's learning rate. The other settings have their defaults: "
-        "step 1, window 3, period 4.",
-    )
-
-
 # -- Pictures --------------------------------------------------------------------------
 
 
 def products(table: Table, model: str) -> Picture | None:
     """Draws learning rate x curvature along training, a panel for each regime."""
-    return _picture(
-        curvatures(table).filter(c("model") == model),
-        f"curvature-{model}",
+    found = curvatures(table).filter(c("model") == model)
+    ran = [regime for regime in REGIMES if regime.name in set(found["regime"])]
+    if not ran:
+        return None
+    columns = min(3, len(ran))
+    rows = -(-len(ran) // columns)
+    figure = figures.figure(
         f"Learning rate x top eigenvalue, {table.place(model)}",
-        "rate x eigenvalue",
-        _draw_products,
+        max(6.0, 0.4 + 3.1 * columns),
+        1.0 + 2.5 * rows,
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[len(ran) :]:
+        ax.set_axis_off()
+    for number, (ax, regime) in enumerate(zip(axes, ran, strict=False)):
+        left = "rate x eigenvalue" if number % columns == 0 else ""
+        figures.dress(ax, xlabel="step", ylabel=left, title=regime.label)
+        _draw_products(ax, found.filter(c("regime") == regime.name), regime)
+    figures.legend(figure)
+    return Picture(
+        f"curvature-{model}",
+        figure,
         "Each arm's learning rate times the top eigenvalue of the Hessian of the "
         "training loss: means over the finished runs, and bands from the lowest to the "
         "highest. Thin lines that end in a cross are runs that diverged. Limits are "
@@ -245,76 +191,18 @@ def products(table: Table, model: str) -> Picture | None:
 
 def _draw_products(ax: Axes, found: pl.DataFrame, regime: Regime) -> None:
     for method in LABELS:
-        of_method = found.filter(c("method") == method)
-        _draw_lines(ax, of_method, method, "product")
-    is_wide = figures.logarithmic_if_wide(ax, ratio=50)
+        runs = found.filter(c("method") == method)
+        look, label = _LOOKS[method], LABELS[method]
+        finished = runs.filter(~c("diverged"))
+        figures.band(ax, finished, "step", "product", look, label)
+        for _, run in runs.filter("diverged").group_by("seed", maintain_order=True):
+            ax.plot(run["step"], run["product"], color=look.color, lw=0.7)
+            ax.plot(run["step"][-1:], run["product"][-1:], "x", color=look.color,
+                    label=f"{label}, diverged")  # fmt: skip
+    is_wide = figures.logarithmic_if_wide(ax)
     for method, label in (("sgd", "limit of SGD"), ("plp", "limit of PLP")):
         level = limit(method, regime)
         if level < 2 * ax.get_ylim()[1]:
             ax.axhline(level, color=_LOOKS[method].color, ls=":", lw=1.4, label=label)
-    top = ax.get_ylim()[1]
-    for low, high in stability.unstable_bands(
-        PLP, regime.momentum, nesterov=regime.nesterov
-    ):
-        if low < top:
-            ax.axhspan(low, min(high, top), color=_LOOKS["plp"].color, alpha=0.1, lw=0,
-                       label="PLP unstable in theory")  # fmt: skip
-    ax.set_ylim(ax.get_ylim()[0] if is_wide else 0, top)
-
-
-def _draw_lines(ax: Axes, found: pl.DataFrame, method: str, value: str) -> None:
-    look, label = _LOOKS[method], LABELS[method]
-    figures.band(ax, found.filter(~c("diverged")), "step", value, look, label)
-    for _, run in found.filter("diverged").group_by("seed", maintain_order=True):
-        ax.plot(run["step"], run[value], color=look.color, lw=0.7)
-        ax.plot(run["step"][-1:], run[value][-1:], "x", color=look.color,
-                label=f"{label}, diverged")  # fmt: skip
-
-
-def _distances(table: Table, model: str) -> Picture | None:
-    """Draws how far PLP's path is from those of its controls."""
-    return _picture(
-        distances(table).filter(c("model") == model),
-        f"distance-{model}",
-        f"Distance of PLP from its controls, {table.place(model)}",
-        "distance (%)",
-        _draw_distances,
-        "Distance of PLP's parameters from those of SGD, and of SGD at the matched "
-        "rate, from the same start on the same data, in percent of the distance that "
-        "PLP has moved: means over the seeds, bands from the lowest to the highest.",
-    )
-
-
-def _draw_distances(ax: Axes, found: pl.DataFrame, regime: Regime) -> None:
-    del regime
-    for method in ("sgd", "matched"):
-        rows = found.filter(c("method") == method)
-        figures.band(ax, rows, "step", "distance", _LOOKS[method], LABELS[method])
-    ax.set_ylim(0, None)
-
-
-def _picture(
-    found: pl.DataFrame,
-    name: str,
-    title: str,
-    ylabel: str,
-    draw: Callable[[Axes, pl.DataFrame, Regime], None],
-    caption: str,
-) -> Picture | None:
-    """A panel for each regime that was run."""
-    ran = [regime for regime in REGIMES if regime.name in set(found["regime"])]
-    if not ran:
-        return None
-    columns = min(3, len(ran))
-    rows = -(-len(ran) // columns)
-    size = max(6.0, 0.4 + 3.1 * columns), 1.0 + 2.5 * rows
-    figure = figures.figure(title, *size)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes[len(ran) :]:
-        ax.set_axis_off()
-    for number, (ax, regime) in enumerate(zip(axes, ran, strict=False)):
-        left = ylabel if number % columns == 0 else ""
-        figures.dress(ax, xlabel="step", ylabel=left, title=regime.label)
-        draw(ax, found.filter(c("regime") == regime.name), regime)
-    figures.legend(figure)
-    return Picture(name, figure, caption)
+    if not is_wide:
+        ax.set_ylim(0, None)

@@ -1,17 +1,11 @@
-"""The report of predictors: who needs fewest gradients where, and at which rates."""
+"""The report of predictors: gradients relative to others, and chosen rates."""
 
-import numpy as np
 import polars as pl
-from matplotlib import colormaps
 
-from experiments import figures
 from experiments import table as tables
-from experiments.figures import Picture
 from experiments.table import Metric, Table, markdown
 
 c = pl.col
-_GAPS = ("coarse", "fine")
-_TAUS = np.geomspace(1, 32, 200)
 _METHOD = (
     "A full batch in float64. Each method has one learning rate, of seven over two "
     "decades and more where the best is at an edge, and those with momentum one of "
@@ -36,128 +30,29 @@ METRICS = tuple(
     )
     for gap in ("fine", "coarse")
 )
-_FIRST = ("sliding", "revert", "nesterov", "lbfgs")  # in colour
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
-    """Verdicts, medians, profiles, ratios to Nesterov and L-BFGS, rates."""
-    arms = [arm for arm in table.study.arms if arm.baseline]
+def sections(table: Table, found: pl.DataFrame) -> list[str]:
+    """Ratios to Nesterov and L-BFGS, and chosen rates."""
+    del found
     return [
-        "## Who is ahead where",
-        *(
-            figures.verdicts(table, found, METRICS[::-1], title, name, controls)
-            for title, name, controls in (
-                ("tuned base", "base", {a.name: a.baseline or "" for a in arms}),
-                ("base at the matched rate", "matched",
-                 {a.name: a.matched or "" for a in arms}),
-                ("tuned Nesterov", "nesterov", {a.name: "nesterov" for a in arms}),
-                ("L-BFGS", "lbfgs", {a.name: "lbfgs" for a in arms}),
-            )
-        ),
         "## Who needs fewest gradients",
         _METHOD,
-        _medians(table),
-        _profile(table),
         *(_ratios(table, control) for control in ("nesterov", "lbfgs")),
-        "## Sensitivity to the learning rate",
-        _sensitivity(table),
         "## Chosen rates",
         _chosen(table),
-    ]  # fmt: skip
-
-
-def _methods(table: Table) -> list[str]:
-    """The arms that are no matched rates."""
-    return [arm.name for arm in table.study.arms if not arm.name.endswith("-matched")]
+    ]
 
 
 def counts(table: Table) -> pl.DataFrame:
-    """Gradients and seconds to the gaps, on the seeds on which every method ran.
-
-    Returns:
-      ``model``, ``arm``, ``seed``, ``gap``, ``gradients``, ``seconds``: infinite where
-      the gap is not reached.
-    """
-    methods = _methods(table)
-    runs = table.runs.filter(c("arm").is_in(methods))
-    runs = runs.filter(c("arm").n_unique().over("model", "seed") == len(methods))
-    units = ("gradients", "seconds")
-    runs = tables.ensure(runs, *(f"{u}_{gap}" for u in units for gap in _GAPS))
+    """``model``, ``arm``, ``seed``, ``gap``, ``gradients``: null if not reached."""
+    names = {f"gradients_{gap}": gap for gap in ("coarse", "fine")}
+    runs = tables.ensure(table.runs, *names)
     return pl.concat(
-        runs.select(
-            *tables.KEYS,
-            gap=pl.lit(gap),
-            **{u: c(f"{u}_{gap}").cast(pl.Float64).fill_null(np.inf) for u in units},
-        )
-        for gap in _GAPS
+        runs.select(*tables.KEYS, gap=pl.lit(gap), gradients=c(n).cast(pl.Float64))
+        for n, gap in names.items()
     ).sort(c("model").replace_strict({m: i for i, m in enumerate(table.models)}),
            maintain_order=True)  # fmt: skip
-
-
-def _medians(table: Table) -> Picture:
-    columns = ["model", "gap"]
-    best = c("gradients").min().over(columns)
-    medians = (
-        counts(table)
-        .group_by("arm", *columns, maintain_order=True)
-        .agg(c("gradients").median())
-        .with_columns(ratio=pl.when(best.is_finite()).then(c("gradients") / best))
-    )
-    count = c("gradients").round().cast(pl.Int64, strict=False)
-    star = pl.when(c("ratio") == 1).then(pl.lit(" *")).otherwise(pl.lit(""))
-    cells = table.named(medians).select(
-        row="arm",
-        column=pl.format("{}\n{}", c("model").str.replace("-", "\n"), "gap"),
-        value=c("ratio").clip(1, 16).log(2),
-        text=pl.when(c("gradients").is_finite())
-        .then(pl.format("{}{}", count, star))
-        .otherwise(pl.lit("-")),
-    )
-    figure = figures.figure("Gradients to the gap, median of the seeds", 9, 4.8)
-    ax = figure.subplots()
-    shades = colormaps["Blues_r"].resampled(256)(np.linspace(0.45, 1, 256))
-    cmap = figures.ListedColormap(shades)
-    rows = [table.labels[name] for name in _methods(table)]
-    figures.heatmap(
-        ax, cells, "value", cmap=cmap, limits=(0, 4), text="text", rows=rows
-    )
-    bar = figure.colorbar(ax.images[0], ax=ax, shrink=0.7, ticks=[0, 1, 2, 3, 4])
-    bar.ax.set_yticklabels(["1", "2", "4", "8", "16"])
-    bar.set_label("gradients / those of the best")
-    return Picture(
-        "medians",
-        figure,
-        "A star: the fewest of the column. A dash: the median run does not reach the "
-        "gap within the steps of the study.",
-    )
-
-
-def _profile(table: Table) -> Picture:
-    figure = figures.figure("Cases solved within a multiple of the best method", 9, 4.2)
-    axes = figure.subplots(1, 2, sharey=True)
-    for ax, unit in zip(axes, ("gradients", "seconds"), strict=True):
-        best = c(unit).min().over("model", "gap", "seed")
-        ratio = pl.when(c(unit).is_finite()).then(c(unit) / best)
-        solved = (c("ratio") <= c("tau")).fill_null(False)
-        parts = (
-            counts(table)
-            .with_columns(ratio=ratio)
-            .join(pl.DataFrame({"tau": _TAUS}), how="cross")
-            .group_by("arm", "tau", maintain_order=True)
-            .agg(part=solved.mean())
-        )
-        figures.lines(table, ax, parts, "tau", "part", first=_FIRST)
-        ax.set_xscale("log", base=2)
-        ylabel = "part of the cases" if unit == "gradients" else ""
-        figures.dress(ax, xlabel=f"{unit} / {unit} of the best", ylabel=ylabel)
-    figures.legend(figure)
-    return Picture(
-        "profile",
-        figure,
-        "The part of the cases (a problem, a gap, a seed) in which a method needs at "
-        "most so many times the gradients, or the processor time, of the best one. "
-        "Cases that no method solves count as unsolved.",
-    )
 
 
 def _ratios(table: Table, control: str) -> str:
@@ -168,7 +63,7 @@ def _ratios(table: Table, control: str) -> str:
     both = found.filter(c("arm").is_in(arms)).join(
         theirs.select(*keys, base="gradients"), on=keys, maintain_order="left"
     )
-    solved = c("gradients").is_finite() & c("base").is_finite()
+    solved = c("gradients").is_not_null() & c("base").is_not_null()
     ratio = (c("gradients") / c("base")).filter(solved).log().mean().exp()
     missing = pl.when(~solved.all()).then(
         pl.format(" ({} of {})", solved.sum(), pl.len())
@@ -192,39 +87,6 @@ def _ratios(table: Table, control: str) -> str:
         f"Gradients, relative to {table.labels[control]}",
         cells.pivot("column", index="method", values="cell"),
         note="Geometric mean of the ratios of the seeds on which both get there.",
-    )
-
-
-def _sensitivity(table: Table) -> Picture:
-    figure = figures.figure(
-        "Last gap by learning rate, tuning seed", 3.2 * len(table.models), 4.2
-    )
-    axes = figure.subplots(1, len(table.models), squeeze=False)[0]
-    tuned = pl.DataFrame(
-        [
-            (record.model, record.arm, rate / rates[0], max(gap, 1e-12))
-            for record, rates in table.measured("rates", finished=False)
-            for rate, gap in zip(rates, record.measures["gaps"], strict=True)
-            if len(rates) > 1 and record.arm != "adam" and gap >= 0
-        ],
-        schema=["model", "arm", "rate", "gap"],
-        orient="row",
-    )
-    for ax, model in zip(axes, table.models, strict=True):
-        of_model = tuned.filter(c("model") == model)
-        first = ("sliding", "revert", "restarted", "nesterov")
-        figures.lines(table, ax, of_model, "rate", "gap", first=first)
-        ax.set_ylim(1e-13, 1e3)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        figures.dress(ax, xlabel="rate / lowest rate", ylabel="gap", title=model)
-        ax.label_outer()
-    figures.legend(figure)
-    return Picture(
-        "sensitivity",
-        figure,
-        "The gap after the last step, at the best momentum. Lines end where the loss "
-        "is no longer finite.",
     )
 
 

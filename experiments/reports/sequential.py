@@ -1,19 +1,16 @@
-"""The report of sequential learning: fits, units and errors along streams."""
+"""The report of sequential learning: errors, units and samples."""
 
 from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
 
-from experiments import figures
 from experiments import table as tables
-from experiments.figures import Look, Picture
-from experiments.sequential import arms, streams
+from experiments.sequential import arms
 from experiments.table import Metric, Table, markdown
 
 c = pl.col
 LMS, EKF = "ran-lms", "ran-ekf"
-_LOOKS = {LMS: Look(figures.VERMILION, "--", "^"), EKF: Look(figures.BLUE)}
 _METHOD = (
     "Each sample is seen once, in order. The test error is the mean squared error over "
     "50 test samples after the stream, divided by the variance of their targets: 1 is "
@@ -25,14 +22,10 @@ _METHOD = (
     "fitted again to all samples seen, every 50 samples: it is a reference for what "
     "the data allow, and no sequential method."
 )
-_SETUPS = {
-    "noisy": "*noisy*: noise of variance 0.004 on inputs and targets, and thresholds "
-    "of growth above the noise.",
-    "public": "*public*: the same noise, with the thresholds that are used without it "
-    "(epsilon 0.05, delta down to 0.05).",
-    "diabetes": "*diabetes*: the streams of different seeds are orders and splits of "
-    "the same 442 patients, so that intervals say nothing about other patients.",
-}
+_NOISY = (
+    " *noisy*: noise of variance 0.004 on inputs and targets, and thresholds of growth "
+    "above the noise."
+)
 
 
 def _samples(table: Table) -> pl.DataFrame:
@@ -87,15 +80,12 @@ METRICS = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
-    """How the error and the units develop, and the chosen numbers."""
+def sections(table: Table, found: pl.DataFrame) -> list[str]:
+    """How streams are learned, and the chosen numbers."""
     del found
-    notes = [n for name, n in _SETUPS.items() if any(name in m for m in table.models)]
     return [
         "## How streams are learned",
-        " ".join([_METHOD, *notes]),
-        *(_growth(table, model) for model in table.models),
-        *(_errors(table, model) for model in table.models),
+        _METHOD + _NOISY * any("noisy" in model for model in table.models),
         _tuning(table),
     ]
 
@@ -133,76 +123,6 @@ def _spread(values: Iterable[float]) -> str:
     found = np.array(list(values), float)
     spread = f" ± {found.std(ddof=1):.2g}" if found.size > 1 else ""
     return f"{found.mean():.3g}{spread}"
-
-
-def _growth(table: Table, model: str) -> Picture | None:
-    """What the two growing networks predict early and late, and their units."""
-    both = table.epochs.filter(
-        c("model") == model, c("arm").is_in([LMS, EKF]), ~c("diverged")
-    )
-    if both["arm"].n_unique() < 2:
-        return None
-    figure = figures.figure(f"A growing network learns {model}", 9.5, 5.8)
-    (early, units), (late, error) = figure.subplots(2, 2, width_ratios=(3, 2))
-    fits = {
-        record.arm: fit
-        for record, fit in reversed(table.measured("fit"))
-        if record.model == model and record.arm in _LOOKS
-    }
-    targets = streams.load(arms.SETUPS[model].stream, 0).test_targets
-    is_series = "mackey" in model
-    order = np.arange(len(targets)) if is_series else np.argsort(targets)
-    for ax, point in ((early, 0), (late, -1)):
-        ax.plot(targets[order], "o", color="0.6", ms=4, label="truth (test)")
-        after = next(iter(fits.values()))["samples"][point] if fits else 0
-        for arm, fit in fits.items():
-            predicted = np.asarray(fit["predictions"][point])[order]
-            look = _LOOKS[arm]
-            ax.plot(predicted, color=look.color, ls=look.linestyle, lw=1.4,
-                    label=table.labels[arm])  # fmt: skip
-        figures.dress(
-            ax,
-            xlabel="test sample" if is_series else "test sample, by its target",
-            ylabel="target",
-            title=f"predictions after {after} samples",
-        )
-    for ax, name, label in (
-        (units, "units", "units"),
-        (error, "test_error", "test error"),
-    ):
-        for arm, look in _LOOKS.items():
-            of_arm = both.filter(c("arm") == arm)
-            figures.band(ax, of_arm, "samples", name, look, table.labels[arm])
-        figures.dress(ax, xlabel="samples seen", ylabel=label, title=label)
-    figures.logarithmic_if_wide(error)
-    figures.legend(figure)
-    return Picture(
-        f"growth-{model}",
-        figure,
-        "Left: targets of the test samples, and predictions for them early and late in "
-        "the stream, with seed 0. Right: units and test error along the stream; lines "
-        "are means over the seeds, bands reach from the lowest to the highest.",
-    )
-
-
-def _errors(table: Table, model: str) -> Picture | None:
-    epochs = table.epochs.filter(c("model") == model, ~c("diverged"))
-    if not len(epochs):
-        return None
-    figure = figures.figure(f"Test error by samples seen, {model}", 7.5, 4.4)
-    ax = figure.subplots()
-    first = (EKF, LMS, "fixed-ekf", "fixed-adam")
-    figures.lines(table, ax, epochs, "samples", "test_error", first=first,
-                  control="kernel-ridge", is_geometric=True)  # fmt: skip
-    figures.dress(ax, xlabel="samples seen", ylabel="test error (1: the mean)")
-    figures.logarithmic_if_wide(ax)
-    figures.legend(figure)
-    return Picture(
-        f"errors-{model}",
-        figure,
-        "Geometric means over the finished runs, and bands from the lowest to the "
-        "highest.",
-    )
 
 
 def _tuning(table: Table) -> str:

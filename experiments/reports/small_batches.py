@@ -1,10 +1,8 @@
-"""The report of small batches: verdicts, losses by learning rate, chosen rates."""
+"""The report of small batches: losses by learning rate, chosen rates."""
 
 import polars as pl
 
-from experiments import figures
 from experiments import table as tables
-from experiments.figures import Picture
 from experiments.table import Metric, Table, markdown
 
 c = pl.col
@@ -26,24 +24,12 @@ _METHOD = (
 METRICS = (Metric("loss", "last loss on held-out data", "nats", 4, c("loss")),)
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
-    """Verdicts, sensitivity, chosen rates."""
-    arms = [arm for arm in table.study.arms if arm.baseline]
-    controls = {
-        ("tuned base", "base"): {a.name: a.baseline or "" for a in arms},
-        ("base at the matched rate", "matched"): {
-            a.name: a.matched or "" for a in arms
-        },
-    }
+def sections(table: Table, found: pl.DataFrame) -> list[str]:
+    """Sensitivity to the rate, and chosen rates."""
+    del found
     return [
-        "## Who is ahead where",
-        _METHOD,
-        *(
-            figures.verdicts(table, found, METRICS, *names, of_arm)
-            for names, of_arm in controls.items()
-        ),
         "## Sensitivity to the learning rate",
-        *(_sensitivity(table, model) for model in table.models),
+        _METHOD,
         _forgiving(table),
         "## Chosen rates",
         _chosen(table),
@@ -77,31 +63,6 @@ def means(table: Table) -> pl.DataFrame:
     mean = pl.when(c("loss").is_not_null().all()).then(c("loss").mean())
     keys = ["model", "arm", "rate"]
     return grids(table).group_by(keys, maintain_order=True).agg(mean)
-
-
-def _sensitivity(table: Table, model: str) -> Picture:
-    found = grids(table).filter(c("model") == model)
-    base = means(table).filter(c("model") == model, c("arm") == "base")["loss"].min()
-    complete = c("loss").is_not_null().all().over("arm", "rate")
-    found = found.filter(complete).with_columns(c("loss") - base)
-    figure = figures.figure(
-        f"Last loss minus that of the base at its best rate, {model}", 7.5, 4.6
-    )
-    ax = figure.subplots()
-    ax.axhline(0, color="0.3", lw=1)
-    first = ("tail-constant", "lookahead", "constant", "ema")
-    figures.lines(table, ax, found, "rate", "loss", first=first, control="base")
-    ax.set_xscale("log")
-    ax.set_yscale("symlog", linthresh=0.1)
-    ax.set_ylim(-0.08, 2)
-    figures.dress(ax, xlabel="peak learning rate", ylabel="difference (nats)")
-    figures.legend(figure)
-    return Picture(
-        f"sensitivity-{model}",
-        figure,
-        "Mean of the tuning seeds, and a band from the lowest to the highest. Lines "
-        "end where a run diverged.",
-    )
 
 
 def _forgiving(table: Table) -> str:

@@ -30,41 +30,17 @@ _EVERY_FIT = 50  # the same for kernel ridge, which is fitted again at each poin
 
 
 class Setup(NamedTuple):
-    """A stream, and when networks grow on it.
+    """When networks grow on the stream of the same name, and to how many units."""
 
-    Attributes:
-      stream: A name of ``streams.STREAMS``.
-      growth: When units are allocated.
-      capacity: The most units.
-      tuned_on: The name of the setup that the arms' numbers are chosen on; empty for
-        this one.
-    """
-
-    stream: str
     growth: Growth
     capacity: int
-    tuned_on: str = ""
 
 
-# Thresholds of 3 standard deviations of the noise, and of a little more than the
-# distance that it puts between two equal inputs of seven lags.
-_ABOVE_NOISE = Growth(epsilon=0.2, delta_min=0.3)
 SETUPS = {
-    "mackey-glass-17": Setup("mackey-glass-17", Growth(), 100),
-    "mackey-glass-30": Setup("mackey-glass-30", Growth(), 200),
-    "mackey-glass-17-noisy": Setup("mackey-glass-17-noisy", _ABOVE_NOISE, 100),
-    "mackey-glass-30-noisy": Setup("mackey-glass-30-noisy", _ABOVE_NOISE, 100),
-    # The thresholds that are used without noise.
-    "mackey-glass-17-public": Setup(
-        "mackey-glass-17-noisy", Growth(), 350, "mackey-glass-17-noisy"
-    ),
-    "mackey-glass-30-public": Setup(
-        "mackey-glass-30-noisy", Growth(), 350, "mackey-glass-30-noisy"
-    ),
-    # Targets have variance 1 and inputs a mean squared distance of 1.
-    "diabetes": Setup(
-        "diabetes", Growth(epsilon=1.5, delta_max=1.5, delta_min=0.7), 100
-    ),
+    "mackey-glass-17": Setup(Growth(), 100),
+    # Thresholds of 3 standard deviations of the noise, and of a little more than the
+    # distance that it puts between two equal inputs of seven lags.
+    "mackey-glass-17-noisy": Setup(Growth(epsilon=0.2, delta_min=0.3), 100),
 }
 
 
@@ -75,7 +51,6 @@ class Curve(NamedTuple):
       samples: How many samples were seen, at each point.
       error: The mean squared test error there, divided by the test targets' variance.
       units: Units, or support points, there.
-      predictions: For the test inputs, there; shape (points, test samples).
       refused: Samples that found no unit left to allocate.
       seconds: Time of learning, without compilation.
     """
@@ -83,7 +58,6 @@ class Curve(NamedTuple):
     samples: np.ndarray
     error: np.ndarray
     units: np.ndarray
-    predictions: np.ndarray
     refused: int
     seconds: float
 
@@ -112,8 +86,6 @@ class Algorithm(NamedTuple):
 @functools.cache
 def tune(name: str, setup_name: str) -> Tuned[float]:
     """Chooses an arm's number, by its mean final error over ``TUNING_SEEDS``."""
-    if other := SETUPS[setup_name].tuned_on:
-        return tune(name, other)
     algorithm = ALGORITHMS[name]
     return tuning.tune(
         algorithm.candidates,
@@ -152,14 +124,14 @@ def _rule(kind: str, value: float) -> learning.Rule:
 
 def _learn_growing(kind: str, setup_name: str, seed: int, value: float) -> Curve:
     setup = SETUPS[setup_name]
-    stream = streams.load(setup.stream, seed)
+    stream = streams.load(setup_name, seed)
     network = ran.create(setup.capacity, stream.inputs.shape[1])
     return _follow(network, _rule(kind, value), stream, setup.growth)
 
 
 def _learn_fixed(kind: str, setup_name: str, seed: int, value: float) -> Curve:
     """A network with as many units as RAN-EKF ends with on the same stream."""
-    stream = streams.load(SETUPS[setup_name].stream, seed)
+    stream = streams.load(setup_name, seed)
     network = fixed_network(
         stream.inputs, _grown_units(setup_name, seed), SETUPS[setup_name].capacity, seed
     )
@@ -218,7 +190,6 @@ def _follow(
         targets,
         rule,
         growth=growth,
-        when_full="stop",
         watched=tests,
     )
     watched = np.asarray(trace.watched, np.float64)
@@ -226,7 +197,7 @@ def _follow(
     samples = np.arange(EVERY, len(watched) + 1, EVERY)
     predictions, units = watched[samples - 1], np.asarray(trace.units)[samples - 1]
     error = _error(predictions, stream)
-    return Curve(samples, error, units, predictions, int(state.refused), seconds)
+    return Curve(samples, error, units, int(state.refused), seconds)
 
 
 def _error(predictions: np.ndarray, stream: Stream) -> np.ndarray:
@@ -243,7 +214,7 @@ def _learn_kernel_ridge(setup_name: str, seed: int, value: float) -> Curve:
 
     The kernel is Gaussian, and as wide as the median distance of the stream's inputs.
     """
-    stream = streams.load(SETUPS[setup_name].stream, seed)
+    stream = streams.load(setup_name, seed)
     mean = stream.targets[0]
     gamma = 1 / float(np.median(_squared_distances(stream.inputs)))
     model = KernelRidge(alpha=value, kernel="rbf", gamma=gamma)
@@ -255,7 +226,7 @@ def _learn_kernel_ridge(setup_name: str, seed: int, value: float) -> Curve:
     seconds = time.perf_counter() - begin
     predictions = np.stack(fits)
     error = _error(predictions, stream)
-    return Curve(samples, error, samples, predictions, 0, seconds)
+    return Curve(samples, error, samples, 0, seconds)
 
 
 _RATES = (0.02, 0.05, 0.1, 0.2, 0.4)

@@ -11,7 +11,7 @@ References:
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,10 +90,6 @@ class Trace(NamedTuple):
     watched: jax.Array
 
 
-class CapacityError(ValueError):
-    """A sample would have allocated a unit, and there was none left."""
-
-
 def gradient_rule(optimizer: optax.GradientTransformation) -> Rule:
     """Learns by gradients of half the squared error; LMS is ``optax.sgd(rate)``.
 
@@ -154,7 +150,6 @@ def learn(
     rule: Rule,
     *,
     growth: Growth | None = None,
-    when_full: Literal["raise", "stop"] = "raise",
     watched: jax.Array | None = None,
 ) -> tuple[State, Trace]:
     """Learns from a stream, each sample once and in order.
@@ -168,35 +163,18 @@ def learn(
       targets: Shape (n,).
       rule: How parameters learn. Use the same object again: another one compiles
         again, even if it does the same.
-      growth: When units are allocated; None for never.
-      when_full: What happens once a sample would allocate a unit and all units exist:
-        ``"raise"``, or ``"stop"`` to learn by the rule alone from there on.
+      growth: When units are allocated; None for never. Once all units exist, samples
+        that would allocate one are counted as refused, and learned by the rule.
       watched: Inputs whose predictions are noted after each sample, shape
         (watched inputs, inputs).
 
     Returns:
       The learner after the stream, and what happened on the way.
-
-    Raises:
-      CapacityError: If the capacity did not suffice. It is raised after the stream.
-      ValueError: If ``when_full`` is something else.
     """
-    if when_full not in ("raise", "stop"):
-        raise ValueError(f"when_full must be 'raise' or 'stop', got {when_full!r}")
     inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
     if watched is None:
         watched = jnp.zeros((0, inputs.shape[1]), inputs.dtype)
-    after, trace = _scan(
-        state, inputs, targets, growth, jnp.asarray(watched), rule=rule
-    )
-    refused = int(after.refused) - int(state.refused)
-    if refused and when_full == "raise":
-        raise CapacityError(
-            f"the network has {len(after.network.active)} units, and {refused} of "
-            f"{len(targets)} samples would have allocated more: raise the capacity, or "
-            f"use when_full='stop'"
-        )
-    return after, trace
+    return _scan(state, inputs, targets, growth, jnp.asarray(watched), rule=rule)
 
 
 @functools.partial(jax.jit, static_argnames="rule")

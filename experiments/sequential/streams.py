@@ -1,4 +1,4 @@
-"""Streams of samples to learn from in order: Mackey-Glass, and a real one.
+"""Streams of samples to learn from in order: Mackey-Glass, with and without noise.
 
 References:
   Mackey and Glass, "Oscillation and Chaos in Physiological Control Systems", Science
@@ -88,18 +88,18 @@ _PERIOD = 6  # seconds between two samples
 _TRANSIENT = 200  # samples before the first that is used
 
 
-def _mackey_glass_stream(seed: int, *, tau: float, noise_variance: float) -> Stream:
+def _mackey_glass_stream(seed: int, *, noise_variance: float) -> Stream:
     """The next value from the last seven; 500 samples to learn from, 50 to test on.
 
     Each seed has its own start and its own noise. The noise is on all inputs and on
     the targets to learn from; targets to test on are without it. The variance of the
-    series itself is 0.05 (tau 17) to 0.07 (tau 30).
+    series itself is 0.05.
     """
     rng = np.random.default_rng(seed)
     count = 500 + 50 + _LAGS
     per_sample = round(_PERIOD / 0.1)
     values = mackey_glass(
-        (_TRANSIENT + count) * per_sample, tau=tau, start=rng.uniform(0.8, 1.3)
+        (_TRANSIENT + count) * per_sample, tau=17.0, start=rng.uniform(0.8, 1.3)
     )
     clean = values[::per_sample][-count:]
     noisy = clean + rng.normal(scale=noise_variance**0.5, size=count)
@@ -107,32 +107,11 @@ def _mackey_glass_stream(seed: int, *, tau: float, noise_variance: float) -> Str
     return Stream(inputs[:500], noisy[_LAGS:][:500], inputs[500:], clean[_LAGS:][500:])
 
 
-def _diabetes_stream(seed: int) -> Stream:
-    """442 patients in random order, the last 50 to test on.
-
-    The progression of diabetes from ten measurements (``sklearn.datasets``). Targets
-    are in standard deviations; inputs are scaled so that the squared distance of two
-    patients is 1 on average.
-    """
-    from sklearn.datasets import load_diabetes
-
-    inputs, targets = load_diabetes(return_X_y=True)
-    inputs = inputs / inputs.std(axis=0) / (2 * inputs.shape[1]) ** 0.5
-    targets = (targets - targets.mean()) / targets.std()
-    order = np.random.default_rng(seed).permutation(len(targets))
-    inputs, targets = inputs[order], targets[order]
-    return Stream(inputs[:-50], targets[:-50], inputs[-50:], targets[-50:])
-
-
 STREAMS: dict[str, Callable[[int], Stream]] = {
-    **{
-        f"mackey-glass-{tau}{name}": functools.partial(
-            _mackey_glass_stream, tau=float(tau), noise_variance=variance
-        )
-        for tau in (17, 30)
-        for name, variance in (("", 0.0), ("-noisy", 0.004))
-    },
-    "diabetes": _diabetes_stream,
+    "mackey-glass-17": functools.partial(_mackey_glass_stream, noise_variance=0.0),
+    "mackey-glass-17-noisy": functools.partial(
+        _mackey_glass_stream, noise_variance=0.004
+    ),
 }
 
 

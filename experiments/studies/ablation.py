@@ -5,13 +5,11 @@ from typing import Any
 from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
 
-# Stated though they are the defaults, as reports draw results over them.
+# Part of the recorded configurations, though they are the defaults.
 _DEFAULTS = {"step": 1.0, "window": 3, "period": 4}
 
 
-def _setting(
-    name: str, group: str, of: str | None = None, varies: str = "", **settings: Any
-) -> tuple[Arm, Arm | None]:
+def _setting(name: str, group: str, **settings: Any) -> tuple[Arm, Arm | None]:
     """Prediction after SGD with some settings, and SGD at the rate that matches it.
 
     Where prediction is neutral, SGD itself matches it, and there is no second arm.
@@ -34,8 +32,6 @@ def _setting(
         baseline="sgd",
         matched="sgd" if factor == 1 else control.name,
         group=group,
-        variant_of=of,
-        varies=f"plp_{varies}" if varies else None,
     )
     return arm, None if factor == 1 else control
 
@@ -67,30 +63,11 @@ def _optimizer(name: str, label: str) -> tuple[Arm, ...]:
 # One setting at a time. Windows are varied at period 5, which holds all of them.
 _SETTINGS = (
     _setting("plp", ""),
-    *(
-        _setting(f"step-{s}", "step", of="plp", varies="step", step=s)
-        for s in (0.25, 0.5, 2, 4)
-    ),
-    *(
-        _setting(f"period-{n}", "period", of="plp", varies="period", period=n)
-        for n in (3, 5, 8)
-    ),
-    *(
-        _setting(
-            f"window-{n}", "window", of="period-5", varies="window", window=n, period=5
-        )
-        for n in (2, 4, 5)
-    ),
-    _setting("least-squares", "fit", of="plp", varies="fit", fit="least_squares"),
-    _setting(
-        "least-squares-5",
-        "fit",
-        of="window-5",
-        varies="fit",
-        fit="least_squares",
-        window=5,
-        period=5,
-    ),
+    *(_setting(f"step-{s}", "step", step=s) for s in (0.25, 0.5, 2, 4)),
+    *(_setting(f"period-{n}", "period", period=n) for n in (3, 5, 8)),
+    *(_setting(f"window-{n}", "window", window=n, period=5) for n in (2, 4, 5)),
+    _setting("least-squares", "fit", fit="least_squares"),
+    _setting("least-squares-5", "fit", fit="least_squares", window=5, period=5),
 )
 # Settings with the same matched rate share its arm.
 _MATCHED = {control.name: control for _, control in _SETTINGS if control is not None}

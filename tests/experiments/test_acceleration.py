@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from experiments import studies
 from experiments.studies import acceleration
@@ -35,25 +34,6 @@ def test_memory_is_the_compilers_and_the_peak_only_if_it_rose(monkeypatch):
 
 
 # -- The study -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scale", ["full", "small", "quick"])
-def test_arms_have_their_techniques_alone_or_all(scale):
-    study = studies.load("acceleration")
-    techniques = ("precision", "batch_parts", "batches_per_step", "input", "clip_value")
-    for model in study.scale(scale).models:
-        configs = {}
-        for arm in study.arms:
-            fields = study.scale(scale).fields
-            config = study.configure(fields, model, arm)
-            configs[arm.name] = {n: config[n] for n in techniques if n in config}
-        assert configs["none"] == {}
-        alone = ("bfloat16", "enlarged", "host-pinned", "clipped")
-        together = {n: x for name in alone for n, x in configs[name].items()}
-        assert all(len(configs[name]) == 1 for name in (*alone, "float16", "split"))
-        for name in configs:
-            if name.startswith("all"):
-                assert configs[name] == together
 
 
 def test_amplification_and_its_control_differ_in_the_factor_alone():

@@ -17,15 +17,15 @@ def _quadratic(hessian, params):
     return w @ hessian @ w / 2 + w.sum()
 
 
-def quadratic(spectrum, seed=0):
-    """A loss on a tree of 3 x 4 and more parameters, its Hessian and eigenvectors."""
+def quadratic(spectrum):
+    """A loss on a tree of 3 x 4 and more parameters with these eigenvalues."""
     n = len(spectrum)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rotation, _ = np.linalg.qr(rng.normal(size=(n, n)))
     hessian = rotation @ np.diag(spectrum) @ rotation.T
     params = {"kernel": jnp.ones((3, 4)), "rest": [jnp.ones(n - 12)]}
     # Equal partials compile once for all spectra of a size.
-    return Partial(_quadratic, jnp.asarray(hessian)), params, hessian, rotation
+    return Partial(_quadratic, jnp.asarray(hessian)), params
 
 
 @pytest.fixture
@@ -45,55 +45,33 @@ SPECTRA = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA.keys())
-def test_rotated_quadratics(float64, spectrum, seed):
-    loss, params, hessian, _ = quadratic(spectrum, seed)
-    found = top_eigenvalue(loss, params, tolerance=1e-6, key=jax.random.key(seed))
+def test_rotated_quadratics(float64, spectrum):
+    loss, params = quadratic(spectrum)
+    found = top_eigenvalue(loss, params, tolerance=1e-6, key=KEY)
     np.testing.assert_allclose(found.value, max(spectrum), rtol=1e-6)
     assert found.converged
-    assert jax.tree.structure(found.vector) == jax.tree.structure(params)
-    # The residual, from the dense matrix.
-    v = np.asarray(ravel_pytree(found.vector)[0])
-    np.testing.assert_allclose(np.linalg.norm(v), 1, rtol=1e-12)
-    residual = np.linalg.norm(hessian @ v - found.value * v)
-    np.testing.assert_allclose(found.residual, residual, atol=1e-10)
     assert found.residual <= 1e-6 * abs(found.value)
-
-
-def test_vector_is_the_eigenvector(float64):
-    loss, params, _, rotation = quadratic(SPECTRA["gap"])
-    found = top_eigenvalue(loss, params, tolerance=1e-6, key=KEY)
-    overlap = ravel_pytree(found.vector)[0] @ rotation[:, 0]
-    np.testing.assert_allclose(abs(overlap), 1, rtol=1e-10)
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-4])
 def test_stops_at_the_tolerance(float64, tolerance):
-    loss, params, *_ = quadratic(SPECTRA["cluster"])
+    loss, params = quadratic(SPECTRA["cluster"])
     found = top_eigenvalue(loss, params, tolerance=tolerance, key=KEY)
     assert found.converged
     assert 0 < found.residual <= tolerance * found.value
     finer = top_eigenvalue(loss, params, tolerance=tolerance / 100, key=KEY)
-    assert finer.products >= found.products
     # A Rayleigh quotient is at most the top eigenvalue.
     assert found.value <= 5.0 + 1e-12
     assert 5.0 - finer.value <= 5.0 - found.value + 1e-9
 
 
 def test_says_when_it_did_not_converge(float64):
-    loss, params, *_ = quadratic(np.linspace(4.9, 5, 60))
+    loss, params = quadratic(np.linspace(4.9, 5, 60))
     found = top_eigenvalue(loss, params, tolerance=1e-12, max_restarts=1, key=KEY)
     assert not found.converged
     assert found.residual > 1e-12 * found.value
     assert 4.9 < found.value <= 5.0 + 1e-12
-
-
-def test_few_parameters(float64):
-    found = top_eigenvalue(
-        lambda w: w @ jnp.diag(jnp.array([1.0, -3.0, 2.0])) @ w, jnp.ones(3), key=KEY
-    )
-    np.testing.assert_allclose(found.value, 4)
 
 
 def test_float32_reaches_its_tolerance():
@@ -156,9 +134,3 @@ def test_a_partial_compiles_once_for_all_batches():
     second = find(1)
     assert traces == compiled
     assert first.value != second.value
-
-
-@pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_restarts": 0}])
-def test_options_must_be_positive(options):
-    with pytest.raises(ValueError, match="must be positive"):
-        top_eigenvalue(jnp.sum, jnp.ones(3), key=KEY, **options)

@@ -6,7 +6,6 @@ import pytest
 from matplotlib.colors import to_hex
 
 from experiments import figures, studies, table
-from experiments.reports import ablation
 from experiments.reports import mechanism as mechanism_report
 from experiments.statistics import BETTER, TOO_FEW
 from experiments.table import ACCURACY
@@ -85,41 +84,6 @@ def test_curves_are_differences_with_four_arms_in_colour():
     expected = (losses["plp-4"] - losses["sgd"]).mean(axis=0)
     np.testing.assert_allclose(drawn["PLP, period 4"].get_ydata(), expected)
     assert figures.curves(made, "vgg16", arms, "sgd", "loss") is None
-
-
-def test_verdicts_have_a_row_an_arm_and_a_column_a_setup():
-    made = table_of([*two(0.1), *(r for r in two_models())])
-    found = table.compare(made)
-    picture = figures.verdicts(
-        made, found, [ACCURACY], "old way", "old", {"new": "old"}
-    )
-    (ax,) = picture.figure.axes
-    (image,) = ax.images
-    better, few = image.get_array()[0]
-    assert (better, few) == (0, list(figures._VERDICTS).index(TOO_FEW))
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["tiny", "vgg16"]
-    assert ax.texts[0].get_text() == f"{found['mean'][0]:+.2f}"
-
-
-def two_models():
-    return [
-        run(arm, s, test_accuracy=0.5 + 0.1 * (arm == "new"), model="vgg16")
-        for arm in ("old", "new")
-        for s in range(2)
-    ]
-
-
-def test_settings_are_drawn_over_their_values():
-    gains = {"plp": 0.01, "step-0.25": 0.0, "step-0.5": 0.0, "step-2": 0.02}
-    study, _, records = make("ablation", seeds=3, gains=gains)
-    made = table_of(records, study)
-    picture = ablation.over_settings(made, "tiny", ACCURACY, table.compare(made))
-    step = picture.figure.axes[0]
-    (plain, _, _), *_ = step.containers
-    y = np.asarray(plain.get_ydata(), float)
-    np.testing.assert_allclose(y, [0, 0, 1, 2, 0], atol=1e-9)
-    x = np.asarray(plain.get_xdata(), float)
-    np.testing.assert_allclose(np.round(x), range(5))
 
 
 def test_curvature_is_drawn_for_the_regimes_that_were_run():

@@ -15,27 +15,17 @@ from jax.tree_util import Partial
 import models
 from experiments.curvature import top_eigenvalue
 from experiments.studies import mechanism
-from experiments.studies.mechanism import REGIMES, STUDY
+from experiments.studies.mechanism import STUDY
 from experiments.training_loss import TrainingLoss
 from training import data, recipe
 from training.engine import networks
 from training.run.callbacks import Callback
-from training.settings.config import fields, resolve
+from training.settings.config import resolve
 
 # Compiling is most of the cost here.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 # -- the network -----------------------------------------------------------------------
-
-
-def test_plain_has_convolutions_biases_and_a_head():
-    # 9*3*64 + 64 = 1,792; 9*64*128 + 128 = 73,856; head 128*100 + 100 = 12,900.
-    network = models.create("plain", num_classes=100)
-    variables = jax.eval_shape(
-        lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-    )
-    assert sum(x.size for x in jax.tree.leaves(variables)) == 1_792 + 73_856 + 12_900
-    assert set(variables) == {"params"}
 
 
 def test_plain_is_two_convolutions_with_tanh():
@@ -68,32 +58,6 @@ SMALL_PART = {"validation_fraction": 0.1, "train_fraction": 0.025}
 
 def configure(fields, model, arm):
     return resolve(STUDY.configure(fields, model, arm))
-
-
-@pytest.mark.parametrize("regime", REGIMES, ids=lambda regime: regime.name)
-@pytest.mark.parametrize(
-    ("scale", "model"),
-    [(scale, model) for scale in STUDY.scales for model in scale.models],
-    ids=lambda x: getattr(x, "name", x),
-)
-def test_arms_of_a_regime_differ_only_in_the_method(scale, model, regime):
-    (plp_arm,) = (a for a in STUDY.arms if a.group == regime.name and a.matched)
-    arms = [STUDY.arm(plp_arm.baseline), plp_arm, STUDY.arm(plp_arm.matched)]
-    assert {arm.group for arm in arms} == {regime.name}
-    sgd, plp, matched = (fields(configure(scale.fields, model, arm)) for arm in arms)
-    differs = {name for name in sgd if sgd[name] != matched[name]}
-    assert differs - {"workdir"} == {"learning_rate"}
-    # Of four steps, the last jumps half a step further: 4.5 steps instead of 4.
-    assert matched["learning_rate"] == pytest.approx(4.5 / 4 * plp["learning_rate"])
-    differs = {name for name in sgd if sgd[name] != plp[name]}
-    options = {"plp_step", "plp_period", "plp_window", "plp_fit"}
-    assert differs - {"workdir"} == {"method", *options}
-    assert plp["plp_period"] == mechanism.PERIOD == 4
-    assert sgd["momentum"] == regime.momentum
-    assert sgd["optimizer"] == ("nesterov" if regime.nesterov else "sgd")
-    assert sgd["schedule"] == "constant"
-    assert sgd["warmup_epochs"] == 0
-    assert not sgd["augment"]
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100"])
@@ -150,31 +114,6 @@ def test_curvature_is_that_of_the_loss_with_batch_normalisation(normalised):
     dense = jit(jax.hessian(lambda w: loss(unravel(w))))(flat)
     found = top_eigenvalue(loss, unravel(flat), tolerance=1e-7, key=jax.random.key(0))
     np.testing.assert_allclose(found.value, np.linalg.eigvalsh(dense)[-1], rtol=1e-10)
-
-
-def test_curvature_shrinks_with_the_square_of_normalised_weights(normalised):
-    """This ties curvature to the norm of the weights, as the study says."""
-    module, variables, images, labels = normalised
-    params = variables["params"]
-
-    def along(kernel, direction):
-        def loss(kernel):
-            first = {**params["stage1"], "conv": {"kernel": kernel}}
-            return TrainingLoss(module)(images, labels, {**params, "stage1": first})
-
-        gradient = jax.grad(loss)
-        return jnp.vdot(
-            direction, jax.jvp(gradient, (kernel,), (direction,))[1]
-        ), gradient(kernel)
-
-    along = jit(along)
-    kernel = 1e3 * params["stage1"]["conv"]["kernel"]  # the norm's epsilon is nothing
-    direction = jax.random.normal(jax.random.key(2), kernel.shape, kernel.dtype)
-    curvature, gradient = along(kernel, direction)
-    assert abs(curvature) > 0
-    half_curvature, half_gradient = along(2 * kernel, direction)
-    np.testing.assert_allclose(half_curvature, curvature / 4, rtol=1e-5)
-    np.testing.assert_allclose(half_gradient, gradient / 2, rtol=1e-5, atol=1e-14)
 
 
 def test_losses_of_equal_networks_are_equal():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments import figures, report, studies, table
-from experiments.reports import acceleration, published, stability_chart
+from experiments.reports import acceleration, published
 from experiments.reports import mechanism as mechanism_report
 from experiments.reports.amplification import rises, sections
 from tests.support.reports import (
@@ -30,7 +30,6 @@ TRAINED = [name for name in studies.NAMES if studies.load(name).execute is None]
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Laying out and drawing takes most of the time."""
-    monkeypatch.setattr(stability_chart, "_POINTS", 20)
     monkeypatch.setattr(figures, "legend", lambda *arguments, **options: None)
     monkeypatch.setattr(report, "_save", lambda figure, path: path.touch())
 
@@ -62,7 +61,6 @@ def folder_of(folder):
 @pytest.mark.parametrize("name", TRAINED)
 def test_pictures_can_be_drawn(name, tmp_path, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(stability_chart, "_POINTS", 20)
     first = "tiny" if name == "cascade" else "plain"  # which has no blocks
     study, header, records = make(name, models=(first, "resnet18"))
     write(study, header, records, tmp_path)
@@ -120,9 +118,6 @@ def test_diverged_runs_are_counted_and_left_out(tmp_path):
     assert next(r for r in compared if r[1] == "PLP, period 4")[4] == (
         "2; diverged: 1 / 0"
     )
-    best = found["tiny on digits: best epoch / loss"]
-    column = best[0].index("PLP, period 4")
-    assert [row[column] for row in best[1:]][1] == "diverged"
 
 
 # -- What falls short ------------------------------------------------------------------
@@ -151,15 +146,9 @@ def test_plps_numbers_are_next_to_ours_on_the_papers_data(tmp_path):
     study, header, records = make("plp", models=("resnet18",), scale="full")
     text = write(study, header, records, tmp_path)
     found = tables_of(text)
-    _, *rows = found["resnet18 on cifar100: best epoch / loss"]
-    assert [row[0] for row in rows] == ["0", "1", "2", "mean", "paper"]
-    # The means that the paper itself gives: 41.3 and 38.8 epochs.
-    assert rows[4][1].startswith("41.3 / ")
-    assert rows[4][2].startswith("38.8 / ")
     *_, theirs = found["Accuracy, top-1 and top-5 error on the test set"]
     printed = published("plp")["test"]["resnet18"]["plp"]
     assert [float(cell) for cell in theirs[3:]] == list(printed.values())
-    assert "59.49 %" in text
 
 
 @pytest.fixture
@@ -169,9 +158,6 @@ def amplification():
     study, _, records = make(
         "amplification", models=("vgg19",), gains=gains, arms=arms, scale="full"
     )
-    for record in records:
-        if record.arm == "g2-case1":
-            record.result["train_seconds"] = 99.0  # 90 of all others
     return table_of(records, study, ("vgg19",))
 
 
@@ -193,8 +179,6 @@ def test_amplifications_best_run_is_apart_from_its_mean(amplification):
     assert float(shown["ours (cifar100): best run"]) == pytest.approx(best, abs=0.0051)
     printed = published("amplification")["best_test_accuracy"]["cifar100"]["vgg19"]
     assert float(shown["paper, Table 4 (cifar100)"]) == printed[4]
-    header, ours, *_ = tables_of(text)["Minutes of training"]
-    assert ours[header.index("g2 case 1")] == "1.650 ± 0.000 (+10.0 %)"
 
 
 def test_rises_are_means_over_layers_and_amplified_epochs():
@@ -257,27 +241,3 @@ def test_pinned_memory_has_no_times_on_a_cpu():
             for arm in ("host-pinned", "host")
         ]
         assert timings(records, "seconds_per_epoch")["value"].to_list() == [1.0] * count
-
-
-@pytest.mark.parametrize(
-    ("model", "fields", "answer"),
-    [
-        ("resnet50", {}, "yes"),
-        ("resnet50", {"dataset": "cifar10"}, "yes"),
-        ("resnet50", {"width": 8}, "no: a reduced form"),
-        ("resnet50", {"dataset": "digits"}, "no: other images (digits)"),
-        ("vit-tiny", {}, "no: the review starts from ImageNet weights"),
-        ("tiny", {}, "no: not one of the review's networks"),
-    ],
-)
-def test_what_can_be_compared_with_the_review(model, fields, answer):
-    study = studies.load("acceleration")
-    scale = dataclasses.replace(
-        study.scale("full"), models=(model,), fields=fields, arms=("none",)
-    )
-    records = [
-        dataclasses.replace(run(t.arm.name, t.seed, model=model), config=t.config)
-        for t in study.tasks(scale)
-    ]
-    made = table.make(study, study.header(scale), records)
-    assert acceleration.comparable(made, model) == answer

@@ -112,15 +112,6 @@ def test_the_published_extrapolation_follows_the_learning_rate():
     assert not beta[~active].any()
 
 
-def test_every_arm_has_a_matched_one():
-    arms = {arm.name: arm for arm in small_batches.STUDY.arms}
-    for name, method in batches.METHODS.items():
-        if name != method.base:
-            assert arms[name].baseline == method.base
-            expected = {"method": name, "matched": True}
-            assert arms[arms[name].matched].fields == expected
-
-
 @pytest.fixture
 def promoting():
     with jax.numpy_rank_promotion("allow"):
@@ -134,14 +125,6 @@ def test_no_character_is_predicted_from_a_later_one(promoting):
     changed = characters.predict(params, windows.at[:, 20:].add(1))
     np.testing.assert_allclose(changed[:, :20], logits[:, :20], atol=1e-6)
     assert (abs(changed[:, 20:] - logits[:, 20:]).max(axis=-1) > 1e-4).all()
-
-
-def test_windows_are_of_the_text(promoting):
-    train, held_out = characters.text()
-    whole = train.tobytes()
-    for window in np.asarray(characters.batch(characters.data(), jax.random.key(2))):
-        assert whole.find(window.tobytes()) % 4 == 0
-    assert len(held_out) == pytest.approx(0.1 * (len(train) + len(held_out)), abs=1)
 
 
 def test_a_setup_that_is_not_there():

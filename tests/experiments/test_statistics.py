@@ -162,15 +162,6 @@ def test_counts_mean_and_swapped_arms(pairs):
         assert (back.low, back.high) == (-found.high, -found.low)
 
 
-@pytest.mark.parametrize("n", [3, 8])
-def test_what_a_seed_adds_to_both_arms_changes_nothing(n):
-    rng = np.random.default_rng(n)
-    arm, control = rng.normal(50, 1, (2, n))
-    of_seed = rng.normal(0, 10, n)
-    before, after = compare(arm, control), compare(arm + of_seed, control + of_seed)
-    assert after[2:5] == pytest.approx(before[2:5])
-
-
 # -- Degenerate cases: without a warning, which would be an error ----------------------
 
 

@@ -100,14 +100,8 @@ def test_arms_refer_to_arms(name):
         assert all(study.find(name) for name in scale.arms or ())
         assert all(study.find(n) for names in scale.only.values() for n in names)
         for arm in study.including(scale.arms or ()).arms:
-            assert (arm.variant_of is None) == (arm.varies is None)
             for control in (arm.baseline, arm.matched):
                 assert control is None or study.find(control)
-            if arm.variant_of is not None:
-                # It differs from its base in that field alone.
-                base, field = study.arm(arm.variant_of).fields, arm.varies
-                assert arm.fields[field] != base.get(field)
-                assert {**base, field: None} == {**arm.fields, field: None}
 
 
 def test_comparisons_follow_from_the_arms():
@@ -166,21 +160,6 @@ def test_more_or_fewer_of_the_same_runs_are_the_same_scale():
     found = {task.folder for task in study.tasks(same)}
     assert len(found) == 3
     assert len(found & {task.folder for task in study.tasks(scale)}) == 2
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"models": ["tinyy"]}, "--models tinyy"),
-        ({"arms": ["sgd", "adam"]}, "--arms adam"),
-        ({"seeds": 0}, "--seeds"),
-    ],
-)
-def test_bad_scales_name_their_flag(changes, message):
-    study = study_of(SGD)
-    scale = study.scale("small").changed(**changes, fields={})
-    with pytest.raises(ConfigError, match=message):
-        study.tasks(scale)
 
 
 # -- Records and declarations ----------------------------------------------------------
@@ -377,9 +356,3 @@ def test_the_matched_rate_is_raised_where_layers_are_amplified(model, amplified)
         for epoch, found in enumerate(ratio, start=1):
             assert found == pytest.approx(rise if epoch in raised else 1.0)
         assert configure(study, "full", model, arm.matched).method == "sgd"
-
-
-def test_the_plain_control_amplifies_by_one():
-    for name in ("amplification", "together"):
-        noop = configure(studies.load(name), "full", "resnet18", "noop")
-        assert (noop.method, noop.amplify_factor) == ("amplify", 1.0)

@@ -4,14 +4,12 @@ import dataclasses
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from experiments import runner, trainer
 from experiments.records import RecordFile
-from experiments.studies import plp
 from experiments.study import Arm, Scale, Study
 from training import recipe
 from training.engine import feed
@@ -41,23 +39,14 @@ class Sign(Method):
 
 
 class Following(Callback):
-    """Follows all parameters, and beside them what the study plp follows."""
+    """Follows a number."""
 
     def __init__(self):
-        self.path = plp.Path()
-        self.seen = []
-        self.epochs = 0
+        self.measures = {"step": [], "value": []}
 
     def on_call(self, state):
-        self.path.on_call(state)
-        self.seen.append(jax.device_get((state.params, state.step)))
-
-    def on_epoch(self, state, metrics):
-        self.epochs += 1
-
-    @property
-    def measures(self):
-        return {"epochs": self.epochs, **self.path.measures}
+        self.measures["step"].append(int(state.step))
+        self.measures["value"].append(float(state.params["head"]["bias"][0]))
 
 
 def study_of(*arms, observe=None):
@@ -155,22 +144,9 @@ def test_arms_start_alike(finished):
 def test_observations_join_the_record(finished):
     *plain, observed = finished.records
     assert [record.measures for record in plain] == [{}, {}]
-    assert observed.measures["epochs"] == 2
+    assert observed.measures["step"] == list(range(1, 2 * STEPS_PER_EPOCH + 1))
     # Also through the file: floats are exact.
     assert observed.measures == finished.following.measures
-
-
-def test_paths_are_those_of_the_parameters(finished):
-    path, seen = finished.following.measures["path"], finished.following.seen
-    assert path["step"] == [int(step) for _, step in seen]
-    assert len(seen) == 2 * STEPS_PER_EPOCH
-    for kind in ("weight", "bias"):
-        place, index = path["which"][kind].rstrip("]").split("[")
-        for value, (params, _) in zip(path[kind], seen, strict=True):
-            for name in place.split("/"):
-                params = params[name]
-            assert np.float32(value) == params[tuple(map(int, index.split(",")))]
-        assert len(set(path[kind])) > len(seen) / 2
 
 
 # -- What is shared and resumed --------------------------------------------------------
@@ -245,50 +221,6 @@ def test_interrupted_runs_are_resumed_unless_they_are_observed(
     assert first.workdir == second.workdir
     assert second.overwrite == observed
     assert len(RecordFile(tmp_path).read()) == 2
-
-
-# -- What the study plp observes -------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fields", "observed"),
-    [
-        ({"method": "sgd"}, True),
-        ({"method": "plp"}, True),
-        ({"method": "lookahead"}, False),
-        ({"method": "plp", "seed": 1}, False),
-    ],
-)
-def test_paths_are_of_the_first_seed_of_sgd_and_prediction(fields, observed):
-    assert (plp.observe(None, config_lib.resolve(fields)) is not None) == observed
-
-
-def state_of(step, params):
-    return SimpleNamespace(step=jnp.asarray(step), params=params)
-
-
-def test_paths_cover_long_runs():
-    observer = plp.Path(points=10)
-    for step in range(45):
-        observer.on_call(state_of(step, {"head": {"bias": jnp.full(3, float(step))}}))
-    path = observer.measures["path"]
-    assert path["step"] == list(range(0, 45, 8))
-    assert path["bias"] == path["weight"] == list(map(float, path["step"]))
-
-
-def test_paths_of_a_network_without_convolutions():
-    params = {
-        "dense": {"bias": jnp.zeros(2), "kernel": jnp.arange(12.0).reshape(3, 4)},
-        "head": {"bias": jnp.asarray([0.1, 0.2]), "kernel": jnp.zeros((4, 2))},
-    }
-    observer = plp.Path()
-    observer.on_call(state_of(7, params))
-    assert observer.measures["path"] == {
-        "step": [7],
-        "weight": [6.0],
-        "bias": [0.1],
-        "which": {"weight": "dense/kernel[1, 2]", "bias": "head/bias[0]"},
-    }
 
 
 # -- What a study would take -----------------------------------------------------------

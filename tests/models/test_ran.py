@@ -184,7 +184,6 @@ def test_equals_the_literal_twin_along_a_stream(kind, capacity):
             y,
             capacity,
             float,
-            when_full="stop",
             watched=jnp.asarray(probes),
         )
     assert 8 <= units[-1] < 64
@@ -236,13 +235,6 @@ def test_without_growth_no_unit_is_added():
     assert state.network.params.bias != 0
 
 
-def test_says_that_the_capacity_did_not_suffice():
-    with pytest.raises(learning.CapacityError, match=r"has 2 units, and .* of 60"):
-        learn(RULES["lms"], *wave(60), capacity=2)
-    with pytest.raises(ValueError, match=r"when_full .* 'grow'"):
-        learn(RULES["lms"], *wave(2), when_full="grow")
-
-
 # -- streams ---------------------------------------------------------------------------
 
 
@@ -283,23 +275,20 @@ def test_mackey_glass_refuses_delays_between_steps(tau):
         streams.mackey_glass(2, tau=tau)
 
 
-@pytest.mark.parametrize(
-    ("name", "inputs", "count"),
-    [("mackey-glass-17", 7, 500), ("diabetes", 10, 392)],
-)
-def test_streams(name, inputs, count):
+def test_streams():
+    name = "mackey-glass-17"
     stream = streams.load(name, seed=1)
-    assert stream.inputs.shape == (count, inputs)
-    assert stream.targets.shape == (count,)
-    assert stream.test_inputs.shape == (50, inputs)
+    assert stream.inputs.shape == (500, 7)
+    assert stream.targets.shape == (500,)
+    assert stream.test_inputs.shape == (50, 7)
     assert stream.test_targets.shape == (50,)
     chex.assert_trees_all_equal(stream, streams.load(name, seed=1))
     assert not np.array_equal(stream.targets, streams.load(name, seed=2).targets)
 
 
 def test_lags_and_noise():
-    clean = streams.load("mackey-glass-30", seed=0)
-    stream = streams.load("mackey-glass-30-noisy", seed=0)
+    clean = streams.load("mackey-glass-17", seed=0)
+    stream = streams.load("mackey-glass-17-noisy", seed=0)
     np.testing.assert_array_equal(stream.test_targets, clean.test_targets)
     np.testing.assert_array_equal(clean.test_inputs[1:, -1], clean.test_targets[:-1])
     np.testing.assert_array_equal(stream.inputs[1:, -1], stream.targets[:-1])
@@ -309,13 +298,6 @@ def test_lags_and_noise():
     assert noise.var() == pytest.approx(0.004, rel=4 * (2 / 500) ** 0.5)
 
 
-def test_distances_of_patients_are_one_on_average():
-    stream = streams.load("diabetes", 0)
-    x = np.concatenate([stream.inputs, stream.test_inputs])
-    squares = np.sum((x[:, None] - x[None]) ** 2, axis=2)
-    assert squares.mean() == pytest.approx(1)
-
-
 def test_refuses_an_unknown_stream():
-    with pytest.raises(ValueError, match="diabetes"):
+    with pytest.raises(ValueError, match="mackey-glass-17"):
         streams.load("lorenz", 0)

@@ -101,10 +101,6 @@ def made_up(task, gain, epochs=6):
         **{"epochs": epochs, "steps": 9 * epochs, **PROVENANCE},
     }
     measures = {}
-    if task.seed == 0 and task.arm.name in ("sgd", "plp-4"):
-        path = {"step": [1, 2, 3, 4], "weight": [0.0, 1, 2, 3], "bias": [1.0, 1, 1, 1]}
-        which = {"weight": "conv/kernel[1]", "bias": "head/bias[0]"}
-        measures = {"path": {**path, "which": which}}
     if task.arm.group in REGIMES:
         measures = measured(task)
     return Record(
