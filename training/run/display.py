@@ -222,7 +222,7 @@ def summary_line(results: Sequence[Mapping[str, Any]]) -> str:
     """The results of several seeds in one line."""
     accuracy = spread([100 * result["test_accuracy"] for result in results], ".2f")
     loss = spread([result["test_loss"] for result in results], ".4f")
-    averages = [result.get("average_test_accuracy") for result in results]
+    averages: list[Any] = [result.get("average_test_accuracy") for result in results]
     average = ""
     if None not in averages:
         average = f"; average: {spread([100 * x for x in averages], '.2f')} %"
