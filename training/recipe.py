@@ -12,21 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from training import cascade, data
 from training.engine import feed, networks, parallel, pretrained
 from training.engine.engine import Engine
-from training.engine.state import Given, make_initial_state, split_frozen
-from training.engine.step import (
-    Preprocess,
-    make_eval_step,
-    make_statistics_step,
-    make_train_step,
-)
+from training.engine.state import Given, split_frozen
 from training.errors import ConfigError, RunError
 from training.run.callbacks import Callback
 from training.run.display import result_lines, say, summary_line, waiting
@@ -38,7 +30,7 @@ from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Amplify, Anderson
 from training.settings.optimizers import SGD
-from training.settings.plan import Plan
+from training.settings.strategy import Plan
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
@@ -57,7 +49,8 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
     _cache_programs(config.cache_dir)
     with precision(config):
         dataset = dataset or load_data(config)
-        schedule, total_steps = _plan(config, dataset)
+        plan = count_steps(config, dataset)
+        schedule = chain.make_schedule(config, plan)
         say(
             f"{config.model} on {dataset.name} with {config.method}: "
             f"{len(dataset.train.labels):,} training, "
@@ -75,21 +68,18 @@ def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
                 f"evaluations: batch statistics over {count} training batches (precise "
                 f"batch norm)"
             )
-    return Prepared(dataset, engine, schedule, total_steps, weights)
+    return Prepared(dataset, engine, schedule, plan.last_step, weights)
 
 
 def run(
     prepared: Prepared, config: Config, callback: Callback | None = None
 ) -> dict[str, Any]:
-    """Runs one training.
+    """Runs one training, and returns the content of its ``result.json``.
 
     Args:
       prepared: The result of :func:`prepare` for this configuration with any seed.
       config: The configuration.
       callback: Called while it trains.
-
-    Returns:
-      The content of the run's ``result.json``.
 
     Raises:
       UserError: If the work directory does not allow it, or the run diverges.
@@ -126,13 +116,8 @@ def train(
 ) -> list[dict[str, Any]]:
     """Runs trainings that differ in their seeds only, compiled once.
 
-    Args:
-      configs: Complete configurations (:func:`training.settings.config.resolve`).
-      callback: Called while they train.
-
-    Returns:
-      The content of each run's ``result.json``. A run that has already finished is not
-      repeated.
+    A run that has already finished is not repeated. Returns the content of each run's
+    ``result.json``.
 
     Raises:
       UserError: If the data, the devices or a work directory do not allow it, or a run
@@ -146,7 +131,7 @@ def train(
             directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
         except RunError:
             # A mistake in the configuration is reported first.
-            _plan(configs[0], load_data(configs[0]))
+            count_steps(configs[0], load_data(configs[0]))
             raise
         for config, directory in zip(configs, directories, strict=True):
             if directory.result is not None:
@@ -192,7 +177,10 @@ def _check_stages(config: Config, dataset: data.Dataset) -> None:
     shape = dataset.train.images.shape[1:]
     images = jnp.zeros((1, *shape))
     for block, stage in cascade.stage_configs(config).items():
-        module, tx = _network_and_optimizer(stage, dataset)
+        module = networks.make_network(
+            stage, dataset.num_classes, axis_name=parallel.AXIS
+        )
+        tx = chain.make_optimizer(stage, count_steps(stage, dataset))
         init = functools.partial(module.init, train=False)
         variables = jax.eval_shape(init, jax.random.key(0), images)
         params, _ = split_frozen(variables["params"], module, shape)
@@ -216,8 +204,7 @@ def _notes(config: Config) -> list[str]:
             f"{config.optimizer} is nearly invariant to the scale of gradients, so "
             f"amplification has little effect"
         )
-    is_heavy_ball = sgd and sgd.momentum and not sgd.nesterov
-    if config.get(Anderson) and is_heavy_ball:
+    if config.get(Anderson) and sgd and sgd.momentum and not sgd.nesterov:
         notes.append(
             "a jump leaves heavy-ball momentum as it was, which is slower than "
             "momentum alone: choose --optimizer nesterov or --momentum 0"
@@ -250,18 +237,11 @@ def load_data(config: Config) -> data.Dataset:
     )
 
 
-def _plan(config: Config, dataset: data.Dataset) -> tuple[optax.Schedule, int]:
-    """Learning rate and number of steps of a run."""
-    plan = count_steps(config, dataset)
-    return chain.make_schedule(config, plan), plan.last_step
-
-
 def depends_on_seed(config: Config) -> bool:
     """Whether the result of :func:`prepare` serves one seed only."""
     # Random layers are drawn inside the compiled step.
     amplify = config.get(Amplify)
-    is_random = amplify is not None and amplify.select == "random"
-    return config.split_per_seed or is_random
+    return config.split_per_seed or bool(amplify and amplify.select == "random")
 
 
 def build(
@@ -269,10 +249,8 @@ def build(
 ) -> Engine:
     """Builds and compiles the engine of a configuration.
 
-    Args:
-      config: A complete configuration.
-      dataset: The data, which need not be the configuration's.
-      source: How batches reach the step; by default as ``config.input`` says.
+    The data need not be the configuration's, and batches reach the step by way of
+    ``source``; by default as ``config.input`` says.
 
     Raises:
       ConfigError: If the optimizer does not fit the network, or the batch the devices.
@@ -293,53 +271,27 @@ def assemble(
     config: Config, dataset: data.Dataset, source: feed.Feed | None = None
 ) -> Engine:
     """As :func:`build`, without compiling."""
-    module, tx = _network_and_optimizer(config, dataset)
-    amplify = config.get(Amplify)
-    dtype = networks.DTYPES[config.precision]
-    preprocess = Preprocess.of(dataset, dtype, augment=config.augment)
+    plan = count_steps(config, dataset)
+    amplify, average = config.get(Amplify), config.get(TailAverage)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
-    most_skipped = _MOST_SKIPPED if is_patient else 1
-    train_step = make_train_step(
-        module,
-        tx,
-        preprocess,
+    return Engine(
+        networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS),
+        chain.make_optimizer(config, plan),
+        dataset,
+        source or _feed(config, dataset.train),
+        batch_size=config.batch_size * config.batches_per_step,
+        dtype=networks.DTYPES[config.precision],
+        augment=config.augment,
+        with_block=config.block_means is not None,
+        precise_bn=config.precise_bn,
+        average_start=average.first_step(plan) if average else 0,
+        most_skipped=_MOST_SKIPPED if is_patient else 1,
         propagate=amplify.layers if amplify and amplify.propagate else None,
         parts=config.batch_parts * config.batches_per_step,
         unroll=jax.default_backend() == "cpu",
         label_smoothing=config.label_smoothing,
-        most_skipped=most_skipped,
     )
-    image_shape = dataset.train.images.shape[1:]
-    with_block = config.block_means is not None
-    average = config.get(TailAverage)
-    plan = count_steps(config, dataset)
-    return Engine(
-        make_initial_state(module, tx, image_shape, dtype, with_block=with_block),
-        train_step,
-        make_statistics_step(module, preprocess),
-        make_eval_step(module, preprocess),
-        source or _feed(config, dataset.train),
-        dataset,
-        batch_size=config.batch_size * config.batches_per_step,
-        most_skipped=most_skipped,
-        precise_bn=config.precise_bn,
-        split_stats=functools.partial(
-            split_frozen,
-            module=module,
-            image_shape=image_shape,
-            collection="batch_stats",
-        ),
-        average_start=average.first_step(plan) if average else 0,
-    )
-
-
-def _network_and_optimizer(
-    config: Config, dataset: data.Dataset
-) -> tuple[nn.Module, optax.GradientTransformationExtraArgs]:
-    axis = parallel.AXIS
-    module = networks.make_network(config, dataset.num_classes, axis_name=axis)
-    return module, chain.make_optimizer(config, count_steps(config, dataset))
 
 
 def _feed(config: Config, examples: data.Examples) -> feed.Feed:
@@ -349,8 +301,11 @@ def _feed(config: Config, examples: data.Examples) -> feed.Feed:
         pin = config.pin_memory and parallel.can_pin()
         return feed.Host(examples, batch_size, pin=pin)
     steps_per_epoch = len(examples.labels) // batch_size
-    steps_per_call = config.steps_per_call or _steps_per_call(steps_per_epoch)
-    return feed.Resident(examples, batch_size, steps_per_call)
+    # A convolution's backward pass inside a loop is many times slower on a CPU. On an
+    # accelerator, few calls an epoch leave the host idle.
+    is_cpu = jax.default_backend() == "cpu"
+    usual = 1 if is_cpu else math.ceil(steps_per_epoch / 4)
+    return feed.Resident(examples, batch_size, config.steps_per_call or usual)
 
 
 def count_steps(config: Config, dataset: data.Dataset) -> Plan:
@@ -370,21 +325,7 @@ def count_steps(config: Config, dataset: data.Dataset) -> Plan:
             f"--batch-size {config.batch_size}{times} is more than the {count} "
             f"training examples of {dataset.name}: choose a smaller one"
         )
-    total = config.epochs * steps_per_epoch
-    if total >= 2**31:  # optimizers count in int32
-        raise ConfigError(
-            f"--epochs {config.epochs} is {total:,} steps, and a run has fewer than "
-            f"2**31: choose fewer"
-        )
     return chain.make_plan(config, steps_per_epoch)
-
-
-def _steps_per_call(steps_per_epoch: int) -> int:
-    # A convolution's backward pass inside a loop is many times slower on a CPU. On an
-    # accelerator, few calls an epoch leave the host idle.
-    if jax.default_backend() == "cpu":
-        return 1
-    return math.ceil(steps_per_epoch / 4)
 
 
 def _cache_programs(cache_dir: str | None) -> None:

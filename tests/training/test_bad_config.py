@@ -165,32 +165,6 @@ def without_meaning(draw):
     return Bad(argv, [flag(name)])
 
 
-# Flags, and choices under any of which any of them is a contradiction.
-CONTRADICTIONS = [
-    (
-        ["schedule=step", "learning_rate=1", "warmup_epochs=2", "epochs=4"],
-        ["strategy=[(5,0.1,0,1)]"],
-    ),
-    (["schedule=step", "learning_rate=1", "warmup_epochs=2"], ["method=amplify"]),
-    (["head=mlp"], ["model=tiny", "model=resnet18", "model=googlenet"]),
-    (["stem=imagenet"], ["model=tiny", "model=vgg16", "model=vgg19"]),
-    (["momentum=0"], ["optimizer=nesterov"]),
-    (["plp_period=3"], ["plp_window=5", "plp_window=4"]),
-    (["anderson_period=3"], ["method=anderson"]),
-    (["max_learning_rate=0.1"], ["learning_rate=0.2 schedule=cyclic"]),
-    (["config=x", "config="], ["preset=plp-paper", "preset=amplify-paper"]),
-    (["resume=required"], ["overwrite", "workdir=new"]),
-]
-
-
-@st.composite
-def contradictions(draw):
-    flags, choices = draw(st.sampled_from(CONTRADICTIONS))
-    chosen = [draw(st.sampled_from(flags)), *draw(st.sampled_from(choices)).split()]
-    argv = [flag(word) for word in draw(st.permutations(chosen))]
-    return Bad(argv, [flag(chosen[0].partition("=")[0])])
-
-
 NOISE = st.lists(
     st.sampled_from(["augment", "split_seed=3", "on_nonfinite=skip", "profile"]),
     unique=True,
@@ -200,7 +174,7 @@ NOISE = st.lists(
 @counts(35, 330)
 def test_flags(count):
     every = [unknown_flags(), wrong_types(), without_value(), out_of_range()]
-    every += [bad_seeds(), bad_processes(), without_meaning(), contradictions()]
+    every += [bad_seeds(), bad_processes(), without_meaning()]
 
     @trying(count)
     @given(st.one_of(every), NOISE, st.booleans())

@@ -395,21 +395,8 @@ class ProcessesFlags:
 
 T = TypeVar("T", bound=Part)
 
-# The groups by their titles in --help, in which a flag may depend on those before it.
-GROUPS = {
-    "data": DataFlags,
-    "network": NetworkFlags,
-    "cascade": CascadeFlags,
-    "method": MethodFlags,
-    "optimizer": OptimizerFlags,
-    "average": AverageFlags,
-    "training": TrainingFlags,
-    "run": RunFlags,
-    "processes": ProcessesFlags,
-}
 
-
-# A dataclass has its last base's fields first.
+# A flag may depend on those before it; a dataclass has its last base's fields first.
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
     ProcessesFlags,
@@ -434,6 +421,13 @@ class Config(
     def get(self, kind: type[T]) -> T | None:
         """The settings of a class, such as ``PLP``, if they are part of this run."""
         return next((part for part in self.parts if isinstance(part, kind)), None)
+
+
+# The groups of flags by their titles in --help, in order.
+GROUPS = {
+    group.__name__.removesuffix("Flags").lower(): group
+    for group in reversed(Config.__bases__)
+}
 
 
 @dataclasses.dataclass(frozen=True)
