@@ -1,8 +1,8 @@
 """The training program: what happens to a configuration, from top to bottom.
 
+:func:`train` prepares and runs several seeds, and the stages of a cascade.
 :func:`prepare` loads the data, builds network and optimizer, and compiles. :func:`run`
 trains epoch by epoch, tests the best epoch once, and records everything.
-:func:`train` does both for several seeds, and for the stages of a cascade.
 """
 
 import contextlib
@@ -34,81 +34,6 @@ from training.settings.strategy import Plan
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
-
-
-def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
-    """Loads the data, builds network and optimizer, and compiles them.
-
-    Args:
-      config: A complete configuration. Its seed matters if :func:`depends_on_seed`.
-      dataset: Its data, if they are loaded already.
-
-    Raises:
-      UserError: If the data or the devices do not allow it.
-    """
-    _cache_programs(config.cache_dir)
-    with precision(config):
-        dataset = dataset or load_data(config)
-        plan = count_steps(config, dataset)
-        schedule = chain.make_schedule(config, plan)
-        say(
-            f"{config.model} on {dataset.name} with {config.method}: "
-            f"{len(dataset.train.labels):,} training, "
-            f"{len(dataset.validation.labels):,} validation, "
-            f"{len(dataset.test.labels):,} test images; "
-            f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
-        )
-        for note in _notes(config):
-            say(f"note: {note}")
-        weights = _initial_variables(config, dataset)
-        with waiting("compiling (the first time only, unless settings change)"):
-            engine = build(config, dataset)
-        if count := engine.statistics_batches:
-            say(
-                f"evaluations: batch statistics over {count} training batches (precise "
-                f"batch norm)"
-            )
-    return Prepared(dataset, engine, schedule, plan.last_step, weights)
-
-
-def run(
-    prepared: Prepared, config: Config, callback: Callback | None = None
-) -> dict[str, Any]:
-    """Runs one training, and returns the content of its ``result.json``.
-
-    Args:
-      prepared: The result of :func:`prepare` for this configuration with any seed.
-      config: The configuration.
-      callback: Called while it trains.
-
-    Raises:
-      UserError: If the work directory does not allow it, or the run diverges.
-    """
-    with WorkDirectory(config) as directory:
-        if directory.result is not None:
-            return directory.result
-        return _run(prepared, config, directory, callback)
-
-
-def _run(
-    prepared: Prepared,
-    config: Config,
-    directory: WorkDirectory,
-    callback: Callback | None,
-) -> dict[str, Any]:
-    callback = callback or Callback()
-    with precision(config):
-        callback.on_start(config, prepared.engine, prepared.dataset)
-        loop = TrainingLoop(config, directory, prepared, callback)
-        with loop.saved_when_stopped():
-            while not loop.is_over:
-                loop.train_epoch()
-                metrics = loop.validate()
-                loop.record(metrics)
-            tested = loop.test()  # once
-        result = loop.report(tested)
-    say(f"{result_lines(result)}\nrecorded in {directory.path}")
-    return result
 
 
 def train(
@@ -190,7 +115,81 @@ def _check_stages(config: Config, dataset: data.Dataset) -> None:
             raise ConfigError(f"in the stage of {block}, {error}") from error
 
 
+def depends_on_seed(config: Config) -> bool:
+    """Whether the result of :func:`prepare` serves one seed only."""
+    # Random layers are drawn inside the compiled step.
+    amplify = config.get(Amplify)
+    return config.split_per_seed or bool(amplify and amplify.select == "random")
+
+
 # -- Preparing -------------------------------------------------------------------------
+
+
+def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
+    """Loads the data, builds network and optimizer, and compiles them.
+
+    Args:
+      config: A complete configuration. Its seed matters if :func:`depends_on_seed`.
+      dataset: Its data, if they are loaded already.
+
+    Raises:
+      UserError: If the data or the devices do not allow it.
+    """
+    _cache_programs(config.cache_dir)
+    with precision(config):
+        dataset = dataset or load_data(config)
+        plan = count_steps(config, dataset)
+        schedule = chain.make_schedule(config, plan)
+        say(
+            f"{config.model} on {dataset.name} with {config.method}: "
+            f"{len(dataset.train.labels):,} training, "
+            f"{len(dataset.validation.labels):,} validation, "
+            f"{len(dataset.test.labels):,} test images; "
+            f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
+        )
+        for note in _notes(config):
+            say(f"note: {note}")
+        weights = _initial_variables(config, dataset)
+        with waiting("compiling (the first time only, unless settings change)"):
+            engine = build(config, dataset)
+        if count := engine.statistics_batches:
+            say(
+                f"evaluations: batch statistics over {count} training batches (precise "
+                f"batch norm)"
+            )
+    return Prepared(dataset, engine, schedule, plan.last_step, weights)
+
+
+def load_data(config: Config) -> data.Dataset:
+    """Loads the data of a run."""
+    return data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        validation_fraction=config.validation_fraction,
+        train_fraction=config.train_fraction,
+        split_seed=config.seed if config.split_per_seed else config.split_seed,
+    )
+
+
+def count_steps(config: Config, dataset: data.Dataset) -> Plan:
+    """Counts the optimizer steps of a run.
+
+    A step takes ``--batches-per-step`` whole batches.
+
+    Raises:
+      UserError: If the batch does not fit the devices or the data.
+    """
+    parallel.check_batch_size(config.batch_size, config.batch_parts)
+    count, several = len(dataset.train.labels), config.batches_per_step
+    steps_per_epoch = count // (config.batch_size * several)
+    if not steps_per_epoch:
+        times = f" times --batches-per-step {several}" if several > 1 else ""
+        raise ConfigError(
+            f"--batch-size {config.batch_size}{times} is more than the {count} "
+            f"training examples of {dataset.name}: choose a smaller one"
+        )
+    return chain.make_plan(config, steps_per_epoch)
 
 
 def _notes(config: Config) -> list[str]:
@@ -223,25 +222,6 @@ def _initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
     weights, notes = pretrained.load(config, module, shape)
     say("; ".join((f"starting from {config.initial_weights}", *notes)))
     return weights
-
-
-def load_data(config: Config) -> data.Dataset:
-    """Loads the data of a run."""
-    return data.load(
-        config.dataset,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        validation_fraction=config.validation_fraction,
-        train_fraction=config.train_fraction,
-        split_seed=config.seed if config.split_per_seed else config.split_seed,
-    )
-
-
-def depends_on_seed(config: Config) -> bool:
-    """Whether the result of :func:`prepare` serves one seed only."""
-    # Random layers are drawn inside the compiled step.
-    amplify = config.get(Amplify)
-    return config.split_per_seed or bool(amplify and amplify.select == "random")
 
 
 def build(
@@ -308,26 +288,6 @@ def _feed(config: Config, examples: data.Examples) -> feed.Feed:
     return feed.Resident(examples, batch_size, config.steps_per_call or usual)
 
 
-def count_steps(config: Config, dataset: data.Dataset) -> Plan:
-    """Counts the optimizer steps of a run.
-
-    A step takes ``--batches-per-step`` whole batches.
-
-    Raises:
-      UserError: If the batch does not fit the devices or the data.
-    """
-    parallel.check_batch_size(config.batch_size, config.batch_parts)
-    count, several = len(dataset.train.labels), config.batches_per_step
-    steps_per_epoch = count // (config.batch_size * several)
-    if not steps_per_epoch:
-        times = f" times --batches-per-step {several}" if several > 1 else ""
-        raise ConfigError(
-            f"--batch-size {config.batch_size}{times} is more than the {count} "
-            f"training examples of {dataset.name}: choose a smaller one"
-        )
-    return chain.make_plan(config, steps_per_epoch)
-
-
 def _cache_programs(cache_dir: str | None) -> None:
     """Turns on JAX's persistent compilation cache."""
     if cache_dir == "none":
@@ -345,6 +305,49 @@ def _cache_programs(cache_dir: str | None) -> None:
             ) from error
     path = cache_dir or str(Path("~/.cache/plp_optax").expanduser())
     jax.config.update("jax_compilation_cache_dir", path)
+
+
+# -- Running ---------------------------------------------------------------------------
+
+
+def run(
+    prepared: Prepared, config: Config, callback: Callback | None = None
+) -> dict[str, Any]:
+    """Runs one training, and returns the content of its ``result.json``.
+
+    Args:
+      prepared: The result of :func:`prepare` for this configuration with any seed.
+      config: The configuration.
+      callback: Called while it trains.
+
+    Raises:
+      UserError: If the work directory does not allow it, or the run diverges.
+    """
+    with WorkDirectory(config) as directory:
+        if directory.result is not None:
+            return directory.result
+        return _run(prepared, config, directory, callback)
+
+
+def _run(
+    prepared: Prepared,
+    config: Config,
+    directory: WorkDirectory,
+    callback: Callback | None,
+) -> dict[str, Any]:
+    callback = callback or Callback()
+    with precision(config):
+        callback.on_start(config, prepared.engine, prepared.dataset)
+        loop = TrainingLoop(config, directory, prepared, callback)
+        with loop.saved_when_stopped():
+            while not loop.is_over:
+                loop.train_epoch()
+                metrics = loop.validate()
+                loop.record(metrics)
+            tested = loop.test()  # once
+        result = loop.report(tested)
+    say(f"{result_lines(result)}\nrecorded in {directory.path}")
+    return result
 
 
 def precision(config: Config) -> contextlib.AbstractContextManager[None]:

@@ -50,13 +50,7 @@ def macro_f1(confusion: np.ndarray) -> float:
     """Mean over the classes of F1 = 2 TP / (2 TP + FP + FN).
 
     Classes that are neither among the labels nor among the predictions do not count, as
-    in scikit-learn's ``f1_score(..., average="macro")``.
-
-    Args:
-      confusion: Number of examples by label and prediction, ``[classes, classes]``.
-
-    Returns:
-      A number in [0, 1]; NaN if there are no examples.
+    in scikit-learn's ``f1_score(..., average="macro")``. NaN without examples.
     """
     hits = np.diagonal(confusion)
     total = confusion.sum(0) + confusion.sum(1)  # 2 TP + FP + FN

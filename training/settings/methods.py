@@ -20,12 +20,7 @@ class Method(Part):
     """A method under study."""
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
-        """Completes an optimizer.
-
-        Args:
-          base: The optimizer, such as SGD with a learning rate.
-          plan: The lengths of the run, its strategy and its seed.
-        """
+        """Completes an optimizer, such as SGD with a learning rate."""
         raise NotImplementedError
 
 

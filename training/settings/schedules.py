@@ -18,12 +18,7 @@ class Schedule(Part):
     """A learning-rate schedule."""
 
     def __call__(self, rate: float, plan: Plan) -> optax.Schedule:
-        """The learning rate as a function of the optimizer step.
-
-        Args:
-          rate: ``--learning-rate``, in most schedules the highest.
-          plan: The lengths of the run.
-        """
+        """The learning rate by optimizer step; ``rate`` is in most the highest."""
         raise NotImplementedError
 
 
