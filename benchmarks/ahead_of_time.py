@@ -20,6 +20,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,28 @@ def make_arguments(
     return state, (data.Examples(rows, order), order), span
 
 
+def map_over_mesh(step: Callable[..., Any], arguments: int, mesh: Mesh) -> Any:
+    """Maps a training step over devices, which need not be attached.
+
+    By ``shard_map``, with the results of the program's ``pmap``
+    (:func:`training.engine.parallel.compile_step`).
+    """
+
+    def step_of_slice(*arguments: Any) -> Any:
+        *same, batch = arguments
+        return step(*same, jax.tree.map(lambda x: x[0], batch))
+
+    # With check_vma a gradient would be summed over the devices before the step
+    # averages it.
+    return jax.shard_map(
+        step_of_slice,
+        mesh=mesh,
+        in_specs=(*(PartitionSpec(),) * (arguments - 1), PartitionSpec(parallel.AXIS)),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+
+
 def lower_step(
     mesh: Mesh, config: Config, dataset: data.Dataset, resident: int | None = None
 ) -> tuple[Any, Any]:
@@ -197,10 +220,8 @@ def lower_step(
     """
     engine = recipe.assemble(config, dataset)
     state, *others = make_arguments(engine, config, dataset, mesh, resident)
-    mapped = parallel.map_over_devices(
-        engine.train_function, 1 + len(others), donate=True, mesh=mesh
-    )
-    return state, mapped.lower(state, *others)
+    mapped = map_over_mesh(engine.train_function, 1 + len(others), mesh)
+    return state, jax.jit(mapped, donate_argnums=0).lower(state, *others)
 
 
 def describe(state: Any, compiled: Any) -> dict[str, Any]:

@@ -23,25 +23,15 @@ _PRECISE_BN = 16
 
 
 class Merged(NamedTuple):
-    """What :func:`merge` has found.
+    """The result of :func:`merge`."""
 
-    Attributes:
-      epoch: The last epoch that is merged.
-      blocks: How many blocks there are until then.
-      statistics_batches: Training batches of the batch statistics.
-      validation: An evaluation for each length of the decay, by its part of the run.
-      over: The length with the lowest validation loss.
-      test: The evaluation of that one on the test set.
-      path: The file of its variables.
-    """
-
-    epoch: int
-    blocks: int
-    statistics_batches: int
-    validation: dict[float, Evaluation]
-    over: float
-    test: Evaluation
-    path: Path
+    epoch: int  # the last one that is merged
+    blocks: int  # until then
+    statistics_batches: int  # training batches of the batch statistics
+    validation: dict[float, Evaluation]  # by the length of the decay
+    over: float  # the length with the lowest validation loss
+    test: Evaluation  # with that length
+    path: Path  # of its variables
 
 
 def merge(

@@ -1,6 +1,5 @@
 """A small data set and small networks, and programs that tests share."""
 
-import functools
 import json
 
 import flax.linen as nn
@@ -13,13 +12,6 @@ from training import data, recipe
 from training.engine import parallel
 from training.engine.engine import Engine
 from training.engine.feed import Host, Resident
-from training.engine.state import make_initial_state, split_frozen
-from training.engine.step import (
-    Preprocess,
-    make_eval_step,
-    make_statistics_step,
-    make_train_step,
-)
 from training.settings import config as config_lib
 
 CLASSES = 10
@@ -80,42 +72,19 @@ def make(
     *,
     dataset=DATASET,
     batch_size=16,
-    dtype=jnp.float32,
     steps_per_call=1,
     host=False,
-    augment=False,
-    most_skipped=1,
-    precise_bn=0,
-    average_start=0,
-    with_block=False,
     **options,
 ):
     """An engine of a small network, without a configuration."""
     module = Normalised() if module is None else module
     tx = optax.with_extra_args_support(momentum() if tx is None else tx)
-    preprocess = Preprocess.of(dataset, dtype, augment=augment)
-    options |= {"most_skipped": most_skipped}
-    shape = dataset.train.images.shape[1:]
     feed = (
         Host(dataset.train, batch_size)
         if host
         else Resident(dataset.train, batch_size, steps_per_call)
     )
-    return Engine(
-        make_initial_state(module, tx, shape, dtype, with_block=with_block),
-        make_train_step(module, tx, preprocess, **options),
-        make_statistics_step(module, preprocess),
-        make_eval_step(module, preprocess),
-        feed,
-        dataset,
-        batch_size=batch_size,
-        most_skipped=most_skipped,
-        precise_bn=precise_bn,
-        split_stats=functools.partial(
-            split_frozen, module=module, image_shape=shape, collection="batch_stats"
-        ),
-        average_start=average_start,
-    ).compile()
+    return Engine(module, tx, dataset, feed, batch_size=batch_size, **options).compile()
 
 
 def train_epoch(engine, state, epoch=0, seed=0):

@@ -1,6 +1,5 @@
 """Feeds, loops on the device, accumulation, precision: the same training each time."""
 
-import functools
 import time
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ from flax.training.dynamic_scale import DynamicScale
 from jax.sharding import Mesh
 
 import plp_optax
+from benchmarks.ahead_of_time import map_over_mesh
 from tests.support import programs
 from tests.support.programs import DATASET, Linear, Normalised, train_epoch
 from training import data, recipe
@@ -68,9 +68,12 @@ def test_loops_and_feeds_agree_in_float64(reference, options):
 def test_shard_map_is_pmap(reference, monkeypatch):
     """The mapping for devices that are not attached gives the same training."""
     mesh = Mesh(np.array(jax.devices()), (parallel.AXIS,))
-    mapping = functools.partial(parallel.map_over_devices, mesh=mesh)
-    monkeypatch.setattr(parallel, "map_over_devices", mapping)
-    monkeypatch.delattr(jax, "pmap")
+
+    def map_instead(step, *, in_axes, donate_argnums, **_):
+        mapped = map_over_mesh(step, len(in_axes), mesh)
+        return jax.jit(mapped, donate_argnums=donate_argnums)
+
+    monkeypatch.setattr(jax, "pmap", map_instead)
     jax.tree.map(np.testing.assert_array_equal, trained(), reference)
 
 
@@ -125,7 +128,7 @@ def make_step(dtype, module=None, batch=64, augment=False, **options):
     tx = programs.momentum()
     module = module or Linear()
     state = make_initial_state(module, tx, (8, 8, 1), dtype)(jax.random.key(0))
-    preprocess = Preprocess.of(DATASET, dtype, augment=augment)
+    preprocess = Preprocess(DATASET, dtype, augment)
     source = Resident(DATASET.train, batch, 1)
     step = source.wrap(make_train_step(module, tx, preprocess, **options))
     arguments = next(source.calls(0, 0, range(1))).arguments
@@ -178,8 +181,7 @@ def test_several_batches_a_step_are_optax_multi_steps():
 
 def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
     seen = {}
-    for name in ("Engine", "make_train_step"):
-        monkeypatch.setattr(recipe, name, lambda *_, **options: seen.update(options))
+    monkeypatch.setattr(recipe, "Engine", lambda *_, **options: seen.update(options))
     fields = {"batch_size": 8, "batch_parts": 2, "batches_per_step": 3}
     recipe.assemble(resolve(fields), DATASET)
     assert (seen["batch_size"], seen["parts"]) == (24, 6)

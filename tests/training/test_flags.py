@@ -175,13 +175,9 @@ def test_explicit_fields_override_others(explicit, base, expected):
         ({"minutes": 0}, "--minutes must be at least 1, got 0"),
         ({"minutes": 2**31}, "--minutes must be below 2**31, got 2147483648"),
         ({"minutes": 1.0}, "--minutes must be an integer, got 1.0"),
-        ({"minutes": True}, "--minutes must be an integer, got true"),
         ({"places": 2**32}, "--places must be below 2**32, got 4294967296"),
-        ({"price": "1"}, '--price must be a number, got "1"'),
-        ({"price": -0.1}, "--price must be at least 0, got -0.1"),
         ({"price": 100.0}, "--price must be below 100, got 100.0"),
         ({"price": math.nan}, "--price must be finite, got nan"),
-        ({"price": math.inf}, "--price must be finite, got inf"),
         ({"price": True}, "--price must be a number, got true"),
         ({"dish": "cake", "spoons": 0}, "--spoons must be above 0, got 0"),
         ({"dish": "cake", "spoons": 9.5}, "--spoons must be at most 9, got 9.5"),
@@ -189,7 +185,6 @@ def test_explicit_fields_override_others(explicit, base, expected):
             {"dish": "stew"},
             "--dish must be one of soup, cake, nothing, coffee, cake+coffee, got stew",
         ),
-        ({"dish": 1}, "--dish must be a string, got 1"),
         ({"dish": ["soup"]}, '--dish must be a string, got ["soup"]'),
         ({"is_hot": 1}, "--is-hot must be true or false, got 1"),
         ({"name": "\ud800"}, "--name must be UTF-8, got '\\ud800'"),
@@ -282,6 +277,7 @@ def test_completing_is_idempotent_and_keeps_what_was_asked_for(explicit, base):
     fields = complete(explicit, base)
     assert {name: fields[name] for name in explicit} == explicit
     assert complete({}, fields) == fields
+    assert flags.values(flags.build(Everything, fields)) == fields
     # What follows by default can be left out.
     chosen = {
         name: value
@@ -360,34 +356,6 @@ def test_settings_are_made_of_what_was_chosen():
     assert made.parts == (cake, Coffee(cups=2))
     assert (made.dish, made.places) == ("cake+coffee", 4)
     assert flags.build(Everything, complete({"dish": "nothing"})).parts == ()
-
-
-@settings(max_examples=50, deadline=None)
-@given(FIELDS)
-def test_what_was_made_gives_its_fields_back(base):
-    fields = complete({}, base)
-    assert flags.values(flags.build(Everything, fields)) == fields
-
-
-def test_an_entry_and_a_flag_are_one_declaration(monkeypatch):
-    """With nothing else they are parsed, completed, checked and made."""
-
-    @dataclasses.dataclass(frozen=True)
-    class Stew(Part):
-        """A stew."""
-
-        prefix = "stew"
-        guests: int = flag(2, "Number of guests.", low=0)
-
-    monkeypatch.setitem(DECLARED["dish"].parts, "stew", Stew)
-    given_ = read("--dish", "stew", "--stew-guests", "5")
-    assert given_ == {"dish": "stew", "stew_guests": 5}
-    assert flags.build(Everything, complete(given_)).parts == (Stew(guests=5),)
-    assert complete({"dish": "stew"})["stew_guests"] == 2
-    with pytest.raises(ConfigError, match="--stew-guests must be at least 0, got -1"):
-        complete({"dish": "stew", "stew_guests": -1})
-    with pytest.raises(ConfigError, match="or choose --dish stew"):
-        complete({"stew_guests": 1})
 
 
 def test_two_flags_of_one_name_are_refused(monkeypatch):

@@ -5,7 +5,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -13,9 +15,23 @@ from plp_optax.linen import recompute_batch_stats
 from training import data
 from training.engine import parallel
 from training.engine.evaluation import Evaluation
-from training.engine.feed import Feed, TrainStep
-from training.engine.state import Given, Metrics, Monitor, TrainState, merge_frozen
-from training.engine.step import Batch
+from training.engine.feed import Feed
+from training.engine.state import (
+    Given,
+    Metrics,
+    Monitor,
+    TrainState,
+    make_initial_state,
+    merge_frozen,
+    split_frozen,
+)
+from training.engine.step import (
+    Batch,
+    Preprocess,
+    make_eval_step,
+    make_statistics_step,
+    make_train_step,
+)
 from training.errors import DivergedError
 
 # Calls that may be under way at once: enough to hide dispatch, few enough that Ctrl-C
@@ -53,48 +69,56 @@ class Engine:
 
     def __init__(
         self,
-        initial_state: Callable[..., TrainState],
-        train_step: TrainStep,
-        statistics_step: Callable[..., Any],
-        eval_step: Callable[..., dict[str, jax.Array]],
-        feed: Feed,
+        module: nn.Module,
+        tx: optax.GradientTransformationExtraArgs,
         dataset: data.Dataset,
+        feed: Feed,
         *,
         batch_size: int,
-        most_skipped: int = 1,
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        augment: bool = False,
+        with_block: bool = False,
         precise_bn: int = 0,
-        split_stats: Callable[[Any], tuple[Any, Any]] = lambda stats: (stats, {}),
         average_start: int = 0,
+        most_skipped: int = 1,
+        **options: Any,
     ) -> None:
-        """Takes the functions to compile.
+        """Makes the functions to compile.
 
         Args:
-          initial_state: See :func:`~training.engine.state.make_initial_state`.
-          train_step: See :func:`~training.engine.step.make_train_step`.
-          statistics_step: See :func:`~training.engine.step.make_statistics_step`.
-          eval_step: See :func:`~training.engine.step.make_eval_step`.
-          feed: Where training batches come from.
-          dataset: The data set of the feed.
+          module: The network.
+          tx: The optimizer.
+          dataset: The data set.
+          feed: How its training batches reach the step.
           batch_size: Examples in a step, over all devices.
-          most_skipped: Training ends after this many skipped steps in a row.
+          dtype: Type of the network's arithmetic.
+          augment: Whether training images are augmented.
+          with_block: Whether the state has the mean of a block of epochs.
           precise_bn: Training batches over which batch statistics are computed again
             before an evaluation, if the network has any.
-          split_stats: Splits batch statistics into those and the ones of frozen blocks.
           average_start: Steps before the optimizer's average begins.
+          most_skipped: Training ends after this many skipped steps in a row.
+          **options: See :func:`~training.engine.step.make_train_step`.
         """
+        self._module = module
+        self._image_shape = dataset.train.images.shape[1:]
+        preprocess = Preprocess(dataset, dtype, augment)
+        train_step = make_train_step(
+            module, tx, preprocess, most_skipped=most_skipped, **options
+        )
         self.batch_size = batch_size
         self.steps_per_epoch = len(dataset.train.labels) // batch_size
-        self._num_classes = dataset.num_classes
-        self._examples = dataset.train
+        self.statistics_batches = min(precise_bn, self.steps_per_epoch)
+        self.train_function = feed.wrap(train_step)
+        self._dataset = dataset
         self._feed = feed
         self._most_skipped = most_skipped
-        self._initial_state = initial_state
-        self.train_function = feed.wrap(train_step)
-        self._statistics_function = statistics_step
-        self._eval_function = eval_step
-        self._split_stats = split_stats
         self._average_start = average_start
-        self.statistics_batches = min(precise_bn, self.steps_per_epoch)
+        self._initial_state = make_initial_state(
+            module, tx, self._image_shape, dtype, with_block=with_block
+        )
+        self._statistics_function = make_statistics_step(module, preprocess)
+        self._eval_function = make_eval_step(module, preprocess)
 
     def compile(self) -> Self:
         """Compiles the steps for the devices, so that no timing includes it.
@@ -117,19 +141,24 @@ class Engine:
     def compile_evaluation(self, variables: Any) -> None:
         """Compiles what evaluates variables like these, and not the training."""
         variables = parallel.replicate(variables)
-        batch = next(self._eval_batches(self._examples))
+        batch = next(self._eval_batches(self._dataset.train))
         self._eval_step: Callable[..., Any] = parallel.compile_step(
             self._eval_function, variables, batch
         )
-        own, frozen = self._split_stats(variables["batch_stats"])
-        if not own:
+        split = self._with_frozen_apart(variables)
+        if not split["batch_stats"]:
             self.statistics_batches = 0
         if self.statistics_batches:
             self._statistics_call: Callable[..., Any] = parallel.compile_step(
-                self._statistics_function,
-                {**variables, "batch_stats": own, "frozen": frozen},
-                batch,
+                self._statistics_function, split, batch
             )
+
+    def _with_frozen_apart(self, variables: Any) -> dict[str, Any]:
+        """Variables without the statistics of frozen blocks, which are "frozen"."""
+        own, frozen = split_frozen(
+            variables["batch_stats"], self._module, self._image_shape, "batch_stats"
+        )
+        return {**variables, "batch_stats": own, "frozen": frozen}
 
     def memory(self) -> dict[str, int]:
         """Bytes that the compiled training function needs on a device.
@@ -143,12 +172,7 @@ class Engine:
         return {"held": held, "temporary": memory.temp_size_in_bytes}
 
     def initial_state(self, seed: int, given: Given | None = None) -> TrainState:
-        """Draws the state that a run with this seed starts from.
-
-        Args:
-          seed: The run's seed.
-          given: Variables that replace the ones drawn, by path.
-        """
+        """Draws the state of a run; ``given`` variables replace the ones drawn."""
         return self._initial_state(jax.random.key(seed), given)
 
     def train_steps(
@@ -162,14 +186,8 @@ class Engine:
         """Trains the steps from ``start`` to ``stop`` of an epoch, call by call.
 
         Calls are dispatched before the ones before them have finished; whoever looks
-        at the values of ``state`` waits for the devices.
-
-        Args:
-          state: The state before it. It is donated.
-          seed: With the epoch it determines the order of the examples.
-          epoch: The epoch's number, from 0.
-          start: The first step.
-          stop: The end of the steps; by default that of the epoch.
+        at the values of ``state`` waits for the devices. The state given is donated.
+        Seed and epoch (from 0) determine the order of the examples.
 
         Raises:
           DivergedError: If too many steps in a row were not finite. The last state that
@@ -203,27 +221,25 @@ class Engine:
 
         They are computed over ``statistics_batches`` training batches, which are the
         same ones each time. Without such batches the variables are returned.
-
-        Args:
-          variables: As ``module.apply`` takes them.
-          on_batch: Called before each batch.
+        ``on_batch`` is called before each batch.
         """
         if not self.statistics_batches:
             return variables
-        own, frozen = self._split_stats(variables["batch_stats"])
+        split = self._with_frozen_apart(variables)
         fresh = recompute_batch_stats(
             lambda variables, batch: self._statistics_call(
                 parallel.replicate(variables), batch
             ),
-            parallel.replicate({**variables, "batch_stats": own, "frozen": frozen}),
+            parallel.replicate(split),
             self._statistics_batches(on_batch),
         )
-        stats = merge_frozen(parallel.replicate(fresh["batch_stats"]), frozen)
+        stats = parallel.replicate(fresh["batch_stats"])
+        stats = merge_frozen(stats, split["frozen"])
         return {**variables, "batch_stats": stats}
 
     def _statistics_batches(self, on_batch: Callable[[], object]) -> Iterator[Batch]:
         # A permutation, since a data set may be sorted by class on disk.
-        images, labels = self._examples
+        images, labels = self._dataset.train
         count = self.statistics_batches * self.batch_size
         order = np.random.default_rng(0).permutation(len(labels))[:count]
         for indices in order.reshape(-1, self.batch_size):
@@ -251,18 +267,15 @@ class Engine:
         examples: data.Examples,
         on_batch: Callable[[], object] = lambda: None,
     ) -> Evaluation:
-        """Evaluates variables on examples.
+        """Evaluates variables, replicated or on the host, on examples.
 
-        Args:
-          variables: As ``module.apply`` takes them, replicated or on the host.
-          examples: The examples.
-          on_batch: Called after each batch.
+        ``on_batch`` is called after each batch.
         """
         variables = parallel.replicate(variables)
         names = ("loss", "top1", "top5", "count")
         # Not 0.0, to which NumPy would add in float32.
         sums: dict[str, Any] = dict.fromkeys(names, np.float64(0))
-        classes = self._num_classes
+        classes = self._dataset.num_classes
         sums["confusion"] = np.zeros((classes, classes + 1), np.int64)
         for batch in self._eval_batches(examples):
             own = jax.device_get(self._eval_step(variables, batch))

@@ -51,14 +51,8 @@ def macro_f1(confusion: np.ndarray) -> float:
     """Mean over the classes of F1 = 2 TP / (2 TP + FP + FN).
 
     Classes that are neither among the labels nor among the predictions do not count, as
-    in scikit-learn's ``f1_score(..., average="macro")``.
-
-    Args:
-      confusion: Number of examples by label and prediction; columns beyond the classes
-        are for examples without a prediction.
-
-    Returns:
-      A number in [0, 1]; NaN if there are no examples.
+    in scikit-learn's ``f1_score(..., average="macro")``. NaN without examples. Columns
+    beyond the classes are for examples without a prediction.
     """
     hits = np.diagonal(confusion)
     predicted = confusion[:, : len(confusion)].sum(0)

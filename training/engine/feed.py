@@ -17,11 +17,9 @@ TrainStep = Callable[[TrainState, Any, Any], TrainState]
 
 
 class CallInputs(NamedTuple):
-    """The arguments of one call of a compiled training function.
+    """The number of steps of a call of the training function, and its arguments.
 
-    Attributes:
-      steps: How many training steps it takes.
-      arguments: Its arguments after the state.
+    These are the arguments after the state.
     """
 
     steps: int

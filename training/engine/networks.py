@@ -20,11 +20,8 @@ def make_network(
 ) -> models.Network:
     """Returns the network that a run trains.
 
-    Args:
-      config: The run's configuration. In a stage of a cascade the network is cut after
-        a block, and the blocks before that one are frozen.
-      num_classes: The number of classes.
-      axis_name: The axis over which batch statistics are averaged.
+    In a stage of a cascade it is cut after a block, and the blocks before that one are
+    frozen. Batch statistics are averaged over the axis.
     """
     network = models.create(
         config.model,

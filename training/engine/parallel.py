@@ -33,13 +33,15 @@ def compile_step(
     (:func:`shard`). The others are the same on all devices and come from
     :func:`replicate`. Every output must be the same on all devices, that is, averaged
     or summed over ``AXIS``; this is not checked.
-
-    Args:
-      step: A function of one device's view.
-      *arguments: Arguments of the shapes, dtypes and shardings to come.
-      donate: Whether a call may reuse the memory of its first argument.
+    With ``donate`` a call may reuse the memory of its first argument.
     """
-    mapped = map_over_devices(step, len(arguments), donate=donate)
+    mapped = jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(*(None,) * (len(arguments) - 1), 0),
+        out_axes=None,
+        donate_argnums=(0,) if donate else (),
+    )
     if jax.process_count() > 1:
         # Functions compiled ahead of time refuse the arrays of a single process, so a
         # first call compiles.
@@ -47,50 +49,6 @@ def compile_step(
         jax.block_until_ready(mapped(jax.tree.map(jnp.copy, first), *others))
         return mapped
     return mapped.lower(*arguments).compile()
-
-
-def map_over_devices(
-    step: Callable[..., Any],
-    arguments: int,
-    *,
-    donate: bool = False,
-    mesh: Mesh | None = None,
-) -> Any:
-    """Maps a step over devices, without compiling it; see :func:`compile_step`.
-
-    Args:
-      step: A function of one device's view.
-      arguments: How many arguments it takes. The last one is split.
-      donate: Whether a call may reuse the memory of its first argument.
-      mesh: Devices with the axis ``AXIS``, which may be those of a topology that is
-        not attached: ``jit(shard_map)``, with the same results. By default all
-        devices: ``pmap``.
-    """
-    donated = (0,) if donate else ()
-    replicated = arguments - 1
-    if mesh is None:
-        return jax.pmap(
-            step,
-            axis_name=AXIS,
-            in_axes=(*(None,) * replicated, 0),
-            out_axes=None,
-            donate_argnums=donated,
-        )
-
-    def step_of_slice(*arguments: Any) -> Any:
-        *same, batch = arguments
-        return step(*same, jax.tree.map(lambda x: x[0], batch))
-
-    # With check_vma a gradient would be summed over the devices before the step
-    # averages it.
-    mapped = jax.shard_map(
-        step_of_slice,
-        mesh=mesh,
-        in_specs=(*(PartitionSpec(),) * replicated, PartitionSpec(AXIS)),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )
-    return jax.jit(mapped, donate_argnums=donated)
 
 
 def replicated() -> NamedSharding:
@@ -114,10 +72,8 @@ def can_pin() -> bool:
 def send(tree: Any, *, pin: bool = False) -> Any:
     """Sends arrays ``[devices, ...]`` from the host, one part to each device.
 
-    Args:
-      tree: The arrays.
-      pin: Whether by way of page-locked host memory, from which a transfer overlaps
-        with the computation.
+    With ``pin`` by way of page-locked host memory, from which a transfer overlaps with
+    the computation.
     """
     sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
     if pin:
@@ -130,8 +86,7 @@ def shard(tree: Any) -> Any:
 
     ``[n, ...]`` becomes ``[local devices, n / devices, ...]``.
     """
-    processes, devices = jax.process_count(), jax.local_device_count()
-    parts = processes, devices
+    parts = jax.process_count(), jax.local_device_count()
 
     def own(x: np.ndarray) -> np.ndarray:
         split = x.reshape(*parts, x.shape[0] // math.prod(parts), *x.shape[1:])
@@ -204,10 +159,9 @@ def maximum(number: int) -> int:
 
 
 def from_coordinator(make: Callable[[], Any]) -> Any:
-    """Returns to all processes what the coordinator makes. All must call it.
+    """Returns to all processes the JSON value that the coordinator makes.
 
-    Args:
-      make: Called by the coordinator only; returns a JSON value.
+    All must call it.
 
     Raises:
       RunError: In all processes, with the message of a UserError that ``make`` raised.

@@ -83,12 +83,10 @@ WITH_NAMES = tuple(name for name, module in NETWORKS.items() if module in RULES)
 
 
 class Pretrained(NamedTuple):
-    """A network's variables from a file.
+    """A network's variables from a file, by path such as ``params/stem/norm/scale``.
 
-    Attributes:
-      values: Variables by path, such as ``params/stem/norm/scale``. Those that are not
-        here keep their random start.
-      notes: Differences from the file, one clause each.
+    Those that are not here keep their random start. The notes are differences from the
+    file, one clause each.
     """
 
     values: dict[str, np.ndarray]
@@ -96,12 +94,7 @@ class Pretrained(NamedTuple):
 
 
 def load(config: Any, module: Any, image_shape: tuple[int, ...]) -> Pretrained:
-    """Reads ``--initial-weights`` for a network.
-
-    Args:
-      config: The run's configuration.
-      module: The network.
-      image_shape: Height, width and channels of the images.
+    """Reads ``--initial-weights`` for a network and images of a shape.
 
     Raises:
       ConfigError: If the file cannot be used, or is not of this network.
@@ -119,10 +112,10 @@ def load(config: Any, module: Any, image_shape: tuple[int, ...]) -> Pretrained:
             )
         return convert(read(path, config.initial_weights_sha256), config.model, shapes)
     except ValueError as error:
-        raise ConfigError(
-            f"--initial-weights {path} does not fit --model {config.model} --width "
-            f"{config.width}: {error}; choose the network that it was saved from "
-            f"(torchvision's have --width 64)"
+        raise _refusal(
+            f"{path} does not fit --model {config.model} --width {config.width}: "
+            f"{error}; choose the network that it was saved from (torchvision's have "
+            f"--width 64)"
         ) from error
 
 
@@ -136,11 +129,7 @@ def digest(path: str) -> str:
 
 
 def read(path: str, sha256: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of an ``.npz`` or ``.safetensors`` file, by name.
-
-    Args:
-      path: The file.
-      sha256: Its expected digest.
+    """Reads the arrays of a file of weights by name, if it has this digest.
 
     Raises:
       ConfigError: If it cannot be read, is not such a file or not this one, or has
@@ -148,20 +137,20 @@ def read(path: str, sha256: str) -> dict[str, np.ndarray]:
     """
     content = _content(path)
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise ConfigError(
-            f"--initial-weights {path} has the SHA-256 digest {found}, not {sha256}: "
-            f"restore the file that was meant"
+        raise _refusal(
+            f"{path} has the SHA-256 digest {found}, not {sha256}: restore the file "
+            f"that was meant"
         )
     try:
         arrays = _parse(content, path)
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--initial-weights {path} needs {error.name}: pip install {error.name}"
+        raise _refusal(
+            f"{path} needs {error.name}: pip install {error.name}"
         ) from error
     except Exception as error:  # of many kinds, by what is damaged
-        raise ConfigError(
-            f"--initial-weights {path} is damaged or of another format ({error}): save "
-            f"the weights again, with numpy.savez or safetensors"
+        raise _refusal(
+            f"{path} is damaged or of another format ({error}): save the weights "
+            f"again, with numpy.savez or safetensors"
         ) from error
     for name, array in arrays.items():
         if not np.issubdtype(array.dtype, np.floating):
@@ -170,19 +159,40 @@ def read(path: str, sha256: str) -> dict[str, np.ndarray]:
             problem = "not finite"
         else:
             continue
-        raise ConfigError(
-            f"--initial-weights {path}: {name} is {problem}: save other weights"
-        )
+        raise _refusal(f"{path}: {name} is {problem}: save other weights")
     return arrays
 
 
-def torch_name(model: str, path: str) -> str:
-    """Torchvision's name of one of our variables.
+def _refusal(problem: str) -> ConfigError:
+    return ConfigError(f"--initial-weights {problem}")
 
-    Args:
-      model: The network's name.
-      path: The variable's path, such as ``params/stem/conv/kernel``.
-    """
+
+def _content(path: str) -> bytes:
+    if not path.endswith(FORMATS):
+        raise _refusal(f"{path} must end in {' or '.join(FORMATS)}")
+    try:
+        return Path(path).expanduser().read_bytes()
+    # It may hold a null byte, or begin with the home of an unknown user.
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise _refusal(
+            f"{path} cannot be read ({reason}): name another file"
+        ) from error
+
+
+def _parse(content: bytes, path: str) -> dict[str, np.ndarray]:
+    if path.endswith(".npz"):
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = dict(file)
+    else:
+        import safetensors.numpy  # only such files need it
+
+        arrays = safetensors.numpy.load(content)
+    return {n: x for n, x in arrays.items() if not n.endswith("num_batches_tracked")}
+
+
+def torch_name(model: str, path: str) -> str:
+    """Torchvision's name of a network's variable, such as ``params/head/kernel``."""
     module, _, leaf = path.partition("/")[2].rpartition("/")
     name = f"{module}/{_LEAVES.get(leaf, leaf)}"
     for pattern, replacement in RULES[NETWORKS[model]]:
@@ -193,12 +203,12 @@ def torch_name(model: str, path: str) -> str:
 def convert(
     arrays: Mapping[str, np.ndarray], model: str, shapes: Mapping[str, Any]
 ) -> Pretrained:
-    """Converts torchvision's arrays to our variables.
+    """Converts arrays by torchvision's names to a network's variables.
 
     Args:
-      arrays: Arrays by torchvision's names.
+      arrays: The arrays.
       model: The network's name.
-      shapes: Shapes and dtypes of the network's variables, by path.
+      shapes: Shapes and dtypes of its variables, by path.
 
     Returns:
       All variables, except a head for another number of classes and the kernel of a
@@ -207,15 +217,16 @@ def convert(
     Raises:
       ValueError: If the arrays are not those of the network.
     """
-    arrays = _split_projections(_renamed(arrays))
+    arrays = _as_here(arrays)
     names = {path: torch_name(model, path) for path in shapes}
     missing = sorted(set(names.values()) - set(arrays))
     unknown = sorted(set(arrays) - set(names.values()))
     if missing or unknown:
+        both = {"missing": missing, "unknown": unknown}
         raise ValueError(
             " and ".join(
                 f"{len(some)} arrays are {what}, such as {some[0]}"
-                for some, what in ((missing, "missing"), (unknown, "unknown"))
+                for what, some in both.items()
                 if some
             )
         )
@@ -243,51 +254,18 @@ def convert(
     return Pretrained(values, tuple(notes))
 
 
-def _content(path: str) -> bytes:
-    if not path.endswith(FORMATS):
-        raise ConfigError(
-            f"--initial-weights {path} must end in {' or '.join(FORMATS)}"
-        )
-    try:
-        return Path(path).expanduser().read_bytes()
-    # It may hold a null byte, or begin with the home of an unknown user.
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"--initial-weights {path} cannot be read "
-            f"({getattr(error, 'strerror', None) or error}): name another file"
-        ) from error
-
-
-def _parse(content: bytes, path: str) -> dict[str, np.ndarray]:
-    if path.endswith(".npz"):
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = dict(file)
-    else:
-        import safetensors.numpy  # only such files need it
-
-        arrays = safetensors.numpy.load(content)
-    return {n: x for n, x in arrays.items() if not n.endswith("num_batches_tracked")}
-
-
-def _renamed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    renamed = {}
+def _as_here(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays by today's names, with attention's query, key and value apart."""
+    found = {}
     for name, array in arrays.items():
         for old, new in _OLD_NAMES:
             name = name.replace(old, new)
-        renamed[name] = array
-    return renamed
-
-
-def _split_projections(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """PyTorch's attention keeps query, key and value in one array."""
-    split = {}
-    for name, array in arrays.items():
         if re.search(r"\.in_proj_(weight|bias)$", name) and array.ndim:
             for part, rows in zip(_PARTS, np.array_split(array, 3), strict=True):
-                split[f"{name}[{part}]"] = rows
+                found[f"{name}[{part}]"] = rows
         else:
-            split[name] = array
-    return split
+            found[name] = array
+    return found
 
 
 def _order(path: str, ndim: int) -> tuple[int, ...]:

@@ -21,13 +21,10 @@ Given = Mapping[str, Any]
 def split_frozen(
     tree: Any, module: Any, image_shape: tuple[int, ...], collection: str = "params"
 ) -> tuple[Any, Any]:
-    """The variables that a run changes, and those of the network's frozen blocks.
+    """Splits a collection in what a run changes, and what belongs to frozen blocks.
 
-    Args:
-      tree: The network's variables of one collection.
-      module: The network; see :class:`models.blocks.BlockNetwork`.
-      image_shape: Height, width and channels of the images.
-      collection: ``params`` or ``batch_stats``.
+    See :class:`models.blocks.BlockNetwork`; ``tree`` has the variables of a collection,
+    ``params`` or ``batch_stats``.
     """
     if not getattr(module, "frozen", 0):
         return tree, {}
@@ -155,17 +152,9 @@ def make_initial_state(
 ) -> Callable[..., TrainState]:
     """Returns ``initial_state(key, given)``, which draws the initial variables.
 
-    Those that are ``given`` replace the ones drawn.
-
-    ``initial_state`` raises ConfigError if the optimizer's options do not fit the
-    network's layers.
-
-    Args:
-      module: The network.
-      tx: The optimizer.
-      image_shape: Height, width and channels of the images.
-      dtype: Type of the network's arithmetic.
-      with_block: Whether the state has the mean of a block.
+    Those that are ``given`` replace the ones drawn. It raises ConfigError if the
+    optimizer's options do not fit the network's layers. ``dtype`` is the type of the
+    network's arithmetic; with ``with_block`` the state has the mean of a block.
     """
 
     def init_variables(key: jax.Array) -> Any:

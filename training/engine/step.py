@@ -1,8 +1,8 @@
 """Steps of training and of evaluation, as each device sees them."""
 
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,39 +20,27 @@ from training.engine.state import (
     Monitor,
     TrainState,
     merge_frozen,
+    split_frozen,
 )
 
 
 class Preprocess(NamedTuple):
-    """Augmentation and normalisation: from stored images to the network's input.
+    """From stored images to the network's input: augmentation and normalisation.
 
     Attributes:
-      mean: Mean of the training images by channel; see :func:`data.normalize`.
-      std: Their standard deviation.
+      dataset: The data set, of which it takes the facts about images.
       dtype: Type of the network's arithmetic.
-      crop_padding: See :func:`data.augment`.
-      flips: Likewise.
       augment: Whether training images are augmented.
     """
 
-    mean: Any
-    std: Any
+    dataset: data.Dataset
     dtype: jax.typing.DTypeLike
-    crop_padding: int
-    flips: bool
     augment: bool = False
-
-    @classmethod
-    def of(
-        cls, dataset: data.Dataset, dtype: jax.typing.DTypeLike, *, augment: bool
-    ) -> Self:
-        """For the images of a data set."""
-        parts = dataset.mean, dataset.std, dtype, dataset.crop_padding, dataset.flips
-        return cls(*parts, augment)
 
     def evaluation(self, images: jax.Array) -> jax.Array:
         """Normalises a device's images."""
-        return data.normalize(images, self.mean, self.std, self.dtype)
+        mean, std = self.dataset.mean, self.dataset.std
+        return data.normalize(images, mean, std, self.dtype)
 
     def training(
         self, images: jax.Array, state: TrainState
@@ -73,8 +61,8 @@ class Preprocess(NamedTuple):
                 augment_key,
                 images,
                 positions,
-                crop_padding=self.crop_padding,
-                flips=self.flips,
+                crop_padding=self.dataset.crop_padding,
+                flips=self.dataset.flips,
             )
         return self.evaluation(images), dropout_key
 
@@ -100,7 +88,7 @@ def make_train_step(
     Args:
       module: The network.
       tx: The optimizer.
-      preprocess: Augmentation and normalisation of images.
+      preprocess: From stored images to the network's input.
       propagate: The rule for layers by which amplification happens inside
         back-propagation, with the factors in the optimizer's state; None for the usual
         form. ``gradient_norm`` is then that of the amplified gradient.
@@ -119,8 +107,12 @@ def make_train_step(
         state: TrainState, images: jax.Array, labels: jax.Array
     ) -> TrainState:
         pixels, dropout_key = preprocess.training(images, state)
-        first = parallel.device_index() * parts
-        split = _split(pixels, labels, parts, first=first)
+        size = labels.size // parts
+        split = _Part(
+            parallel.device_index() * parts + jnp.arange(parts),
+            pixels.reshape(parts, size, *pixels.shape[1:]),
+            labels.reshape(parts, size),
+        )
         sums = _sum_gradients(loss_fn, state, split, dropout_key, unroll=unroll)
         loss, accuracy, gradient, batch_stats = jax.lax.pmean(
             (*jax.tree.map(lambda x: x / parts, sums[:3]), sums.batch_stats),
@@ -203,16 +195,6 @@ def _make_loss_fn(
         return losses.mean(), (accuracy, mutated.get("batch_stats", {}))
 
     return loss_fn
-
-
-def _split(pixels: Any, labels: Any, count: int, *, first: Any) -> _Part:
-    """Splits a device's batch in parts, along a leading axis."""
-    size = labels.size // count
-    return _Part(
-        first + jnp.arange(count),
-        pixels.reshape(count, size, *pixels.shape[1:]),
-        labels.reshape(count, size),
-    )
 
 
 def _sum_gradients(
@@ -308,17 +290,11 @@ def _where(condition: jax.Array, new: Any, old: Any) -> Any:
 
 
 class Batch(NamedTuple):
-    """A padded batch for evaluation.
+    """A padded batch for evaluation."""
 
-    Attributes:
-      images: uint8 [n, height, width, channels].
-      labels: int32 [n].
-      mask: False for padding; bool [n].
-    """
-
-    images: Any
-    labels: Any
-    mask: Any
+    images: Any  # uint8 [n, height, width, channels]
+    labels: Any  # int32 [n]
+    mask: Any  # bool [n]; False for padding
 
 
 def make_eval_step(
@@ -349,33 +325,24 @@ def make_statistics_step(
     """
 
     def statistics_step(variables: Any, batch: Batch) -> tuple[None, dict[str, Any]]:
-        own, frozen = variables["batch_stats"], variables["frozen"]
-        every = {
-            "params": variables["params"],
-            "batch_stats": merge_frozen(own, frozen),
-        }
+        stats = merge_frozen(variables["batch_stats"], variables["frozen"])
         # Dropout as in training; with a constant key, so that nothing depends on when
         # an evaluation takes place.
         key = jax.random.fold_in(jax.random.key(0), parallel.device_index())
         _, mutated = module.apply(
-            every,
+            {"params": variables["params"], "batch_stats": stats},
             preprocess.evaluation(batch.images),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        stats: Any = mutated["batch_stats"]
-        followed = _like(own, stats)
+        shape = batch.images.shape[1:]
+        followed, _ = split_frozen(
+            mutated["batch_stats"], module, shape, collection="batch_stats"
+        )
         return None, {"batch_stats": jax.lax.pmean(followed, parallel.AXIS)}
 
     return statistics_step
-
-
-def _like(tree: Any, other: Any) -> Any:
-    """The entries of nested dictionaries that another one has, too."""
-    if not isinstance(tree, Mapping):
-        return other
-    return {name: _like(branch, other[name]) for name, branch in tree.items()}
 
 
 def measure(

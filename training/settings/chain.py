@@ -11,18 +11,27 @@ from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Method
 from training.settings.optimizers import SGD, Optimizer
-from training.settings.plan import Plan
 from training.settings.schedules import Cyclic, Plateau, Schedule
-from training.settings.strategy import NAMED_STRATEGIES, listed_strategy, paper_stages
+from training.settings.strategy import (
+    NAMED_STRATEGIES,
+    Plan,
+    listed_strategy,
+    paper_stages,
+)
 
 
 def make_plan(config: Config, steps_per_epoch: int) -> Plan:
     """Returns the plan of a run.
 
     Raises:
-      ConfigError: If the strategy makes no sense.
+      ConfigError: If the run has too many steps, or the strategy makes no sense.
     """
     total = config.epochs * steps_per_epoch
+    if total >= 2**31:  # optimizers count in int32
+        raise ConfigError(
+            f"--epochs {config.epochs} is {total:,} steps, and a run has fewer than "
+            f"2**31: choose fewer"
+        )
     strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
     last_step = min(total, config.max_steps or total)
     return Plan(steps_per_epoch, total, last_step, config.seed, strategy)
@@ -66,7 +75,7 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
     Raises:
       ConfigError: If the library refuses an option.
     """
-    optimizer = config.get(Optimizer)
+    optimizer, cyclic = config.get(Optimizer), config.get(Cyclic)
     assert optimizer is not None
     links: list[optax.GradientTransformation] = []
     if config.clip_norm is not None:
@@ -77,7 +86,12 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
         links.append(_add_l1_decay(config.l1))
     if config.weight_decay and not optimizer.decays_weights:
         links.append(optax.add_decayed_weights(config.weight_decay))
-    links.append(_base(config, optimizer, plan))
+    rate = make_schedule(config, plan)
+    if cyclic and cyclic.cycle_momentum and isinstance(optimizer, SGD):
+        momentum = cyclic.momentum(optimizer.momentum, plan)
+        links.append(optimizer.cycled(rate, momentum))
+    else:
+        links.append(optimizer(rate, config.weight_decay))
     if stalls := config.get(Plateau):
         links.append(plateau.scale_on_plateau(stalls.plateau_patience))
     # A single link stays unchained, so that its state is its own.
@@ -92,15 +106,6 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
     if average := config.get(TailAverage):
         tx = average(tx, plan)
     return optax.with_extra_args_support(tx)
-
-
-def _base(
-    config: Config, optimizer: Optimizer, plan: Plan
-) -> optax.GradientTransformation:
-    rate, cyclic = make_schedule(config, plan), config.get(Cyclic)
-    if cyclic and cyclic.cycle_momentum and isinstance(optimizer, SGD):
-        return optimizer.cycled(rate, cyclic.momentum(optimizer.momentum, plan))
-    return optimizer(rate, config.weight_decay)
 
 
 def _add_l1_decay(coefficient: float) -> optax.GradientTransformation:

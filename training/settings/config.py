@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,9 @@ def resolve(
         base.pop("epochs", None)
     if explicit.get("initial_weights") is not None:
         base.pop("initial_weights_sha256", None)
-    config = flags.build(Config, flags.complete(Config, explicit, base))
-    _check(config)
+    config: Config = flags.build(Config, flags.complete(Config, explicit, base))
+    for problem in _contradictions(config):
+        raise ConfigError(problem)
     if config.workdir is None:
         config = dataclasses.replace(config, workdir=_default_workdir(config))
     return config
@@ -187,97 +188,86 @@ def _default_workdir(config: Config) -> str:
     return str(Path("runs", "-".join(parts)))
 
 
-def _check(config: Config) -> None:
-    """Raises ConfigError if fields contradict each other."""
-    c = config
+def _contradictions(c: Config) -> Iterator[str]:
+    """What is wrong with fields that contradict each other, the first one first."""
     if c.cascade is not None and c.cascade_stage is None:
-        _check_cascade(c)
+        if c.model not in IN_BLOCKS:
+            yield (
+                f"--cascade trains block by block, which {c.model} cannot be: choose a "
+                f"--model of {', '.join(IN_BLOCKS)}"
+            )
+        if c.epochs != c.cascade_epochs:
+            yield (
+                f"--epochs {c.epochs} has no meaning with --cascade, whose stages have "
+                f"--cascade-epochs {c.cascade_epochs} and more: leave --epochs out"
+            )
+        if listed_epochs(c.strategy):
+            yield (
+                "a listed --strategy is for one run end to end, and --cascade has a "
+                "run for each stage: choose --strategy paper or paper-deep, or leave "
+                "it out"
+            )
+        if c.initial_weights is not None:
+            yield (
+                "--initial-weights has no meaning with --cascade, which trains each "
+                "block from the start: leave one of them out"
+            )
     if (end := listed_epochs(c.strategy)) and c.epochs != end:
-        raise ConfigError(
+        yield (
             f"--epochs {c.epochs} contradicts --strategy, which ends with epoch {end}: "
             f"leave --epochs out"
         )
     if c.split_per_seed and c.split_seed:
-        raise ConfigError(
+        yield (
             f"--split-seed {c.split_seed} contradicts --split-per-seed: give one of "
             f"them"
         )
-    sgd, cyclic = c.get(SGD), c.get(Cyclic)
+    sgd, cyclic, amplify = c.get(SGD), c.get(Cyclic), c.get(Amplify)
     if sgd and sgd.nesterov and sgd.momentum == 0:
-        raise ConfigError("--optimizer nesterov needs a --momentum above 0")
+        yield "--optimizer nesterov needs a --momentum above 0"
     if cyclic and cyclic.cycle_momentum and not (sgd and sgd.momentum >= 0.1):
-        raise ConfigError(
+        yield (
             "--cycle-momentum needs --optimizer sgd or nesterov with a --momentum of "
             "at least 0.1"
         )
     if c.average != "none" and c.precise_bn == 0:
-        raise ConfigError(
+        yield (
             f"--precise-bn 0 leaves no batch statistics for --average {c.average}: "
             f"choose --precise-bn 16, or --average none"
         )
     if cyclic and cyclic.max_learning_rate < (c.learning_rate or 0):
-        raise ConfigError(
+        yield (
             f"--max-learning-rate {cyclic.max_learning_rate} is below --learning-rate "
             f"{c.learning_rate}, the lower bound of the cyclic schedule"
         )
     if c.validation_fraction == 0 and (c.early_stopping or c.get(Plateau)):
         watching = "--early-stopping" if c.early_stopping else "--schedule plateau"
-        raise ConfigError(
+        yield (
             f"{watching} watches the validation loss, and --validation-fraction 0 "
             f"leaves none: choose a larger one, such as 0.2"
         )
-    amplify = c.get(Amplify)
     if amplify and amplify.select == "random" and amplify.ratio is None:
-        raise ConfigError("--amplify-select random needs --amplify-ratio, such as 0.2")
+        yield "--amplify-select random needs --amplify-ratio, such as 0.2"
     if c.head == "mlp" and c.model not in VGG:
-        raise ConfigError(f"--head mlp is for VGG; {c.model} has --head linear")
+        yield f"--head mlp is for VGG; {c.model} has --head linear"
     if c.initial_weights_sha256 and not c.initial_weights:
-        raise ConfigError(
+        yield (
             "--initial-weights-sha256 has no meaning without --initial-weights: give "
             "both"
         )
     if c.stem == "imagenet" and c.model in (*VGG, "tiny", "plain"):
-        raise ConfigError(f"{c.model} has no --stem imagenet, only cifar")
-    _check_processes(c)
-
-
-def _check_cascade(c: Config) -> None:
-    if c.model not in IN_BLOCKS:
-        raise ConfigError(
-            f"--cascade trains block by block, which {c.model} cannot be: choose a "
-            f"--model of {', '.join(IN_BLOCKS)}"
-        )
-    if c.epochs != c.cascade_epochs:
-        raise ConfigError(
-            f"--epochs {c.epochs} has no meaning with --cascade, whose stages have "
-            f"--cascade-epochs {c.cascade_epochs} and more: leave --epochs out"
-        )
-    if listed_epochs(c.strategy):
-        raise ConfigError(
-            "a listed --strategy is for one run end to end, and --cascade has a run "
-            "for each stage: choose --strategy paper or paper-deep, or leave it out"
-        )
-    if c.initial_weights is not None:
-        raise ConfigError(
-            "--initial-weights has no meaning with --cascade, which trains each block "
-            "from the start: leave one of them out"
-        )
-
-
-def _check_processes(c: Config) -> None:
+        yield f"{c.model} has no --stem imagenet, only cifar"
     address, count, number = c.coordinator_address, c.num_processes, c.process_id
     port = re.fullmatch(r"\S+:([0-9]{1,5})", address or "")
     if address is not None and not (port and 0 < int(port[1]) < 2**16):
-        raise ConfigError(
+        yield (
             f"--coordinator-address must be HOST:PORT, such as 10.0.0.1:8476, got "
             f"{address}"
         )
     if len({address is None, count is None, number is None}) > 1:
-        raise ConfigError(
+        yield (
             "--coordinator-address, --num-processes and --process-id belong together: "
             "give all three, or --distributed to let JAX find them"
         )
     if number is not None and count is not None and number >= count:
-        raise ConfigError(
-            f"--process-id {number} must be below --num-processes {count}"
-        )
+        yield f"--process-id {number} must be below --num-processes {count}"

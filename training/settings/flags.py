@@ -6,57 +6,39 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from training.errors import ConfigError
-
-T = TypeVar("T")
 
 _LARGEST_FLOAT = 1e38  # float32 holds three times that
 
 
 class Flag(NamedTuple):
-    """What is declared about a flag.
+    """What is declared about a flag."""
 
-    Attributes:
-      default: The value of a flag that is not given. A function is called with the
-        flags declared before this one, as attributes.
-      help: What ``--help`` says.
-      only: Another flag, declared before, and its values under which this one has a
-        meaning. Under others it is None, or False for a switch.
-      choices: The strings that it may be; an annotation ``Literal["a", "b"]`` says the
-        same.
-      parts: The settings that each choice brings along, by its name: a class derived
-        from :class:`Part`, or a tuple of them.
-      low: It must be at least this.
-      below: It must be below this.
-      high: It must be at most this.
-      above: It must be above this.
-      identity: Whether it determines what a run computes. Those that do not may change
-        when a run is resumed, and are not recorded.
-      several: Whether the command line takes several values.
-      alias: Another spelling on the command line.
-      hidden: Whether the program alone sets it, and the command line does not have it.
-      kind: Its type, apart from None; from the annotation.
-      field: Its field's name.
-      name: The same with the class's prefix: its name in ``config.json``.
-    """
-
+    # A function is called with the flags declared before this one, as attributes.
     default: Any
     help: str
+    # Another flag, declared before, and its values under which this one has a meaning.
+    # Under others it is None, or False for a switch.
     only: tuple[str, tuple[Any, ...]] | None = None
+    # An annotation Literal["a", "b"] says the same.
     choices: Collection[str] | None = None
+    # The settings that each choice brings along: a class of Part, or a tuple of them.
     parts: Mapping[str, Any] | None = None
-    low: float = -math.inf
+    low: float = -math.inf  # at least
     below: float = math.inf
-    high: float = math.inf
+    high: float = math.inf  # at most
     above: float = -math.inf
+    # Whether it determines what a run computes. Others are not recorded, and may change
+    # when a run is resumed.
     identity: bool = True
-    several: bool = False
-    alias: str | None = None
-    hidden: bool = False
+    several: bool = False  # on the command line
+    alias: str | None = None  # on the command line
+    hidden: bool = False  # from the command line: the program alone sets it
+    # From the field: its type apart from None, its name, and that with the prefix.
     kind: type = str
     field: str = ""
     name: str = ""
@@ -109,32 +91,28 @@ def flags(config: type) -> dict[str, Flag]:
     return found
 
 
-def _read_declarations(holder: type) -> list[Flag]:
+@functools.cache
+def _declared(holder: Any) -> list[Flag]:
     """The flags that a dataclass declares itself."""
     hints = typing.get_type_hints(holder)
-    prefix = getattr(holder, "prefix", "")
-    return [
-        _typed(field.metadata["flag"], hints[field.name])._replace(
-            field=field.name, name=f"{prefix}_{field.name}" if prefix else field.name
+    prefix = f"{name}_" if (name := getattr(holder, "prefix", "")) else ""
+    found = []
+    for field in dataclasses.fields(holder):
+        if (one := field.metadata.get("flag")) is None:
+            continue
+        kind, choices = hints[field.name], one.choices or one.parts
+        if types.NoneType in typing.get_args(kind):
+            (kind,) = (k for k in typing.get_args(kind) if k is not types.NoneType)
+        if typing.get_origin(kind) is Literal:
+            kind, choices = str, typing.get_args(kind)
+        name = prefix + field.name
+        found.append(
+            one._replace(kind=kind, choices=choices, field=field.name, name=name)
         )
-        for field in dataclasses.fields(holder)
-        if "flag" in field.metadata
-    ]
+    return found
 
 
-_declared: Callable[[type], list[Flag]] = functools.cache(_read_declarations)
-
-
-def _typed(declared: Flag, hint: Any) -> Flag:
-    """The flag with what its annotation says: ``int | None``, ``Literal["a", "b"]``."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        (hint,) = (one for one in typing.get_args(hint) if one is not types.NoneType)
-    if typing.get_origin(hint) is Literal:
-        return declared._replace(kind=str, choices=typing.get_args(hint))
-    return declared._replace(kind=hint, choices=declared.choices or declared.parts)
-
-
-def _parts(declared: Flag, choice: str | None) -> tuple[type[Part], ...]:
+def _parts(declared: Flag, choice: str | None) -> tuple[Any, ...]:
     """The classes of settings that a choice brings along."""
     if choice is None or declared.parts is None:
         return ()
@@ -142,7 +120,7 @@ def _parts(declared: Flag, choice: str | None) -> tuple[type[Part], ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def build(config: Callable[..., T], fields: Mapping[str, Any]) -> T:
+def build(config: Any, fields: Mapping[str, Any]) -> Any:
     """Makes a dataclass of flags from all of its fields (:func:`complete`).
 
     Its ``parts`` are what the choices bring along.
@@ -152,31 +130,28 @@ def build(config: Callable[..., T], fields: Mapping[str, Any]) -> T:
         own = {one.field: fields[one.name] for one in _declared(holder)}
         return holder(**own, **others)
 
-    choosing = flags(cast("type", config)).values()
+    choosing = flags(config).values()
     chosen = [p for one in choosing for p in _parts(one, fields[one.name])]
-    made: T = make(config, parts=tuple(map(make, chosen)))
-    return made
+    return make(config, parts=tuple(map(make, chosen)))
 
 
 def values(config: Any) -> dict[str, Any]:
     """All fields of what :func:`build` made, by name."""
-    found = {
-        one.name: getattr(holder, one.field)
-        for holder in (config, *config.parts)
-        for one in _declared(type(holder))
-    }
+    found: dict[str, Any] = {}
+    for holder in (config, *config.parts):
+        kind: Any = type(holder)
+        found |= {one.name: getattr(holder, one.field) for one in _declared(kind)}
     return {n: found.get(n, _unset(one)) for n, one in flags(type(config)).items()}
 
 
-def naming(part: Part, error: ValueError) -> str | None:
-    """An error about an argument as one about the flag that gives it, if there is one.
+def naming(part: Any, error: ValueError) -> str | None:
+    """An error that begins with an argument's name, about the flag that gives it.
 
-    Args:
-      part: Settings whose fields are the arguments.
-      error: An error that begins with an argument's name, as the library's do.
+    The arguments are the fields of ``part``; None if it is about none of them.
     """
+    kind: Any = type(part)
     argument, _, rest = str(error).partition(" ")
-    names = {one.field: one.name for one in _declared(type(part))}
+    names = {one.field: one.name for one in _declared(kind)}
     return f"{spell(names[argument])} {rest}" if argument in names else None
 
 
@@ -196,7 +171,7 @@ def read_command_line(
     Args:
       argv: Arguments, without the program's name.
       groups: Dataclasses of flags, by their titles in ``--help``.
-      prog: Name of the program.
+      prog: Name of the program, in ``--help``.
       description: The first lines of ``--help``.
 
     Raises:
@@ -260,10 +235,8 @@ def complete(
 ) -> dict[str, Any]:
     """Returns all fields of a dataclass of flags.
 
-    Args:
-      config: The dataclass.
-      explicit: Fields that were asked for; they override ``base``.
-      base: Fields to start from. Those without a meaning are dropped.
+    Explicit fields, those that were asked for, override the base's, of which those
+    without a meaning are dropped.
 
     Raises:
       ConfigError: If a value is out of range, or an explicit one has no meaning.
@@ -290,17 +263,11 @@ def complete(
 
 
 def default(declared: Flag, fields: Mapping[str, Any]) -> Any:
-    """The value of a flag that is not given.
-
-    Args:
-      declared: The flag.
-      fields: The fields declared before it.
-    """
+    """The value of a flag that is not given, from the fields declared before it."""
     if not _applies(declared, fields):
         return _unset(declared)
     if callable(declared.default):
-        make: Callable[[Any], Any] = declared.default
-        return make(SimpleNamespace(**fields))
+        return declared.default(SimpleNamespace(**fields))
     return declared.default
 
 
@@ -316,50 +283,35 @@ def check(declared: Flag, value: Any) -> None:
     """Raises ConfigError unless a value is of the flag's type and in its range."""
     if value is None:  # unset
         return
-    name, kind = spell(declared.name), declared.kind
-    if not _fits(value, kind):
+    kind, shown = declared.kind, value
+    is_kind = isinstance(value, float | int if kind is float else kind)
+    if not is_kind or (isinstance(value, bool) and kind is not bool):
         names = {int: "an integer", float: "a number", bool: "true or false"}
-        raise ConfigError(
-            f"{name} must be {names.get(kind, 'a string')}, got "
-            f"{json.dumps(value, default=str)}"
-        )
-    if declared.choices is not None and value not in declared.choices:
-        raise ConfigError(
-            f"{name} must be one of {', '.join(declared.choices)}, got {value}"
-        )
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ConfigError(f"{name} must be UTF-8, got {value!a}") from error
-    elif not isinstance(value, bool):
-        _check_range(declared, value)
+        expected, shown = names.get(kind, "a string"), json.dumps(value, default=str)
+    elif declared.choices is not None and value not in declared.choices:
+        expected = f"one of {', '.join(declared.choices)}"
+    elif isinstance(value, str):
+        is_text = value.encode(errors="ignore").decode() == value
+        expected, shown = "" if is_text else "UTF-8", ascii(value)
+    else:
+        expected = "" if kind is bool else _violated(declared, value)
+    if expected:
+        raise ConfigError(f"{spell(declared.name)} must be {expected}, got {shown}")
 
 
-def _check_range(declared: Flag, value: float) -> None:
-    name = spell(declared.name)
+def _violated(declared: Flag, value: float) -> str:
+    """The bound of a number's range that a value violates; "" if there is none."""
     limit = 2**31 if isinstance(value, int) else _LARGEST_FLOAT
     below = limit if math.isinf(declared.below) else declared.below
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name} must be finite, got {value}")
     bounds = {
+        "finite": isinstance(value, int) or math.isfinite(value),
         f"at least {declared.low:g}": value >= declared.low,
         f"above {declared.above:g}": value > declared.above,
         f"below {_power(below)}": value < below,
         f"at most {declared.high:g}": value <= declared.high,
         f"above -{_power(limit)}": value > -limit,
     }
-    for bound, holds in bounds.items():
-        if not holds:
-            raise ConfigError(f"{name} must be {bound}, got {value}")
-
-
-def _fits(value: Any, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    return next((bound for bound, holds in bounds.items() if not holds), "")
 
 
 def _power(number: float) -> str:
@@ -372,12 +324,9 @@ def _has_no_meaning(
     name: str, value: Any, declared: Mapping[str, Flag], fields: Mapping[str, Any]
 ) -> str:
     given = f"{spell(name)} {value}"
-    only = declared[name].only
-    assert only is not None
-    while fields[only[0]] is None and declared[only[0]].only is not None:
-        only = declared[only[0]].only  # the choice has no meaning itself
-        assert only is not None
-    choice, values = only
+    choice, values = declared[name].only or ("", ())
+    while fields[choice] is None and (above := declared[choice].only) is not None:
+        choice, values = above  # the choice has no meaning itself
     if fields[choice] is None:
         return f"{given} has no meaning without {spell(choice)}: give both, or neither"
     if values == (None,):

@@ -13,19 +13,14 @@ from typing import Literal
 from training.errors import ConfigError
 from training.settings.flags import Part, flag
 from training.settings.lazy import Transformation, optax, plp_optax
-from training.settings.plan import Plan
+from training.settings.strategy import Plan
 
 
 class Method(Part):
     """A method under study."""
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
-        """Completes an optimizer.
-
-        Args:
-          base: The optimizer, such as SGD with a learning rate.
-          plan: The lengths of the run, its strategy and its seed.
-        """
+        """Completes an optimizer, such as SGD with a learning rate."""
         raise NotImplementedError
 
 
@@ -51,8 +46,7 @@ class PLP(_Window):
 
     step: float = flag(1.0, "How far to predict, in optimizer steps.")
     fit: Literal["midpoint", "least_squares"] = flag(
-        "midpoint",
-        "The line through the window. The paper's is midpoint.",
+        "midpoint", "The line through the window. The paper's is midpoint."
     )
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
@@ -159,8 +153,7 @@ class Amplify(Method):
         "layer names separated by commas are controls.",
     )
     measure: Literal["g1", "g1_per_weight", "g2"] = flag(
-        "g2",
-        "How the consistency of a layer's gradients is measured.",
+        "g2", "How the consistency of a layer's gradients is measured."
     )
     threshold: float = flag(
         1.5,

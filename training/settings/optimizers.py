@@ -26,12 +26,7 @@ class Optimizer(Part):
     decays_weights: ClassVar[bool] = False
 
     def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
-        """The optax transformation.
-
-        Args:
-          rate: The learning rate by step.
-          decay: ``--weight-decay``.
-        """
+        """The optax transformation; ``rate`` is the learning rate by step."""
         raise NotImplementedError
 
 

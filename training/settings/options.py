@@ -401,21 +401,8 @@ class ProcessesFlags:
 
 T = TypeVar("T", bound=Part)
 
-# The groups by their titles in --help, in which a flag may depend on those before it.
-GROUPS = {
-    "data": DataFlags,
-    "network": NetworkFlags,
-    "cascade": CascadeFlags,
-    "method": MethodFlags,
-    "optimizer": OptimizerFlags,
-    "average": AverageFlags,
-    "training": TrainingFlags,
-    "run": RunFlags,
-    "processes": ProcessesFlags,
-}
 
-
-# A dataclass has its last base's fields first.
+# A flag may depend on those before it; a dataclass has its last base's fields first.
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
     ProcessesFlags,
@@ -447,6 +434,13 @@ class Config(
         if not METHODS[self.method]:
             return self.optimizer
         return f"{self.method} with {self.optimizer}"
+
+
+# The groups of flags by their titles in --help, in order.
+GROUPS = {
+    group.__name__.removesuffix("Flags").lower(): group
+    for group in reversed(Config.__bases__)
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,8 @@ def scale_on_plateau(patience: int) -> optax.GradientTransformation:
     """Multiplies updates by the scale of :func:`optax.contrib.reduce_on_plateau`.
 
     That takes a loss with every update. Here the scale changes only in
-    :func:`observe`, which takes the validation loss after an epoch.
-
-    Args:
-      patience: Epochs without a lower loss before the scale is divided by ten.
+    :func:`observe`, which takes the validation loss after an epoch, and divides the
+    scale by ten after ``patience`` epochs without a lower one.
     """
 
     def update(

@@ -1,4 +1,7 @@
-"""Published training protocols, as fields of a configuration."""
+"""Published training protocols, as fields of a configuration.
+
+docs/protocols.md has their sources, and what is published, assumed or different.
+"""
 
 from typing import Any
 
@@ -12,9 +15,6 @@ _CIFAR100 = {
     "momentum": 0.9,
 }
 
-# Basodi et al., arXiv 2305.18445, train on the whole training set and count the last
-# epoch. They do not publish the factor (2 in the named strategies), batch size,
-# momentum, weight decay or augmentation.
 _AMPLIFY = {
     **_CIFAR100,
     "method": "amplify",
@@ -25,11 +25,6 @@ _AMPLIFY = {
     "augment": True,
 }
 
-# "Accelerating Neural Network Training" fine-tunes ViT and EfficientNet from ImageNet
-# weights. Here they start from scratch, so that only ResNet-50 can be compared (93.07 %
-# on CIFAR-10, 75.12 % on CIFAR-100). Its programs for ResNet-50 have one cycle, crops
-# with a reflected border (here it is black), flips and, without accumulation only,
-# clipping by value. The other schedules and EfficientNet's momentum are assumed.
 _ACCELERATE = {
     **_PUBLISHED,
     "dataset": "cifar100",
@@ -38,8 +33,8 @@ _ACCELERATE = {
     "batches_per_step": 2,
     "augment": True,
 }
-# What trains these networks from scratch: the common recipe of CIFAR-100, and for ViT
-# that of DeiT (arXiv 2012.12877) without its augmentations and distillation.
+# The common recipe of CIFAR-100; for ViT that of DeiT (arXiv 2012.12877) without its
+# augmentations and distillation.
 _SCRATCH = {
     "dataset": "cifar100",
     "width": 64,
@@ -51,8 +46,6 @@ _SCRATCH = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Ying et al., arXiv 2310.10958. Two readings of its period exist; 4, the default,
-    # is the text's.
     "plp-paper": {
         **_CIFAR100,
         "epochs": 100,
@@ -67,15 +60,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment": False,
     },
     "amplify-paper": {**_AMPLIFY, "strategy": "paper"},
-    # Higher thresholds do better for the deeper networks, by the paper's text.
     "amplify-paper-deep": {
         **_AMPLIFY,
         "strategy": "paper-deep",
         "model": "resnet50",
         "amplify_threshold": 2.0,
     },
-    # Marquez, Hare and Niranjan, IEEE TNNLS 29(11), 2018. Their network has six
-    # convolutions; VGG-16 is the nearest here.
     "cascade-paper": {
         **_PUBLISHED,
         "dataset": "cifar10",

@@ -11,19 +11,14 @@ from typing import Any
 
 from training.settings.flags import Part, flag
 from training.settings.lazy import jnp, optax
-from training.settings.plan import Plan
+from training.settings.strategy import Plan
 
 
 class Schedule(Part):
     """A learning-rate schedule."""
 
     def __call__(self, rate: float, plan: Plan) -> optax.Schedule:
-        """The learning rate as a function of the optimizer step.
-
-        Args:
-          rate: ``--learning-rate``, in most schedules the highest.
-          plan: The lengths of the run.
-        """
+        """The learning rate by optimizer step; ``rate`` is in most the highest."""
         raise NotImplementedError
 
 

@@ -1,12 +1,36 @@
-"""``--strategy``: the paper's, scaled to any number of epochs, or a list."""
+"""The plan of a run, with ``--strategy``: the paper's, in any length, or a list."""
+
+from __future__ import annotations
 
 import ast
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.errors import ConfigError
 
+if TYPE_CHECKING:
+    import plp_optax
+
 Stages = list[tuple[Any, ...]]
+
+
+class Plan(NamedTuple):
+    """How long a run is, and by which strategy and seed: for schedules and methods.
+
+    Attributes:
+      steps_per_epoch: Optimizer steps in an epoch.
+      total_steps: Optimizer steps in all epochs, which schedules span.
+      last_step: The step after which the run stops: ``--max-steps``, if that is less.
+      seed: The seed.
+      strategy: Learning rate and amplification by epoch, if there is a strategy.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+    last_step: int
+    seed: int
+    strategy: plp_optax.TrainingStrategy | None
+
 
 # (End epoch, learning rate, amplify?, factor) as in the paper, which does not publish
 # its factor: 2 is an assumption. "paper" is that of VGG-19 and ResNet-18 and 34,
@@ -66,24 +90,22 @@ def paper_stages(name: str, epochs: int) -> Stages:
       [(10, 0.1, 0, 1), (20, 0.1, 1, 2), (26, 0.01, 1, 2), (30, 0.01, 0, 1)]
     """
     stages = NAMED_STRATEGIES[name]
-    if epochs < (least := _least_epochs(stages)):
+
+    def scaled(epochs: int) -> Stages:
+        return [(round(end * epochs / stages[-1][0]), *rest) for end, *rest in stages]
+
+    def is_enough(epochs: int) -> bool:
+        starts = (0, *(end for end, *_ in scaled(epochs)))
+        return all(
+            b - a >= 1 + s[2]
+            for (a, b), s in zip(itertools.pairwise(starts), stages, strict=True)
+        )
+
+    # From this number of epochs on all stages have their epochs.
+    least = 1 + max(n for n in range(stages[-1][0]) if not is_enough(n))
+    if epochs < least:
         raise ValueError(
             f"epochs must be at least {least}, so that no stage is empty and each "
             f"amplified stage has an epoch after its analysis, got {epochs}"
         )
-    return _scaled(stages, epochs)
-
-
-def _scaled(stages: Stages, epochs: int) -> Stages:
-    return [(round(end * epochs / stages[-1][0]), *rest) for end, *rest in stages]
-
-
-def _least_epochs(stages: Stages) -> int:
-    """The fewest epochs from which on all stages have their epochs."""
-
-    def is_enough(epochs: int) -> bool:
-        scaled = _scaled(stages, epochs)
-        ends = itertools.pairwise((0, *(end for end, *_ in scaled)))
-        return all(b - a >= 1 + s[2] for (a, b), s in zip(ends, stages, strict=True))
-
-    return 1 + max(n for n in range(stages[-1][0]) if not is_enough(n))
+    return scaled(epochs)
