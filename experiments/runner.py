@@ -51,21 +51,6 @@ class _Own:
         pass
 
 
-def make_executor(
-    study: Study, folder: Path, settings: Mapping[str, Any]
-) -> Trainer | _Own:
-    """What carries out the study's runs: the training recipe, or its own function.
-
-    Args:
-      study: The study.
-      folder: Its folder.
-      settings: Fields of a configuration that do not change what runs compute.
-    """
-    if study.execute is None:
-        return Trainer(study, folder, settings)
-    return _Own(study.execute, settings or {})
-
-
 def run(
     study: Study,
     scale: Scale,
@@ -103,7 +88,11 @@ def run(
     file = RecordFile(folder)
     file.append(header)
     left = missing(tasks, file.read())
-    executor = make_executor(study, folder, settings or {})
+    executor = (
+        Trainer(study, folder, settings or {})
+        if study.execute is None
+        else _Own(study.execute, settings or {})
+    )
     durations = _Durations()
     under_way: Task | None = None
 

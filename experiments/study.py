@@ -22,7 +22,8 @@ class Arm:
       label: What reports call it: ``PLP, period 4``.
       fields: Fields of ``training.settings.config.Config``, on top of the study's.
       rate: Multiplies the learning rate of the completed configuration: all of
-        ``learning_rate``, ``max_learning_rate`` and the rates of a strategy.
+        ``learning_rate``, ``max_learning_rate`` and the rates of a strategy. Not in a
+        study with an ``execute`` of its own.
       baseline: Name of the plain arm that it is compared with.
       matched: Name of the arm at the matched learning rate that it is compared with.
       group: The part of the study that it belongs to. Runs and reports keep the parts
@@ -290,7 +291,8 @@ class Study:
         }
         fields = {**arm.fields, "model": model}
         if self.execute is not None:
-            return _plain({**base, **fields}, arm.rate)
+            found: dict[str, Any] = json.loads(json.dumps({**base, **fields}))
+            return found  # as JSON has it
         config = config_lib.resolve(fields, base)
         if arm.derived is not None:
             fields.update(arm.derived(config))
@@ -362,14 +364,6 @@ def missing(tasks: Sequence[Task], records: Sequence[Record]) -> list[Task]:
 
 def _with_seed(config: dict[str, Any], seed: int) -> dict[str, Any]:
     return {**config, "seed": seed} if seed else config
-
-
-def _plain(fields: dict[str, Any], rate: float) -> dict[str, Any]:
-    """Fields of a study that does not use the training recipe, as JSON has them."""
-    for name in ("learning_rate", "max_learning_rate"):
-        if rate != 1 and fields.get(name) is not None:
-            fields[name] *= rate
-    return json.loads(json.dumps(fields))
 
 
 def _check_names(flag: str, chosen: Sequence[str], known: Collection[str]) -> None:

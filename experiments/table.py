@@ -342,6 +342,7 @@ def compare(table: Table, metrics: Sequence[Metric] = METRICS) -> pl.DataFrame:
     theirs = table.runs.select(
         "model", "seed", control="arm", control_diverged="diverged"
     )
+    ranks = {name: rank for rank, name in enumerate(table.models)}
     ran = (
         declared.with_row_index("order")
         .join(table.runs.select(*KEYS, "diverged"), on="arm")
@@ -349,7 +350,7 @@ def compare(table: Table, metrics: Sequence[Metric] = METRICS) -> pl.DataFrame:
         .group_by("model", "order", "arm", "control")
         .agg(c("diverged", "control_diverged").sum())
         .sort(
-            c("model").replace_strict(_ranks(table.models), return_dtype=pl.Int64),
+            c("model").replace_strict(ranks, return_dtype=pl.Int64),
             "order",
         )
         .drop("order")
@@ -410,10 +411,6 @@ def _compare(table: Table, metric: Metric, ran: pl.DataFrame) -> pl.DataFrame:
         ],
         how="horizontal",
     )
-
-
-def _ranks(names: Iterable[str]) -> dict[str, int]:
-    return {name: rank for rank, name in enumerate(names)}
 
 
 # -- Markdown --------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ from experiments.tuning import Tuned
 
 TUNING_SEED = 1000  # not among the reported ones
 _REFERENCE_STEPS = 1500
-_PROGRAMS: dict[Any, Any] = {}  # compiled ahead, so that runs can be timed
 
 
 class Descent(NamedTuple):
@@ -28,14 +26,11 @@ class Descent(NamedTuple):
       gradients: How many gradients had been taken when each value was found; (steps,).
       gap: Value minus minimum; not finite once it diverged; (steps,).
       drift: Mean length of the emitted updates over that of the base's.
-      seconds: Processor time of all steps, without compilation. Unlike time on the
-        clock it does not depend on what else is running.
     """
 
     gradients: np.ndarray
     gap: np.ndarray
     drift: float
-    seconds: float
 
     def to(self, gap: float) -> int | None:
         """Gradients until the gap is reached; None if it never is."""
@@ -140,21 +135,16 @@ def descend(
         problem, minimum = problem_of(model, seed)
         run = _compiled(model, method, steps)
         settings = np.asarray(rates, float), np.asarray(momenta, float)
-        arguments = (*settings, problem.start, problem.data)
-        key = (model, method, steps, len(settings[0]))
-        if key not in _PROGRAMS:
-            _PROGRAMS[key] = run.lower(*arguments).compile()
-        begin = time.process_time()
-        values, evaluations, lengths = map(np.asarray, _PROGRAMS[key](*arguments))
-        seconds = (time.process_time() - begin) / len(values)
-    found = []
+        found = run(*settings, problem.start, problem.data)
+        values, evaluations, lengths = map(np.asarray, found)
+    runs = []
     for v, n, length in zip(values, evaluations, lengths, strict=True):
         # The first value costs no gradient that another method would not take too.
         gradients = np.append(0, np.cumsum(n)[:-1])
         kept = np.isfinite(length).all(axis=1)
         ratio = length[kept, 0].sum() / max(length[kept, 1].sum(), 1e-300)
-        found.append(Descent(gradients, v - minimum, float(ratio), seconds))
-    return found
+        runs.append(Descent(gradients, v - minimum, float(ratio)))
+    return runs
 
 
 @functools.cache

@@ -91,26 +91,18 @@ def _ratios(table: Table, control: str) -> str:
 
 
 def _chosen(table: Table) -> str:
-    finished = tables.ensure(table.finished, "seconds_fine")
     keys = ["model", "arm"]
-    first = finished.group_by(keys, maintain_order=True).first()
-    rows = first.select(*keys, "learning_rate", "momentum", "drift")
-    rows = rows.join(tables.counts(table), on=keys, maintain_order="left").join(
-        tables.spreads(finished, keys, {"seconds_fine": 3}),
-        on=keys,
-        maintain_order="left",
-    )
+    first = table.finished.group_by(keys, maintain_order=True).first()
+    rows = first.join(tables.counts(table), on=keys, maintain_order="left")
     return markdown(
-        "Rates, drift, seconds",
+        "Rates and drift",
         table.named(rows),
         {
             **{"model": "problem", "arm": "arm", "runs": "runs"},
             "learning_rate": ("learning rate", "{:.3g}".format),
             "momentum": ("momentum", "{:g}".format),
             "drift": ("drift", 2),
-            "seconds_fine": "seconds to the fine gap",
         },
-        note="Drift of a matched rate is that of its method. Seconds are processor "
-        "time without compilation.",
+        note="Drift of a matched rate is that of its method.",
         left=2,
     )

@@ -91,13 +91,12 @@ def sections(table: Table, found: pl.DataFrame) -> list[str]:
 
 
 def results(table: Table) -> list[str]:
-    """Errors, units and seconds; they have all magnitudes."""
+    """Errors and units; they have all magnitudes."""
     columns = {
         "test_error": "final test error",
         "mean_error": "mean test error",
         "units": "units",
         "refused": "refused units",
-        "seconds": "seconds",
     }
     keys = ["model", "arm"]
     cells = table.finished.group_by(keys, maintain_order=True).agg(*columns)
@@ -110,9 +109,7 @@ def results(table: Table) -> list[str]:
         table.named(rows).rename({"model": "stream", **columns}),
         note="Mean ± standard deviation over the finished runs. The mean error is that "
         "of the curve. Units of kernel ridge are its samples. Refused units: samples "
-        "that would have allocated a unit after the capacity was used up. Seconds are "
-        "for the stream, without compilation, at arrays of the size of the capacity; "
-        "other work on the machine is in them.",
+        "that would have allocated a unit after the capacity was used up.",
         left=2,
     )
     return [text]

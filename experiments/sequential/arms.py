@@ -7,7 +7,6 @@ that are not reported.
 
 import functools
 import math
-import time
 from collections.abc import Callable
 from statistics import fmean
 from typing import NamedTuple
@@ -52,14 +51,12 @@ class Curve(NamedTuple):
       error: The mean squared test error there, divided by the test targets' variance.
       units: Units, or support points, there.
       refused: Samples that found no unit left to allocate.
-      seconds: Time of learning, without compilation.
     """
 
     samples: np.ndarray
     error: np.ndarray
     units: np.ndarray
     refused: int
-    seconds: float
 
     @property
     def final_error(self) -> float:
@@ -100,14 +97,7 @@ def tune(name: str, setup_name: str) -> Tuned[float]:
 def learn(name: str, setup_name: str, seed: int) -> tuple[Curve, Tuned[float]]:
     """Learns a stream with the chosen number; says what was chosen, too."""
     tuned = tune(name, setup_name)
-    _compile(name, setup_name, tuned.value)
     return ALGORITHMS[name].learn(setup_name, seed, tuned.value), tuned
-
-
-@functools.cache
-def _compile(name: str, setup_name: str, value: float) -> None:
-    """Learns once, so that the next time can be measured."""
-    ALGORITHMS[name].learn(setup_name, TUNING_SEEDS[0], value)
 
 
 # -- Networks --------------------------------------------------------------------------
@@ -183,7 +173,6 @@ def _follow(
 ) -> Curve:
     inputs, targets, tests, _ = (jnp.asarray(x, jnp.float32) for x in stream)
     state = learning.start(network, rule)
-    begin = time.perf_counter()
     state, trace = learning.learn(
         state,
         inputs,
@@ -193,11 +182,10 @@ def _follow(
         watched=tests,
     )
     watched = np.asarray(trace.watched, np.float64)
-    seconds = time.perf_counter() - begin
     samples = np.arange(EVERY, len(watched) + 1, EVERY)
     predictions, units = watched[samples - 1], np.asarray(trace.units)[samples - 1]
     error = _error(predictions, stream)
-    return Curve(samples, error, units, int(state.refused), seconds)
+    return Curve(samples, error, units, int(state.refused))
 
 
 def _error(predictions: np.ndarray, stream: Stream) -> np.ndarray:
@@ -219,14 +207,13 @@ def _learn_kernel_ridge(setup_name: str, seed: int, value: float) -> Curve:
     gamma = 1 / float(np.median(_squared_distances(stream.inputs)))
     model = KernelRidge(alpha=value, kernel="rbf", gamma=gamma)
     samples = np.arange(_EVERY_FIT, len(stream.targets) + 1, _EVERY_FIT)
-    begin, fits = time.perf_counter(), []
+    fits = []
     for n in samples:
         model.fit(stream.inputs[:n], stream.targets[:n] - mean)
         fits.append(mean + model.predict(stream.test_inputs))
-    seconds = time.perf_counter() - begin
     predictions = np.stack(fits)
     error = _error(predictions, stream)
-    return Curve(samples, error, samples, 0, seconds)
+    return Curve(samples, error, samples, 0)
 
 
 _RATES = (0.02, 0.05, 0.1, 0.2, 0.4)

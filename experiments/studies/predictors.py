@@ -29,8 +29,8 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
       tick: Called before and after.
 
     Returns:
-      ``result`` has the gradients and seconds to the coarse and the fine gap
-      (``gradients_coarse``, ``seconds_coarse`` and so on; absent if it never gets
+      ``result`` has the gradients to the coarse and the fine gap
+      (``gradients_coarse``, ``gradients_fine``; absent if it never gets
       there), ``gap`` at the end, ``steps``, ``learning_rate``, ``momentum``, ``drift``.
       ``history`` has ``gradients`` and the lowest ``gap`` so far. ``measures`` has the
       last gaps of the tuning seed by rate: ``rates`` and ``gaps``, -1 if it diverged.
@@ -63,9 +63,6 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
         count = run.to(gap)
         if count is not None:
             result[f"gradients_{name}"] = count
-            result[f"seconds_{name}"] = rounded(
-                run.seconds * count / max(run.gradients[-1], 1)
-            )
     lowest = np.maximum(np.minimum.accumulate(run.gap), 1e-16)
     places = np.unique(np.geomspace(1, len(lowest), _POINTS).astype(int)) - 1
     history = [

@@ -36,7 +36,7 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
 
     Returns:
       ``result`` has the final ``test_error``, its mean along the stream
-      (``mean_error``), ``units``, ``refused``, ``seconds`` and ``chosen``, the tuned
+      (``mean_error``), ``units``, ``refused`` and ``chosen``, the tuned
       number. ``history`` has ``samples``, ``test_error`` and, of a network that grows,
       ``units``. ``measures`` has the tuning: ``candidates`` and their ``errors``, -1
       where it diverged.
@@ -68,7 +68,6 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
         "mean_error": float(curve.error.mean()),
         "units": int(curve.units[-1]),
         "refused": curve.refused,
-        "seconds": curve.seconds,
         "chosen": tuned.value,
         **provenance(),
     }

@@ -43,9 +43,7 @@ def test_descends_as_numpy_does():
 
 
 def test_counts_gradients_to_a_gap():
-    run = descent.Descent(
-        np.array([0, 2, 5, 6]), np.array([1.0, 0.2, 0.3, 0.01]), 1.0, 0.0
-    )
+    run = descent.Descent(np.array([0, 2, 5, 6]), np.array([1.0, 0.2, 0.3, 0.01]), 1.0)
     assert [run.to(gap) for gap in (2.0, 0.2, 0.05, 1e-3)] == [0, 2, 6, None]
 
 

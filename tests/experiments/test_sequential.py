@@ -18,7 +18,7 @@ SAMPLES = [10 * (i + 1) for i in range(50)]
 def curve(error, units=5):
     samples = np.array(SAMPLES)
     error = np.broadcast_to(np.asarray(error, float), samples.shape)
-    return arms.Curve(samples, error, np.full(50, units), 0, 0.1)
+    return arms.Curve(samples, error, np.full(50, units), 0)
 
 
 def tick(part, text):
@@ -31,10 +31,10 @@ def one_candidate(monkeypatch):
     first = {n: a._replace(candidates=(0.1,)) for n, a in arms.ALGORITHMS.items()}
     monkeypatch.setattr(arms, "ALGORITHMS", first)
     monkeypatch.setattr(arms, "TUNING_SEEDS", (1000,))
-    for cached in (arms.tune, arms._compile, arms._grown_units):
+    for cached in (arms.tune, arms._grown_units):
         cached.cache_clear()
     yield
-    for cached in (arms.tune, arms._compile, arms._grown_units):
+    for cached in (arms.tune, arms._grown_units):
         cached.cache_clear()
 
 
@@ -128,7 +128,7 @@ def record(arm, seed, error, units):
         {
             "test_error": float(np.mean(error[-5:])),
             "mean_error": float(np.mean(error)),
-            **{"units": units, "refused": 0, "seconds": 0.5, "chosen": 0.1},
+            **{"units": units, "refused": 0, "chosen": 0.1},
         },
         history,
         {"candidates": [0.1, 0.2], "errors": [0.5, -1]},

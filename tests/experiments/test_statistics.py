@@ -48,23 +48,6 @@ def test_student_from_its_formulas(n):
     assert found.p == pytest.approx(p)
 
 
-@pytest.mark.parametrize(
-    ("draw", "mean", "least", "most"),
-    [
-        (np.random.Generator.normal, 0, 0.92, 0.98),
-        (np.random.Generator.exponential, 1, 0.84, 0.94),
-    ],
-    ids=["normal", "exponential"],
-)
-@pytest.mark.parametrize("n", [3, 10])
-def test_coverage(draw, mean, least, most, n):
-    # The module's table has 20,000 draws.
-    samples = draw(np.random.default_rng(n), size=(600, n))
-    bounds = np.array([compare(d, np.zeros(n))[2:4] for d in samples])
-    covers = np.mean((bounds[:, 0] <= mean) & (mean <= bounds[:, 1]))
-    assert least < covers < most
-
-
 def bh_twin(p):
     """The smallest level at which the step-up procedure rejects each hypothesis."""
     order = sorted(p)

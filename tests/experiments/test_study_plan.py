@@ -205,7 +205,7 @@ def test_records_of_an_arm_that_was_declared_differently_are_left_out():
 def test_a_study_with_its_own_execution_has_its_own_fields():
     study = study_of(
         Arm("slow", "slow", {"noise": 0.1}),
-        Arm("fast", "fast", {"noise": 0.2}, rate=3.0),
+        Arm("fast", "fast", {"noise": 0.2}),
         fields={"learning_rate": 0.5, "dimensions": 7},
         model_fields={"stream": {"dimensions": 8}},
         scales=(Scale("small", models=("stream",), seeds=1, fields={"steps": 9}),),
@@ -214,7 +214,7 @@ def test_a_study_with_its_own_execution_has_its_own_fields():
     slow, fast = (t.config for t in study.tasks(study.scale("small")))
     same = {"model": "stream", "dimensions": 8, "steps": 9}
     assert slow == {**same, "noise": 0.1, "learning_rate": 0.5}
-    assert fast == {**same, "noise": 0.2, "learning_rate": 1.5}
+    assert fast == {**same, "noise": 0.2, "learning_rate": 0.5}
 
 
 # -- The controls ----------------------------------------------------------------------

@@ -72,12 +72,6 @@ def test_there_are_no_null_fields_and_no_defaults():
     assert math.isnan(Record.from_line(old.to_line()).seconds)
 
 
-def test_a_file_has_a_header_and_a_line_a_record(file):
-    assert len(file.path.read_text().splitlines()) == 3
-    assert file.read_header() == HEADER
-    assert file.read() == [record(0), record(1)]
-
-
 def test_of_records_of_the_same_run_the_last_counts(file):
     again = record(0, result={"test_accuracy": 0.9})
     file.append(HEADER, again)

@@ -152,12 +152,6 @@ def test_nothing_exceeds_the_budget(world, capsys, seconds, expected, now):
     )
 
 
-def test_every_call_makes_progress_if_a_run_fits(world):
-    for done in range(1, 5):
-        world.run(budget_minutes=35 / 60)
-        assert world.finished == (FIRST + SECOND)[:done]
-
-
 @pytest.mark.parametrize("budget", [0, -1, float("nan")])
 def test_budget_must_be_positive(world, budget):
     with pytest.raises(ConfigError, match="--budget-minutes"):
