@@ -183,6 +183,12 @@ def test_flags(count):
     check()
 
 
+@pytest.mark.parametrize("other", ["--overwrite", "--workdir=new"])
+def test_resuming_needs_a_run_that_stays(other):
+    with directory_with_a_run() as base:
+        assert_refused([*base, "--resume=required", other], ["--resume"])
+
+
 def test_the_reader_of_help_may_leave():
     """As in ``python train.py --help | head``."""
     reader, writer = os.pipe()

@@ -149,7 +149,10 @@ def test_what_follows_a_choice_is_chosen_again(tmp_path, first, second, expected
         (["--precise-bn=0"], "--precise-bn 0 leaves .* or --average none"),
         (["--average=ema", "--average-power=8"], "or choose --average power"),
         (["--head", "mlp"], "--head mlp is for VGG"),
-        (["--model", "vgg16", "--stem", "imagenet"], "no --stem imagenet"),
+        *(
+            (["--model", name, "--stem", "imagenet"], "no --stem imagenet")
+            for name in ("vgg16", "vgg19", "tiny", "plain")
+        ),
         (["--optimizer", "nesterov", "--momentum", "0"], "--momentum above 0"),
         (["--split-per-seed", "--split-seed=3"], "--split-seed 3 contradicts"),
         *(

@@ -4,8 +4,10 @@ import itertools
 
 import jax
 import pytest
+from jax.sharding import Mesh
 
 import train
+from benchmarks.ahead_of_time import map_over_mesh
 from tests.support import programs
 from training import cascade, recipe
 from training.engine import parallel
@@ -75,7 +77,8 @@ def test_core_pairs_fit_each_other(row, tmp_path, monkeypatch):
     engine = recipe.assemble(config, programs.DATASET)
     arguments = next(engine._feed.calls(0, 0, range(1))).arguments
     state = jax.eval_shape(lambda: engine.initial_state(0))
-    step = parallel.map_over_devices(engine.train_function, 1 + len(arguments))
+    mesh = Mesh(jax.devices(), (parallel.AXIS,))
+    step = map_over_mesh(engine.train_function, 1 + len(arguments), mesh)
     after, _ = jax.eval_shape(step, state, *arguments)
     assert jax.tree.map(shape, after) == jax.tree.map(shape, state)
     if row["average"] != "none":

@@ -134,7 +134,7 @@ def uninterrupted(tmp_path_factory):
     [
         ("step", 16, EVERYTHING),
         ("save", 60, EVERYTHING),
-        ("evaluation", 12, STALLING),
+        ("evaluation", 8, STALLING),
     ],
     ids=["step", "save", "evaluation"],
 )

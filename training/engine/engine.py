@@ -40,17 +40,12 @@ _IN_FLIGHT = 2
 
 
 class Call(NamedTuple):
-    """A call of the compiled training function.
+    """A call of the compiled training function."""
 
-    Attributes:
-      state: The state after it. It is donated to the next call.
-      steps: How many steps it takes.
-      metrics: Means over the epoch so far as of an earlier call, which has finished;
-        None before the first has.
-    """
-
-    state: TrainState
-    steps: int
+    state: TrainState  # after it; donated to the next call
+    steps: int  # how many it takes
+    # Means over the epoch so far as of an earlier call, which has finished; None before
+    # the first has.
     metrics: dict[str, float] | None
 
 

@@ -8,24 +8,14 @@ import numpy as np
 
 
 class Evaluation(NamedTuple):
-    """How well a network does; the numbers are NaN if there are no examples.
+    """How well a network does; the numbers are NaN if there are no examples."""
 
-    Attributes:
-      loss: Mean cross-entropy, in nats.
-      accuracy: Part of the examples that are classified correctly.
-      top1_error: The other part.
-      top5_error: Part whose label is not among the five likeliest classes.
-      macro_f1: See :func:`macro_f1`.
-      confusion: Number of examples by label and prediction, and by label without a
-        prediction; int64 [classes, classes + 1].
-    """
-
-    loss: float
-    accuracy: float
-    top1_error: float
-    top5_error: float
-    macro_f1: float
-    confusion: np.ndarray
+    loss: float  # mean cross-entropy, in nats
+    accuracy: float  # part of the examples that are classified correctly
+    top1_error: float  # the other part
+    top5_error: float  # part whose label is not among the five likeliest classes
+    macro_f1: float  # see :func:`macro_f1`
+    confusion: np.ndarray  # examples by label and prediction; [classes, classes + 1]
 
     @classmethod
     def of(cls, sums: Mapping[str, Any]) -> Self:

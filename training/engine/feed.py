@@ -17,13 +17,10 @@ TrainStep = Callable[[TrainState, Any, Any], TrainState]
 
 
 class CallInputs(NamedTuple):
-    """The number of steps of a call of the training function, and its arguments.
+    """One call of a compiled training function."""
 
-    These are the arguments after the state.
-    """
-
-    steps: int
-    arguments: tuple[Any, ...]
+    steps: int  # how many it takes
+    arguments: tuple[Any, ...]  # after the state
 
 
 class Feed(Protocol):

@@ -48,38 +48,24 @@ def merge_frozen(tree: Any, frozen: Any) -> Any:
 
 
 class Metrics(NamedTuple):
-    """Measurements of a training step, or their sums over steps.
+    """Measurements of a training step, or their sums over steps."""
 
-    Attributes:
-      loss: Mean cross-entropy of the batch, in nats.
-      accuracy: Part of the batch that is classified correctly.
-      gradient_norm: Norm of the gradient.
-      update_norm: Norm of the update that the whole optimizer makes of it.
-      taken: Number of steps taken.
-      skipped: Number of steps skipped because one of the above was not finite; they
-        do not count in the other sums.
-    """
-
-    loss: Any
-    accuracy: Any
+    loss: Any  # mean cross-entropy of the batch, in nats
+    accuracy: Any  # part of the batch that is classified correctly
     gradient_norm: Any
-    update_norm: Any
-    taken: Any
+    update_norm: Any  # of the update that the complete optimizer makes
+    taken: Any  # number of steps taken
+    # Number of steps skipped because one of the above was not finite. They do not count
+    # in the other sums.
     skipped: Any
 
 
 class Monitor(NamedTuple):
-    """How training is going.
+    """How training is going."""
 
-    Attributes:
-      epoch: Sums over the steps of the current epoch so far.
-      last: The last step's metrics, finite or not.
-      skipped_in_a_row: Number of steps skipped since the last one taken.
-    """
-
-    epoch: Metrics
-    last: Metrics
-    skipped_in_a_row: jax.Array
+    epoch: Metrics  # sums over the steps of the current epoch so far
+    last: Metrics  # the last step's, finite or not
+    skipped_in_a_row: jax.Array  # number of steps skipped since the last one taken
 
     @classmethod
     def zero(cls, dtype: jax.typing.DTypeLike) -> Self:
@@ -95,30 +81,19 @@ class Monitor(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that a training step changes.
+    """Everything that a training step changes."""
 
-    Attributes:
-      step: Steps taken; int32 scalar.
-      params: The parameters that are trained.
-      batch_stats: The network's running statistics; empty if it has none.
-      opt_state: The optimizer's state, with the window of the prediction.
-      key: The run's random key data; constant.
-      monitor: How training is going.
-      loss_scale: For float16, in which small gradients would vanish; else None.
-      block: The mean of the parameters since the block began (``--block-means``); None
-        without one.
-      frozen: The parameters that are not trained, of the network's frozen blocks.
-    """
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: optax.OptState
-    key: jax.Array
+    step: jax.Array  # steps taken; int32 scalar
+    params: Any  # the parameters that are trained
+    batch_stats: Any  # the network's running statistics; empty if it has none
+    opt_state: optax.OptState  # with the window of the prediction
+    key: jax.Array  # the run's random key data; constant
     monitor: Monitor
+    # For float16, in which small gradients would vanish.
     loss_scale: DynamicScale | None = None
+    # The mean of the parameters since the block began (--block-means).
     block: plp_optax.TailAverageState | None = None
-    frozen: Any = None
+    frozen: Any = None  # the parameters of the network's frozen blocks, not trained
 
     @property
     def variables(self) -> dict[str, Any]:

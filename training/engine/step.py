@@ -25,17 +25,11 @@ from training.engine.state import (
 
 
 class Preprocess(NamedTuple):
-    """From stored images to the network's input: augmentation and normalisation.
+    """From stored images to the network's input: augmentation and normalisation."""
 
-    Attributes:
-      dataset: The data set, of which it takes the facts about images.
-      dtype: Type of the network's arithmetic.
-      augment: Whether training images are augmented.
-    """
-
-    dataset: data.Dataset
-    dtype: jax.typing.DTypeLike
-    augment: bool = False
+    dataset: data.Dataset  # of which it takes the facts about images
+    dtype: jax.typing.DTypeLike  # type of the network's arithmetic
+    augment: bool = False  # in training
 
     def evaluation(self, images: jax.Array) -> jax.Array:
         """Normalises a device's images."""

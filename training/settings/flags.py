@@ -57,12 +57,9 @@ class Part:
 
     Derived classes are dataclasses whose fields are flags. They have a meaning with the
     choices that bring them along, and need no ``only``.
-
-    Attributes:
-      prefix: What a field's name is preceded by in flags and in the configuration:
-        with the prefix "plp", the field ``step`` is ``plp_step`` and ``--plp-step``.
     """
 
+    # With the prefix "plp", the field ``step`` is ``plp_step`` and ``--plp-step``.
     prefix: ClassVar[str] = ""
 
 

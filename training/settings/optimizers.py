@@ -14,15 +14,11 @@ from training.settings.lazy import Transformation, optax
 
 
 class Optimizer(Part):
-    """A base optimizer.
+    """A base optimizer."""
 
-    Attributes:
-      usual_rate: The default of ``--learning-rate``.
-      decays_weights: Whether it decays weights itself. For others the decay is added to
-        the gradient, as in PyTorch.
-    """
-
-    usual_rate: ClassVar[float] = 0.001
+    usual_rate: ClassVar[float] = 0.001  # the default of --learning-rate
+    # Whether it decays weights itself. For others the decay is added to the gradient,
+    # as in PyTorch.
     decays_weights: ClassVar[bool] = False
 
     def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:

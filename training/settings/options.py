@@ -415,13 +415,9 @@ class Config(
     NetworkFlags,
     DataFlags,
 ):
-    """A run's configuration; complete when made by :func:`resolve`.
+    """A run's configuration; complete when made by :func:`resolve`."""
 
-    Attributes:
-      parts: The settings of what was chosen: the method's, the optimizer's, the
-        schedule's and the average's.
-    """
-
+    # The settings of the method, the optimizer, the schedule and the average chosen.
     parts: tuple[Part, ...]
 
     def get(self, kind: type[T]) -> T | None:

@@ -15,20 +15,13 @@ Stages = list[tuple[Any, ...]]
 
 
 class Plan(NamedTuple):
-    """How long a run is, and by which strategy and seed: for schedules and methods.
+    """How long a run is, and by which strategy and seed: for schedules and methods."""
 
-    Attributes:
-      steps_per_epoch: Optimizer steps in an epoch.
-      total_steps: Optimizer steps in all epochs, which schedules span.
-      last_step: The step after which the run stops: ``--max-steps``, if that is less.
-      seed: The seed.
-      strategy: Learning rate and amplification by epoch, if there is a strategy.
-    """
-
-    steps_per_epoch: int
-    total_steps: int
-    last_step: int
+    steps_per_epoch: int  # optimizer steps
+    total_steps: int  # optimizer steps in all epochs, which schedules span
+    last_step: int  # where the run stops: --max-steps, if that is less
     seed: int
+    # Learning rate and amplification by epoch, if there is a strategy.
     strategy: plp_optax.TrainingStrategy | None
 
 
