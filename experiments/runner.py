@@ -219,12 +219,7 @@ class _Display:
         self._progress.update(self._bar, description=f"{self._name}: {what}")
 
     def tick(self, part: float, text: str) -> None:
-        """Shows how far the run is.
-
-        Args:
-          part: The finished part of it, 0 to 1.
-          text: Such as ``epoch 2/6, loss 1.83``.
-        """
+        """Shows how far the run is, 0 to 1, and a text: ``epoch 2/6, loss 1.83``."""
         now = time.monotonic()
         begun, begun_part = self._first = self._first or (now, part)
         if part > begun_part:
@@ -238,12 +233,7 @@ class _Display:
                 self.say(text)
 
     def end(self, record: Record, left: float) -> None:
-        """Reports a finished run.
-
-        Args:
-          record: What came of it.
-          left: How many seconds the remaining runs are expected to take.
-        """
+        """Reports a finished run; the others are expected to take ``left`` seconds."""
         self._done += 1
         outcome = "finished"
         if record.diverged:
@@ -281,12 +271,6 @@ def describe(
 
     The time is measured on a few steps of each network's first arm, on this machine.
     It leaves out what the study observes, and evaluations on the test set.
-
-    Args:
-      study: The study.
-      scale: Its scale.
-      folder: The study's folder, whose records are counted as done.
-      settings: Fields of a configuration that do not change what runs compute.
 
     Raises:
       UserError: If the configuration, the data or the records do not allow it.

@@ -37,13 +37,10 @@ class Trainer:
     """
 
     def __init__(self, study: Study, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Takes what to train and where.
+        """Takes what to train, and the study's folder, for unfinished runs in ``runs``.
 
-        Args:
-          study: The study.
-          folder: Its folder. Unfinished runs are kept in ``runs`` there.
-          settings: Fields of a configuration that do not change what runs compute:
-            ``data_dir``.
+        ``settings`` are fields of a configuration that do not change what runs compute:
+        ``data_dir``.
         """
         self.resumes = True
         self._observe = study.observe or (lambda prepared, config: None)
@@ -120,10 +117,6 @@ class Trainer:
 
     def measure(self, task: Task, seconds: float = 5.0) -> tuple[float, float]:
         """Estimates how long a run takes, from a few of its steps.
-
-        Args:
-          task: The run.
-          seconds: How long to measure; at least one call is measured.
 
         Returns:
           Seconds of loading and compilation, and of training with an evaluation after

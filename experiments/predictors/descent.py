@@ -46,13 +46,11 @@ class Choice(NamedTuple):
       run: The run with it.
       cost: Gradients to the fine gap, to the coarse gap, and the last gap; infinite
         where it never gets there.
-      gap: The lowest last gap of all momenta.
     """
 
     momentum: float
     run: Descent
     cost: tuple[float, ...]
-    gap: float
 
 
 @functools.cache
@@ -176,8 +174,7 @@ def tune(model: str, method: str, steps: int) -> Tuned[Choice]:
         for i in range(0, len(grid), len(momenta)):
             of_rate = range(i, i + len(momenta))
             best = min(of_rate, key=costs.__getitem__)
-            gap = min(costs[j][-1] for j in of_rate)
-            yield Choice(grid[best][1], runs[best], costs[best], gap)
+            yield Choice(grid[best][1], runs[best], costs[best])
 
     return tuning.tune(
         first, choices, lambda choice: choice.cost, is_continued=len(first) > 1

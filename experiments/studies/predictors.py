@@ -32,8 +32,7 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
       ``result`` has the gradients to the coarse and the fine gap
       (``gradients_coarse``, ``gradients_fine``; absent if it never gets
       there), ``gap`` at the end, ``steps``, ``learning_rate``, ``momentum``, ``drift``.
-      ``history`` has ``gradients`` and the lowest ``gap`` so far. ``measures`` has the
-      last gaps of the tuning seed by rate: ``rates`` and ``gaps``, -1 if it diverged.
+      ``history`` has ``gradients`` and the lowest ``gap`` so far.
 
     Raises:
       ConfigError: If there is no such problem.
@@ -68,16 +67,7 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     history = [
         {"gradients": int(run.gradients[i]), "gap": rounded(lowest[i])} for i in places
     ]
-    measures = {}
-    if not config["matched"]:
-        measures = {
-            "rates": list(map(rounded, tuned.tried)),
-            "gaps": [
-                rounded(choice.gap) if np.isfinite(choice.gap) else -1
-                for choice in tuned.runs
-            ],
-        }
-    return Outcome(result, history, measures)
+    return Outcome(result, history, {})
 
 
 _FULL = Scale("full", models=tuple(PROBLEMS), seeds=20, fields={"steps": 2000})
