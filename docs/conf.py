@@ -78,7 +78,12 @@ def write_api() -> None:
         lines.append(f"| {{{role}}}`{shown}` | {summary} |")
     table = "\n".join(["| name | |", "|---|---|", *lines])
     entries = "\n".join(names)
-    index = f"# API\n\n{table}\n\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n"
+    names_of_others = (
+        "## You know it as\n\n```{include} ../methods/index.md\n"
+        ':start-after: "<!-- names: begin -->"\n:end-before: "<!-- names: end -->"\n```'
+    )
+    pages = f"```{{toctree}}\n:hidden:\n\n{entries}\n```\n"
+    index = f"# API\n\n{table}\n\n{names_of_others}\n\n{pages}"
     (folder / "index.md").write_text(index)
 
 
