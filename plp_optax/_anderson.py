@@ -3,6 +3,7 @@
 # Short signatures in help(): the names of types and not their members.
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -353,17 +354,22 @@ def _coefficients(
 @jax.custom_jvp
 def _solve(gram: jax.Array, strength: jax.Array, ones: jax.Array) -> jax.Array:
     """``(G / |G| + strength I)^-1 ones``, for a G whose rounding is removed."""
-    inverse, _ = _inverse(gram, strength)
-    return inverse @ ones
+    return _inverse(gram, strength)[0](ones)
 
 
-def _inverse(gram: jax.Array, strength: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The inverse, and the eigenvector of the largest eigenvalue."""
+def _inverse(
+    gram: jax.Array, strength: jax.Array
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    """A function that solves, and the eigenvector of the largest eigenvalue."""
     # Rounding may leave eigenvalues below 0, and G + lambda singular.
     # The matrix is tiny, so that eigh costs nothing next to the products.
     eigenvalues, vectors = jnp.linalg.eigh(gram)
     relative = jnp.maximum(eigenvalues / eigenvalues[-1], 0)
-    return (vectors / (relative + strength)[None]) @ vectors.T, vectors[:, -1]
+
+    def solve(b: jax.Array) -> jax.Array:
+        return vectors @ (1 / (relative + strength) * (b @ vectors))
+
+    return solve, vectors[:, -1]
 
 
 @_solve.defjvp
@@ -372,12 +378,12 @@ def _solve_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     # does not exist.
     gram, strength, ones = primals
     d_gram, d_strength, d_ones = tangents
-    inverse, largest = _inverse(gram, strength)
+    solve, largest = _inverse(gram, strength)
     norm = largest @ gram @ largest
-    z = inverse @ ones
+    z = solve(ones)
     d_norm = largest @ d_gram @ largest
     d_matrix = d_gram / norm - gram * (d_norm / norm**2)
-    return z, inverse @ (d_ones - d_matrix @ z - d_strength * z)
+    return z, solve(d_ones - d_matrix @ z - d_strength * z)
 
 
 def _no_jump(c: jax.Array) -> jax.Array:

@@ -49,7 +49,7 @@ def test_a_committed_report_is_what_its_records_say(folder, tmp_path):
     text = report.write(loaded, tmp_path).read_text(encoding="utf-8")
     assert text == (folder / "report.md").read_text(encoding="utf-8")
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert drawn == {path.name for path in (folder / "figures").iterdir()}
+    assert drawn == {path.name for path in folder.glob("figures/*")}
     assert drawn == set(re.findall(r"\]\(figures/(.+?)\)", text))
 
 
