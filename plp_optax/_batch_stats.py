@@ -32,12 +32,9 @@ def recompute(
             # From 0 and from 1 an average r <- m r + (1 - m) b gives m, and so b.
             parts = jax.tree.map(_part, after, follow(ones, batch))
         size = len(jax.tree.leaves(batch)[0])
-        own = to_moments(
-            jax.tree.map(lambda x, part: np.asarray(x) / part, after, parts)
-        )
-        weighted = jax.tree.map(
-            lambda x, size=size: size * np.asarray(x, np.float64), own
-        )
+        # In float64: the square of a large mean would take a small variance's digits.
+        own = jax.tree.map(lambda x, y: np.asarray(x, np.float64) / y, after, parts)
+        weighted = jax.tree.map(lambda x, size=size: size * x, to_moments(own))
         total = weighted if total is None else jax.tree.map(np.add, total, weighted)
         count += size
     if total is None:

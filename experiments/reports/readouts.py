@@ -20,7 +20,7 @@ _METHOD = (
     "horizon share its trajectory, so that all differences are within a run. The "
     "settings of an arm (learning rate; shape and length of the decay, exponent, "
     "window) are those with the lowest mean loss on three seeds and one half of the "
-    "held-out data, **for each horizon anew**; losses are of the other seeds and the "
+    "held-out data, **for each horizon**; losses are of the other seeds and the "
     "other half. *One run*: the power average with exponent 16 at the learning rate "
     "that is best at the longest horizon, read out of the same run at all horizons. "
     "*Merged* are means of the parameters over blocks of an 80th of the run; "

@@ -103,3 +103,23 @@ def test_wrong_statistics_are_refused():
         recompute(
             apply, {"batch_stats": {"mean": jnp.ones(1), "var": jnp.ones(1)}}, batches()
         )
+
+
+def test_small_variance_next_to_a_large_mean():
+    """In float32 the square of the mean alone would round by 0.06."""
+    batch = {"mean": np.array([1000.0]), "var": np.array([0.01])}
+
+    def apply(variables, x):
+        stats = variables["batch_stats"]
+        return None, {
+            "batch_stats": {
+                n: jnp.asarray(0.5 * stats[n] + 0.5 * batch[n], jnp.float32)
+                for n in batch
+            }
+        }
+
+    stats = {"mean": jnp.zeros(1), "var": jnp.ones(1)}
+    fresh = plp_optax.linen.recompute_batch_stats(
+        apply, {"batch_stats": stats}, batches()[:2]
+    )["batch_stats"]
+    np.testing.assert_allclose(fresh["var"], 0.01, rtol=1e-4)
