@@ -21,7 +21,7 @@ ALLOWED = {
     "training.data": ("training.errors", None),
     "training.settings": (
         "plp_optax models training.data.registry training.errors "
-        "training.engine.parallel training.engine.pretrained",
+        "training.engine.pretrained",
         None,
     ),
     "training.settings.flags": ("training.errors", "tyro"),

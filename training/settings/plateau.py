@@ -8,8 +8,6 @@ import jax
 import optax
 from optax.contrib import ReduceLROnPlateauState, reduce_on_plateau
 
-from training.engine import parallel
-
 _FACTOR = 0.1
 
 
@@ -38,7 +36,9 @@ def observe(opt_state: Any, loss: float, patience: int) -> Any:
     def advance(leaf: Any) -> Any:
         if not _is_plateau(leaf):
             return leaf
-        return parallel.replicate(_rule(patience)(jax.device_get(leaf), loss))
+        new = _rule(patience)(jax.device_get(leaf), loss)
+        # Back on the devices: a step refuses arrays that are placed otherwise.
+        return jax.tree.map(lambda n, old: jax.device_put(n, old.sharding), new, leaf)
 
     return jax.tree.map(advance, opt_state, is_leaf=_is_plateau)
 
