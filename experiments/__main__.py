@@ -3,6 +3,7 @@
 python -m experiments list
 python -m experiments run plp --quick
 python -m experiments report runs/experiments/quick/plp
+python -m experiments evidence
 """
 
 import contextlib
@@ -155,6 +156,16 @@ def report(folders: _Folders) -> None:
         print(f"report: {report_lib.write(loaded, folder)}")
 
 
+def evidence() -> None:
+    """Writes the tables of all methods' evidence, from the committed records.
+
+    They are in README.md and docs/methods/index.md, between markers.
+    """
+    from experiments import evidence as evidence_lib  # takes a while to import
+
+    evidence_lib.update_pages(Path())
+
+
 def _scale(study: Study, name: str | None, *, small: bool, quick: bool) -> Scale:
     """The scale that the flags name."""
     given = {
@@ -191,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "list": list_studies,
         "run": run,
         "report": report,
+        "evidence": evidence,
     }
     try:
         with acknowledged():

@@ -72,10 +72,10 @@ def write(table: Table, folder: Path) -> Path:
     """
     metrics = metrics_of(table.study)
     found = table_lib.compare(table, metrics)
-    own = _own(table.study)
-    sections = getattr(own, "sections", _curves)
+    module = own(table.study)
+    sections = getattr(module, "sections", _curves)
     results = getattr(
-        own, "results", functools.partial(table_lib.results, metrics=metrics)
+        module, "results", functools.partial(table_lib.results, metrics=metrics)
     )
     place = " on ".join(map(join, filter(None, (table.models, table.datasets))))
     compared: list[Block] = [
@@ -105,11 +105,11 @@ def write(table: Table, folder: Path) -> Path:
 
 def metrics_of(study: Study) -> Sequence[Metric]:
     """What a study compares."""
-    metrics: Sequence[Metric] = getattr(_own(study), "METRICS", METRICS)
+    metrics: Sequence[Metric] = getattr(own(study), "METRICS", METRICS)
     return metrics
 
 
-def _own(study: Study) -> ModuleType | None:
+def own(study: Study) -> ModuleType | None:
     """The module of ``experiments.reports`` with the study's name, if there is one."""
     name = f"experiments.reports.{study.name}"
     has_own = importlib.util.find_spec(name) is not None

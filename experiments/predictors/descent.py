@@ -101,7 +101,7 @@ def problem_of(model: str, seed: int) -> tuple[Problem, float]:
 
 
 @functools.cache
-def _curvature(model: str) -> float:
+def curvature(model: str) -> float:
     """The largest curvature at the start of the tuning seed, by power iteration."""
     problem, _ = problem_of(model, TUNING_SEED)
     gradient = jax.grad(problem.loss)
@@ -157,7 +157,7 @@ def tune(model: str, method: str, steps: int) -> Tuned[Choice]:
         first = list(ADAM_RATES)
     else:
         with jax.enable_x64(True):
-            first = [m / _curvature(model) for m in MULTIPLES]
+            first = [m / curvature(model) for m in MULTIPLES]
     momenta = METHODS[method].momenta
     gaps = PROBLEMS[model](TUNING_SEED).gaps
 

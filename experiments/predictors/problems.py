@@ -1,4 +1,4 @@
-"""Losses of a full batch, in float64: two convex ones, a network, and a PINN."""
+"""Losses of a full batch, in float64: three convex ones, a network, and a PINN."""
 
 import itertools
 from collections.abc import Callable
@@ -103,6 +103,7 @@ def _dense(seed: int, *widths: int) -> tuple[jax.Array, ...]:
 PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "logistic-digits": lambda seed: _logistic(datasets.load_digits, seed),
     "logistic-cancer": lambda seed: _logistic(datasets.load_breast_cancer, seed),
+    "logistic-wine": lambda seed: _logistic(datasets.load_wine, seed),
     "tanh-digits": _tanh,
     "pinn": _pinn,
 }

@@ -92,7 +92,11 @@ def _ratios(table: Table, control: str) -> str:
 
 def _chosen(table: Table) -> str:
     keys = ["model", "arm"]
-    first = table.finished.group_by(keys, maintain_order=True).first()
+    runs = tables.ensure(table.finished, "curvature")
+    first = runs.group_by(keys, maintain_order=True).first()
+    first = first.with_columns(
+        multiple=c("learning_rate").cast(pl.Float64) * c("curvature")
+    )
     rows = first.join(tables.counts(table), on=keys, maintain_order="left")
     return markdown(
         "Rates and drift",
@@ -100,9 +104,11 @@ def _chosen(table: Table) -> str:
         {
             **{"model": "problem", "arm": "arm", "runs": "runs"},
             "learning_rate": ("learning rate", "{:.3g}".format),
+            "multiple": ("times L", 2),
             "momentum": ("momentum", "{:g}".format),
             "drift": ("drift", 2),
         },
-        note="Drift of a matched rate is that of its method.",
+        note="Drift of a matched rate is that of its method. L is the largest "
+        "curvature at the start, which power iteration finds.",
         left=2,
     )

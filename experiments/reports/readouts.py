@@ -12,8 +12,7 @@ from experiments.study import Arm, Comparison
 from experiments.table import Metric, Table, markdown
 
 c = pl.col
-METRICS: tuple[Metric, ...] = ()  # arms are learning rates: see `readouts`
-_LOSS = (Metric("loss", "loss on held-out data", "nats", 4, c("loss")),)
+METRICS = (Metric("loss", "loss on held-out data", "nats", 4, c("loss")),)
 ANYTIME = "power-16"
 _METHOD = (
     "Each run has a constant learning rate after a warm-up. Read-outs and decays of a "
@@ -71,8 +70,11 @@ def chosen(table: Table) -> pl.DataFrame:
     return pl.concat([best.select(columns), one.select(columns)])
 
 
-def readouts(table: Table) -> Table:
-    """The reported losses as a study of its own, whose setups are task and horizon."""
+def compared(table: Table) -> Table:
+    """The reported losses as a study of its own, whose setups are task and horizon.
+
+    The arms of the study itself are learning rates, and not compared.
+    """
     of = ["model", "step", "arm", "readout"]
     found = losses(table).filter(~c("seed").is_in(CHOICE_SEEDS))
     rows = found.drop("kind").join(chosen(table), on=of)
@@ -97,13 +99,13 @@ def results(table: Table) -> list[str | Picture | None]:
     """Comparisons and losses of read-outs, for the runs of the reported seeds."""
     if table.runs.filter(~c("seed").is_in(CHOICE_SEEDS)).is_empty():
         return ["Only the seeds that choose settings have run."]
-    own = readouts(table)
-    found = tables.compare(own, _LOSS)
+    own = compared(table)
+    found = tables.compare(own, METRICS)
     return [
         _METHOD,
-        figures.forest(own, found, _LOSS[0]),
-        *tables.comparisons(own, found, _LOSS),
-        *tables.results(own, _LOSS),
+        figures.forest(own, found, METRICS[0]),
+        *tables.comparisons(own, found, METRICS),
+        *tables.results(own, METRICS),
     ]
 
 
@@ -119,7 +121,7 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
 
 
 def _anytime(table: Table, model: str) -> Picture | None:
-    own = readouts(table)
+    own = compared(table)
     rows = own.runs.with_columns(
         task=c("model").str.split(", ").list.first(),
         step=c("model").str.extract(r"(\d+) steps").cast(pl.Int64),

@@ -31,7 +31,8 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     Returns:
       ``result`` has the gradients to the coarse and the fine gap
       (``gradients_coarse``, ``gradients_fine``; absent if it never gets
-      there), ``gap`` at the end, ``steps``, ``learning_rate``, ``momentum``, ``drift``.
+      there), ``gap`` at the end, ``steps``, ``learning_rate``, ``momentum``, ``drift``,
+      and ``curvature``, the largest one at the start of the tuning seed.
       ``history`` has ``gradients`` and the lowest ``gap`` so far.
 
     Raises:
@@ -54,6 +55,7 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
         "gap": rounded(run.gap[-1]),
         "steps": config["steps"],
         "learning_rate": rounded(rate),
+        "curvature": rounded(descent.curvature(model)),
         "momentum": momentum,
         "drift": rounded(drift),
         **provenance(),

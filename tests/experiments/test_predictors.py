@@ -54,7 +54,7 @@ def test_the_default_regularization_is_measured(model, x64):
     """The sliding window's: of a grid, it is among the best in the gap that is left."""
     with jax.enable_x64(True):
         minimum = descent.problem_of(model, 0)[1]
-        rate = 2 / descent._curvature(model)
+        rate = 2 / descent.curvature(model)
 
     def lowest(strength):
         tx = optax.chain(

@@ -109,9 +109,9 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
         records.append(record("adamw-0.0056", seed, reported))
         records.append(record("adamw-0.0032", seed, {"power-16": (0.0, -50.0)}))
     header = Header("readouts", "quick", ["characters"], STUDY.scale("quick").fields)
-    own = report.readouts(tables.make(STUDY, header, records))
+    own = report.compared(tables.make(STUDY, header, records))
     assert own.models == ("characters, 20 steps",)
-    found = tables.compare(own, report._LOSS)
+    found = tables.compare(own, report.METRICS)
     means = {
         (arm, control): mean
         for arm, control, mean in found.select("arm", "control", "mean").iter_rows()

@@ -1,0 +1,289 @@
+"""The evidence on each method: one table from the records of all studies.
+
+python -m experiments evidence
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from experiments import report
+from experiments import table as tables
+from experiments.statistics import BETTER, NOT_SHOWN, UNCORRECTED, WORSE
+from experiments.table import Metric, markdown, signed
+
+c = pl.col
+BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
+# The strongest evidence for a method first.
+_ORDER = {BETTER: 0, UNCORRECTED: 1, NOT_SHOWN: 1, WORSE: 2}
+_NOTE = (
+    "Paired differences over n seeds with 95 % intervals, the strongest evidence first. "
+    "Base: the same optimizer without the method, its rate tuned with the same budget "
+    "(digits: the default rate). Matched control: the base at the rate that the method "
+    "amounts to, or what else explains a gain. "
+    "Bold where p, corrected over the study's comparisons, is at most 0.05."
+)
+
+
+class Claim(NamedTuple):
+    """A row: what a study says of a method.
+
+    Attributes:
+      method: The method, as readers know it.
+      card: The page about it, in ``docs/methods``.
+      task: What was trained.
+      record: The study's folder in ``results``.
+      model: The network or setup, as in its records.
+      arm: The arm that has the method.
+      base: Its tuned base, the name of an arm; None if it was not compared.
+      matched: Its matched control, likewise.
+      metric: The name of a metric of the study.
+    """
+
+    method: str
+    card: str
+    task: str
+    record: str
+    model: str
+    arm: str
+    base: str | None
+    matched: str | None
+    metric: str = "loss"
+
+
+def _claims() -> tuple[Claim, ...]:
+    on = functools.partial
+    characters = on(
+        Claim,
+        task="characters, AdamW, 400 steps",
+        record="quick/small_batches",
+        model="characters",
+        base="base",
+    )
+    average = on(
+        Claim,
+        "Power average of one run",
+        "tail_average",
+        record="quick/readouts",
+        arm="one",
+        base="last",
+        matched="decay",
+    )
+    anderson = on(
+        Claim,
+        "Anderson acceleration",
+        "anderson",
+        record="quick/predictors",
+        base="nesterov",
+        matched="lbfgs",
+        metric="gradients_fine",
+    )
+    digits = on(Claim, metric="test_accuracy")
+    stream = on(
+        Claim,
+        "Extended Kalman filter",
+        "ekf",
+        record="quick/sequential",
+        arm="fixed-ekf",
+        base="fixed-sgd",
+        matched="fixed-adam",
+        metric="test_error",
+    )
+    return (
+        *(
+            average(
+                task=f"characters, AdamW, {n} steps; against the last parameters and a "
+                f"decay tuned for these steps",
+                model=f"characters, {n} steps",
+            )
+            for n in (1600, 800, 400, 200)
+        ),
+        characters(
+            "Tail average, constant rate",
+            "tail_average",
+            arm="tail-constant",
+            matched="constant",
+        ),
+        characters("Lookahead", "plp", arm="lookahead", matched="lookahead-matched"),
+        characters("EMA-Nesterov", "ema_nesterov", arm="ema", matched="ema-matched"),
+        characters(
+            "Outer Nesterov", "outer_nesterov", arm="outer", matched="outer-matched"
+        ),
+        characters("PLP", "plp", arm="plp", matched="plp-matched"),
+        digits(
+            "PLP",
+            "plp",
+            "digits, `tiny`",
+            "quick/ablation",
+            "tiny",
+            "plp",
+            "sgd",
+            "matched-9-8",
+        ),
+        digits(
+            "PLP",
+            "plp",
+            "digits, ResNet-18",
+            "quick/plp",
+            "resnet18",
+            "plp-4",
+            "sgd",
+            "matched-4",
+        ),
+        digits(
+            "Layer-wise amplification",
+            "amplify_layers",
+            "digits, ResNet-18; control: amplification by 1",
+            "quick/together",
+            "resnet18",
+            "amplify",
+            "sgd",
+            "noop",
+        ),
+        digits(
+            "Deep cascade learning",
+            "cascade",
+            "digits, ResNet-18 with batch normalisation",
+            "quick/cascade",
+            "resnet18",
+            "conv",
+            "end-to-end",
+            None,
+        ),
+        anderson(
+            task="full batch, logistic regression on digits; against Nesterov and "
+            "L-BFGS",
+            model="logistic-digits",
+            arm="sliding",
+        ),
+        anderson(
+            task="full batch, logistic regression on breast cancer, `revert`; against "
+            "Nesterov and L-BFGS",
+            model="logistic-cancer",
+            arm="revert",
+        ),
+        stream(
+            task="Mackey-Glass, 500 samples; against SGD and Adam",
+            model="mackey-glass-17",
+        ),
+        stream(
+            task="Mackey-Glass with noise, 500 samples; against SGD and Adam",
+            model="mackey-glass-17-noisy",
+        ),
+    )
+
+
+CLAIMS = _claims()
+
+
+class _Study(NamedTuple):
+    metrics: Sequence[Metric]
+    found: pl.DataFrame
+
+
+def _study(folder: Path) -> _Study:
+    loaded = tables.load(folder)
+    # Where arms are settings, a report says in what form methods are compared.
+    made = getattr(report.own(loaded.study), "compared", lambda table: table)(loaded)
+    metrics = report.metrics_of(loaded.study)
+    return _Study(metrics, tables.compare(made, metrics))
+
+
+def collect(results: Path, claims: Sequence[Claim] = CLAIMS) -> pl.DataFrame:
+    """The claims with what the records say of them, the strongest evidence first.
+
+    Returns:
+      A row a claim: its fields, ``metric`` (a name), ``unit``, ``n``, for ``base`` and
+      ``matched`` a text with the difference; ``verdict``, ``mean``, ``low`` and
+      ``high`` against the strongest control, the one with the least favourable
+      difference.
+
+    Raises:
+      UserError: If a study has no records.
+      KeyError: If a study does not make the comparison.
+    """
+    loaded = functools.cache(lambda record: _study(results / record))
+    rows = []
+    for claim in claims:
+        study = loaded(claim.record)
+        (metric,) = (m for m in study.metrics if m.name == claim.metric)
+        of_arm = study.found.filter(
+            c("metric") == claim.metric,
+            c("model") == claim.model,
+            c("arm") == claim.arm,
+        )
+        by_control = {row["control"]: row for row in of_arm.iter_rows(named=True)}
+        given = {
+            kind: by_control[control]
+            for kind in ("base", "matched")
+            if (control := getattr(claim, kind)) is not None
+        }
+        sign = -1 if metric.higher_is_better else 1
+        strongest = max(given.values(), key=lambda row: sign * row["mean"])
+        texts = {kind: _difference(metric, row) for kind, row in given.items()}
+        names = ("n", "verdict", "mean", "low", "high")
+        rows.append(
+            {
+                **claim._asdict(),
+                **{"base": None, "matched": None, **texts},
+                **{name: strongest[name] for name in names},
+                "unit": metric.unit,
+            }
+        )
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    order = c("verdict").replace_strict(_ORDER, default=3)
+    return frame.sort(order, "method", maintain_order=True)
+
+
+def _difference(metric: Metric, row: dict[str, Any]) -> str:
+    """``**-0.038 nats [-0.050, -0.025]**``, bold where it is decided."""
+    digits = min(metric.digits, 3)
+
+    def text(value: float | None) -> str:
+        if metric.is_ratio and value is not None:
+            return f"{np.exp(value):.3g}"
+        return signed(value, digits)
+
+    unit = "times" if metric.is_ratio else metric.unit
+    found = f"{text(row['mean'])} {unit} [{text(row['low'])}, {text(row['high'])}]"
+    return f"**{found}**" if row["verdict"] in (BETTER, WORSE) else found
+
+
+def write(frame: pl.DataFrame, folder: str = "") -> str:
+    """The table as Markdown; the cards are in the folder."""
+    linked = frame.with_columns(
+        method=pl.format("[{}]({}{}.md)", "method", pl.lit(folder), "card"),
+        record=pl.format("`results/{}`", "record"),
+    )
+    columns = {
+        **{"method": "method", "task": "task", "n": "n"},
+        "base": "against the base",
+        "matched": "against the matched control",
+        "record": "record",
+    }
+    return markdown("What was measured", linked, columns, note=_NOTE, left=2)
+
+
+def update_pages(root: Path) -> None:
+    """Writes the complete table to the page of methods; README has a row a method.
+
+    The first claim that is declared for a method is the one that README has.
+    """
+    every = collect(root / "results")
+    heads = {claim.method: claim.task for claim in reversed(CLAIMS)}
+    chosen = pl.struct("method", "task").is_in(
+        [{"method": method, "task": task} for method, task in heads.items()]
+    )
+    update(root / "docs/methods/index.md", write(every))
+    update(root / "README.md", write(every.filter(chosen), "docs/methods/"))
+
+
+def update(page: Path, text: str) -> None:
+    """Replaces what stands between a page's two markers."""
+    head, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    tail = rest.split(END)[1]
+    page.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")

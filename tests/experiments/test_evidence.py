@@ -1,0 +1,61 @@
+"""The table of evidence: what it says is in the records, and the README has it."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from experiments import evidence
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_pages_have_the_tables_of_the_records(tmp_path):
+    pages = ["README.md", "docs/methods/index.md"]
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    (tmp_path / "docs/methods").mkdir(parents=True)
+    for page in pages:
+        text = (ROOT / page).read_text()
+        head, rest = text.split(evidence.BEGIN)
+        tail = rest.split(evidence.END)[1]
+        (tmp_path / page).write_text(f"{head}{evidence.BEGIN}{evidence.END}{tail}")
+    evidence.update_pages(tmp_path)
+    for page in pages:
+        assert (tmp_path / page).read_text() == (ROOT / page).read_text()
+    for claim in evidence.CLAIMS:
+        assert (ROOT / "docs/methods" / f"{claim.card}.md").exists()
+
+
+def test_evidence_is_judged_by_the_strongest_control_and_sorted(monkeypatch):
+    def row(arm, control, mean, verdict):
+        return {"metric": "loss", "model": "m", "arm": arm, "control": control, "n": 9,
+                "mean": mean, "low": mean - 1, "high": mean + 1,
+                "verdict": verdict}  # fmt: skip
+
+    found = pl.DataFrame(
+        [
+            row("a", "base", -3.0, "better"),
+            row("a", "matched", 0.5, "no difference shown"),
+            row("b", "base", -2.0, "better"),
+            row("b", "matched", -1.0, "better"),
+            row("c", "base", 4.0, "worse"),
+        ]
+    )
+    loss = evidence.Metric("loss", "loss", "nats", 4, pl.col("loss"))
+    monkeypatch.setattr(
+        evidence, "_study", lambda folder: evidence._Study([loss], found)
+    )
+    claims = [
+        evidence.Claim(arm, "plp", "t", "r", "m", arm, "base", matched)
+        for arm, matched in (("c", None), ("a", "matched"), ("b", "matched"))
+    ]
+    frame = evidence.collect(Path(), claims)
+    assert frame["method"].to_list() == ["b", "a", "c"]
+    assert frame["mean"].to_list() == [-1.0, 0.5, 4.0]
+    assert frame["matched"].to_list() == [
+        "**-1.000 nats [-2.000, +0.000]**",
+        "+0.500 nats [-0.500, +1.500]",
+        None,
+    ]
+    with pytest.raises(KeyError):
+        evidence.collect(Path(), [claims[0]._replace(base="none")])
