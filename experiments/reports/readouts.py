@@ -133,7 +133,7 @@ def _anytime(table: Table, model: str) -> Picture | None:
         difference=c("loss") - c("base")
     )
     figure = figures.figure(
-        f"Loss minus that of a decay tuned for each horizon, {model}", 7, 4
+        f"Average of one run, minus a decay tuned for each horizon: {model}", 7, 4
     )
     ax = figure.subplots()
     ax.axhline(0, color=figures.BLACK, lw=1, label="decay, tuned for each horizon")
@@ -143,7 +143,7 @@ def _anytime(table: Table, model: str) -> Picture | None:
     steps = sorted(rows["step"].unique())
     ax.set_xticks(steps, [str(step) for step in steps])
     ax.minorticks_off()
-    figures.dress(ax, xlabel="steps", ylabel="difference (nats)")
+    figures.dress(ax, xlabel="steps", ylabel="held-out loss minus the decay's (nats)")
     figures.legend(figure)
     n = rows["seed"].n_unique()
     return Picture(
