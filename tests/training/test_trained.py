@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -16,14 +17,16 @@ import pytest
 import scipy.special
 from PIL import Image
 
+import train
 import training
+from tests.support.bad_inputs import assert_same_tree
 from training import __main__ as command
 from training import data, recipe
 from training.data.images import resize
 from training.engine import networks
 from training.errors import UserError
 from training.run import workdir
-from training.run.checkpoints import Checkpoint, write
+from training.run.checkpoints import Checkpoint, read, write
 from training.settings.config import identity, parse
 
 ROOT = Path(__file__).parents[2]
@@ -321,6 +324,93 @@ def test_predict_turns_images_as_exif_says(trained, run, network, dataset, tmp_p
 def test_predict_needs_images(trained, run, tmp_path):
     assert "name at least one image" in run("predict", trained.path, code=2)
     assert "cannot be read" in run("predict", trained.path, tmp_path, code=2)
+
+
+# -- Starting from a run ---------------------------------------------------------------
+
+
+@pytest.fixture
+def start(trained, tmp_path, monkeypatch):
+    """Runs ``train.py --start-from``; returns the configuration and its first state."""
+    monkeypatch.setattr(recipe, "build", recipe.assemble)  # nothing is compiled
+
+    def start(place, *argv):
+        argv = ["--model=tiny", "--width=2", "--batch-size=64", *argv]
+        (made,) = parse([*argv, "--start-from", str(place), "--workdir", str(tmp_path)])
+        prepared = recipe.prepare(made)
+        return made, prepared.engine.initial_state(0, prepared.weights).variables
+
+    return start
+
+
+def test_a_run_starts_from_the_best_the_last_or_the_average(trained, start):
+    last = sorted((trained.path / workdir.CHECKPOINTS).iterdir())[-1]
+    state = read(last).tree["state"]
+    kept = {
+        trained.path: training.load(trained.path).variables,
+        trained.path / workdir.AVERAGE: training.load(
+            trained.path, average=True
+        ).variables,
+        last: {name: state[name] for name in ("params", "batch_stats")},
+    }
+    for place, expected in kept.items():
+        made, variables = start(place)
+        assert_same_tree(variables, expected)
+        assert identity(made)["start_from"] == str(place)
+    best = hashlib.sha256((trained.path / workdir.BEST).read_bytes()[32:])
+    assert start(trained.path)[0].start_from_sha256 == best.hexdigest()
+
+
+def test_a_run_starts_on_other_classes_and_another_split(
+    trained, start, network, dataset, tmp_path, capsys
+):
+    few = dataset.train.labels < 3
+    images, labels = dataset.train.images[few], dataset.train.labels[few]
+    np.savez(tmp_path / "few.npz", images=images, labels=labels)
+    _, variables = start(trained.path, "--dataset", str(tmp_path / "few.npz"))
+    shown = capsys.readouterr().out
+    assert "its head has other sizes and starts at random" in shown
+    assert "it was trained on other class names and pixels" in shown
+    assert variables["params"]["head"]["kernel"].shape[1] == 3
+    rest = [dict(v["params"]) for v in (variables, network.variables)]
+    for params in rest:
+        del params["head"]
+    assert_same_tree(*rest)
+    start(trained.path, "--split-seed", "1")
+    assert "on images of the validation part" in capsys.readouterr().out
+    start(trained.path)
+    assert "starting from" in (shown := capsys.readouterr().out)
+    assert "trained on" not in shown
+
+
+def test_a_start_that_does_not_fit_is_a_sentence(trained, start, copy, tmp_path):
+    def refusal(*argv):
+        with pytest.raises(UserError) as error:
+            start(*argv)
+        assert str(error.value).startswith("--start-from")
+        return str(error.value)
+
+    assert "choose the network of its config.json" in refusal(trained.path, "--width=3")
+    assert "are missing, such as" in refusal(trained.path, "--model=resnet18")
+    assert "holds no run" in refusal(tmp_path / "absent")
+    assert "not a file of variables" in refusal(trained.path / workdir.CONFIG)
+    assert "leave one" in refusal(trained.path, "--cascade=conv")
+    content = (copy / workdir.BEST).read_bytes()
+    (copy / workdir.BEST).write_bytes(content[:-1])
+    assert "best.msgpack is damaged" in refusal(copy)
+    (copy / workdir.BEST).unlink()
+    assert "has the run reached a checkpoint?" in refusal(copy)
+    digest = ["--start-from-sha256", "0" * 64]
+    assert "restore those that were meant" in refusal(trained.path, *digest)
+
+
+def test_a_run_whose_start_is_gone_is_read(trained, copy, tmp_path, run):
+    """Its configuration has the digest, which nothing needs to compute again."""
+    argv = [*trained.argv, "--start-from", str(copy), "--workdir"]
+    assert train.main([*argv, str(tmp_path / "next")]) == 0
+    shutil.rmtree(copy)
+    assert "start_from=" in run("compare", tmp_path / "next")
+    assert "359 test images" in run("evaluate", tmp_path / "next")
 
 
 # -- Comparing -------------------------------------------------------------------------

@@ -333,7 +333,8 @@ class TrainingLoop:
         name = f"{config.model} on {self._dataset.name}, {config.optimization}"
         history = [without_nan(metrics) for metrics in progress.history]
         if (average := self._averaged()) is not None:
-            averaged = Checkpoint(copy_to_host(average), {})
+            notes = {"data": progress.data}
+            averaged = Checkpoint(copy_to_host(average), notes)
             path = self._directory.path / workdir.AVERAGE
             parallel.from_coordinator(lambda: write(path, averaged))
         numbers: dict[str, Any] = {}

@@ -93,8 +93,9 @@ def resolve(
     if listed_epochs(explicit.get("strategy")) or explicit.get("cascade"):
         # A listed strategy says where it ends, and a cascade how long its stages are.
         base.pop("epochs", None)
-    if explicit.get("initial_weights") is not None:
-        base.pop("initial_weights_sha256", None)
+    for name in ("initial_weights", "start_from"):
+        if explicit.get(name) is not None:
+            base.pop(f"{name}_sha256", None)
     config: Config = flags.build(Config, flags.complete(Config, explicit, base))
     for problem in _contradictions(config):
         raise ConfigError(problem)
@@ -123,10 +124,17 @@ def chosen(config: Config) -> dict[str, Any]:
     So a field that is added later, with a default, leaves it as it is.
     """
     found = fields(config)
+
+    def follows(name: str, declared: flags.Flag) -> bool:
+        try:
+            return bool(found[name] == flags.default(declared, found))
+        except ConfigError:  # the digest of a file that is no longer there
+            return False
+
     return {
         name: found[name]
         for name, declared in flags.flags(Config).items()
-        if declared.identity and found[name] != flags.default(declared, found)
+        if declared.identity and not follows(name, declared)
     }
 
 
@@ -207,10 +215,11 @@ def _contradictions(c: Config) -> Iterator[str]:
                 "run for each stage: choose --strategy paper or paper-deep, or leave "
                 "it out"
             )
-        if c.initial_weights is not None:
+        if c.initial_weights is not None or c.start_from is not None:
+            name = "--start-from" if c.start_from else "--initial-weights"
             yield (
-                "--initial-weights has no meaning with --cascade, which trains each "
-                "block from the start: leave one of them out"
+                f"{name} has no meaning with --cascade, which trains each block from "
+                f"the start: leave one of them out"
             )
     if (end := listed_epochs(c.strategy)) and c.epochs != end:
         yield (
@@ -250,10 +259,14 @@ def _contradictions(c: Config) -> Iterator[str]:
         yield "--amplify-select random needs --amplify-ratio, such as 0.2"
     if c.head == "mlp" and c.model not in VGG:
         yield f"--head mlp is for VGG; {c.model} has --head linear"
-    if c.initial_weights_sha256 and not c.initial_weights:
+    for name in ("initial_weights", "start_from"):
+        if getattr(c, f"{name}_sha256") and not getattr(c, name):
+            flag = flags.spell(name)
+            yield f"{flag}-sha256 has no meaning without {flag}: give both"
+    if c.initial_weights and c.start_from:
         yield (
-            "--initial-weights-sha256 has no meaning without --initial-weights: give "
-            "both"
+            "--initial-weights and --start-from both say where to start from: give one "
+            "of them"
         )
     if c.stem == "imagenet" and c.model in (*VGG, "tiny", "plain"):
         yield f"{c.model} has no --stem imagenet, only cifar"

@@ -107,6 +107,24 @@ class NetworkFlags:
         "The SHA-256 digest that the file must have. Unset: the one that it has.",
         only=("model", WITH_NAMES),
     )
+    start_from: str | None = flag(
+        None,
+        "A run to start from: its work directory, for the variables of its best epoch; "
+        "or one of its files, such as average.msgpack or a checkpoint, for the last "
+        "ones. Parameters and batch statistics are taken, the optimizer's state is "
+        "not. The head starts at random if the number of classes differs.",
+    )
+    start_from_sha256: str | None = flag(
+        lambda c: c.start_from and _digest_of_variables(c.start_from),
+        "The SHA-256 digest that its variables must have. Unset: the one that they "
+        "have.",
+    )
+
+
+def _digest_of_variables(start: str) -> str:
+    from training import trained  # not at the top, since it imports JAX
+
+    return trained.digest(start)
 
 
 @dataclasses.dataclass(frozen=True)
