@@ -15,13 +15,14 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 from PIL import Image
 
 import train
 import training
 from tests.support.bad_inputs import assert_same_tree
 from training import __main__ as command
-from training import data, recipe
+from training import comparing, data, recipe
 from training.data.images import resize
 from training.engine import networks
 from training.errors import UserError
@@ -445,6 +446,7 @@ def test_compare_groups_seeds(make_run, run):
     cells = [cell.strip() for cell in defaults.strip("│").split("│")]
     deviation = statistics.stdev(accuracies)
     assert cells == [
+        "1",
         "defaults",
         "3",
         f"62.50 ± {100 * deviation:.2f} %",
@@ -452,7 +454,45 @@ def test_compare_groups_seeds(make_run, run):
     ]
     (narrow,) = (line for line in lines if "width=4" in line)
     cells = [cell.strip() for cell in narrow.strip("│").split("│")]
-    assert cells == ["width=4", "1", "90.00 %", "0.1000"]
+    assert cells == ["2", "width=4", "1", "90.00 %", "0.1000"]
+    cells = [cell.strip() for cell in lines[-2].strip("│").split("│")]
+    assert cells == ["2 minus 1", "1", "+40.00", "-0.4000"]
+
+
+def test_compare_pairs_seeds(make_run, run, tmp_path, capsys):
+    """The twin is SciPy; a seed that one of the two lacks has no part in it."""
+    rng = np.random.default_rng(0)
+    losses = {name: rng.normal(1, 0.1, 5) for name in ("", "4", "8")}
+    paths = [
+        make_run(f"w{width}-{seed}", [f"--seed={seed}", *(width and [f"--width={width}"])],
+                 test_loss=loss, test_accuracy=loss / 4)
+        for width, values in losses.items()
+        for seed, loss in enumerate(values)
+        if (width, seed) not in {("", 1), ("8", 0), ("8", 2), ("8", 3)}
+    ]  # fmt: skip
+    twice = shutil.copytree(paths[0], tmp_path / "twice")
+    assert command.main(["compare", *map(str, paths), str(twice)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == (
+        f"{twice} repeats the configuration and the seed of another run: left out\n"
+    )
+    rows = [line.strip("│").split("│") for line in shown.out.splitlines()]
+    found = {row[0].strip(): [x.strip() for x in row[1:]] for row in rows}
+    test = scipy.stats.ttest_rel(*(np.delete(losses[x], 1) for x in ("4", "")))
+    low, high = test.confidence_interval()
+    mean = (low + high) / 2
+    assert found["2 minus 1"] == [
+        "4",
+        f"{25 * mean:+.2f} [{25 * low:+.2f}, {25 * high:+.2f}]",
+        f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]",
+    ]
+    assert found["3 minus 1"][::2] == ["1", f"{losses['8'][4] - losses[''][4]:+.4f}"]
+
+
+def test_quantiles_of_students_t():
+    for df in (*range(1, 40), 1000):
+        expected = scipy.stats.t.ppf(0.975, df)
+        assert comparing.t_quantile(df) == pytest.approx(expected, rel=1e-9)
 
 
 def test_compare_shows_settings_complete_and_as_they_are(make_run, run, monkeypatch):
@@ -470,7 +510,7 @@ def test_compare_shows_settings_complete_and_as_they_are(make_run, run, monkeypa
     ]
     lines = run("compare", *paths).splitlines()
     assert max(map(len, lines)) <= 60
-    cells = [line.split("\u2502")[1].strip() for line in lines if "\u2502" in line]
+    cells = [line.split("\u2502")[2].strip() for line in lines if "\u2502" in line]
     for end in ends:
         assert f"{'x' * 90}{end}.npz" in "".join(cells)
 
