@@ -464,7 +464,8 @@ def test_compare_pairs_seeds(make_run, run, tmp_path, capsys):
     rng = np.random.default_rng(0)
     losses = {name: rng.normal(1, 0.1, 5) for name in ("", "4", "8")}
     paths = [
-        make_run(f"w{width}-{seed}", [f"--seed={seed}", *(width and [f"--width={width}"])],
+        make_run(f"w{width}-{seed}",
+                 [f"--seed={seed}", *(width and [f"--width={width}"])],
                  test_loss=loss, test_accuracy=loss / 4)
         for width, values in losses.items()
         for seed, loss in enumerate(values)
