@@ -117,6 +117,8 @@ def _find_blocks(path: Path, to: int | None) -> tuple[list[Path], list[int]]:
     counts: list[int] = []
     for file in files:
         notes = read(file).notes
+        if not {"epoch", "step", "steps"} <= set(notes):
+            raise RunError(f"{file} is not a mean that a run has kept: remove it")
         counts.append(notes["steps"])
         if notes["step"] != sum(counts):
             raise RunError(f"means before {file} are missing: restore them")

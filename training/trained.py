@@ -215,6 +215,7 @@ def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Tra
         what = "average" if average else "merged variables"
         raise RunError(f"{path} holds no {what}: {missing}")
     variables, notes = read(kept)
+    workdir.refuse_other_run(kept, notes, config_lib.signature(config))
     facts = records.read_facts(path / workdir.DATASET)
     if notes.get("data", facts) != facts:
         raise RunError(

@@ -438,6 +438,18 @@ def test_a_damaged_run_is_resumed_from_the_checkpoint_before(unfinished, capsys)
     assert training.load(path).config.model == "tiny"
 
 
+def test_checkpoints_of_another_run_are_refused(unfinished, tmp_path, capsys):
+    """Of the same shapes, such as those of another seed."""
+    argv, path = unfinished
+    other = tmp_path / "other"
+    assert train.main([*TINY, "--seed", "1", "--workdir", str(other)]) == 0
+    shutil.rmtree(path / workdir.CHECKPOINTS)
+    shutil.copytree(other / workdir.CHECKPOINTS, path / workdir.CHECKPOINTS)
+    assert train.main(argv) == 2
+    message = f"{saved(path)[-1]} is of another run than config.json"
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["checkpoint", "metrics.jsonl"])
 def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch, capsys, name):
     """Where there is space again, the run is resumed from what was saved."""

@@ -133,6 +133,12 @@ def change(name, **fields):
     return damage
 
 
+def without_notes(run):
+    """Takes from the best variables what they say of their run."""
+    best = run / workdir.BEST
+    write(best, Checkpoint(read(best).tree, {}))
+
+
 CONFIG, DATASET = "config.json", "dataset.json"
 DAMAGE = {
     "absent": (lambda run: shutil.rmtree(run), "holds no run"),
@@ -144,8 +150,15 @@ DAMAGE = {
         lambda run: (run / "best.msgpack").write_bytes(b"x" * 99),
         "best.msgpack is damaged",
     ),
-    "another width": (change(CONFIG, width=3), "best.msgpack does not fit"),
-    "another model": (change(CONFIG, model="plain"), "best.msgpack does not fit"),
+    "another width": (
+        lambda run: [without_notes(run), change(CONFIG, width=3)(run)],
+        "best.msgpack does not fit",
+    ),
+    "another model": (
+        lambda run: [without_notes(run), change(CONFIG, model="plain")(run)],
+        "best.msgpack does not fit",
+    ),
+    "another seed": (change(CONFIG, seed=1), "best.msgpack is of another run than"),
     "unknown field": (change(CONFIG, x=1), "unknown fields: x"),
     "bad value": (change(CONFIG, width=0), "--width must be"),
     "few classes": (change(DATASET, num_classes=9), "dataset.json is damaged"),

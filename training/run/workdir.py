@@ -245,6 +245,8 @@ class WorkDirectory:
         if stages:  # of a cascade, whose last stage has the network
             best = stages[-1] / BEST
         notes = read(best).notes
+        if not stages:
+            refuse_other_run(best, notes, config_lib.signature(self._config))
         if not stages and notes["epoch"] != result["best_epoch"]:
             raise DamagedError(
                 f"{best} is damaged (it is of epoch {notes['epoch']}, and the best "
@@ -367,6 +369,20 @@ class WorkDirectory:
             if name != "epoch" and is_number:
                 self._events.add_scalar(name, value, int(metrics["epoch"]))
         self._events.flush()
+
+
+def refuse_other_run(file: Path, notes: Mapping[str, Any], run: str) -> None:
+    """Raises DamagedError if a file of variables is of another run.
+
+    Args:
+      file: The file.
+      notes: Its notes.
+      run: The run; see :func:`training.settings.config.signature`.
+    """
+    if notes.get("run", run) != run:
+        raise DamagedError(
+            f"{file} is of another run than {CONFIG}: restore what was there"
+        )
 
 
 def refuse_other_data(

@@ -99,9 +99,17 @@ def resolve(
     config: Config = flags.build(Config, flags.complete(Config, explicit, base))
     for problem in _contradictions(config):
         raise ConfigError(problem)
-    if config.workdir is None:
-        config = dataclasses.replace(config, workdir=_default_workdir(config))
-    return config
+    workdir = config.workdir
+    if workdir is None:
+        workdir = _default_workdir(config)
+    elif workdir.startswith("~"):  # as in --workdir=~/runs, which shells leave alone
+        try:
+            workdir = str(Path(workdir).expanduser())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--workdir {workdir} cannot be used ({error}): choose another"
+            ) from error
+    return dataclasses.replace(config, workdir=workdir)
 
 
 def fields(config: Config) -> dict[str, Any]:
@@ -144,13 +152,25 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def signature(config: Config) -> str:
+    """What a run's files say of the run that they belong to, however long it is.
+
+    Without digests of other files, which are no default once those are gone.
+    """
+    fields = chosen(config)
+    return fingerprint(
+        {n: v for n, v in fields.items() if n != "epochs" and "sha256" not in n}
+    )
+
+
 def differences(config: Config, other: Mapping[str, Any]) -> list[str]:
     """Sentences such as ``seed is 0 there and 1 here``, one a field that differs."""
+    own = identity(config)
     return [
         f"{name} is {json.dumps(other.get(name))} there and {json.dumps(value)} here"
-        for name, value in identity(config).items()
+        for name, value in own.items()
         if json.dumps(other.get(name)) != json.dumps(value)
-    ]
+    ] + [f"{name} is unknown here" for name in sorted(set(other) - set(own))]
 
 
 def read(path: Path, what: str = "") -> dict[str, Any]:
@@ -263,6 +283,11 @@ def _contradictions(c: Config) -> Iterator[str]:
         if getattr(c, f"{name}_sha256") and not getattr(c, name):
             flag = flags.spell(name)
             yield f"{flag}-sha256 has no meaning without {flag}: give both"
+    if c.start_from and c.workdir and Path(c.start_from) == Path(c.workdir):
+        yield (
+            f"--start-from {c.start_from} is the work directory, which would be "
+            f"overwritten: choose another --workdir"
+        )
     if c.initial_weights and c.start_from:
         yield (
             "--initial-weights and --start-from both say where to start from: give one "
