@@ -145,7 +145,7 @@ def prepare(
         dataset = dataset or load_data(config)
         plan = count_steps(config, dataset)
         schedule = chain.make_schedule(config, plan)
-        for epochs in {*earlier} - {None}:
+        for epochs in {epochs for epochs in earlier if epochs is not None}:
             _refuse_another_beginning(config, epochs, dataset)
         say(
             f"{config.model} on {dataset.name}, {config.optimization}: "

@@ -265,11 +265,10 @@ class WorkDirectory:
         except ConfigError as error:
             raise DamagedError(str(error)) from error
         epochs, goal = there.get("epochs"), self._config.epochs
-        is_less = type(epochs) is int and 0 < epochs < goal
-        if is_less and not config_lib.differences(
-            self._config, there | {"epochs": goal}
-        ):
-            return int(epochs)
+        if isinstance(epochs, int) and 0 < epochs < goal:
+            longer = there | {"epochs": goal}
+            if not config_lib.differences(self._config, longer):
+                return epochs
         if differences := config_lib.differences(self._config, there):
             raise RunError(
                 f"{self.path} holds a run with another configuration "
