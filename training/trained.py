@@ -134,18 +134,6 @@ def find_run(run: str | Path) -> tuple[Path, Config]:
     return path, config
 
 
-def digest(start: str) -> str:
-    """The SHA-256 digest of the variables that ``--start-from`` names.
-
-    Raises:
-      ConfigError: If they cannot be read.
-    """
-    try:
-        return checkpoints.digest(_start_file(start))
-    except RunError as error:
-        raise ConfigError(f"--start-from {error}") from error
-
-
 def start_from(config: Config, module: nn.Module, dataset: data.Dataset) -> Pretrained:
     """Reads the variables that ``--start-from`` names, for a network and its data.
 
@@ -153,13 +141,13 @@ def start_from(config: Config, module: nn.Module, dataset: data.Dataset) -> Pret
       ConfigError: If they cannot be used, or are not of this network.
     """
     start = str(config.start_from)
-    if (found := digest(start)) != config.start_from_sha256:
+    if (found := pretrained.start_digest(start)) != config.start_from_sha256:
         raise ConfigError(
             f"--start-from {start} has variables with the SHA-256 digest {found}, not "
             f"{config.start_from_sha256}: restore those that were meant"
         )
     try:
-        variables, facts = checkpoints.read_variables(_start_file(start))
+        variables, facts = checkpoints.read_variables(pretrained.start_file(start))
     except RunError as error:
         raise ConfigError(f"--start-from {error}") from error
     shape = dataset.train.images.shape[1:]
@@ -173,20 +161,6 @@ def start_from(config: Config, module: nn.Module, dataset: data.Dataset) -> Pret
     elif changes:
         notes += (f"it was trained on other {' and '.join(changes)}",)
     return Pretrained(values, notes)
-
-
-def _start_file(start: str) -> Path:
-    """The file of variables that ``--start-from`` names."""
-    try:
-        path = Path(start).expanduser()
-        if path.is_file():
-            return path
-    # It may hold a null byte, or begin with the home of an unknown user.
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunError(f"{start} cannot be read ({reason})") from error
-    path, _ = find_run(path)
-    return path / workdir.BEST
 
 
 def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Trained:

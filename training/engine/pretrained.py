@@ -147,6 +147,53 @@ def take_over(
     return Pretrained(values, notes + others)
 
 
+def start_digest(start: str) -> str:
+    """The SHA-256 digest of the variables that ``--start-from`` names.
+
+    Raises:
+      ConfigError: If they are absent or damaged.
+    """
+    path = start_file(start)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"--start-from {path} cannot be read ({error.strerror}): name another run"
+        ) from error
+    # Its layout is that of training.run.checkpoints.
+    digest = hashlib.sha256(content[32:])
+    if digest.digest() != content[:32]:
+        raise ConfigError(
+            f"--start-from {path} is damaged, or not a file of variables: name another"
+        )
+    return digest.hexdigest()
+
+
+def start_file(start: str) -> Path:
+    """The file of variables that ``--start-from`` names; of a cascade the last stage's.
+
+    Raises:
+      ConfigError: If it is no file, and not the directory of a run that has one.
+    """
+    try:
+        path = Path(start).expanduser()
+        if path.is_file():
+            return path
+        found = [*path.glob("best.msgpack"), *path.glob("stages/*/best.msgpack")]
+    # It may hold a null byte, or begin with the home of an unknown user.
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"--start-from {start} cannot be read ({reason}): name another run"
+        ) from error
+    if not found:
+        raise ConfigError(
+            f"--start-from {start} holds no run that has recorded an epoch: name the "
+            f"work directory of one"
+        )
+    return max(found)
+
+
 def _shapes(module: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Shapes and dtypes of a network's variables, by path."""
     import jax  # not at the top, since flags are checked without it

@@ -215,22 +215,6 @@ def read_variables(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return traverse_util.flatten_dict(tree, sep="/"), notes
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 digest of a file's content, in hexadecimal digits.
-
-    Raises:
-      DamagedError: If the file is absent or damaged.
-    """
-    if not path.exists():
-        raise DamagedError(f"{path} does not exist: has the run reached a checkpoint?")
-    try:
-        return hashlib.sha256(_verified(path)).hexdigest()
-    except DamagedError as damage:
-        raise DamagedError(
-            f"{path} is damaged, or not a file of variables ({damage})"
-        ) from damage
-
-
 def _verified(path: Path) -> bytes:
     """The content of a file whose checksum is right."""
     try:

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 from models import NETWORKS, WITH_DROPOUT
 from training.data.registry import DATASETS
-from training.engine.pretrained import WITH_NAMES, digest
+from training.engine.pretrained import WITH_NAMES, digest, start_digest
 from training.settings.averages import AVERAGES
 from training.settings.flags import Part, flag
 from training.settings.methods import METHODS
@@ -115,16 +115,10 @@ class NetworkFlags:
         "not. The head starts at random if the number of classes differs.",
     )
     start_from_sha256: str | None = flag(
-        lambda c: c.start_from and _digest_of_variables(c.start_from),
+        lambda c: c.start_from and start_digest(c.start_from),
         "The SHA-256 digest that its variables must have. Unset: the one that they "
         "have.",
     )
-
-
-def _digest_of_variables(start: str) -> str:
-    from training import trained  # not at the top, since it imports JAX
-
-    return trained.digest(start)
 
 
 @dataclasses.dataclass(frozen=True)
