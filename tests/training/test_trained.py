@@ -410,6 +410,8 @@ def test_a_start_that_does_not_fit_is_a_sentence(trained, start, copy, tmp_path)
     assert "cannot be read" in refusal("~no-one/x")
     assert "not a file of variables" in refusal(trained.path / workdir.CONFIG)
     assert "leave one" in refusal(trained.path, "--cascade=conv")
+    with pytest.raises(UserError, match="is the work directory, which would"):
+        parse(["--start-from", str(copy), "--workdir", f"{copy}/"])
     content = (copy / workdir.BEST).read_bytes()
     (copy / workdir.BEST).write_bytes(content[:-1])
     assert "best.msgpack is damaged" in refusal(copy)
