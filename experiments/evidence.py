@@ -166,6 +166,11 @@ def _claims() -> tuple[Claim, ...]:
             model="logistic-cancer",
             arm="revert",
         ),
+        anderson(
+            task="full batch, logistic regression on Wine; against Nesterov and L-BFGS",
+            model="logistic-wine",
+            arm="sliding",
+        ),
         stream(
             task="Mackey-Glass, 500 samples; against SGD and Adam",
             model="mackey-glass-17",

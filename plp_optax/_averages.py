@@ -58,10 +58,12 @@ def tail_average(
 
     .. math::
         \bar w_n = \bar w_{n-1} + \rho_n (w_n - \bar w_{n-1}), \qquad
-        \rho_n = \frac{g + 1}{n + g} \text{ or } 1 - \text{decay},
+        \rho_n = \frac{g + 1}{n + g} \text{ or } \frac{1 - d}{1 - d^n},
 
     the power average with :math:`g` = ``power`` (the mean for 0), or the exponential
-    average that begins at :math:`w_0`.
+    average with :math:`d` = ``decay``. That one is bias-corrected, as ``optax.ema`` is
+    with ``debias``: its weights sum to 1 without the parameters before the first
+    update, and until :math:`1/(1 - d)` updates it is about the mean.
 
     **Why it stands for a decay.** Any average is a weighting of updates
     :math:`u_j = w_j - w_{j-1}`:
@@ -167,7 +169,9 @@ def tail_average(
             g = jnp.asarray(_POWER if power is None else power, float)
             rho = (g + 1) / (jnp.maximum(n, 1) + g)
         else:
-            rho = 1 - jnp.asarray(decay, float)
+            # (1 - d) / (1 - d^n), without the cancellation where d is near 1.
+            log = jnp.log1p(-jnp.asarray(1 - decay, float))
+            rho = jnp.expm1(log) / jnp.expm1(jnp.maximum(n, 1) * log)
         # o - (u + rho (o - u)), rounded once: (1 - rho) (o - u) would lose a small rho,
         # always in the same direction.
         u = movement(updates, params)
@@ -381,8 +385,9 @@ def merge_weights(
         raise ValueError(
             f"counts must be {blocks} positive numbers of steps, got {counts!r}"
         )
-    ends = np.concatenate([[0.0], np.cumsum(sizes)]) / sizes.sum()
-    done = np.clip((ends - (1 - over)) / over, 0, 1)
+    after = np.concatenate([[0.0], np.cumsum(sizes)])
+    # Exactly 1 at the end, also where the decay is shorter than a rounding of 1.
+    done = np.clip(1 - (1 - after / after[-1]) / over, 0, 1)
     rates = np.asarray(shape(done), np.float64)
     if rates.shape != done.shape or not np.allclose(rates[[0, -1]], [1, 0], atol=1e-9):
         raise ValueError(

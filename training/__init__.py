@@ -1,7 +1,8 @@
 """The training program.
 
 ``recipe`` runs a training from top to bottom, and ``cascade`` a network block by block.
-``merging`` chooses a decay of the learning rate afterwards.
+``merging`` chooses a decay of the learning rate afterwards; ``comparing`` compares
+runs.
 ``settings`` declares what can be chosen, ``data`` reads the images, ``engine`` is what
 is compiled, and ``run`` keeps a run: work directory, checkpoints, screen, pictures and
 signals.

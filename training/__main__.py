@@ -10,7 +10,6 @@ import dataclasses
 import io
 import os
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,13 +19,11 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from training import merging
+from training import comparing, merging
 from training.data.images import decode, opened, resize
-from training.errors import DataError, RunError, UserError
+from training.errors import DataError, UserError
 from training.recipe import load_data
-from training.run import workdir
 from training.run.display import Terminal, spread
-from training.settings import config as config_lib
 from training.trained import load
 
 _Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -112,39 +109,55 @@ def predict(
 def compare(runs: _Runs) -> None:
     """Prints a table of finished runs: mean and standard deviation over the seeds.
 
+    Configurations that share seeds with the first one are compared with it, seed by
+    seed: mean of the differences and 95 % interval (Student's t, not corrected for
+    several comparisons).
+
     Args:
       runs: Work directories.
     """
-    groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path in runs:
-        if not (path / workdir.RESULT).exists():
-            print(f"{path} holds no finished run: left out", file=sys.stderr)
-            continue
-        fields = config_lib.chosen(
-            config_lib.resolve({}, config_lib.read(path / workdir.CONFIG))
-        )
-        fields.pop("seed", None)
-        settings = " ".join(f"{name}={value}" for name, value in fields.items())
-        groups[settings or "defaults"].append(
-            workdir.read_json(
-                path / workdir.RESULT, needs=["test_accuracy", "test_loss"]
-            )
-        )
-    if not groups:
-        raise RunError("none of these holds a finished run")
+    groups = comparing.group(runs)
     table = Table()
+    table.add_column("", no_wrap=True)
     # Complete, in as many lines as it takes; the numbers in one.
     table.add_column("settings that are not the default", overflow="fold")
     for name in ("seeds", "accuracy", "test loss"):
         table.add_column(name, no_wrap=True)
-    for settings, results in groups.items():
+    for number, group in enumerate(groups, 1):
+        settings = " ".join(f"{name}={x}" for name, x in group.settings.items())
+        results = group.results.values()
         table.add_row(
-            Text(settings),  # no markup
+            str(number),
+            Text(settings or "defaults"),  # no markup
             str(len(results)),
-            f"{spread([100 * r['test_accuracy'] for r in results], '.2f')} %",
+            f"{spread([_percent(r['test_accuracy']) for r in results], '.2f')} %",
             spread([r["test_loss"] for r in results], ".4f"),
         )
     Terminal().print(table)
+    differences = Table("", "pairs", "accuracy, points", "test loss")
+    for number, group in enumerate(groups[1:], 2):
+        accuracy, loss = (
+            comparing.paired(group, groups[0], f"test_{name}")
+            for name in ("accuracy", "loss")
+        )
+        if accuracy and loss:
+            differences.add_row(
+                f"{number} minus 1",
+                str(loss.n),
+                _difference(accuracy, ".2f", 100),
+                _difference(loss, ".4f"),
+            )
+    if differences.row_count:
+        Terminal().print(differences)
+
+
+def _percent(part: float | None) -> float | None:
+    return None if part is None else 100 * part
+
+
+def _difference(paired: comparing.Paired, digits: str, unit: float = 1) -> str:
+    mean, low, high = (f"{unit * x:+{digits}}" for x in paired[1:])
+    return mean if paired.n == 1 else f"{mean} [{low}, {high}]"
 
 
 def merge(

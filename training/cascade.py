@@ -12,14 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flax import traverse_util
-
 from models.blocks import BlockNetwork
 from training import data
 from training.engine import networks
 from training.engine.state import Given
 from training.run import workdir
-from training.run.checkpoints import read
+from training.run.checkpoints import read_variables
 from training.run.display import result_lines, say
 from training.run.workdir import WorkDirectory, read_metrics
 from training.settings.config import Config
@@ -75,7 +73,7 @@ def initial_variables(config: Config) -> Given | None:
     if config.cascade_stage == 1:
         return None
     before = Path(config.workdir).with_name(f"{config.cascade_stage - 1:02d}")
-    flat = traverse_util.flatten_dict(read(before / workdir.BEST).tree, sep="/")
+    flat, _ = read_variables(before / workdir.BEST)
     has_new_head = _network(config).cut is not None
     return {
         path: x

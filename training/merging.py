@@ -6,9 +6,12 @@ average of them stands for a decay over the last part of the run
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 import plp_optax
 from training import recipe
@@ -65,9 +68,16 @@ def merge(
         raise ConfigError(
             f"{path} has no validation data to choose --over by: give one number"
         )
-    blocks = _read_blocks(path, to)
-    means = [block.tree["params"] for block in blocks]
-    counts = [block.notes["steps"] for block in blocks]
+    files, counts = _find_blocks(path, to)
+    weights = {}
+    for part in over:
+        try:
+            weights[part] = plp_optax.merge_weights(
+                len(files), counts, decay=decay, over=part
+            )
+        except ValueError as error:
+            raise ConfigError(f"--{error}") from error
+    merged = _weighted_means(files, weights)
     best = read(path / workdir.BEST).tree
     precise_bn = config.precise_bn or _PRECISE_BN
     config = dataclasses.replace(config, data_dir=data_dir, precise_bn=precise_bn)
@@ -76,16 +86,12 @@ def merge(
         engine = recipe.assemble(config, dataset)
         engine.compile_evaluation(best)
         variables, found = {}, {}
-        for part in over:
-            try:
-                params = plp_optax.merge(means, counts, decay=decay, over=part)
-            except ValueError as error:
-                raise ConfigError(f"--{error}") from error
+        for part, params in merged.items():
             variables[part] = engine.with_statistics({**best, "params": params})
             found[part] = engine.evaluate(variables[part], dataset.validation)
         chosen = min(over, key=lambda part: found[part].loss)
         test = engine.evaluate(variables[chosen], dataset.test)
-    epoch = blocks[-1].notes["epoch"]
+    epoch = read(files[-1]).notes["epoch"]
     numbers = found[chosen].metrics("validation", "loss", "accuracy")
     numbers |= test.metrics("test", "loss", "accuracy")
     notes = workdir.without_nan(
@@ -94,12 +100,12 @@ def merge(
     file = path / workdir.MERGED
     write(file, Checkpoint(copy_to_host(variables[chosen]), notes))
     return Merged(
-        epoch, len(blocks), engine.statistics_batches, found, chosen, test, file
+        epoch, len(files), engine.statistics_batches, found, chosen, test, file
     )
 
 
-def _read_blocks(path: Path, to: int | None) -> list[Checkpoint]:
-    """The means of a run's blocks until an epoch, oldest first."""
+def _find_blocks(path: Path, to: int | None) -> tuple[list[Path], list[int]]:
+    """The files of a run's means until an epoch, oldest first; the blocks' steps."""
     files = sorted((path / workdir.MEANS).glob("epoch-*.msgpack"))
     if not files:
         raise RunError(f"{path} holds no means: only a run with --block-means has them")
@@ -107,10 +113,34 @@ def _read_blocks(path: Path, to: int | None) -> list[Checkpoint]:
     if last not in files:
         ends = ", ".join(str(int(file.stem.removeprefix("epoch-"))) for file in files)
         raise ConfigError(f"--to {to} is not the end of a block: choose one of {ends}")
-    blocks = [read(file) for file in files if file <= last]
-    steps = 0
-    for file, block in zip(files, blocks, strict=False):
-        steps += block.notes["steps"]
-        if block.notes["step"] != steps:
+    files = [file for file in files if file <= last]
+    counts: list[int] = []
+    for file in files:
+        notes = read(file).notes
+        if not {"epoch", "step", "steps"} <= set(notes):
+            raise RunError(f"{file} is not a mean that a run has kept: remove it")
+        counts.append(notes["steps"])
+        if notes["step"] != sum(counts):
             raise RunError(f"means before {file} are missing: restore them")
-    return blocks
+    return files, counts
+
+
+def _weighted_means(
+    files: Sequence[Path], weights: Mapping[float, np.ndarray]
+) -> dict[float, Any]:
+    """The mean with each row of weights; one block is in memory at a time."""
+    sums: dict[float, Any] = {}
+    like = None
+    for number, file in enumerate(files):
+        used = {part: row[number] for part, row in weights.items() if row[number]}
+        if not used:
+            continue
+        like = read(file).tree["params"]
+        for part, weight in used.items():
+            own = jax.tree.map(lambda x, w=weight: w * x.astype(np.float64), like)
+            before = sums.get(part)
+            sums[part] = own if before is None else jax.tree.map(np.add, before, own)
+    return {
+        part: jax.tree.map(lambda x, old: x.astype(old.dtype), total, like)
+        for part, total in sums.items()
+    }

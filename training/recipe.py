@@ -6,16 +6,17 @@ trains epoch by epoch, tests the best epoch once, and records everything.
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from training import cascade, data
+from training import cascade, data, trained
 from training.engine import feed, networks, parallel, pretrained
 from training.engine.engine import Engine
 from training.engine.state import Given, split_frozen
@@ -59,6 +60,7 @@ def train(
             # A mistake in the configuration is reported first.
             count_steps(configs[0], load_data(configs[0]))
             raise
+        earlier = [d.earlier_epochs for d in directories]
         for config, directory in zip(configs, directories, strict=True):
             if directory.result is not None:
                 if finished is None or config.split_per_seed:
@@ -74,7 +76,7 @@ def train(
                 continue
             if prepared is None or depends_on_seed(config):
                 prepared = None  # frees its images before others are loaded
-                prepared = prepare(config)
+                prepared = prepare(config, earlier=earlier)
             results.append(_run(prepared, config, directory, callback))
         if len(configs) > 1:
             say(summary_line(results))
@@ -103,18 +105,10 @@ def _check_stages(config: Config, dataset: data.Dataset) -> None:
 
     At the beginning, and not only in the stage itself, hours later.
     """
-    shape = dataset.train.images.shape[1:]
-    images = jnp.zeros((1, *shape))
     for block, stage in cascade.stage_configs(config).items():
-        module = networks.make_network(
-            stage, dataset.num_classes, axis_name=parallel.AXIS
-        )
         tx = chain.make_optimizer(stage, count_steps(stage, dataset))
-        init = functools.partial(module.init, train=False)
-        variables = jax.eval_shape(init, jax.random.key(0), images)
-        params, _ = split_frozen(variables["params"], module, shape)
         try:
-            jax.eval_shape(tx.init, params)
+            jax.eval_shape(tx.init, _param_shapes(stage, dataset))
         except (ConfigError, ValueError) as error:
             raise ConfigError(f"in the stage of {block}, {error}") from error
 
@@ -129,21 +123,30 @@ def depends_on_seed(config: Config) -> bool:
 # -- Preparing -------------------------------------------------------------------------
 
 
-def prepare(config: Config, dataset: data.Dataset | None = None) -> Prepared:
+def prepare(
+    config: Config,
+    dataset: data.Dataset | None = None,
+    *,
+    earlier: Collection[int | None] = (),
+) -> Prepared:
     """Loads the data, builds network and optimizer, and compiles them.
 
     Args:
       config: A complete configuration. Its seed matters if :func:`depends_on_seed`.
       dataset: Its data, if they are loaded already.
+      earlier: The epochs of runs with this configuration that go on to more of them.
 
     Raises:
-      UserError: If the data or the devices do not allow it.
+      UserError: If the data or the devices do not allow it, or an earlier run would
+        have been another.
     """
     _cache_programs(config.cache_dir)
     with precision(config):
         dataset = dataset or load_data(config)
         plan = count_steps(config, dataset)
         schedule = chain.make_schedule(config, plan)
+        for epochs in {epochs for epochs in earlier if epochs is not None}:
+            _refuse_another_beginning(config, epochs, dataset)
         say(
             f"{config.model} on {dataset.name}, {config.optimization}: "
             f"{len(dataset.train.labels):,} training, "
@@ -196,6 +199,51 @@ def count_steps(config: Config, dataset: data.Dataset) -> Plan:
     return chain.make_plan(config, steps_per_epoch)
 
 
+def _refuse_another_beginning(
+    config: Config, epochs: int, dataset: data.Dataset
+) -> None:
+    """Raises ConfigError unless a run of fewer epochs is the beginning of this one.
+
+    It is if learning rate and optimizer are the same programs for both, and if no block
+    of ``--block-means`` was cut short.
+    """
+    params = _param_shapes(config, dataset)
+
+    def programs(config: Config) -> tuple[str, str]:
+        plan = count_steps(config, dataset)
+        rate, tx = chain.make_schedule(config, plan), chain.make_optimizer(config, plan)
+        state = jax.eval_shape(tx.init, params)
+        return (
+            jax.jit(rate).lower(0).as_text(),
+            jax.jit(tx.update).lower(params, state, params).as_text(),
+        )
+
+    now, before = programs(config), programs(dataclasses.replace(config, epochs=epochs))
+    if now[0] != before[0]:
+        what = "the learning rate"
+    elif now[1] != before[1]:
+        what = "--method or --average-start"
+    elif config.block_means and epochs % config.block_means:
+        what = "the last block of --block-means"
+    else:
+        return
+    raise ConfigError(
+        f"a run of {epochs} epochs is not the beginning of one of {config.epochs}: "
+        f"{what} depends on --epochs; choose another --workdir, and --start-from to "
+        f"start from its variables"
+    )
+
+
+def _param_shapes(config: Config, dataset: data.Dataset) -> Any:
+    """Shapes and dtypes of the parameters that a run trains."""
+    module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
+    shape = dataset.train.images.shape[1:]
+    init = functools.partial(module.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)))
+    params, _ = split_frozen(variables["params"], module, shape)
+    return params
+
+
 def _notes(config: Config) -> list[str]:
     """Settings that have no effect, or less than one may think."""
     notes = []
@@ -219,12 +267,16 @@ def _initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
     """The variables that a run starts from; None if all are drawn."""
     if config.cascade_stage is not None:
         return cascade.initial_variables(config)
-    if config.initial_weights is None:
+    start = config.start_from or config.initial_weights
+    if start is None:
         return None
     module = networks.make_network(config, dataset.num_classes, axis_name=None)
-    shape = dataset.train.images.shape[1:]
-    weights, notes = pretrained.load(config, module, shape)
-    say("; ".join((f"starting from {config.initial_weights}", *notes)))
+    if config.start_from:
+        weights, notes = trained.start_from(config, module, dataset)
+    else:
+        shape = dataset.train.images.shape[1:]
+        weights, notes = pretrained.load(config, module, shape)
+    say("; ".join((f"starting from {start}", *notes)))
     return weights
 
 
@@ -331,6 +383,11 @@ def run(
         if directory.result is not None:
             directory.refuse_other_data(prepared.dataset)
             return directory.result
+        if directory.earlier_epochs is not None:
+            with precision(config):
+                _refuse_another_beginning(
+                    config, directory.earlier_epochs, prepared.dataset
+                )
         return _run(prepared, config, directory, callback)
 
 

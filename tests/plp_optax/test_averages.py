@@ -44,8 +44,9 @@ def test_mean_and_exponential_average_by_brute_force(kwargs, start):
             average = w
         elif "power" in kwargs:
             average = params[start : t + 1].mean(axis=0)
-        else:
-            average = kwargs["decay"] * average + (1 - kwargs["decay"]) * w
+        else:  # the weights of an exponential average, scaled to sum to 1
+            weights = kwargs["decay"] ** np.arange(t - start, -1, -1.0)
+            average = weights @ params[start : t + 1] / weights.sum()
         np.testing.assert_allclose(actual, average, rtol=1e-10)
 
 
@@ -107,7 +108,7 @@ def test_average_of_rounded_parameters(kwargs):
         updates = jnp.asarray(0.01 * rng.normal(size=50), jnp.float32)
         updates, state = tx.update(updates, state, w)
         w = optax.apply_updates(w, updates)
-        rho = 5 / (n + 4) if "power" in kwargs else 1e-3
+        rho = 5 / (n + 4) if "power" in kwargs else 1e-3 / (1 - 0.999**n)
         average += rho * (np.asarray(w, np.float64) - average)
     actual = np.asarray(w, np.float64) + np.asarray(state.average_offset, np.float64)
     np.testing.assert_allclose(actual, average, atol=1e-5)
@@ -294,6 +295,13 @@ def test_merge_weights_blocks_by_the_fall_of_the_rate(decay, shape):
     expected = [0, 0, 0, 0, *-np.diff(shape(done))]
     np.testing.assert_allclose(weights, expected, atol=1e-15)
     assert weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("over", [3e-9, 1e-17, 1e-300])
+def test_a_decay_shorter_than_a_block_is_the_last_block(over):
+    for counts in (None, [3, 7, 11, 13]):
+        weights = plp_optax.merge_weights(4, counts, decay="linear", over=over)
+        np.testing.assert_array_equal(weights, [0, 0, 0, 1])
 
 
 @pytest.mark.parametrize(

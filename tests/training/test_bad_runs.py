@@ -85,7 +85,7 @@ def test_a_damaged_run_is_resumed_or_left_alone(trained, count):
     @given(st.lists(DAMAGES, min_size=1, max_size=3))
     def check(damages):
         with unfinished(trained) as path, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(recipe, "prepare", lambda *_: trained.prepared)
+            patch.setattr(recipe, "prepare", lambda *_, **__: trained.prepared)
             files = files_in(*(path / name for name in names))
             before = contents(path)
             for damage in damages:

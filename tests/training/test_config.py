@@ -294,3 +294,12 @@ def test_differences_are_named():
     assert config_lib.differences(here, there) == ['seed is "1" there and 1 here']
     del there["seed"]
     assert config_lib.differences(here, there) == ["seed is null there and 1 here"]
+
+
+def test_a_home_directory_is_expanded(monkeypatch, tmp_path):
+    """Shells leave that of --workdir=~/run alone."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (parsed,) = config_lib.parse(["--workdir=~/run"])
+    assert parsed.workdir == str(tmp_path / "run")
+    with pytest.raises(ConfigError, match="--workdir ~no-one/x cannot be used"):
+        config_lib.parse(["--workdir=~no-one/x"])

@@ -1,6 +1,7 @@
 """Means of blocks, merged into what a decay would have given."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -106,3 +107,7 @@ def test_missing_means_are_named(run, trained, tmp_path, capsys):
     assert program.main(["merge", str(run)]) == 2
     assert "are missing: restore them" in capsys.readouterr().err
     moved.replace(first)
+    shutil.copy(run / workdir.BEST, workdir.mean_path(run, 6))
+    assert program.main(["merge", str(run)]) == 2
+    assert "is not a mean that a run has kept" in capsys.readouterr().err
+    workdir.mean_path(run, 6).unlink()

@@ -350,6 +350,73 @@ def test_ctrl_c_is_acknowledged_while_the_main_thread_is_busy(capfd, monkeypatch
     assert exits == [130]
 
 
+# -- More epochs -----------------------------------------------------------------------
+
+# What may not depend on the length of the run: warm-up, prediction, average, blocks.
+LONGER = [
+    *("--model", "tiny", "--width", "4", "--batch-size", "256", "--augment"),
+    *("--schedule", "constant", "--warmup-epochs", "1.5", "--block-means", "2"),
+]
+
+
+@pytest.mark.parametrize("result", [True, False], ids=["finished", "unfinished"])
+def test_more_epochs_are_bitwise_those_of_a_longer_run(tmp_path, capsys, result):
+    paths = tmp_path / "longer", tmp_path / "run"
+    assert train.main([*LONGER, "--epochs", "4", "--workdir", str(paths[0])]) == 0
+    argv = [*LONGER, "--workdir", str(paths[1]), "--epochs"]
+    assert train.main([*argv, "2"]) == 0
+    if not result:
+        (paths[1] / workdir.RESULT).unlink()
+    assert train.main([*argv, "4"]) == 0
+    assert "resuming from" in capsys.readouterr().out
+    assert_same_run(*paths)
+    assert train.main([*argv, "2"]) == 2
+    assert "epochs is 4 there and 2 here" in capsys.readouterr().err
+
+
+def test_a_kill_between_the_records_of_more_epochs(tmp_path, monkeypatch):
+    """The old result is never that of the new configuration."""
+    argv = [*LONGER, "--workdir", str(tmp_path / "run"), "--epochs"]
+    assert train.main([*argv, "2"]) == 0
+    describe = WorkDirectory._describe
+
+    def killed(directory, dataset):
+        describe(directory, dataset)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkDirectory, "_describe", killed)
+        with pytest.raises(Killed):
+            recipe.train(config.parse([*argv, "4"]))
+    assert train.main([*argv, "4"]) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--schedule", "cosine"], "the learning rate"),
+        (["--warmup-epochs", "9"], "the learning rate"),
+        (["--method", "ema-nesterov"], "--method or --average-start"),
+        (["--average-start", "0.5"], "--method or --average-start"),
+        (["--block-means", "4"], "the last block of --block-means"),
+    ],
+)
+def test_more_epochs_of_another_run_are_refused(
+    tmp_path, monkeypatch, capsys, flags, what
+):
+    path = tmp_path / "run"
+    argv = [*LONGER, *flags, "--workdir", str(path), "--epochs"]
+    with WorkDirectory(config.parse([*argv, "6"])[0]) as directory:
+        directory.start(programs.DATASET)
+    before = (path / workdir.CONFIG).read_bytes()
+    monkeypatch.setattr(recipe, "build", None)  # before anything is compiled
+    assert train.main([*argv, "8"]) == 2
+    message = capsys.readouterr().err
+    assert f"6 epochs is not the beginning of one of 8: {what} depends" in message
+    assert (path / workdir.CONFIG).read_bytes() == before
+
+
 # -- Damage ----------------------------------------------------------------------------
 
 
@@ -369,6 +436,18 @@ def test_a_damaged_run_is_resumed_from_the_checkpoint_before(unfinished, capsys)
     for checkpoint in saved(path):
         checkpoints._verified(checkpoint)
     assert training.load(path).config.model == "tiny"
+
+
+def test_checkpoints_of_another_run_are_refused(unfinished, tmp_path, capsys):
+    """Of the same shapes, such as those of another seed."""
+    argv, path = unfinished
+    other = tmp_path / "other"
+    assert train.main([*TINY, "--seed", "1", "--workdir", str(other)]) == 0
+    shutil.rmtree(path / workdir.CHECKPOINTS)
+    shutil.copytree(other / workdir.CHECKPOINTS, path / workdir.CHECKPOINTS)
+    assert train.main(argv) == 2
+    message = f"{saved(path)[-1]} is of another run than config.json"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "metrics.jsonl"])

@@ -174,7 +174,7 @@ def test_several_seeds_equal_single_runs(trained, tmp_path, monkeypatch, capsys)
     prepared = []
     prepare = recipe.prepare
     monkeypatch.setattr(
-        recipe, "prepare", lambda *arguments: prepared.append(1) or prepare(*arguments)
+        recipe, "prepare", lambda *a, **b: prepared.append(1) or prepare(*a, **b)
     )
     argv = [*trained.argv, "--seed", "1", "0", "--workdir", str(tmp_path)]
     assert train.main(argv) == 0

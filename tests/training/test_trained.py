@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -14,16 +15,19 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 from PIL import Image
 
+import train
 import training
+from tests.support.bad_inputs import assert_same_tree
 from training import __main__ as command
-from training import data, recipe
+from training import comparing, data, recipe
 from training.data.images import resize
 from training.engine import networks
 from training.errors import UserError
 from training.run import workdir
-from training.run.checkpoints import Checkpoint, write
+from training.run.checkpoints import Checkpoint, read, write
 from training.settings.config import identity, parse
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +133,12 @@ def change(name, **fields):
     return damage
 
 
+def without_notes(run):
+    """Takes from the best variables what they say of their run."""
+    best = run / workdir.BEST
+    write(best, Checkpoint(read(best).tree, {}))
+
+
 CONFIG, DATASET = "config.json", "dataset.json"
 DAMAGE = {
     "absent": (lambda run: shutil.rmtree(run), "holds no run"),
@@ -140,8 +150,15 @@ DAMAGE = {
         lambda run: (run / "best.msgpack").write_bytes(b"x" * 99),
         "best.msgpack is damaged",
     ),
-    "another width": (change(CONFIG, width=3), "best.msgpack does not fit"),
-    "another model": (change(CONFIG, model="plain"), "best.msgpack does not fit"),
+    "another width": (
+        lambda run: [without_notes(run), change(CONFIG, width=3)(run)],
+        "best.msgpack does not fit",
+    ),
+    "another model": (
+        lambda run: [without_notes(run), change(CONFIG, model="plain")(run)],
+        "best.msgpack does not fit",
+    ),
+    "another seed": (change(CONFIG, seed=1), "best.msgpack is of another run than"),
     "unknown field": (change(CONFIG, x=1), "unknown fields: x"),
     "bad value": (change(CONFIG, width=0), "--width must be"),
     "few classes": (change(DATASET, num_classes=9), "dataset.json is damaged"),
@@ -323,6 +340,96 @@ def test_predict_needs_images(trained, run, tmp_path):
     assert "cannot be read" in run("predict", trained.path, tmp_path, code=2)
 
 
+# -- Starting from a run ---------------------------------------------------------------
+
+
+@pytest.fixture
+def start(trained, tmp_path, monkeypatch):
+    """Runs ``train.py --start-from``; returns the configuration and its first state."""
+    monkeypatch.setattr(recipe, "build", recipe.assemble)  # nothing is compiled
+
+    def start(place, *argv):
+        argv = ["--model=tiny", "--width=2", "--batch-size=64", *argv]
+        (made,) = parse([*argv, "--start-from", str(place), "--workdir", str(tmp_path)])
+        prepared = recipe.prepare(made)
+        return made, prepared.engine.initial_state(0, prepared.weights).variables
+
+    return start
+
+
+def test_a_run_starts_from_the_best_the_last_or_the_average(trained, start):
+    last = sorted((trained.path / workdir.CHECKPOINTS).iterdir())[-1]
+    state = read(last).tree["state"]
+    kept = {
+        trained.path: training.load(trained.path).variables,
+        trained.path / workdir.AVERAGE: training.load(
+            trained.path, average=True
+        ).variables,
+        last: {name: state[name] for name in ("params", "batch_stats")},
+    }
+    for place, expected in kept.items():
+        made, variables = start(place)
+        assert_same_tree(variables, expected)
+        assert identity(made)["start_from"] == str(place)
+    best = hashlib.sha256((trained.path / workdir.BEST).read_bytes()[32:])
+    assert start(trained.path)[0].start_from_sha256 == best.hexdigest()
+
+
+def test_a_run_starts_on_other_classes_and_another_split(
+    trained, start, network, dataset, tmp_path, capsys
+):
+    few = dataset.train.labels < 3
+    images, labels = dataset.train.images[few], dataset.train.labels[few]
+    np.savez(tmp_path / "few.npz", images=images, labels=labels)
+    _, variables = start(trained.path, "--dataset", str(tmp_path / "few.npz"))
+    shown = capsys.readouterr().out
+    assert "its head has other sizes and starts at random" in shown
+    assert "it was trained on other class names and pixels" in shown
+    assert variables["params"]["head"]["kernel"].shape[1] == 3
+    rest = [dict(v["params"]) for v in (variables, network.variables)]
+    for params in rest:
+        del params["head"]
+    assert_same_tree(*rest)
+    start(trained.path, "--split-seed", "1")
+    assert "on images of the validation part" in capsys.readouterr().out
+    start(trained.path)
+    assert "starting from" in (shown := capsys.readouterr().out)
+    assert "trained on" not in shown
+
+
+def test_a_start_that_does_not_fit_is_a_sentence(trained, start, copy, tmp_path):
+    def refusal(*argv):
+        with pytest.raises(UserError) as error:
+            start(*argv)
+        assert str(error.value).startswith("--start-from")
+        return str(error.value)
+
+    assert "choose the network of its config.json" in refusal(trained.path, "--width=3")
+    assert "are missing, such as" in refusal(trained.path, "--model=resnet18")
+    assert "holds no run" in refusal(tmp_path / "absent")
+    assert "cannot be read" in refusal("~no-one/x")
+    assert "not a file of variables" in refusal(trained.path / workdir.CONFIG)
+    assert "leave one" in refusal(trained.path, "--cascade=conv")
+    with pytest.raises(UserError, match="is the work directory, which would"):
+        parse(["--start-from", str(copy), "--workdir", f"{copy}/"])
+    content = (copy / workdir.BEST).read_bytes()
+    (copy / workdir.BEST).write_bytes(content[:-1])
+    assert "best.msgpack is damaged" in refusal(copy)
+    (copy / workdir.BEST).unlink()
+    assert "holds no run that has recorded an epoch" in refusal(copy)
+    digest = ["--start-from-sha256", "0" * 64]
+    assert "restore those that were meant" in refusal(trained.path, *digest)
+
+
+def test_a_run_whose_start_is_gone_is_read(trained, copy, tmp_path, run):
+    """Its configuration has the digest, which nothing needs to compute again."""
+    argv = [*trained.argv, "--start-from", str(copy), "--workdir"]
+    assert train.main([*argv, str(tmp_path / "next")]) == 0
+    shutil.rmtree(copy)
+    assert "start_from=" in run("compare", tmp_path / "next")
+    assert "359 test images" in run("evaluate", tmp_path / "next")
+
+
 # -- Comparing -------------------------------------------------------------------------
 
 
@@ -355,6 +462,7 @@ def test_compare_groups_seeds(make_run, run):
     cells = [cell.strip() for cell in defaults.strip("│").split("│")]
     deviation = statistics.stdev(accuracies)
     assert cells == [
+        "1",
         "defaults",
         "3",
         f"62.50 ± {100 * deviation:.2f} %",
@@ -362,7 +470,46 @@ def test_compare_groups_seeds(make_run, run):
     ]
     (narrow,) = (line for line in lines if "width=4" in line)
     cells = [cell.strip() for cell in narrow.strip("│").split("│")]
-    assert cells == ["width=4", "1", "90.00 %", "0.1000"]
+    assert cells == ["2", "width=4", "1", "90.00 %", "0.1000"]
+    cells = [cell.strip() for cell in lines[-2].strip("│").split("│")]
+    assert cells == ["2 minus 1", "1", "+40.00", "-0.4000"]
+
+
+def test_compare_pairs_seeds(make_run, run, tmp_path, capsys):
+    """The twin is SciPy; a seed that one of the two lacks has no part in it."""
+    rng = np.random.default_rng(0)
+    losses = {name: rng.normal(1, 0.1, 5) for name in ("", "4", "8")}
+    paths = [
+        make_run(f"w{width}-{seed}",
+                 [f"--seed={seed}", *(width and [f"--width={width}"])],
+                 test_loss=loss, test_accuracy=loss / 4)
+        for width, values in losses.items()
+        for seed, loss in enumerate(values)
+        if (width, seed) not in {("", 1), ("8", 0), ("8", 2), ("8", 3)}
+    ]  # fmt: skip
+    twice = shutil.copytree(paths[0], tmp_path / "twice")
+    assert command.main(["compare", *map(str, paths), str(twice)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == (
+        f"{twice} repeats the configuration and the seed of another run: left out\n"
+    )
+    rows = [line.strip("│").split("│") for line in shown.out.splitlines()]
+    found = {row[0].strip(): [x.strip() for x in row[1:]] for row in rows}
+    test = scipy.stats.ttest_rel(*(np.delete(losses[x], 1) for x in ("4", "")))
+    low, high = test.confidence_interval()
+    mean = (low + high) / 2
+    assert found["2 minus 1"] == [
+        "4",
+        f"{25 * mean:+.2f} [{25 * low:+.2f}, {25 * high:+.2f}]",
+        f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]",
+    ]
+    assert found["3 minus 1"][::2] == ["1", f"{losses['8'][4] - losses[''][4]:+.4f}"]
+
+
+def test_quantiles_of_students_t():
+    for df in (*range(1, 40), 1000):
+        expected = scipy.stats.t.ppf(0.975, df)
+        assert comparing.t_quantile(df) == pytest.approx(expected, rel=1e-9)
 
 
 def test_compare_shows_settings_complete_and_as_they_are(make_run, run, monkeypatch):
@@ -380,7 +527,7 @@ def test_compare_shows_settings_complete_and_as_they_are(make_run, run, monkeypa
     ]
     lines = run("compare", *paths).splitlines()
     assert max(map(len, lines)) <= 60
-    cells = [line.split("\u2502")[1].strip() for line in lines if "\u2502" in line]
+    cells = [line.split("\u2502")[2].strip() for line in lines if "\u2502" in line]
     for end in ends:
         assert f"{'x' * 90}{end}.npz" in "".join(cells)
 

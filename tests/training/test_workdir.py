@@ -152,6 +152,12 @@ def test_another_run_is_refused(started):
     )
 
 
+def test_a_run_of_a_later_version_is_refused(started):
+    path = directory_of(started) / workdir.CONFIG
+    change(path, a_field_to_come=3)
+    assert "(a_field_to_come is unknown here)" in refusal(started)
+
+
 def test_types_in_a_configuration_differ_visibly(started):
     path = directory_of(started) / workdir.CONFIG
     path.write_text(path.read_text().replace('"seed": 0', '"seed": "0"'))

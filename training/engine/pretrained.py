@@ -1,10 +1,10 @@
-"""Initial variables from a file of weights with torchvision's parameter names."""
+"""Initial variables: from a file with torchvision's parameter names, or from a run."""
 
 import hashlib
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +79,8 @@ _MAY_DIFFER = {
     "params/stem/positions": (1,),
 }
 
+_HEAD = "params/head/"
+
 WITH_NAMES = tuple(name for name, module in NETWORKS.items() if module in RULES)
 
 
@@ -99,12 +101,7 @@ def load(config: Any, module: Any, image_shape: tuple[int, ...]) -> Pretrained:
     Raises:
       ConfigError: If the file cannot be used, or is not of this network.
     """
-    import jax  # not at the top, since flags are checked without it
-    from flax import traverse_util
-
-    path, images = config.initial_weights, np.zeros((1, *image_shape), np.float32)
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
-    shapes = traverse_util.flatten_dict(shapes, sep="/")
+    path, shapes = config.initial_weights, _shapes(module, image_shape)
     try:
         if "params/stem/positions" in shapes and image_shape[0] != image_shape[1]:
             raise ValueError(
@@ -117,6 +114,94 @@ def load(config: Any, module: Any, image_shape: tuple[int, ...]) -> Pretrained:
             f"{error}; choose the network that it was saved from (torchvision's have "
             f"--width 64)"
         ) from error
+
+
+def take_over(
+    variables: Mapping[str, Any], config: Any, module: Any, image_shape: tuple[int, ...]
+) -> Pretrained:
+    """The variables of ``--start-from`` for a network and images of a shape.
+
+    A head of another kind or for another number of classes is left out.
+
+    Raises:
+      ConfigError: If they are not of this network.
+    """
+    shapes = _shapes(module, image_shape)
+    heads = [{p for p in of if p.startswith(_HEAD)} for of in (variables, shapes)]
+    notes: tuple[str, ...] = ()
+    if heads[0] != heads[1] or any(
+        variables[path].shape != shapes[path].shape for path in heads[0]
+    ):
+        notes = ("its head has other sizes and starts at random",)
+        variables, shapes = (
+            {path: x for path, x in of.items() if not path.startswith(_HEAD)}
+            for of in (variables, shapes)
+        )
+    try:
+        values, others = _fit(variables, {path: path for path in shapes}, shapes)
+    except ValueError as error:
+        raise ConfigError(
+            f"--start-from {config.start_from} does not fit --model {config.model} "
+            f"--width {config.width}: {error}; choose the network of its config.json"
+        ) from error
+    return Pretrained(values, notes + others)
+
+
+def start_digest(start: str) -> str:
+    """The SHA-256 digest of the variables that ``--start-from`` names.
+
+    Raises:
+      ConfigError: If they are absent or damaged.
+    """
+    path = start_file(start)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"--start-from {path} cannot be read ({error.strerror}): name another run"
+        ) from error
+    # Its layout is that of training.run.checkpoints.
+    digest = hashlib.sha256(content[32:])
+    if digest.digest() != content[:32]:
+        raise ConfigError(
+            f"--start-from {path} is damaged, or not a file of variables: name another"
+        )
+    return digest.hexdigest()
+
+
+def start_file(start: str) -> Path:
+    """The file of variables that ``--start-from`` names; of a cascade the last stage's.
+
+    Raises:
+      ConfigError: If it is no file, and not the directory of a run that has one.
+    """
+    try:
+        path = Path(start).expanduser()
+        if path.is_file():
+            return path
+        found = [*path.glob("best.msgpack"), *path.glob("stages/*/best.msgpack")]
+    # It may hold a null byte, or begin with the home of an unknown user.
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"--start-from {start} cannot be read ({reason}): name another run"
+        ) from error
+    if not found:
+        raise ConfigError(
+            f"--start-from {start} holds no run that has recorded an epoch: name the "
+            f"work directory of one"
+        )
+    return max(found)
+
+
+def _shapes(module: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Shapes and dtypes of a network's variables, by path."""
+    import jax  # not at the top, since flags are checked without it
+    from flax import traverse_util
+
+    images = np.zeros((1, *image_shape), np.float32)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    return dict(traverse_util.flatten_dict(shapes, sep="/"))
 
 
 def digest(path: str) -> str:
@@ -217,8 +302,20 @@ def convert(
     Raises:
       ValueError: If the arrays are not those of the network.
     """
-    arrays = _as_here(arrays)
     names = {path: torch_name(model, path) for path in shapes}
+    return _fit(_as_here(arrays), names, shapes, _order)
+
+
+def _fit(
+    arrays: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    shapes: Mapping[str, Any],
+    order_of: Callable[[str, int], tuple[int, ...]] = lambda _, ndim: (*range(ndim),),
+) -> Pretrained:
+    """See :func:`convert`. ``names`` has the arrays' names by path.
+
+    ``order_of`` gives the axes of an array in the order of ours.
+    """
     missing = sorted(set(names.values()) - set(arrays))
     unknown = sorted(set(arrays) - set(names.values()))
     if missing or unknown:
@@ -233,7 +330,7 @@ def convert(
     values, notes = {}, []
     for path, like in shapes.items():
         name, array = names[path], arrays[names[path]]
-        order = _order(path, len(like.shape))
+        order = order_of(path, len(like.shape))
         differs = (
             f"{name} is {list(array.shape)} in the file and "
             f"{[like.shape[i] for i in np.argsort(order)]} here"

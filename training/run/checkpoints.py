@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import serialization
+from flax import serialization, traverse_util
 
 from training.engine import parallel
+from training.engine.state import merge_frozen
 from training.errors import DamagedError, RunError
 from training.run.display import warn
 
@@ -193,6 +194,25 @@ def read(path: Path, like: Any = None) -> Checkpoint:
             f"the version that started the run, or start again with --overwrite"
         ) from error
     return Checkpoint(restored, notes)
+
+
+def read_variables(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads a network's variables, of which a checkpoint has the last ones.
+
+    Returns:
+      The variables by path, such as ``params/stem/conv/kernel``; and the notes.
+
+    Raises:
+      DamagedError: If the file is absent, damaged, or has no variables.
+    """
+    tree, notes = read(path)
+    if "state" in tree:
+        state = tree["state"]
+        params = merge_frozen(state["params"], state["frozen"])
+        tree = {"params": params, "batch_stats": state["batch_stats"]}
+    if not tree.get("params"):
+        raise DamagedError(f"{path} holds no variables")
+    return traverse_util.flatten_dict(tree, sep="/"), notes
 
 
 def _verified(path: Path) -> bytes:

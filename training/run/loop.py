@@ -30,7 +30,7 @@ from training.run.interrupts import Interrupts, Stopped
 from training.run.provenance import provenance
 from training.run.workdir import WorkDirectory, without_nan
 from training.settings import plateau
-from training.settings.config import Config
+from training.settings.config import Config, signature
 from training.settings.methods import Amplify
 from training.settings.schedules import Plateau
 
@@ -55,6 +55,7 @@ class Progress:
       amplified: Names of the layers amplified from the current epoch's start.
       selections: Number of selections of layers before it.
       data: The facts about its data; see :attr:`training.data.Dataset.facts`.
+      run: The run that it is of; see :func:`training.settings.config.signature`.
     """
 
     epoch: int = 0
@@ -66,6 +67,12 @@ class Progress:
     amplified: list[str] = dataclasses.field(default_factory=list)
     selections: int = 0
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    run: str = ""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the run's files of variables say of where they come from."""
+        return {"data": self.data, "run": self.run}
 
 
 class Prepared(NamedTuple):
@@ -123,7 +130,8 @@ class TrainingLoop:
         self.epochs = math.ceil(self._total_steps / steps_per_epoch)
         self.state = self._engine.initial_state(config.seed, prepared.weights)
         self.best = copy_to_host(self.state.variables)
-        self.progress = Progress(data=self._dataset.facts)
+        self._run = signature(config)
+        self.progress = Progress(data=self._dataset.facts, run=self._run)
         self._fresh: dict[str, Any] = {}
         self._start()
         done = self.progress.epoch * steps_per_epoch + self.progress.step
@@ -139,8 +147,9 @@ class TrainingLoop:
             path, (tree, notes) = found
             self.state, self.best = parallel.replicate(tree["state"]), tree["best"]
             self.progress = Progress(**notes)
+            workdir.refuse_other_run(path, notes, self._run)
             workdir.refuse_other_data(directory.path, self.progress.data, self._dataset)
-            self.progress.data = self._dataset.facts
+            self.progress.data, self.progress.run = self._dataset.facts, self._run
             directory.rewrite(self._dataset, self.progress.history)
             self._write_best()  # a kill may have come between it and the checkpoint
             self._write_layers()
@@ -333,7 +342,7 @@ class TrainingLoop:
         name = f"{config.model} on {self._dataset.name}, {config.optimization}"
         history = [without_nan(metrics) for metrics in progress.history]
         if (average := self._averaged()) is not None:
-            averaged = Checkpoint(copy_to_host(average), {})
+            averaged = Checkpoint(copy_to_host(average), progress.origin)
             path = self._directory.path / workdir.AVERAGE
             parallel.from_coordinator(lambda: write(path, averaged))
         numbers: dict[str, Any] = {}
@@ -381,7 +390,7 @@ class TrainingLoop:
     def _write_best(self) -> None:
         if self.progress.best:
             path = self._directory.path / workdir.BEST
-            notes = self.progress.best | {"data": self.progress.data}
+            notes = self.progress.best | self.progress.origin
             best = Checkpoint(self.best, notes)
             parallel.from_coordinator(lambda: write(path, best))
 

@@ -90,6 +90,8 @@ class WorkDirectory:
       result: The result of a run that has already finished here, or None.
       is_unfinished: Whether a run with this configuration has started here and has not
         finished.
+      earlier_epochs: The ``--epochs`` of a run here that goes on to more of them, and
+        counts as unfinished; None if there is none.
     """
 
     def __init__(self, config: Config) -> None:
@@ -112,6 +114,7 @@ class WorkDirectory:
             found = parallel.from_coordinator(self._open)
         self.result: dict[str, Any] | None = found["result"]
         self.is_unfinished: bool = found["is_unfinished"]
+        self.earlier_epochs: int | None = found["earlier_epochs"]
         self._facts: dict[str, Any] = found["facts"]
 
     def __enter__(self) -> Self:
@@ -192,12 +195,12 @@ class WorkDirectory:
             )
 
     def _find_run(self) -> dict[str, Any]:
-        result, facts = None, dict[str, Any]()
+        result, facts, earlier = None, dict[str, Any](), None
         found = not self._config.overwrite and (self.path / CONFIG).exists()
         if found:
             try:
-                self._refuse_other_run()
-                if (self.path / RESULT).exists():
+                earlier = self._refuse_other_run()
+                if earlier is None and (self.path / RESULT).exists():
                     result, facts = self._read_finished()
             except DamagedError as error:
                 remedy = _START_AGAIN
@@ -211,7 +214,12 @@ class WorkDirectory:
                 f"{self.path} holds no run to resume: leave --resume out to start one"
             )
         is_unfinished = found and result is None
-        return {"result": result, "is_unfinished": is_unfinished, "facts": facts}
+        return {
+            "result": result,
+            "is_unfinished": is_unfinished,
+            "earlier_epochs": earlier,
+            "facts": facts,
+        }
 
     def _refuse_to_resume(self) -> None:
         if self._config.resume == "never":
@@ -237,6 +245,8 @@ class WorkDirectory:
         if stages:  # of a cascade, whose last stage has the network
             best = stages[-1] / BEST
         notes = read(best).notes
+        if not stages:
+            refuse_other_run(best, notes, config_lib.signature(self._config))
         if not stages and notes["epoch"] != result["best_epoch"]:
             raise DamagedError(
                 f"{best} is damaged (it is of epoch {notes['epoch']}, and the best "
@@ -248,17 +258,24 @@ class WorkDirectory:
         """Raises RunError if the run that has finished here had other data."""
         refuse_other_data(self.path, self._facts, dataset)
 
-    def _refuse_other_run(self) -> None:
+    def _refuse_other_run(self) -> int | None:
+        """Returns the epochs of a run that differs only in having fewer of them."""
         try:
             there = config_lib.read_object(self.path / CONFIG)
         except ConfigError as error:
             raise DamagedError(str(error)) from error
+        epochs, goal = there.get("epochs"), self._config.epochs
+        if isinstance(epochs, int) and 0 < epochs < goal:
+            longer = there | {"epochs": goal}
+            if not config_lib.differences(self._config, longer):
+                return epochs
         if differences := config_lib.differences(self._config, there):
             raise RunError(
                 f"{self.path} holds a run with another configuration "
                 f"({'; '.join(differences)}): choose another --workdir, or --overwrite "
                 f"it"
             )
+        return None
 
     # -- What is written ---------------------------------------------------------------
 
@@ -283,6 +300,10 @@ class WorkDirectory:
     @_by_coordinator
     def rewrite(self, dataset: data.Dataset, history: Sequence[dict[str, Any]]) -> None:
         """Describes the run, and makes its records those of these epochs."""
+        if self.earlier_epochs is not None:
+            # Before the configuration changes: they are of fewer epochs.
+            _remove(self.path / RESULT)
+            _remove(self.path / AVERAGE)
         self._describe(dataset)
         _write_text(self.path / METRICS, "".join(map(_line, history)))
         _remove(self.path / TENSORBOARD)
@@ -347,6 +368,20 @@ class WorkDirectory:
             if name != "epoch" and is_number:
                 self._events.add_scalar(name, value, int(metrics["epoch"]))
         self._events.flush()
+
+
+def refuse_other_run(file: Path, notes: Mapping[str, Any], run: str) -> None:
+    """Raises DamagedError if a file of variables is of another run.
+
+    Args:
+      file: The file.
+      notes: Its notes.
+      run: The run; see :func:`training.settings.config.signature`.
+    """
+    if notes.get("run", run) != run:
+        raise DamagedError(
+            f"{file} is of another run than {CONFIG}: restore what was there"
+        )
 
 
 def refuse_other_data(

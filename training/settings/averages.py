@@ -23,8 +23,7 @@ class TailAverage(Part):
     )
     decay: float | None = flag(
         0.999,
-        "Decay of the exponential moving average, which begins at the parameters "
-        "before it.",
+        "Decay of the exponential moving average, which is bias-corrected.",
         only=("average", ("ema",)),
         low=0,
         below=1,

@@ -93,14 +93,23 @@ def resolve(
     if listed_epochs(explicit.get("strategy")) or explicit.get("cascade"):
         # A listed strategy says where it ends, and a cascade how long its stages are.
         base.pop("epochs", None)
-    if explicit.get("initial_weights") is not None:
-        base.pop("initial_weights_sha256", None)
+    for name in ("initial_weights", "start_from"):
+        if explicit.get(name) is not None:
+            base.pop(f"{name}_sha256", None)
     config: Config = flags.build(Config, flags.complete(Config, explicit, base))
     for problem in _contradictions(config):
         raise ConfigError(problem)
-    if config.workdir is None:
-        config = dataclasses.replace(config, workdir=_default_workdir(config))
-    return config
+    workdir = config.workdir
+    if workdir is None:
+        workdir = _default_workdir(config)
+    elif workdir.startswith("~"):  # as in --workdir=~/runs, which shells leave alone
+        try:
+            workdir = str(Path(workdir).expanduser())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--workdir {workdir} cannot be used ({error}): choose another"
+            ) from error
+    return dataclasses.replace(config, workdir=workdir)
 
 
 def fields(config: Config) -> dict[str, Any]:
@@ -123,10 +132,17 @@ def chosen(config: Config) -> dict[str, Any]:
     So a field that is added later, with a default, leaves it as it is.
     """
     found = fields(config)
+
+    def follows(name: str, declared: flags.Flag) -> bool:
+        try:
+            return bool(found[name] == flags.default(declared, found))
+        except ConfigError:  # the digest of a file that is no longer there
+            return False
+
     return {
         name: found[name]
         for name, declared in flags.flags(Config).items()
-        if declared.identity and found[name] != flags.default(declared, found)
+        if declared.identity and not follows(name, declared)
     }
 
 
@@ -136,13 +152,25 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def signature(config: Config) -> str:
+    """What a run's files say of the run that they belong to, however long it is.
+
+    Without digests of other files, which are no default once those are gone.
+    """
+    fields = chosen(config)
+    return fingerprint(
+        {n: v for n, v in fields.items() if n != "epochs" and "sha256" not in n}
+    )
+
+
 def differences(config: Config, other: Mapping[str, Any]) -> list[str]:
     """Sentences such as ``seed is 0 there and 1 here``, one a field that differs."""
+    own = identity(config)
     return [
         f"{name} is {json.dumps(other.get(name))} there and {json.dumps(value)} here"
-        for name, value in identity(config).items()
+        for name, value in own.items()
         if json.dumps(other.get(name)) != json.dumps(value)
-    ]
+    ] + [f"{name} is unknown here" for name in sorted(set(other) - set(own))]
 
 
 def read(path: Path, what: str = "") -> dict[str, Any]:
@@ -207,10 +235,11 @@ def _contradictions(c: Config) -> Iterator[str]:
                 "run for each stage: choose --strategy paper or paper-deep, or leave "
                 "it out"
             )
-        if c.initial_weights is not None:
+        if c.initial_weights is not None or c.start_from is not None:
+            name = "--start-from" if c.start_from else "--initial-weights"
             yield (
-                "--initial-weights has no meaning with --cascade, which trains each "
-                "block from the start: leave one of them out"
+                f"{name} has no meaning with --cascade, which trains each block from "
+                f"the start: leave one of them out"
             )
     if (end := listed_epochs(c.strategy)) and c.epochs != end:
         yield (
@@ -250,10 +279,19 @@ def _contradictions(c: Config) -> Iterator[str]:
         yield "--amplify-select random needs --amplify-ratio, such as 0.2"
     if c.head == "mlp" and c.model not in VGG:
         yield f"--head mlp is for VGG; {c.model} has --head linear"
-    if c.initial_weights_sha256 and not c.initial_weights:
+    for name in ("initial_weights", "start_from"):
+        if getattr(c, f"{name}_sha256") and not getattr(c, name):
+            flag = flags.spell(name)
+            yield f"{flag}-sha256 has no meaning without {flag}: give both"
+    if c.start_from and c.workdir and Path(c.start_from) == Path(c.workdir):
         yield (
-            "--initial-weights-sha256 has no meaning without --initial-weights: give "
-            "both"
+            f"--start-from {c.start_from} is the work directory, which would be "
+            f"overwritten: choose another --workdir"
+        )
+    if c.initial_weights and c.start_from:
+        yield (
+            "--initial-weights and --start-from both say where to start from: give one "
+            "of them"
         )
     if c.stem == "imagenet" and c.model in (*VGG, "tiny", "plain"):
         yield f"{c.model} has no --stem imagenet, only cifar"

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 from models import NETWORKS, WITH_DROPOUT
 from training.data.registry import DATASETS
-from training.engine.pretrained import WITH_NAMES, digest
+from training.engine.pretrained import WITH_NAMES, digest, start_digest
 from training.settings.averages import AVERAGES
 from training.settings.flags import Part, flag
 from training.settings.methods import METHODS
@@ -106,6 +106,18 @@ class NetworkFlags:
         lambda c: c.initial_weights and digest(c.initial_weights),
         "The SHA-256 digest that the file must have. Unset: the one that it has.",
         only=("model", WITH_NAMES),
+    )
+    start_from: str | None = flag(
+        None,
+        "A run to start from: its work directory, for the variables of its best epoch; "
+        "or one of its files, such as average.msgpack or a checkpoint, for the last "
+        "ones. Parameters and batch statistics are taken, the optimizer's state is "
+        "not. The head starts at random if the number of classes differs.",
+    )
+    start_from_sha256: str | None = flag(
+        lambda c: c.start_from and start_digest(c.start_from),
+        "The SHA-256 digest that its variables must have. Unset: the one that they "
+        "have.",
     )
 
 

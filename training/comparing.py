@@ -1,0 +1,109 @@
+"""Runs next to each other: those of a configuration over its seeds, and differences."""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from training.errors import RunError
+from training.run import workdir
+from training.settings import config as config_lib
+
+
+class Group(NamedTuple):
+    """Finished runs that differ in the seed only."""
+
+    settings: dict[str, Any]  # those that are not the default, without the seed
+    results: dict[int, dict[str, Any]]  # by seed
+
+
+class Paired(NamedTuple):
+    """The difference of paired values: mean, and 95 % interval of Student's t."""
+
+    n: int
+    mean: float
+    low: float  # NaN for a single pair
+    high: float
+
+
+def group(runs: Iterable[Path]) -> list[Group]:
+    """Reads finished runs, and groups those of a configuration.
+
+    Unfinished runs, and a second one of the same configuration and seed, are left out
+    with a sentence on stderr.
+
+    Raises:
+      UserError: If there is none, or a file is damaged.
+    """
+    groups: dict[str, Group] = {}
+    for path in runs:
+        if not (path / workdir.RESULT).exists():
+            print(f"{path} holds no finished run: left out", file=sys.stderr)
+            continue
+        fields = config_lib.read(path / workdir.CONFIG)
+        settings = config_lib.chosen(config_lib.resolve({}, fields))
+        seed = settings.pop("seed", 0)
+        own = groups.setdefault(config_lib.fingerprint(settings), Group(settings, {}))
+        if seed in own.results:
+            print(
+                f"{path} repeats the configuration and the seed of another run: left "
+                f"out",
+                file=sys.stderr,
+            )
+            continue
+        own.results[seed] = workdir.read_json(
+            path / workdir.RESULT, needs=["test_accuracy", "test_loss"]
+        )
+    if not groups:
+        raise RunError("none of these holds a finished run")
+    return list(groups.values())
+
+
+def paired(group: Group, control: Group, name: str) -> Paired | None:
+    """The difference of a result to that of the control, seed by seed.
+
+    Returns:
+      The difference; None if they have no seed in common with two finite values.
+    """
+    pairs = [
+        (result[name], control.results[seed][name])
+        for seed, result in group.results.items()
+        if seed in control.results
+    ]
+    differences = [a - b for a, b in pairs if a is not None and b is not None]
+    return interval(differences) if differences else None
+
+
+def interval(values: Sequence[float]) -> Paired:
+    """Mean and 95 % confidence interval of values, by Student's t."""
+    n, mean = len(values), float(np.mean(values))
+    if n == 1:
+        return Paired(n, mean, math.nan, math.nan)
+    half = t_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Paired(n, mean, mean - half, mean + half)
+
+
+def t_quantile(df: int) -> float:
+    """The number that Student's t exceeds in absolute value in 5 % of cases.
+
+    Of the finite series for the distribution with t = sqrt(df) tan(angle); Abramowitz
+    and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+
+    def within(angle: float) -> float:
+        sine, cosine = math.sin(angle), math.cos(angle)
+        odd = df % 2
+        total, term = 0.0, cosine if odd else 1.0
+        for k in range(2 + odd, df + 1, 2):
+            total += term
+            term *= cosine**2 * (k - 1) / k
+        return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) < 0.95 else (low, middle)
+    return math.sqrt(df) * math.tan(low)
