@@ -98,6 +98,15 @@ STUDY = Study(
         Comparison("constant", "base"),
         Comparison("tail-constant", "base"),
         Comparison("tail-constant", "to-zero"),
+        # Whether an average that training follows is better than one that it ignores.
+        Comparison("gpa-constant", "base"),
+        Comparison("gpa-constant", "tail-constant"),
+        Comparison("gpa-constant", "schedule-free"),
+        Comparison("schedule-free", "base"),
+        Comparison("bema", "ema-of-bema"),
+        Comparison("bema-tail", "ema-of-bema"),
+        Comparison("pace", "ema-of-bema"),
+        Comparison("pace", "base"),
     ),
     execute=execute,
 )
