@@ -26,8 +26,9 @@ _METHOD = (
     "*Merged* are means of the parameters over blocks of an 80th of the run; "
     "*checkpoints* are the parameters at the blocks' ends in their place. "
     "*Extrapolated* is the point beyond the last of two consecutive averages; its "
-    "matched control is the best plain window, *merged*. *Blended* is 0.7 times a "
-    "decayed run and 0.3 times its power average."
+    "matched control is the best plain window, *merged*. *BEMA* is an exponential "
+    "average with a correction from the start of the run; its control is an EMA without "
+    "one. *Blended* is 0.7 times a decayed run and 0.3 times its power average."
 )
 # By the first word of a read-out's name: label, and what it is compared with.
 _ARMS = {
@@ -38,6 +39,7 @@ _ARMS = {
     "merge": ("merged blocks, tuned", ("decay",)),
     "raw": ("merged checkpoints, tuned", ("decay", "merge")),
     "ema": ("EMA, tuned", ("decay",)),
+    "bema": ("BEMA, tuned", ("decay", "ema")),
     "extrapolated": ("extrapolated averages, tuned", ("decay", "merge")),
     "blend": ("decay blended with its average, tuned", ("decay",)),
 }

@@ -58,10 +58,14 @@ def test_read_outs_and_decays():
         power = path[0]
         for n in range(2, stop + 1):
             power = power + 17 / (n + 16) * (path[n - 1] - power)
+        ema = np.zeros(2)
+        for t, w in enumerate(path, 1):
+            ema = ema + (10 + t) ** -0.5 * (w - ema)
         decayed = by_hand(stop, 0.5, lambda x: 1 - x)[-1]
         expected = {
             "last": path[-1],
             "power-16": power,
+            "bema-0.4": ema + (10 + stop) ** -0.4 * path[-1],  # from 0
             "merge-linear-0.2": path[-stop // 5 :].mean(axis=0),
             "decay-linear-0.5": decayed,
             "decay-cosine-0.5": by_hand(
