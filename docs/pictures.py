@@ -162,7 +162,7 @@ def tail_average(figure: Figure) -> None:
 
 
 def bema(figure: Figure) -> None:
-    """A slow direction: the average lags, its correction leads and then overshoots."""
+    """A slow direction: the average lags, and the corrected one is ahead."""
     noise = jnp.asarray(np.random.default_rng(2).normal(size=(300, 1)))
     axes = figure.subplots()
     for name, link, color in (

@@ -154,7 +154,7 @@ def bema(
         averages = follows & ((step - start) % every == every - 1)
         age = jnp.asarray(lag, float) + multiplier * (step.astype(float) + 1)
         beta = jnp.where(averages, age ** -jnp.asarray(power, float), 0)
-        alpha = state.bias_weight
+        alpha: Any = state.bias_weight
         if bias_power is not None:
             alpha = jnp.where(averages, age ** -jnp.asarray(bias_power, float), alpha)
         back = fall_back(before, movement(updates, params), beta)

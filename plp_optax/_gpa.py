@@ -71,8 +71,8 @@ def gpa(
     plain run (:func:`~plp_optax.tail_average`), which is :math:`\mu_y = 0`.
 
     Place it **last** in a chain. Weight decay before it is of the parameters y, as in
-    the reference's step; its README and the paper's third version apply it to z. The
-    learning rate is scheduled as usual. Parameters are needed in half precision only.
+    the reference's code; its README applies it to z. The learning rate is scheduled as
+    usual. Parameters are needed in half precision only.
 
     Args:
       interpolation: :math:`\mu_y`, from 0 to 1.

@@ -71,15 +71,16 @@ def pace(
     rate that much lower, and with the same average of plain AdamW, which is c = 0: a
     gain over AdamW alone is mostly the average's.
 
-    Where the sources differ: this is the paper's formula, with the average followed at
-    each step. The reference has also a smallest :math:`\beta` of 1e-4, which a
-    :math:`\kappa` of 0.5 reaches after 1e8 steps, a switch for the minimum, and a
-    fixed :math:`\beta`.
+    Where the sources differ: this is the formula of the reference's README, with the
+    average followed at each step. The reference's code has also a smallest
+    :math:`\beta` of 1e-4, which a :math:`\kappa` of 0.5 reaches after 1e8 steps, a
+    switch for the minimum, a fixed :math:`\beta`, and an average that is followed every
+    few steps.
 
     Args:
       learning_rate: :math:`\eta`, or a schedule from the number of updates so far.
-      pull: c, at least 0. The paper has 0.15 to 0.25.
-      power: :math:`\kappa`, at least 0. The paper has 0.2 to 0.5.
+      pull: c, at least 0. The paper has 0.15 and 0.25 in its main runs.
+      power: :math:`\kappa`, at least 0. The paper has 0.2 and 0.5 there.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
       eps: Added to the root of the second moment.

@@ -27,8 +27,8 @@ _METHOD = (
     "*checkpoints* are the parameters at the blocks' ends in their place. "
     "*Extrapolated* is the point beyond the last of two consecutive averages; its "
     "matched control is the best plain window, *merged*. *BEMA* is an exponential "
-    "average with a correction from the start of the run; its control is an EMA without "
-    "one. *Blended* is 0.7 times a decayed run and 0.3 times its power average."
+    "average, corrected from the start of the run; its control is an EMA without a "
+    "correction. *Blended* is 0.7 times a decayed run and 0.3 times its power average."
 )
 # By the first word of a read-out's name: label, and what it is compared with.
 _ARMS = {
