@@ -90,31 +90,48 @@ def _gpa(steps: int) -> optax.GradientTransformation:
 
 
 def _in_place_of_the_base(
-    make: Callable[[jax.Array], optax.GradientTransformation],
+    make: Callable[[jax.Array, int], optax.GradientTransformation],
 ) -> Callable[[int], Any]:
     """A link that is an optimizer at the step's rate, and ignores the base's update."""
 
-    def update(
-        updates: Any, state: Any, params: Any, *, gradient: Any, rate: jax.Array
-    ) -> Any:
-        del updates
-        return make(rate).update(gradient, state, params)
+    def make_link(steps: int) -> optax.GradientTransformationExtraArgs:
+        def update(
+            updates: Any, state: Any, params: Any, *, gradient: Any, rate: jax.Array
+        ) -> Any:
+            del updates
+            return make(rate, steps).update(gradient, state, params)
 
-    link = optax.GradientTransformationExtraArgs(make(jnp.zeros(())).init, update)
-    return lambda steps: link
+        init = make(jnp.zeros(()), steps).init
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    return make_link
 
 
-def _schedule_free(rate: jax.Array) -> optax.GradientTransformation:
-    # Its interpolation takes the place of Adam's first moment.
-    base = optax.chain(
+def _plain(rate: jax.Array, steps: int) -> optax.GradientTransformation:
+    """AdamW without its first moment, which an average that is followed replaces."""
+    del steps
+    return optax.chain(
         optax.scale_by_adam(b1=0.0, b2=_B2),
         optax.add_decayed_weights(_WEIGHT_DECAY),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def _plain_with(
+    make_link: Callable[[int], optax.GradientTransformation],
+) -> Callable[[int], Any]:
+    return _in_place_of_the_base(
+        lambda rate, steps: optax.chain(_plain(rate, steps), make_link(steps))
+    )
+
+
+def _schedule_free(rate: jax.Array, steps: int) -> optax.GradientTransformation:
+    base = _plain(rate, steps)
     return optax.contrib.schedule_free(base, rate, b1=_SCHEDULE_FREE)
 
 
-def _pace(rate: jax.Array) -> optax.GradientTransformation:
+def _pace(rate: jax.Array, steps: int) -> optax.GradientTransformation:
+    del steps
     return plp_optax.pace(rate, b2=_B2, weight_decay=_WEIGHT_DECAY)
 
 
@@ -178,14 +195,6 @@ METHODS = {
     "gpa-constant": Method(
         "GPA, constant rate", _gpa, "constant", last_rate=1.0, is_average=True
     ),
-    "schedule-free": Method(
-        "schedule-free",
-        _in_place_of_the_base(_schedule_free),
-        "constant",
-        drift=1 - _SCHEDULE_FREE / 2,
-        last_rate=1.0,
-        is_average=True,
-    ),
     "bema": Method("BEMA", _bema(), "constant", last_rate=1.0, is_average=True),
     "bema-tail": Method(
         "BEMA, last quarter", _bema(_TAIL), "constant", last_rate=1.0, is_average=True
@@ -202,6 +211,34 @@ METHODS = {
         _in_place_of_the_base(_pace),
         "constant",
         drift=None,
+        last_rate=1.0,
+        is_average=True,
+    ),
+    "plain": Method(
+        "without momentum, constant rate",
+        _in_place_of_the_base(_plain),
+        "plain",
+        last_rate=1.0,
+    ),
+    "plain-tail": Method(
+        "tail average without momentum, constant rate",
+        _plain_with(_tail),
+        "plain",
+        last_rate=1.0,
+        is_average=True,
+    ),
+    "plain-gpa": Method(
+        "GPA without momentum, constant rate",
+        _plain_with(_gpa),
+        "plain",
+        last_rate=1.0,
+        is_average=True,
+    ),
+    "schedule-free": Method(
+        "schedule-free",
+        _in_place_of_the_base(_schedule_free),
+        "plain",
+        drift=1 - _SCHEDULE_FREE / 2,
         last_rate=1.0,
         is_average=True,
     ),

@@ -21,8 +21,9 @@ _METHOD = (
     "steps, and 0 before and after (record 39 of modded-nanogpt's track 3). Averages "
     "of the tail are over the last quarter of the steps. Of GPA, schedule-free, BEMA "
     "and PACE the average is evaluated. GPA averages as DiLoCo with four inner steps "
-    "would (0.974). Schedule-free and PACE have an AdamW of their own with the same "
-    "settings, the former without a first moment. BEMA corrects an average over about "
+    "would (0.974). PACE has an AdamW of its own with the same settings. *Without "
+    "momentum* AdamW has no first moment, as in schedule-free, where an average takes "
+    "its place. BEMA corrects an average over about "
     "the last 20 steps, from the start of the run or of its last quarter."
 )
 METRICS = (Metric("loss", "last loss on held-out data", "nats", 4, c("loss")),)

@@ -93,7 +93,7 @@ def test_an_optimizer_takes_the_place_of_the_base(setups):
     rates = np.float32(rate) * batches.multipliers("pace", 1.0, STEPS)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), STEPS)
     w = 1 + jax.random.uniform(jax.random.key(seed), (2,))
-    state, losses = batches._pace(rate).init(w), []
+    state, losses = batches._pace(rate, STEPS).init(w), []
     for key, of_step in zip(keys, rates, strict=True):
         gradient = CURVATURES * w + 0.1 * jax.random.normal(key, (2,))
         tx = plp_optax.pace(of_step, b2=0.99, weight_decay=0.01)
