@@ -26,9 +26,12 @@ _METHOD = (
     "*Merged* are means of the parameters over blocks of an 80th of the run; "
     "*checkpoints* are the parameters at the blocks' ends in their place. "
     "*Extrapolated* is the point beyond the last of two consecutive averages; its "
-    "matched control is the best plain window, *merged*. *BEMA* is an exponential "
-    "average, corrected from the start of the run; its control is an EMA without a "
-    "correction. *Blended* is 0.7 times a decayed run and 0.3 times its power average."
+    "matched control is the best plain window, *merged*. *Blended* is 0.7 times a "
+    "decayed run and 0.3 times its power average."
+)
+_BEMA = (
+    " *BEMA* is an exponential average, corrected from the start of the run; its "
+    "control is an EMA without a correction."
 )
 # By the first word of a read-out's name: label, and what it is compared with.
 _ARMS = {
@@ -83,11 +86,14 @@ def readouts(table: Table) -> Table:
     runs = rows.select(
         model=place, arm="kind", seed="seed", diverged=pl.lit(False), loss="loss"
     )
-    arms = tuple(Arm(name, label, {}) for name, (label, _) in _ARMS.items())
+    # Older records have fewer kinds.
+    kinds = [name for name in _ARMS if name in set(rows["kind"])]
+    arms = tuple(Arm(name, _ARMS[name][0], {}) for name in kinds)
     pairs = tuple(
         Comparison(name, control)
-        for name, (_, controls) in _ARMS.items()
-        for control in controls
+        for name in kinds
+        for control in _ARMS[name][1]
+        if control in kinds
     )
     study = dataclasses.replace(table.study, arms=arms, extra_comparisons=pairs)
     models = [f"{model}, {step} steps" for model in table.models for step in steps]
@@ -101,8 +107,9 @@ def results(table: Table) -> list[str | Picture | None]:
         return ["Only the seeds that choose settings have run."]
     own = readouts(table)
     found = tables.compare(own, _LOSS)
+    has_bema = any(arm.name == "bema" for arm in own.study.arms)
     return [
-        _METHOD,
+        _METHOD + has_bema * _BEMA,
         figures.forest(own, found, _LOSS[0]),
         *tables.comparisons(own, found, _LOSS),
         *tables.results(own, _LOSS),
