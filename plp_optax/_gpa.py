@@ -70,6 +70,10 @@ def gpa(
     Compare it with the optimizer at the same learning rate, and with an average of the
     plain run (:func:`~plp_optax.tail_average`), which is :math:`\mu_y = 0`.
 
+    It is a momentum: after one of a similar length the two overshoot. The reference has
+    AdamW with its first moment before it, and an average that is much longer; in a
+    short run use ``optax.adamw(..., b1=0.0)`` or plain SGD.
+
     Place it **last** in a chain. Weight decay before it is of the parameters y, as in
     the reference's code; its README applies it to z. The learning rate is scheduled as
     usual. Parameters are needed in half precision only.

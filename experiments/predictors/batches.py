@@ -215,7 +215,7 @@ METHODS = {
         is_average=True,
     ),
     "plain": Method(
-        "without momentum, constant rate",
+        "AdamW without momentum, constant rate",
         _in_place_of_the_base(_plain),
         "plain",
         last_rate=1.0,
