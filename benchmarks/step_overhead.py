@@ -48,6 +48,8 @@ def make_arms() -> dict[str, optax.GradientTransformation]:
         "sgd + ema_nesterov": optax.chain(SGD, plp_optax.ema_nesterov()),
         "sgd + outer_nesterov": optax.chain(SGD, plp_optax.outer_nesterov()),
         "sgd + tail_average": optax.chain(SGD, plp_optax.tail_average()),
+        "sgd + bema": optax.chain(SGD, plp_optax.bema()),
+        "sgd + gpa": optax.chain(SGD, plp_optax.gpa()),
         "sgd + anderson, restarted": optax.chain(
             SGD, plp_optax.anderson(10, period=10)
         ),
@@ -56,6 +58,7 @@ def make_arms() -> dict[str, optax.GradientTransformation]:
         "optax.lbfgs": optax.lbfgs(1e-3, memory_size=10, linesearch=None),
         LOOKAHEAD: optax.lookahead(SGD, 5, 0.5),
         "adam": optax.adam(1e-3),
+        "pace": plp_optax.pace(1e-3),
         "adam + plp": optax.chain(optax.adam(1e-3), plp_optax.plp()),
         **{
             f"amplify {measure}, {when} + sgd": optax.chain(

@@ -161,6 +161,59 @@ def tail_average(figure: Figure) -> None:
     axes.legend()
 
 
+def bema(figure: Figure) -> None:
+    """A slow direction: the average lags, and the corrected one is ahead."""
+    noise = jnp.asarray(np.random.default_rng(2).normal(size=(300, 1)))
+    axes = figure.subplots()
+    for name, link, color in (
+        ("exponential average", plp_optax.bema(bias_power=None), BLUE),
+        ("BEMA", plp_optax.bema(bias_power=0.4), RED),
+    ):
+        tx = optax.chain(optax.sgd(0.15), link)
+        points, (_, states) = follow(tx, lambda w, i: 0.1 * w + noise[i], [4.0], 300)
+        if color == BLUE:
+            axes.plot(points, color="0.7", lw=0.8, label="parameter")
+        average = jax.vmap(plp_optax.bema_params)(states, points[1:])
+        axes.plot(np.arange(1, 301), average, color=color, label=name)
+    axes.axhline(0, color="k", lw=0.8, label="minimum")
+    axes.set(xlabel="optimizer step", ylabel="slow parameter")
+    axes.legend()
+
+
+def gpa(figure: Figure) -> None:
+    """Gradients are taken near an average, which stays in the middle of the valley."""
+    inner = optax.sgd(0.12)
+    tx = optax.chain(inner, plp_optax.gpa(0.7, decay=0.9))
+    points, (_, states) = follow(tx, slope, [-1.5, 2.2], 60)
+    average = jax.vmap(plp_optax.evaluation_params)((states,), points[1:])
+    plain, _ = follow(inner, slope, [-1.5, 2.2], 60)
+    axes = figure.subplots()
+    contours(axes)
+    axes.plot(*plain.T, ".-", color=GREY, lw=0.8, label="gradient descent, 60 steps")
+    axes.plot(*points.T, ".-", color=BLUE, label="parameters y, where the gradient is")
+    axes.plot(*average.T, ".-", color=RED, label="average x, which is evaluated")
+    axes.legend(loc="upper center")
+
+
+def pace(figure: Figure) -> None:
+    """The distance from the minimum, with and without the pull."""
+    noise = jnp.asarray(np.random.default_rng(1).normal(size=(400, 50)))
+    axes = figure.subplots()
+    for pull, color, name in ((0.0, GREY, "AdamW"), (3.0, RED, "PACE")):
+        points, states = follow(
+            plp_optax.pace(0.05, pull), lambda w, i: w + noise[i], 2 * jnp.ones(50), 400
+        )
+        average = jax.vmap(plp_optax.evaluation_params)(states, points[1:])
+        for what, path, style in (
+            ("parameters", points[1:], ":"),
+            ("average", average, "-"),
+        ):
+            distance = np.linalg.norm(path, axis=1)
+            axes.semilogy(distance, style, color=color, label=f"{name}, {what}")
+    axes.set(xlabel="optimizer step", ylabel="distance from the minimum")
+    axes.legend()
+
+
 def ekf(figure: Figure) -> None:
     """A curve with two parameters, after 3, 6 and 12 samples."""
 
@@ -215,6 +268,9 @@ PICTURES = (
     ema_nesterov,
     outer_nesterov,
     tail_average,
+    bema,
+    gpa,
+    pace,
     ekf,
     cascade,
 )

@@ -113,6 +113,29 @@ def _claims() -> tuple[Claim, ...]:
         characters(
             "Outer Nesterov", "outer_nesterov", arm="outer", matched="outer-matched"
         ),
+        characters(
+            "GPA, AdamW without momentum",
+            "gpa",
+            arm="plain-gpa",
+            matched="schedule-free",
+            task="characters, AdamW, 400 steps; control: schedule-free",
+        ),
+        characters("GPA", "gpa", arm="gpa", matched="gpa-matched"),
+        characters(
+            "PACE",
+            "pace",
+            arm="pace",
+            matched="ema-of-bema",
+            task="characters, AdamW, 400 steps; control: an average that it ignores",
+        ),
+        characters(
+            "BEMA",
+            "bema",
+            arm="bema",
+            base="constant",
+            matched="ema-of-bema",
+            task="characters, AdamW, 400 steps; control: without the correction",
+        ),
         characters("PLP", "plp", arm="plp", matched="plp-matched"),
         digits(
             "PLP",

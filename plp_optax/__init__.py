@@ -28,8 +28,11 @@ from plp_optax._averages import (
     merge_weights,
     tail_average,
 )
+from plp_optax._bema import BemaState, bema, bema_params
 from plp_optax._ekf import EKFState, ekf
+from plp_optax._gpa import GPAState, gpa
 from plp_optax._layers import layer_names, stacked
+from plp_optax._pace import PaceState, pace
 from plp_optax._plp import plp, plp_adamw, plp_coefficients, plp_sgd
 from plp_optax._selectors import Selector, all_layers, at_random, by_score, named
 from plp_optax._slow_momentum import (
@@ -47,10 +50,13 @@ __all__ = [
     "AmplificationWindow",
     "AmplifyLayersState",
     "AndersonState",
+    "BemaState",
     "EKFState",
     "EmaNesterovState",
+    "GPAState",
     "LayerAnalysis",
     "OuterNesterovState",
+    "PaceState",
     "Selector",
     "Stage",
     "TailAverageState",
@@ -63,11 +69,14 @@ __all__ = [
     "at_random",
     "average_coefficients",
     "averaged_params",
+    "bema",
+    "bema_params",
     "by_score",
     "effective_rate_multiplier",
     "ekf",
     "ema_nesterov",
     "evaluation_params",
+    "gpa",
     "layer_analyses",
     "layer_names",
     "layer_table",
@@ -77,6 +86,7 @@ __all__ = [
     "merge_weights",
     "named",
     "outer_nesterov",
+    "pace",
     "plp",
     "plp_adamw",
     "plp_coefficients",

@@ -12,9 +12,12 @@ import numpy as np
 import optax
 
 from plp_optax import _checks
+from plp_optax._bema import BemaState, bema_params
+from plp_optax._gpa import GPAState, primal_average
 from plp_optax._trees import (
     arrays,
     combine,
+    fall_back,
     map_params,
     movement,
     select,
@@ -172,10 +175,7 @@ def tail_average(
             # (1 - d) / (1 - d^n), without the cancellation where d is near 1.
             log = jnp.log1p(-jnp.asarray(1 - decay, float))
             rho = jnp.expm1(log) / jnp.expm1(jnp.maximum(n, 1) * log)
-        # o - (u + rho (o - u)), rounded once: (1 - rho) (o - u) would lose a small rho,
-        # always in the same direction.
-        u = movement(updates, params)
-        back = combine((1 - rho, u), (rho, before))
+        back = fall_back(before, movement(updates, params), rho)
         offset = combine((1, before), (-1, back))
         return updates, TailAverageState(
             tail_steps=optax.safe_increment(state.tail_steps),
@@ -227,9 +227,10 @@ def averaged_params(
 def evaluation_params(state: optax.OptState, params: optax.Params) -> optax.Params:
     """The parameters to evaluate, whatever optimizer has trained them.
 
-    The state may be that of any chain: :func:`tail_average`'s average,
-    ``optax.contrib.schedule_free``'s, and the slow parameters of ``optax.lookahead``
-    are found inside ``optax.chain``, ``named_chain``, ``masked``, ``partition``,
+    The state may be that of any chain: the averages of :func:`tail_average`,
+    :func:`~plp_optax.bema`, :func:`~plp_optax.gpa`, :func:`~plp_optax.pace` and
+    ``optax.contrib.schedule_free``, and the slow parameters of ``optax.lookahead`` are
+    found inside ``optax.chain``, ``named_chain``, ``masked``, ``partition``,
     ``MultiSteps``, ``inject_hyperparams``, ``apply_if_finite``, and in the state of an
     ``nnx.Optimizer``. Leaves that it does not see, masked or frozen ones, are returned
     as they are.
@@ -294,6 +295,8 @@ def _lookahead(state: Any, params: Any) -> optax.Params:
 
 _READ: dict[type, Callable[[Any, Any], optax.Params]] = {
     TailAverageState: averaged_params,
+    BemaState: bema_params,
+    GPAState: primal_average,
     optax.contrib.ScheduleFreeState: _schedule_free,
     optax.LookaheadState: _lookahead,
 }

@@ -83,39 +83,52 @@ def movement(updates: Any, params: Any | None, *, of_wide: bool = True) -> Any:
     return jax.tree.map(moved, updates, params)
 
 
-def map_params(fn: Callable[[Any, Any], Any], params: Any, tree: Any) -> Any:
-    """``fn`` of each parameter and the leaf of ``tree`` that belongs to it.
+def fall_back(offset: Any, update: Any, rho: jax.typing.ArrayLike) -> Any:
+    """How far an average falls back behind what it averages: u + rho (o - u).
 
-    Parameters that the tree masks (``optax.MaskedNode``) stay as they are. Trees whose
-    containers differ, such as the states of an ``nnx.Optimizer`` and of its model, are
-    paired by the order of their leaves.
+    The average's ``offset`` o from a point that moves by u, and that it then follows
+    with the weight rho, becomes (1 - rho) (o - u), which is o minus this. In that form
+    a small rho would be lost to rounding, always in the same direction.
+    """
+    return combine((1 - rho, update), (rho, offset))
+
+
+def map_params(fn: Callable[..., Any], params: Any, tree: Any, *more: Any) -> Any:
+    """``fn`` of each parameter and the leaves of the trees that belong to it.
+
+    Parameters that the first tree masks (``optax.MaskedNode``) stay as they are. Trees
+    whose containers differ, such as the states of an ``nnx.Optimizer`` and of its
+    model, are paired by the order of their leaves.
 
     Raises:
       ValueError: If the trees do not belong together.
     """
 
-    def one(x: Any, p: Any) -> Any:
+    def one(x: Any, p: Any, *ys: Any) -> Any:
         if isinstance(x, optax.MaskedNode):
             return p
-        if jnp.shape(x) != jnp.shape(p):
-            raise ValueError(
-                f"the state is of other parameters: shape {jnp.shape(x)} there, "
-                f"{jnp.shape(p)} here"
-            )
-        return fn(p, x)
+        for other in (x, *ys):
+            if jnp.shape(other) != jnp.shape(p):
+                raise ValueError(
+                    f"the state is of other parameters: shape {jnp.shape(other)} "
+                    f"there, {jnp.shape(p)} here"
+                )
+        return fn(p, x, *ys)
 
     def is_masked(x: Any) -> bool:
         return isinstance(x, optax.MaskedNode)
 
     leaves, structure = jax.tree.flatten(params)
-    others = jax.tree.leaves(tree, is_leaf=is_masked)
-    if len(leaves) == len(others):
-        return jax.tree.unflatten(structure, map(one, others, leaves))
-    if not any(map(is_masked, others)):
+    first, *others = (jax.tree.leaves(x, is_leaf=is_masked) for x in (tree, *more))
+    if all(len(x) == len(leaves) for x in (first, *others)):
+        return jax.tree.unflatten(structure, map(one, first, leaves, *others))
+    if not any(map(is_masked, first)):
+        count = next(len(x) for x in (first, *others) if len(x) != len(leaves))
         raise ValueError(
-            f"the state is of other parameters: {len(others)} there, {len(leaves)} here"
+            f"the state is of other parameters: {count} there, {len(leaves)} here"
         )
-    return jax.tree.map(one, tree, params, is_leaf=is_masked)  # a mask of subtrees
+    # A mask of subtrees.
+    return jax.tree.map(one, tree, params, *more, is_leaf=is_masked)
 
 
 def combine(*terms: tuple[jax.typing.ArrayLike, Any], like: Any = None) -> Any:

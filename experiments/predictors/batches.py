@@ -19,6 +19,9 @@ _WARMUP, _LAST_RATE = 0.05, 0.1  # parts of the steps, of the peak
 _BETA, _GAMMA = 0.5, 0.95
 _ETA, _MU, _K = 0.7, 0.5, 10
 _TAIL = 0.75  # where the average begins
+_B2, _WEIGHT_DECAY = 0.99, 0.01  # of AdamW
+_GPA_DECAY = 0.974  # the paper's for DiLoCo with four inner steps
+_SCHEDULE_FREE = 0.9
 _POINTS = 10  # of a curve
 
 
@@ -77,10 +80,84 @@ def _nothing(steps: int) -> optax.GradientTransformation:
     return optax.identity()
 
 
+def _bema(start: float = 0.0, **kwargs: Any) -> Callable[[int], Any]:
+    return lambda steps: plp_optax.bema(start=round(start * steps), **kwargs)
+
+
+def _gpa(steps: int) -> optax.GradientTransformation:
+    del steps
+    return plp_optax.gpa(decay=_GPA_DECAY)
+
+
+def _in_place_of_the_base(
+    make: Callable[[jax.Array, int], optax.GradientTransformation],
+) -> Callable[[int], Any]:
+    """A link that is an optimizer at the step's rate, and ignores the base's update."""
+
+    def make_link(steps: int) -> optax.GradientTransformationExtraArgs:
+        def update(
+            updates: Any, state: Any, params: Any, *, gradient: Any, rate: jax.Array
+        ) -> Any:
+            del updates
+            return make(rate, steps).update(gradient, state, params)
+
+        init = make(jnp.zeros(()), steps).init
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    return make_link
+
+
+def _plain(rate: jax.Array, steps: int) -> optax.GradientTransformation:
+    """AdamW without its first moment, which an average that is followed replaces."""
+    del steps
+    return optax.chain(
+        optax.scale_by_adam(b1=0.0, b2=_B2),
+        optax.add_decayed_weights(_WEIGHT_DECAY),
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _plain_with(
+    make_link: Callable[[int], optax.GradientTransformation],
+) -> Callable[[int], Any]:
+    return _in_place_of_the_base(
+        lambda rate, steps: optax.chain(_plain(rate, steps), make_link(steps))
+    )
+
+
+def _schedule_free(rate: jax.Array, steps: int) -> optax.GradientTransformation:
+    base = _plain(rate, steps)
+    return optax.contrib.schedule_free(base, rate, b1=_SCHEDULE_FREE)
+
+
+def _pace(rate: jax.Array, steps: int) -> optax.GradientTransformation:
+    del steps
+    return plp_optax.pace(rate, b2=_B2, weight_decay=_WEIGHT_DECAY)
+
+
+def _adamw(b1: float) -> Callable[[int], Any]:
+    return _in_place_of_the_base(
+        lambda rate, steps: optax.adamw(rate, b1, _B2, weight_decay=_WEIGHT_DECAY)
+    )
+
+
+def _long_nesterov(rate: jax.Array, steps: int) -> optax.GradientTransformation:
+    """Nesterov momentum as long as GPA's, after the second moment as there."""
+    del steps
+    return optax.chain(
+        optax.scale_by_adam(b1=0.0, b2=_B2),
+        optax.add_decayed_weights(_WEIGHT_DECAY),
+        optax.trace(_GPA_DECAY, nesterov=True),
+        optax.scale_by_learning_rate(rate * (1 - _GPA_DECAY)),
+    )
+
+
 SETUPS = {
     "characters": Setup(
         characters,
-        optax.chain(optax.scale_by_adam(b2=0.99), optax.add_decayed_weights(0.01)),
+        optax.chain(
+            optax.scale_by_adam(b2=_B2), optax.add_decayed_weights(_WEIGHT_DECAY)
+        ),
         tuple(3e-4 * 10 ** (i / 4) for i in range(9)),
         tuning_seeds=3,
         lanes=9,
@@ -131,6 +208,65 @@ METHODS = {
     "tail-constant": Method(
         "tail average, constant rate", _tail, "constant", last_rate=1.0, is_average=True
     ),
+    "gpa": Method("GPA", _gpa, "base", is_average=True),
+    "gpa-constant": Method(
+        "GPA, constant rate", _gpa, "constant", last_rate=1.0, is_average=True
+    ),
+    "bema": Method("BEMA", _bema(), "constant", last_rate=1.0, is_average=True),
+    "bema-tail": Method(
+        "BEMA, last quarter", _bema(_TAIL), "constant", last_rate=1.0, is_average=True
+    ),
+    "ema-of-bema": Method(
+        "BEMA's average, not corrected",
+        _bema(bias_power=None),
+        "constant",
+        last_rate=1.0,
+        is_average=True,
+    ),
+    "pace": Method(
+        "PACE",
+        _in_place_of_the_base(_pace),
+        "constant",
+        drift=None,
+        last_rate=1.0,
+        is_average=True,
+    ),
+    # What longer momentum alone does, which averages that are followed have in them.
+    "b1-0.95": Method("AdamW, b1 0.95", _adamw(0.95), "b1-0.95"),
+    "b1-0.975": Method("AdamW, b1 0.975", _adamw(0.975), "b1-0.975"),
+    "nesterov": Method(
+        "AdamW, Nesterov momentum 0.974",
+        _in_place_of_the_base(_long_nesterov),
+        "nesterov",
+    ),
+    "plain": Method(
+        "AdamW without momentum, constant rate",
+        _in_place_of_the_base(_plain),
+        "plain",
+        last_rate=1.0,
+    ),
+    "plain-tail": Method(
+        "tail average without momentum, constant rate",
+        _plain_with(_tail),
+        "plain",
+        last_rate=1.0,
+        is_average=True,
+    ),
+    "plain-gpa": Method(
+        "GPA without momentum, constant rate",
+        _plain_with(_gpa),
+        "plain",
+        last_rate=1.0,
+        is_average=True,
+    ),
+    "schedule-free": Method(
+        "schedule-free",
+        _in_place_of_the_base(_schedule_free),
+        "plain",
+        drift=1 - _SCHEDULE_FREE / 2,
+        last_rate=1.0,
+        is_average=True,
+    ),
 }
 
 
@@ -161,7 +297,9 @@ def _make_step(setup: Setup, method: str, steps: int) -> Any:
         gradient = jax.grad(part.loss)(params, part.batch(data, key))
         plain, base_state = base.update(gradient, base_state, params)
         plain = jax.tree.map(lambda u: -rate * u, plain)
-        updates, link_state = link.update(plain, link_state, params)
+        updates, link_state = link.update(
+            plain, link_state, params, gradient=gradient, rate=rate
+        )
         lengths += jnp.stack([optax.tree.norm(updates), optax.tree.norm(plain)])
         params = optax.apply_updates(params, updates)
         return params, base_state, link_state, lengths
@@ -169,7 +307,7 @@ def _make_step(setup: Setup, method: str, steps: int) -> Any:
     def evaluate(carry: Any, data: Any) -> jax.Array:
         params, _, link_state, _ = carry
         if METHODS[method].is_average:
-            params = plp_optax.averaged_params(link_state, params)
+            params = plp_optax.evaluation_params(link_state, params)
         return part.evaluate(params, data)
 
     return begin, step, evaluate

@@ -21,6 +21,7 @@ HORIZONS = (10, 20, 40, 80)  # in blocks
 POWERS = (4, 8, 16, 32)
 PARTS = (0.1, 0.2, 0.5, 1.0)  # of a horizon, over which the rate falls
 WINDOWS = (0.1, 0.2, 0.3, 0.5)  # parts that are averaged
+BIAS_POWERS = (0.2, 0.4)  # of BEMA's correction
 BLEND = 0.3  # weight of the average
 _BLENDED = 16  # its power
 _WARMUP = 1 / 40  # part of the longest horizon
@@ -34,7 +35,11 @@ SHAPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-_AVERAGES = {str(power): plp_optax.tail_average(power) for power in POWERS}
+_BEMA = {
+    f"bema-{power}": plp_optax.bema(bias_power=power, keep_initial=False)
+    for power in BIAS_POWERS
+}
+_AVERAGES = {str(power): plp_optax.tail_average(power) for power in POWERS} | _BEMA
 
 
 class _Carry(NamedTuple):
@@ -42,7 +47,7 @@ class _Carry(NamedTuple):
 
     variables: Any
     opt_state: Any
-    averages: dict[str, Any]  # states of tail_average, by power
+    averages: dict[str, Any]  # states of _AVERAGES
 
 
 def _make_step(task: Task) -> Callable[[_Carry, jax.Array, jax.Array], _Carry]:
@@ -57,8 +62,8 @@ def _make_step(task: Task) -> Callable[[_Carry, jax.Array, jax.Array], _Carry]:
         updates, opt_state = task.direction.update(gradient, carry.opt_state, params)
         updates = jax.tree.map(lambda u: -rate * u, updates)
         averages = {
-            power: _AVERAGES[power].update(updates, average, params)[1]
-            for power, average in carry.averages.items()
+            name: _AVERAGES[name].update(updates, average, params)[1]
+            for name, average in carry.averages.items()
         }
         params = optax.apply_updates(params, updates)
         return _Carry({**variables, "params": params}, opt_state, averages)
@@ -155,7 +160,7 @@ def run(
 
     variables = task.init(jax.random.key(seed))
     params = variables["params"]
-    averages = {power: average.init(params) for power, average in _AVERAGES.items()}
+    averages = {name: average.init(params) for name, average in _AVERAGES.items()}
     carries = [_Carry(variables, task.direction.init(params), averages)]
     means: list[Any] = []
     ends: list[Any] = []
@@ -166,29 +171,32 @@ def run(
 
     for stop in HORIZONS:
         carry = carries[stop]
-        for name, params in _readouts(carry, means[:stop], ends[:stop]):
-            yield losses(carry, params, stop, name)
+        for name, readout in _readouts(carry, params, means[:stop], ends[:stop]):
+            yield losses(carry, readout, stop, name)
         for shape in shapes:
             for part in parts:
                 start = stop - round(part * stop)
                 part_steps = (stop - start) * size
                 factors = SHAPES[shape](np.arange(part_steps) / part_steps)
                 *_, (end, _) = advance(carries[start], start, stop, factors)
-                params = end.variables["params"]
-                yield losses(end, params, stop, f"decay-{shape}-{part}")
+                last = end.variables["params"]
+                yield losses(end, last, stop, f"decay-{shape}-{part}")
                 average = end.averages[str(_BLENDED)]
-                blend = plp_optax.averaged_params(average, params, BLEND)
+                blend = plp_optax.averaged_params(average, last, BLEND)
                 yield losses(end, blend, stop, f"blend-{shape}-{part}")
 
 
 def _readouts(
-    carry: _Carry, means: Sequence[Any], ends: Sequence[Any]
+    carry: _Carry, initial: Any, means: Sequence[Any], ends: Sequence[Any]
 ) -> Iterator[tuple[str, Any]]:
     """What a run at a constant rate gives, by name."""
     last = carry.variables["params"]
     yield "last", last
-    for power, average in carry.averages.items():
+    for power in POWERS:
+        average = carry.averages[str(power)]
         yield f"power-{power}", plp_optax.averaged_params(average, last)
+    for name in _BEMA:
+        yield name, plp_optax.bema_params(carry.averages[name], last, initial)
     count = len(means)
     for part in WINDOWS:
         yield f"merge-linear-{part}", plp_optax.merge(means, over=part)

@@ -28,6 +28,10 @@ _METHOD = (
     "matched control is the best plain window, *merged*. *Blended* is 0.7 times a "
     "decayed run and 0.3 times its power average."
 )
+_BEMA = (
+    " *BEMA* is an exponential average, corrected from the start of the run; its "
+    "control is an EMA without a correction."
+)
 # By the first word of a read-out's name: label, and what it is compared with.
 _ARMS = {
     "decay": ("decay, tuned", ()),
@@ -37,6 +41,7 @@ _ARMS = {
     "merge": ("merged blocks, tuned", ("decay",)),
     "raw": ("merged checkpoints, tuned", ("decay", "merge")),
     "ema": ("EMA, tuned", ("decay",)),
+    "bema": ("BEMA, tuned", ("decay", "ema")),
     "extrapolated": ("extrapolated averages, tuned", ("decay", "merge")),
     "blend": ("decay blended with its average, tuned", ("decay",)),
 }
@@ -83,11 +88,14 @@ def compared(table: Table) -> Table:
     runs = rows.select(
         model=place, arm="kind", seed="seed", diverged=pl.lit(False), loss="loss"
     )
-    arms = tuple(Arm(name, label, {}) for name, (label, _) in _ARMS.items())
+    # Older records have fewer kinds.
+    kinds = [name for name in _ARMS if name in set(rows["kind"])]
+    arms = tuple(Arm(name, _ARMS[name][0], {}) for name in kinds)
     pairs = tuple(
         Comparison(name, control)
-        for name, (_, controls) in _ARMS.items()
-        for control in controls
+        for name in kinds
+        for control in _ARMS[name][1]
+        if control in kinds
     )
     study = dataclasses.replace(table.study, arms=arms, extra_comparisons=pairs)
     models = [f"{model}, {step} steps" for model in table.models for step in steps]
@@ -101,8 +109,9 @@ def results(table: Table) -> list[str | Picture | None]:
         return ["Only the seeds that choose settings have run."]
     own = compared(table)
     found = tables.compare(own, METRICS)
+    has_bema = any(arm.name == "bema" for arm in own.study.arms)
     return [
-        _METHOD,
+        _METHOD + has_bema * _BEMA,
         figures.forest(own, found, METRICS[0]),
         *tables.comparisons(own, found, METRICS),
         *tables.results(own, METRICS),

@@ -19,7 +19,12 @@ _METHOD = (
     "there. The extrapolation of EMA-Nesterov falls from 0.5 to 0; on the *published "
     "schedule* it is 0.6 times the learning rate over its peak from 16 to 76 % of the "
     "steps, and 0 before and after (record 39 of modded-nanogpt's track 3). Averages "
-    "of the tail are over the last quarter of the steps."
+    "of the tail are over the last quarter of the steps. Of GPA, schedule-free, BEMA "
+    "and PACE the average is evaluated. GPA averages as DiLoCo with four inner steps "
+    "would (0.974). PACE has an AdamW of its own with the same settings. *Without "
+    "momentum* AdamW has no first moment, as in schedule-free, where an average takes "
+    "its place. BEMA corrects an average over about "
+    "the last 20 steps, from the start of the run or of its last quarter."
 )
 METRICS = (Metric("loss", "last loss on held-out data", "nats", 4, c("loss")),)
 

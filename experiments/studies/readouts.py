@@ -52,7 +52,7 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     task = tasks.make(config["model"], config.get("data_dir"))
     rows: list[dict[str, Any]] = []
     count = len(courses.HORIZONS) * (
-        17 + 2 * len(config["shapes"]) * len(config["parts"])
+        19 + 2 * len(config["shapes"]) * len(config["parts"])
     )
     found = courses.run(
         task,

@@ -98,6 +98,24 @@ STUDY = Study(
         Comparison("constant", "base"),
         Comparison("tail-constant", "base"),
         Comparison("tail-constant", "to-zero"),
+        # Whether an average that training follows is better than one that it ignores.
+        Comparison("bema", "ema-of-bema"),
+        Comparison("bema-tail", "ema-of-bema"),
+        Comparison("pace", "ema-of-bema"),
+        Comparison("pace", "base"),
+        Comparison("plain", "base"),
+        Comparison("plain-tail", "base"),
+        Comparison("plain-gpa", "base"),
+        Comparison("plain-gpa", "plain-tail"),
+        Comparison("plain-gpa", "schedule-free"),
+        Comparison("schedule-free", "base"),
+        Comparison("schedule-free", "plain-tail"),
+        # Whether longer momentum explains what averages that are followed gain.
+        *(
+            Comparison(arm, control)
+            for momentum in ("b1-0.95", "b1-0.975", "nesterov")
+            for arm, control in ((momentum, "base"), ("plain-gpa", momentum))
+        ),
     ),
     execute=execute,
 )

@@ -31,6 +31,12 @@ def plain(params):
         ("sgd + outer_nesterov", 2, 4, 0),
         # Follows what the parameters do, for which XLA keeps the old ones.
         ("sgd + tail_average", 1, 4, LAYERS),
+        # A counter and a weight; the average, and the initial parameters.
+        ("sgd + bema", 2, 4 * 2, LAYERS),
+        # Both outputs read the old offset, which XLA keeps.
+        ("sgd + gpa", 1, 4 * 2, LAYERS),
+        # Adam's moments and the average, in place of SGD's momentum; two counters.
+        ("pace", 2, 4 * 2, LAYERS),
         # Two counters; of each layer score, z-score, factor, a flag of one byte and two
         # counts, and the sums that are kept by layer.
         ("amplify g1, analysis + sgd", 0, 4 * 2 + LAYERS * (5 * 4 + 1 + 2 * 4), 0),

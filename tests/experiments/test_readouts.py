@@ -58,10 +58,14 @@ def test_read_outs_and_decays():
         power = path[0]
         for n in range(2, stop + 1):
             power = power + 17 / (n + 16) * (path[n - 1] - power)
+        ema = np.zeros(2)
+        for t, w in enumerate(path, 1):
+            ema = ema + (10 + t) ** -0.5 * (w - ema)
         decayed = by_hand(stop, 0.5, lambda x: 1 - x)[-1]
         expected = {
             "last": path[-1],
             "power-16": power,
+            "bema-0.4": ema + (10 + stop) ** -0.4 * path[-1],  # from 0
             "merge-linear-0.2": path[-stop // 5 :].mean(axis=0),
             "decay-linear-0.5": decayed,
             "decay-cosine-0.5": by_hand(
@@ -91,6 +95,7 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
         "decay-linear-0.1": (1.0, 9.0),
         "power-16": (0.5, 9.0),
         "last": (3.0, 9.0),
+        "bema-0.4": (2.0, 9.0),
     }
     others = {n: (c + 1, 0.0) for n, (c, _) in chosen.items()}
     records = [
@@ -105,6 +110,7 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
             "decay-linear-0.1": (0.0, end),
             "power-16": (0.0, end - 1),
             "last": (0.0, end + 2),
+            "bema-0.4": (0.0, end + 3),
         }
         records.append(record("adamw-0.0056", seed, reported))
         records.append(record("adamw-0.0032", seed, {"power-16": (0.0, -50.0)}))
@@ -118,5 +124,7 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
     }
     assert means["power", "decay"] == pytest.approx(-1)
     assert means["one", "last"] == pytest.approx(-3)
+    assert means["bema", "decay"] == pytest.approx(3)
+    assert ("bema", "ema") not in means  # no EMA was read out
     assert means["last", "decay"] == pytest.approx(2)
     assert found.filter(pl.col("n") != 6).is_empty()

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+import plp_optax
 from experiments.predictors import batches, characters
 from experiments.studies import small_batches
 from experiments.tuning import tune
@@ -84,6 +85,24 @@ def test_the_tail_average_is_that_of_the_points(setups):
     for a, b in zip(average, plain, strict=True):
         np.testing.assert_allclose(a.losses[:6], b.losses[:6], rtol=1e-5)
         assert abs(a.losses[-1] - b.losses[-1]) > 1e-6
+
+
+def test_an_optimizer_takes_the_place_of_the_base(setups):
+    """At the rate of each step, on gradients at its own parameters; its average."""
+    rate, seed = 0.1, 3
+    rates = np.float32(rate) * batches.multipliers("pace", 1.0, STEPS)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), STEPS)
+    w = 1 + jax.random.uniform(jax.random.key(seed), (2,))
+    state, losses = batches._pace(rate, STEPS).init(w), []
+    for key, of_step in zip(keys, rates, strict=True):
+        gradient = CURVATURES * w + 0.1 * jax.random.normal(key, (2,))
+        tx = plp_optax.pace(of_step, b2=0.99, weight_decay=0.01)
+        updates, state = tx.update(gradient, state, w)
+        w = optax.apply_updates(w, updates)
+        average = plp_optax.averaged_params(state, w)
+        losses.append(float((CURVATURES * average**2 / 2).sum()))
+    course, *_ = batches.courses("quadratic", "pace", [rate] * 3, [seed] * 3, STEPS)
+    np.testing.assert_allclose(course.losses, losses[1::2], rtol=1e-4)
 
 
 def test_a_grid_is_continued_until_the_best_is_within():

@@ -157,6 +157,24 @@ CASES = {
         inject="outer_rate",
     ),
     "tail_average": Case(plp_optax.tail_average, {"decay": 0.5}, inject="decay"),
+    "bema": Case(
+        plp_optax.bema,
+        {"power": 0.4, "every": 2, "start": 3},
+        needs_params=True,
+        inject="power",
+    ),
+    "bema-given": Case(
+        plp_optax.bema, {"keep_initial": False, "lag": 2.0}, inject="lag"
+    ),
+    "gpa": Case(plp_optax.gpa, {"decay": 0.8}, inject="decay"),
+    "gpa-uniform": Case(plp_optax.gpa, {"power": 0.0}, inject="power"),
+    "pace": Case(
+        plp_optax.pace,
+        {"learning_rate": 0.05, "pull": 1.0},
+        needs_params=True,
+        inject="learning_rate",
+        optimizes=True,
+    ),
     # Its gradients are the Jacobian of one output.
     "ekf": Case(
         plp_optax.ekf,

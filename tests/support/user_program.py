@@ -39,6 +39,9 @@ transformations = [
     plp_optax.anderson(5, period=5, revert=True),
     plp_optax.ema_nesterov(),
     plp_optax.outer_nesterov(),
+    plp_optax.bema(every=4, keep_initial=False),
+    plp_optax.gpa(0.7, decay=0.99),
+    plp_optax.pace(optax.constant_schedule(1e-3), mask={"dense": True}),
     plp_optax.plp_adamw(optax.cosine_decay_schedule(1e-3, 100), mask={"dense": True}),
     plp_optax.ekf(measurement_noise=0.1),
 ]
@@ -50,6 +53,8 @@ chain = optax.chain(
 state = chain.init(params)
 updates, state = chain.update(params, state, params)
 averaged: optax.Params = plp_optax.averaged_params(state, params)
+fine_tuned = plp_optax.bema()
+corrected: optax.Params = plp_optax.bema_params(fine_tuned.init(params), params, params)
 names: tuple[str, ...] = plp_optax.layer_names(params)
 table: str = plp_optax.amplification_table(state, params)
 analyses: list[plp_optax.LayerAnalysis] = plp_optax.layer_analyses(state, params)
@@ -64,6 +69,9 @@ def counts(
     average: plp_optax.EmaNesterovState,
     momentum: plp_optax.OuterNesterovState,
     tail: plp_optax.TailAverageState,
+    corrected: plp_optax.BemaState,
+    primal: plp_optax.GPAState,
+    pulled: plp_optax.PaceState,
     kalman: plp_optax.EKFState,
 ) -> list[jax.Array]:
     return [
@@ -73,5 +81,8 @@ def counts(
         average.extrapolations,
         momentum.outer_step,
         tail.tail_steps,
+        corrected.bema_steps,
+        primal.interpolation,
+        pulled.average.tail_steps,
         kalman.covariance,
     ]
