@@ -14,10 +14,8 @@ from plp_optax._affine_window import (
 from plp_optax._amplification import (
     AmplifyLayersState,
     LayerAnalysis,
-    amplification_table,
     amplify_layers,
     layer_analyses,
-    layer_table,
 )
 from plp_optax._anderson import AndersonState, anderson
 from plp_optax._averages import (
@@ -29,7 +27,15 @@ from plp_optax._averages import (
     tail_average,
 )
 from plp_optax._ekf import EKFState, ekf
+from plp_optax._layer_table import layer_table
 from plp_optax._layers import layer_names, stacked
+from plp_optax._monitor import (
+    LayerStatistics,
+    MonitorLayersState,
+    layer_statistics,
+    monitor_layers,
+)
+from plp_optax._noise_adaptive import NoiseAdaptiveRatesState, noise_adaptive_rates
 from plp_optax._plp import plp, plp_adamw, plp_coefficients, plp_sgd
 from plp_optax._selectors import Selector, all_layers, at_random, by_score, named
 from plp_optax._slow_momentum import (
@@ -50,6 +56,9 @@ __all__ = [
     "EKFState",
     "EmaNesterovState",
     "LayerAnalysis",
+    "LayerStatistics",
+    "MonitorLayersState",
+    "NoiseAdaptiveRatesState",
     "OuterNesterovState",
     "Selector",
     "Stage",
@@ -57,7 +66,6 @@ __all__ = [
     "TrainingStrategy",
     "affine_window",
     "all_layers",
-    "amplification_table",
     "amplify_layers",
     "anderson",
     "at_random",
@@ -70,12 +78,15 @@ __all__ = [
     "evaluation_params",
     "layer_analyses",
     "layer_names",
+    "layer_statistics",
     "layer_table",
     "lookahead",
     "lookahead_coefficients",
     "merge",
     "merge_weights",
+    "monitor_layers",
     "named",
+    "noise_adaptive_rates",
     "outer_nesterov",
     "plp",
     "plp_adamw",

@@ -41,6 +41,9 @@ transformations = [
     plp_optax.outer_nesterov(),
     plp_optax.plp_adamw(optax.cosine_decay_schedule(1e-3, 100), mask={"dense": True}),
     plp_optax.ekf(measurement_noise=0.1),
+    plp_optax.monitor_layers(optax.adam(1e-3), measure="g2", window=10),
+    plp_optax.noise_adaptive_rates(optax.sgd(0.1), alpha=0.5),
+    plp_optax.amplify_layers(strategy, select=plp_optax.by_score(lowest=True)),
 ]
 chain = optax.chain(
     plp_optax.amplify_layers(strategy, select=plp_optax.all_layers()),
@@ -51,10 +54,15 @@ state = chain.init(params)
 updates, state = chain.update(params, state, params)
 averaged: optax.Params = plp_optax.averaged_params(state, params)
 names: tuple[str, ...] = plp_optax.layer_names(params)
-table: str = plp_optax.amplification_table(state, params)
+table: str = plp_optax.layer_table(state, params)
 analyses: list[plp_optax.LayerAnalysis] = plp_optax.layer_analyses(state, params)
 score: float = analyses[0].score
 rows: str = plp_optax.layer_table(analyses)
+watched = plp_optax.monitor_layers().init(params)
+statistics: list[plp_optax.LayerStatistics] = plp_optax.layer_statistics(
+    watched, params
+)
+ratio: float = statistics[0].snr
 
 
 def counts(
@@ -65,6 +73,8 @@ def counts(
     momentum: plp_optax.OuterNesterovState,
     tail: plp_optax.TailAverageState,
     kalman: plp_optax.EKFState,
+    monitor: plp_optax.MonitorLayersState,
+    adaptive: plp_optax.NoiseAdaptiveRatesState,
 ) -> list[jax.Array]:
     return [
         affine.cycle_step,
@@ -74,4 +84,6 @@ def counts(
         momentum.outer_step,
         tail.tail_steps,
         kalman.covariance,
+        monitor.squared_norms,
+        adaptive.layer_rates,
     ]
