@@ -70,8 +70,8 @@ class TrainingStrategy:
 
     Raises:
       ValueError: If the list makes no sense, naming the entry: epochs that do not
-        increase, a rate that is not positive, a negative factor, an amplified stage of one epoch
-        (which would be all analysis).
+        increase, a rate that is not positive, a negative factor, an amplified stage of
+        one epoch (which would be all analysis).
 
     Examples:
       >>> strategy = TrainingStrategy(
@@ -238,13 +238,10 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
     is_int = isinstance(end, numbers.Integral) and not isinstance(end, bool)
     if not is_int or end <= start:
         raise ValueError(f"{where} must end with an epoch after {start}")
-    for name, value, low, lowest in (
-        ("learning rate", rate, math.ulp(0.0), "positive"),
-        ("factor", factor, 0.0, "non-negative"),
-    ):
-        number_like = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not (number_like and low <= value < math.inf):
-            raise ValueError(f"{where} must have a {lowest} {name}, got {value!r}")
+    if not (_is_finite(rate) and rate > 0):
+        raise ValueError(f"{where} must have a positive learning rate, got {rate!r}")
+    if not (_is_finite(factor) and factor >= 0):
+        raise ValueError(f"{where} must have a factor of at least 0, got {factor!r}")
     if amplify not in (0, 1):
         raise ValueError(f"{where} must say 0 or 1 for amplify?, got {amplify!r}")
     if amplify and end - start < 2:
@@ -253,6 +250,11 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
             f"epoch: end it with epoch {start + 2} or later"
         )
     return Stage(int(end), float(rate), bool(amplify), float(factor))
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def _check_window(window: AmplificationWindow) -> None:
