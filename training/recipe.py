@@ -29,7 +29,7 @@ from training.settings import chain
 from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Amplify, Anderson
-from training.settings.optimizers import SGD
+from training.settings.optimizers import SGD, Optimizer
 from training.settings.strategy import Plan
 
 # Steps in a row that may be skipped before a run stops.
@@ -201,11 +201,22 @@ def _notes(config: Config) -> list[str]:
     notes = []
     if config.pin_memory and jax.default_backend() == "cpu":
         notes.append("--pin-memory means nothing on a CPU, which transfers no batches")
-    sgd = config.get(SGD)
-    if config.get(Amplify) and not sgd:
+    sgd, amplify, optimizer = map(config.get, (SGD, Amplify, Optimizer))
+    if amplify and optimizer and optimizer.scale_invariant:
+        if amplify.multiplies_updates(True):
+            notes.append(
+                f"{config.optimizer} undoes the amplification of gradients, so its "
+                f"updates are amplified (--amplify-inner)"
+            )
+        else:
+            notes.append(
+                f"{config.optimizer} is nearly invariant to the scale of gradients, so "
+                f"amplification has little effect"
+            )
+    if amplify and amplify.select == "scores" and config.model == "tiny":
         notes.append(
-            f"{config.optimizer} is nearly invariant to the scale of gradients, so "
-            f"amplification has little effect"
+            f"among the three layers of tiny no z-score is above 1.41; "
+            f"--amplify-threshold is {amplify.threshold:g}"
         )
     if config.get(Anderson) and sgd and sgd.momentum and not sgd.nesterov:
         notes.append(

@@ -9,7 +9,7 @@ from training.errors import ConfigError
 from training.settings import flags, plateau
 from training.settings.averages import TailAverage
 from training.settings.config import Config
-from training.settings.methods import Method
+from training.settings.methods import Amplify, Method
 from training.settings.optimizers import SGD, Optimizer
 from training.settings.schedules import Cyclic, Plateau, Schedule
 from training.settings.strategy import (
@@ -34,7 +34,9 @@ def make_plan(config: Config, steps_per_epoch: int) -> Plan:
         )
     strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
     last_step = min(total, config.max_steps or total)
-    return Plan(steps_per_epoch, total, last_step, config.seed, strategy)
+    optimizer = config.get(Optimizer)
+    is_invariant = optimizer is not None and optimizer.scale_invariant
+    return Plan(steps_per_epoch, total, last_step, config.seed, strategy, is_invariant)
 
 
 def make_strategy(
@@ -70,7 +72,8 @@ def make_schedule(config: Config, plan: Plan) -> optax.Schedule:
 def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationExtraArgs:
     """Returns the complete optimizer.
 
-    Amplification, clipping, decay, base optimizer, prediction, average: in this order.
+    Amplification, clipping, decay, base optimizer, prediction, average: in this order,
+    and the monitor around all but the average.
 
     Raises:
       ConfigError: If the library refuses an option.
@@ -103,6 +106,14 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
             except ValueError as error:
                 where = f"--method {config.method}: {error}"
                 raise ConfigError(flags.naming(method, error) or where) from error
+    if config.monitor_layers:
+        amplify = config.get(Amplify)
+        tx = plp_optax.monitor_layers(
+            tx,
+            measure="g1_per_weight",
+            window=max(2, plan.steps_per_epoch),
+            layers=amplify.layers if amplify else "kernels",
+        )
     if average := config.get(TailAverage):
         tx = average(tx, plan)
     return optax.with_extra_args_support(tx)

@@ -149,7 +149,8 @@ class MethodFlags:
         "none adds nothing (and sgd is its old name). plp (parameter linear "
         "prediction), lookahead, average (of the window), anderson (Anderson "
         "acceleration), ema-nesterov and outer-nesterov follow the optimizer; amplify "
-        "(layer-wise gradient amplification) precedes it.",
+        "(layer-wise gradient amplification) precedes it; noise-adaptive (layer-wise "
+        "learning rates) scales its updates.",
         parts=METHODS,
     )
     strategy: str | None = flag(
@@ -355,6 +356,12 @@ class RunFlags:
     )
     keep_checkpoints: int = flag(
         2, "How many of the newest checkpoints to keep.", low=1, identity=False
+    )
+    monitor_layers: bool = flag(
+        False,
+        "Record statistics of each layer over each epoch: norms of gradients, updates "
+        "and parameters, and the signal-to-noise ratio of gradients; in metrics.jsonl, "
+        "TensorBoard and layers.png. Needs one copy of the parameters more.",
     )
     on_nonfinite: Literal["stop", "skip"] = flag(
         "stop",
