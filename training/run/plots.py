@@ -205,7 +205,8 @@ def draw_layers(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     values = np.array(
         [[c.get(name) for c in columns] for name in names], float
     )  # None is NaN
-    figure = Figure(figsize=(8, 2 + 0.22 * len(names)), dpi=120, layout="constrained")
+    height = min(0.22 * len(names), 8.0)
+    figure = Figure(figsize=(8, 2 + height), dpi=120, layout="constrained")
     ax = figure.subplots()
     ax.set_facecolor("0.85")  # where there is no number
     first, last = watched[0]["epoch"], watched[-1]["epoch"]
@@ -217,15 +218,17 @@ def draw_layers(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
         norm=LogNorm(1e-3, 1, clip=True),
         extent=(first - 0.5, last + 0.5, len(names) - 0.5, -0.5),
     )
-    bar = figure.colorbar(
-        image, ax=ax, extend="both", label="signal / noise (variance)"
-    )
+    bar = figure.colorbar(image, ax=ax, extend="both", label="signal-to-noise ratio")
     bar.set_ticks(
         [1e-3, 1e-2, 1e-1, 1],
         labels=["0.001: noise", "0.01", "0.1", "1: signal"],
     )
-    ax.set(xlabel="epoch", title="signal-to-noise ratio of a step's gradient")
-    ax.set_yticks(range(len(names)), names, fontsize=7)
+    ax.set(
+        xlabel="epoch",
+        title="a layer's gradient in one step: signal (bright) or noise (dark)",
+    )
+    size = min(7.0, 60 * height / len(names))  # points
+    ax.set_yticks(range(len(names)), names, fontsize=size)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _set_title(figure, title)
     figure.savefig(path)

@@ -52,6 +52,11 @@ def make_strategy(
     try:
         if config.strategy in NAMED_STRATEGIES:
             stages = paper_stages(config.strategy, config.epochs)
+            optimizer = config.get(Optimizer)
+            if optimizer and optimizer.scale_invariant:
+                # The papers' rate of 0.1 is that of SGD.
+                scale = optimizer.usual_rate / 0.1
+                stages = [(end, scale * rate, *rest) for end, rate, *rest in stages]
         else:
             stages = listed_strategy(config.strategy)
         return plp_optax.TrainingStrategy(stages, steps_per_epoch=steps_per_epoch)

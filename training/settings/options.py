@@ -156,7 +156,8 @@ class MethodFlags:
     strategy: str | None = flag(
         lambda c: "paper" if c.amplify_select else None,
         "Learning rate and amplification by epoch: paper (VGG-19 and ResNet-18/34), "
-        "paper-deep (ResNet-50/101), both scaled to --epochs, or a list such as "
+        "paper-deep (ResNet-50/101), both scaled to --epochs, with the usual rate of "
+        "the optimizer in the place of SGD's 0.1; or a list such as "
         '"[(10, 0.1, 0, 1), (20, 0.1, 1, 2.0)]" of (end epoch, learning rate, '
         "amplify?, factor). Replaces --schedule and --learning-rate. Unset: paper for "
         "methods that amplify.",
