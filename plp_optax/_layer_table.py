@@ -36,25 +36,31 @@ def layer_table(state: Any, params: Any = None, *, layers: Layers = "kernels") -
     """
     if params is None:
         return _text(state)
-    tables = []
-    kinds: Any = (AmplifyLayersState, MonitorLayersState)
-    for kind in kinds:
-        nodes = jax.tree.leaves(state, is_leaf=lambda x, k=kind: isinstance(x, k))
-        if any(isinstance(node, kind) for node in nodes):
-            tables.append(_of_members(state, kind, params, layers))
+    tables = [
+        _of_members(state, kind, params, layers)
+        for kind in (AmplifyLayersState, MonitorLayersState)
+        if _contains(state, kind)
+    ]
     if not tables:
         _checks.only_state(state, AmplifyLayersState)  # which raises
     return "\n\n".join(tables)
 
 
+def _contains(state: Any, kind: type) -> bool:
+    def is_one(x: Any) -> bool:
+        return isinstance(x, kind)
+
+    return any(map(is_one, jax.tree.leaves(state, is_leaf=is_one)))
+
+
 def _of_members(state: Any, kind: Any, params: Any, layers: Layers) -> str:
     state = _checks.only_state(state, kind)
+    read: Any = layer_statistics
     if kind is AmplifyLayersState:
-        rows, steps, read = state.scores, state.gradients_seen, layer_analyses
+        one_per_layer, steps, read = state.scores, state.gradients_seen, layer_analyses
     else:
-        rows, steps = state.squared_weights, state.monitored_steps
-        read = layer_statistics
-    if rows.ndim == 1:
+        one_per_layer, steps = state.squared_weights, state.monitored_steps
+    if one_per_layer.ndim == 1:
         text = _text(found := read(state, params, layers=layers))
         is_unknown = found and all(math.isnan(row[1]) for row in found)
         return f"{text}\n{_note(kind, int(steps))}" if is_unknown else text
@@ -62,7 +68,7 @@ def _of_members(state: Any, kind: Any, params: Any, layers: Layers) -> str:
         lambda tree: jax.tree.map(lambda x: x[0], tree), params
     )
     tables = []
-    for i in range(rows.shape[0]):
+    for i in range(one_per_layer.shape[0]):
         member = jax.tree.map(lambda x, i=i: x[i], state)
         table = _of_members(member, kind, member_params, layers)
         tables.append(f"member {i}\n{table}")
@@ -70,8 +76,8 @@ def _of_members(state: Any, kind: Any, params: Any, layers: Layers) -> str:
 
 
 def _note(kind: Any, steps: int) -> str:
-    when = "first analysis epoch" if kind is AmplifyLayersState else "first window"
-    return f"(nothing yet after {steps} updates: filled at the end of the {when})"
+    when = "analysis epoch" if kind is AmplifyLayersState else "window"
+    return f"(nothing yet after {steps} updates: filled at the end of the first {when})"
 
 
 def _text(rows: Sequence[Row]) -> str:

@@ -196,7 +196,10 @@ def monitor_layers(
             squared_weights=zeros(),
             squared_norms=jnp.zeros((3, len(names))),
             moments=Moments(
-                *(zeros() for _ in range(4)),
+                samples=zeros(),
+                gradient_norm=zeros(),
+                update_norm=zeros(),
+                parameter_norm=zeros(),
                 signal=zeros() if has_mean else None,
                 noise=zeros() if has_mean else None,
                 agreement=zeros(),
@@ -314,8 +317,10 @@ def _moments(
     norms = jnp.sqrt(mean_squares)
     agreement = layer_scores(measure, sums, places, axis_name)
     return Moments(
-        jnp.where(has_any, samples, 0),
-        *norms,
+        samples=jnp.where(has_any, samples, 0),
+        gradient_norm=norms[0],
+        update_norm=norms[1],
+        parameter_norm=norms[2],
         signal=signal,
         noise=noise,
         agreement=agreement.astype(total.dtype),

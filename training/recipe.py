@@ -201,7 +201,8 @@ def _notes(config: Config) -> list[str]:
     notes = []
     if config.pin_memory and jax.default_backend() == "cpu":
         notes.append("--pin-memory means nothing on a CPU, which transfers no batches")
-    sgd, amplify, optimizer = map(config.get, (SGD, Amplify, Optimizer))
+    sgd, amplify = config.get(SGD), config.get(Amplify)
+    optimizer = config.get(Optimizer)
     if amplify and optimizer and optimizer.scale_invariant:
         if amplify.multiplies_updates(True):
             notes.append(
