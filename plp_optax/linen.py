@@ -142,7 +142,11 @@ def propagate_amplification(
             output = call(*args, **kwargs)
         finally:
             under_way.pop()
-        if name not in factors or not is_outermost or context.method_name == "setup":
+        is_output = context.method_name == "__call__" or (
+            context.method_name != "setup"
+            and all(isinstance(x, jax.Array) for x in jax.tree.leaves(output))
+        )
+        if name not in factors or not is_outermost or not is_output:
             return output
         if _returns_parameters(module, output):
             raise ValueError(

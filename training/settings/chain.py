@@ -10,7 +10,7 @@ from training.settings import flags, plateau
 from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Amplify, Method
-from training.settings.optimizers import SGD, Optimizer
+from training.settings.optimizers import OPTIMIZERS, SGD, Optimizer
 from training.settings.schedules import Cyclic, Plateau, Schedule
 from training.settings.strategy import (
     NAMED_STRATEGIES,
@@ -34,8 +34,7 @@ def make_plan(config: Config, steps_per_epoch: int) -> Plan:
         )
     strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
     last_step = min(total, config.max_steps or total)
-    optimizer = config.get(Optimizer)
-    is_invariant = optimizer is not None and optimizer.scale_invariant
+    is_invariant = OPTIMIZERS[config.optimizer].scale_invariant
     return Plan(steps_per_epoch, total, last_step, config.seed, strategy, is_invariant)
 
 
@@ -52,8 +51,8 @@ def make_strategy(
     try:
         if config.strategy in NAMED_STRATEGIES:
             stages = paper_stages(config.strategy, config.epochs)
-            optimizer = config.get(Optimizer)
-            if optimizer and optimizer.scale_invariant:
+            optimizer = OPTIMIZERS[config.optimizer]
+            if optimizer.scale_invariant:
                 # The papers' rate of 0.1 is that of SGD.
                 scale = optimizer.usual_rate / 0.1
                 stages = [(end, scale * rate, *rest) for end, rate, *rest in stages]
