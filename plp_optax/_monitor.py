@@ -63,15 +63,17 @@ class MonitorLayersState(NamedTuple):
       squared_weights: The sum of the squares of these weights, ``[L]``.
       squared_norms: Sums of the squared norms of gradients, updates and parameters,
         ``[3, L]``.
-      moments: The statistics, which :func:`layer_statistics` reads.
+      moments: The statistics, which :func:`layer_statistics` reads, as arrays ``[L]``:
+        ``samples``, ``gradient_norm``, ``update_norm``, ``parameter_norm``, ``signal``
+        and ``noise`` (None for the measure ``"g1"``), ``agreement``.
       monitored: State of the inner transformation.
     """
 
     monitored_steps: jax.Array
-    weighted_sums: Sums
+    weighted_sums: Any
     squared_weights: jax.Array
     squared_norms: jax.Array
-    moments: Moments
+    moments: Any
     monitored: optax.OptState
 
 

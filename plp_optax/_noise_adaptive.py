@@ -128,7 +128,6 @@ def noise_adaptive_rates(
             updates, state.layer_monitor, params, **extra_args
         )
         moments = monitored.moments
-        assert moments.noise is not None  # of this measure
         rates = _rates(moments.noise, moments.samples > 0, alpha)
         _, places = assign_layers(params, layers)
         return scale_layers(updates, rates, places), NoiseAdaptiveRatesState(
