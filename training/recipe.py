@@ -214,7 +214,8 @@ def _notes(config: Config) -> list[str]:
                 f"{config.optimizer} is nearly invariant to the scale of gradients, so "
                 f"amplification has little effect"
             )
-    if amplify and amplify.select == "scores" and config.model == "tiny":
+    by_score = amplify and amplify.select == "scores" and amplify.layers == "kernels"
+    if amplify and by_score and config.model == "tiny" and not config.cascade:
         notes.append(
             f"among the three layers of tiny no z-score is above 1.41; "
             f"--amplify-threshold is {amplify.threshold:g}"
