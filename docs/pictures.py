@@ -262,8 +262,37 @@ def cascade(figure: Figure) -> None:
     axes.axis("off")
 
 
+def noise_adaptive_rates(figure: Figure) -> None:
+    """The rates of 13 layers, whose noise grows from one to the next."""
+    axes = figure.subplots()
+    deviations = 2.0 ** np.arange(-6, 7)
+    params = {"layers": {"kernel": jnp.zeros((13, 2))}}
+    signs = jnp.asarray([1.0, -1.0])
+    for alpha, color in ((10.0, GREY), (1.0, BLUE), (0.1, RED)):
+        tx = plp_optax.noise_adaptive_rates(
+            alpha=alpha, layers=plp_optax.stacked(".*", layers="modules")
+        )
+        state = tx.init(params)
+        for sign in signs:
+            gradient = sign * jnp.asarray(deviations)[:, None] * jnp.ones((13, 2))
+            _, state = tx.update({"layers": {"kernel": gradient}}, state, params)
+        noise = state.layer_monitor.moments.noise
+        label = f"alpha {alpha:g}"
+        axes.semilogx(
+            noise / noise.mean(), state.layer_rates, "o-", color=color, label=label
+        )
+    axes.axhline(1, color="0.8", lw=1, zorder=0)
+    axes.set(
+        xlabel="noise of the layer, in units of the mean",
+        ylabel="rate of the layer",
+        title="noisy layers take smaller steps; the mean rate is 1",
+    )
+    axes.legend(frameon=False)
+
+
 PICTURES = (
     amplify_layers,
+    noise_adaptive_rates,
     anderson,
     ema_nesterov,
     outer_nesterov,

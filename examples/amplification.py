@@ -66,7 +66,7 @@ def main() -> list[plp_optax.LayerAnalysis]:
         factors = optax.tree.get(state, "factors")
         print(f"epoch {epoch + 1}: loss {loss:.4f}, factors after it {factors}")
     # Scores near the noise floor say that the gradients were mostly noise.
-    print(plp_optax.amplification_table(state, params))
+    print(plp_optax.layer_table(state, params))
     return plp_optax.layer_analyses(state, params)
 
 

@@ -168,6 +168,16 @@ def _claims() -> tuple[Claim, ...]:
             "noop",
         ),
         digits(
+            "Noise-adaptive layer rates",
+            "noise_adaptive_rates",
+            "digits, VGG-19; control: the same program with even rates",
+            "quick/amplification",
+            "vgg19",
+            "noise-1",
+            None,
+            "noise-even",
+        ),
+        digits(
             "Deep cascade learning",
             "cascade",
             "digits, ResNet-18 with batch normalisation",

@@ -14,10 +14,8 @@ from plp_optax._affine_window import (
 from plp_optax._amplification import (
     AmplifyLayersState,
     LayerAnalysis,
-    amplification_table,
     amplify_layers,
     layer_analyses,
-    layer_table,
 )
 from plp_optax._anderson import AndersonState, anderson
 from plp_optax._averages import (
@@ -31,7 +29,15 @@ from plp_optax._averages import (
 from plp_optax._bema import BemaState, bema, bema_params
 from plp_optax._ekf import EKFState, ekf
 from plp_optax._gpa import GPAState, gpa
+from plp_optax._layer_table import layer_table
 from plp_optax._layers import layer_names, stacked
+from plp_optax._monitor import (
+    LayerStatistics,
+    MonitorLayersState,
+    layer_statistics,
+    monitor_layers,
+)
+from plp_optax._noise_adaptive import NoiseAdaptiveRatesState, noise_adaptive_rates
 from plp_optax._pace import PaceState, pace
 from plp_optax._plp import plp, plp_adamw, plp_coefficients, plp_sgd
 from plp_optax._selectors import Selector, all_layers, at_random, by_score, named
@@ -55,6 +61,9 @@ __all__ = [
     "EmaNesterovState",
     "GPAState",
     "LayerAnalysis",
+    "LayerStatistics",
+    "MonitorLayersState",
+    "NoiseAdaptiveRatesState",
     "OuterNesterovState",
     "PaceState",
     "Selector",
@@ -63,7 +72,6 @@ __all__ = [
     "TrainingStrategy",
     "affine_window",
     "all_layers",
-    "amplification_table",
     "amplify_layers",
     "anderson",
     "at_random",
@@ -79,12 +87,15 @@ __all__ = [
     "gpa",
     "layer_analyses",
     "layer_names",
+    "layer_statistics",
     "layer_table",
     "lookahead",
     "lookahead_coefficients",
     "merge",
     "merge_weights",
+    "monitor_layers",
     "named",
+    "noise_adaptive_rates",
     "outer_nesterov",
     "pace",
     "plp",

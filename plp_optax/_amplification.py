@@ -1,9 +1,8 @@
-"""Layer-wise gradient amplification, and the table of what it measured."""
+"""Layer-wise gradient amplification, and what it measured."""
 
 # Short signatures in help(): the names of types and not their members.
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,18 +12,21 @@ import optax
 
 from plp_optax import _checks
 from plp_optax._affine_window import Schedule
-from plp_optax._layers import Layers, Place, assign_layers, check_layers
+from plp_optax._layers import Layers, assign_layers, check_layers
 from plp_optax._measures import (
     MEASURES,
     Measure,
     Sums,
     add_to_sums,
-    entries,
+    check_layers_of_state,
+    finite_layers,
     init_sums,
     layer_scores,
+    scale_layers,
     standardize,
-    unstack,
+    tree_leaves,
     weights_by_layer,
+    with_leaves,
 )
 from plp_optax._selectors import Selector, by_score
 from plp_optax._strategy import (
@@ -34,7 +36,7 @@ from plp_optax._strategy import (
     check_windows,
     phase_at,
 )
-from plp_optax._trees import AxisName, arrays, scale
+from plp_optax._trees import AxisName, arrays
 
 
 class AmplifyLayersState(NamedTuple):
@@ -111,7 +113,7 @@ def amplify_layers(
     other reading. Gradients that are pure noise score about
     :math:`1/\sqrt{\text{iterations}}` (``"g1"``:
     :math:`1/\sqrt{\text{iterations} \cdot \text{weights}}`, which favours small
-    layers); :func:`amplification_table` shows scores next to that floor. A layer leaves
+    layers); :func:`layer_table` shows scores next to that floor. A layer leaves
     out the steps in which its gradient is not finite, so that an infinity, as loss
     scaling gives now and then, does not spoil an epoch. A layer without any finite
     gradient takes no part in the standardisation. The absolute value of a complex
@@ -202,7 +204,7 @@ def amplify_layers(
       ...         "noisy": {"kernel": sign * jnp.ones(2)},
       ...     }
       ...     updates, state = tx.update(gradients, state)
-      >>> print(plp_optax.amplification_table(state, params))
+      >>> print(plp_optax.layer_table(state, params))
       layer   score  noise floor      z  amplified
       noisy  0.0000       0.5000  -1.00
       steady 1.0000       0.5000   1.00  yes
@@ -238,7 +240,7 @@ def amplify_layers(
         )
     _checks.check_choice("measure", measure, MEASURES)
     if factor is not None and not callable(factor):
-        _checks.check_number("factor", factor, above=0)
+        _checks.check_number("factor", factor, low=0)
     if reselect_every is not None:
         _checks.check_int("reselect_every", reselect_every, low=1)
     check_layers(layers)
@@ -276,20 +278,22 @@ def amplify_layers(
         state, gradients = arrays(state), arrays(updates)
         # With parameters, a layer whose gradient is None keeps its position.
         names, places = assign_layers(updates if params is None else params, layers)
-        _check_layers_of_state(names, state)
+        check_layers_of_state(names, state.scores.size)
         now = phase_at(windows, reselect_every, state.gradients_seen)
 
+        flat = tree_leaves(gradients)
+        finite = finite_layers(measure, flat, places, len(names), axis_name)
         sums = add_to_sums(
             measure,
-            _leaves(gradients),
+            flat,
             places,
             Sums(
-                _leaves(state.signed_sums),
-                _leaves(state.absolute_sums),
+                tree_leaves(state.signed_sums),
+                tree_leaves(state.absolute_sums),
                 state.gradients_counted,
             ),
             begins=now.begins | (state.gradients_seen == 0),
-            collects=now.analyzes,
+            counts=now.analyzes & finite,
             axis_name=axis_name,
         )
         fresh = layer_scores(measure, sums, places, axis_name)
@@ -316,11 +320,11 @@ def amplify_layers(
             gradients, state.inner_state, params, **extra_args
         )
         if apply:
-            updates = _multiply(updates, state.factors, places)
+            updates = scale_layers(updates, state.factors, places)
         return updates, AmplifyLayersState(
             gradients_seen=step_after,
-            signed_sums=_with_leaves(state.signed_sums, sums.signed),
-            absolute_sums=_with_leaves(state.absolute_sums, sums.absolute),
+            signed_sums=with_leaves(state.signed_sums, sums.signed),
+            absolute_sums=with_leaves(state.absolute_sums, sums.absolute),
             gradients_counted=sums.counted,
             scores=scores,
             z_scores=z_scores,
@@ -373,7 +377,7 @@ def layer_analyses(
 
     Raises:
       ValueError: If ``state`` contains no amplification state or several, if it is
-        that of several members (see :func:`amplification_table`), or if the rule does
+        that of several members (see :func:`layer_table`), or if the rule does
         not fit.
     """
     state = _checks.only_state(state, AmplifyLayersState)
@@ -405,84 +409,3 @@ def layer_analyses(
         LayerAnalysis(name, float(score), float(floor), float(z), bool(amplified))
         for name, score, floor, z, amplified in zip(names, *columns, strict=True)
     ]
-
-
-def amplification_table(state: Any, params: Any, *, layers: Layers = "kernels") -> str:
-    """The analyses of :func:`layer_analyses` as plain text, one line per layer.
-
-    Args:
-      state: As for :func:`layer_analyses`. The states of several members, stacked by
-        ``jax.vmap`` or ``jax.pmap``, give one table each; parameters are then stacked
-        too.
-      params: Parameters, or arrays of their shapes.
-      layers: The rule that the transformation was given.
-
-    Returns:
-      The table.
-
-    Raises:
-      ValueError: As :func:`layer_analyses`.
-    """
-    state = _checks.only_state(state, AmplifyLayersState)
-    if state.scores.ndim == 1:
-        return layer_table(layer_analyses(state, params, layers=layers))
-    member_params = jax.eval_shape(
-        lambda tree: jax.tree.map(lambda x: x[0], tree), params
-    )
-    tables = []
-    for i in range(state.scores.shape[0]):
-        member = jax.tree.map(lambda x, i=i: x[i], state)
-        table = amplification_table(member, member_params, layers=layers)
-        tables.append(f"member {i}\n{table}")
-    return "\n\n".join(tables)
-
-
-def layer_table(analyses: Sequence[LayerAnalysis]) -> str:
-    """Analyses as plain text, one line per layer.
-
-    Args:
-      analyses: As :func:`layer_analyses` returns them.
-
-    Returns:
-      The table.
-    """
-    width = max(len(name) for name in ("layer", *(a.layer for a in analyses)))
-    lines = [f"{'layer':{width}}  score  noise floor      z  amplified"]
-    lines += [
-        f"{a.layer:{width}} {a.score:6.4f} {a.noise_floor:12.4f} {a.z_score:6.2f}  "
-        f"{'yes' if a.amplified else ''}"
-        for a in analyses
-    ]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _check_layers_of_state(names: tuple[str, ...], state: AmplifyLayersState) -> None:
-    if len(names) != state.scores.size:
-        raise ValueError(
-            f"update finds {len(names)} layers, and init found {state.scores.size}: if "
-            f"gradients are None, pass the parameters, as in tx.update(grads, state, "
-            f"params)"
-        )
-
-
-def _multiply(
-    updates: optax.Updates, factors: jax.Array, places: list[Place | None]
-) -> optax.Updates:
-    by_layer = unstack(factors)
-    scaled = [
-        u
-        if u is None or place is None
-        else scale(u, entries(factors, by_layer, place, u.ndim))
-        for u, place in zip(_leaves(updates), places, strict=True)
-    ]
-    return _with_leaves(updates, scaled)
-
-
-def _leaves(tree: Any) -> list[Any]:
-    """Leaves as :func:`assign_layers` counts them, with those that are None."""
-    return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
-
-
-def _with_leaves(tree: Any, leaves: list[Any]) -> Any:
-    treedef = jax.tree.structure(tree, is_leaf=lambda x: x is None)
-    return jax.tree.unflatten(treedef, leaves)

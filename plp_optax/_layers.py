@@ -39,7 +39,7 @@ def stacked(pattern: str, *, axis: int = 0, layers: Layers = "kernels") -> Stack
 
     Returns:
       A rule for the argument ``layers`` of :func:`layer_names`,
-      :func:`amplify_layers`, :func:`layer_analyses` and :func:`amplification_table`.
+      :func:`amplify_layers`, :func:`layer_analyses` and :func:`layer_table`.
 
     Raises:
       ValueError: If an argument is not as above.

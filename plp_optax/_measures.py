@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from plp_optax._layers import Place
-from plp_optax._trees import is_complex, widened
+from plp_optax._trees import is_complex, scale, widened
 
 Measure = Literal["g1", "g1_per_weight", "g2"]
 MEASURES = ("g1", "g1_per_weight", "g2")
@@ -22,13 +22,14 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 
 class Sums(NamedTuple):
-    """Sums over the iterations of an analysis epoch, for L layers.
+    """Sums over iterations, for L layers.
 
     Attributes:
       signed: Sums of gradients: one ``[L]`` for ``"g1"``, else like the parameters.
       absolute: Sums of absolute gradients: like the parameters for ``"g2"``, else one
         ``[L]``.
-      counted: How many gradients of each layer they hold; int32 ``[L]``.
+      counted: How many gradients of each layer they hold, or the sum of their weights;
+        ``[L]``.
     """
 
     signed: Any
@@ -41,6 +42,7 @@ def init_sums(
     params: Any,
     layers: int,
     dtype: jax.typing.DTypeLike | None,
+    counted: jax.typing.DTypeLike = jnp.int32,
 ) -> Sums:
     """Zeros, as trees: per weight, or per layer where that is enough."""
 
@@ -60,8 +62,23 @@ def init_sums(
         if measure == "g1"
         else jax.tree.map(signed, params),
         jax.tree.map(absolute, params) if measure == "g2" else per_layer(float),
-        jnp.zeros(layers, jnp.int32),
+        jnp.zeros(layers, counted),
     )
+
+
+def finite_layers(
+    measure: Measure,
+    gradients: Leaves,
+    places: Sequence[Place | None],
+    layers: int,
+    axis_name: Any = None,
+) -> jax.Array:
+    """Which layers have a gradient whose entries are all finite; bool ``[L]``."""
+    # "g2" takes the plain sum: magnitudes that are used twice would be stored.
+    values = gradients if measure == "g2" else _each(jnp.abs, gradients)
+    total = sum_by_layer(values, places, layers, axis_name)
+    exists = weights_by_layer(gradients, places, layers) > 0
+    return jnp.isfinite(total) & jnp.asarray(exists)
 
 
 def add_to_sums(
@@ -71,13 +88,11 @@ def add_to_sums(
     sums: Sums,
     *,
     begins: jax.Array,
-    collects: jax.Array,
+    counts: jax.Array,
+    decay: float | jax.Array | None = None,
     axis_name: Any = None,
 ) -> Sums:
     """Adds a step's gradients.
-
-    A layer leaves the step out if its gradient has an entry that is not finite, or does
-    not exist.
 
     Args:
       measure: Which sums are kept per weight.
@@ -85,17 +100,12 @@ def add_to_sums(
       places: Where each of them counts.
       sums: The sums so far.
       begins: Whether the sums start again with this step; true for the first.
-      collects: Whether this step counts; else the sums stay.
+      counts: The layers whose gradients count, bool ``[L]``; the sums of others stay.
+      decay: What earlier gradients are multiplied by, in an exponential average.
       axis_name: Mapped axes over which each layer's parameters are split.
     """
     layers = sums.counted.size
     magnitudes = _each(jnp.abs, gradients)
-    # "g2" takes the plain sum: magnitudes that are used twice would be stored.
-    total = sum_by_layer(
-        gradients if measure == "g2" else magnitudes, places, layers, axis_name
-    )
-    exists = weights_by_layer(gradients, places, layers) > 0
-    counts = collects & jnp.isfinite(total) & jnp.asarray(exists)
     (starts,) = unstack(begins.reshape(1))
     by_layer = unstack(counts)
 
@@ -104,7 +114,11 @@ def add_to_sums(
         old: jax.Array, value: jax.Array, counts: jax.Array, start: Any = 0
     ) -> jax.Array:
         base = jnp.where(starts, jnp.full_like(old, start), old)
-        return jnp.where(counts, base + value.astype(old.dtype), base)
+        kept = base if decay is None else jnp.asarray(decay, _real(old)) * base
+        total = kept + value.astype(old.dtype)
+        if start and decay is not None:
+            total = jnp.maximum(total, start)
+        return jnp.where(counts, total, base)
 
     def add_per_weight(old: Leaves, values: Leaves, start: Any = 0) -> Leaves:
         return [
@@ -124,6 +138,7 @@ def add_to_sums(
         # CPU compiler would store a copy.
         absolute = add_per_weight(sums.absolute, magnitudes, _TINY)
     else:
+        total = sum_by_layer(magnitudes, places, layers, axis_name)
         absolute = [add(sums.absolute[0], total, counts)]
     counted = add(sums.counted, jnp.ones_like(sums.counted), counts)
     return Sums(signed, absolute, counted)
@@ -255,12 +270,50 @@ def sum_by_layer(
     return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
 
+def scale_layers(
+    updates: Any, factors: jax.Array, places: Sequence[Place | None]
+) -> Any:
+    """Updates times the factor of their layer, ``[L]``."""
+    by_layer = unstack(factors)
+    scaled = [
+        u
+        if u is None or place is None
+        else scale(u, entries(factors, by_layer, place, u.ndim))
+        for u, place in zip(tree_leaves(updates), places, strict=True)
+    ]
+    return with_leaves(updates, scaled)
+
+
+def tree_leaves(tree: Any) -> Leaves:
+    """Leaves as :func:`assign_layers` counts them, with those that are None."""
+    return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
+
+
+def with_leaves(tree: Any, leaves: Leaves) -> Any:
+    """The tree with other leaves."""
+    treedef = jax.tree.structure(tree, is_leaf=lambda x: x is None)
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def check_layers_of_state(names: Sequence[str], layers: int) -> None:
+    """Raises if ``update`` finds other layers than ``init``."""
+    if len(names) != layers:
+        raise ValueError(
+            f"update finds {len(names)} layers, and init found {layers}: if gradients "
+            f"are None, pass the parameters, as in tx.update(grads, state, params)"
+        )
+
+
 def _add(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> Any:
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def _each(function: Callable[[jax.Array], jax.Array], leaves: Leaves) -> Leaves:
     return [None if x is None else function(x) for x in leaves]
+
+
+def _real(x: jax.Array) -> Any:
+    return jnp.finfo(x.dtype).dtype if is_complex(x) else x.dtype
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

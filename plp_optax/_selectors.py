@@ -28,7 +28,10 @@ class Selector(NamedTuple):
 
 
 def by_score(
-    threshold: float | jax.Array = 1.5, *, two_sided: bool = False
+    threshold: float | jax.Array = 1.5,
+    *,
+    two_sided: bool = False,
+    lowest: bool = False,
 ) -> Selector:
     r"""Selects the layers whose score stands out, as in the paper.
 
@@ -38,6 +41,8 @@ def by_score(
         be traced; see :func:`plp_optax.amplify_layers` for its injection.
       two_sided: False selects :math:`z > \text{threshold}` (the paper's case 1), True
         :math:`|z| > \text{threshold}` (case 2).
+      lowest: Selects :math:`z < -\text{threshold}`, the least consistent layers; with
+        the factor 0 of :func:`amplify_layers` these are frozen.
 
     Returns:
       A :class:`Selector`.
@@ -48,13 +53,18 @@ def by_score(
     """
     _checks.check_number("threshold", threshold, low=0)
     _checks.check_bool("two_sided", two_sided)
+    _checks.check_bool("lowest", lowest)
+    if two_sided and lowest:
+        raise ValueError("two_sided selects the lowest too: give one of them")
 
     def check(names: tuple[str, ...]) -> None:
         bound = np.sqrt(len(names) - 1)
+        usual = (np.ceil(10 * bound) - 1) / 10  # in tenths, below the bound
         if not isinstance(threshold, jax.Array) and threshold >= bound:
             raise ValueError(
                 f"threshold {threshold} cannot be exceeded: among {len(names)} layers "
                 f"no z-score is above {bound:.3g}"
+                + (f": choose at most {usual:g}" if usual > 0 else "")
             )
 
     def choose(
@@ -62,7 +72,9 @@ def by_score(
     ) -> jax.Array:
         del names, selections
         limit = jnp.asarray(threshold, z_scores.dtype)
-        return (jnp.abs(z_scores) if two_sided else z_scores) > limit
+        if two_sided:
+            return jnp.abs(z_scores) > limit
+        return (-z_scores if lowest else z_scores) > limit
 
     return Selector(check, choose)
 

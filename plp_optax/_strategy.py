@@ -21,7 +21,7 @@ class Stage(NamedTuple):
       learning_rate: Its learning rate.
       amplify: Whether layers are amplified in it. Its first epoch is then the
         analysis epoch, which is trained without amplification.
-      factor: The factor of the selected layers' gradients.
+      factor: The factor of the selected layers' gradients; 0 freezes them.
     """
 
     end_epoch: int
@@ -70,8 +70,8 @@ class TrainingStrategy:
 
     Raises:
       ValueError: If the list makes no sense, naming the entry: epochs that do not
-        increase, a rate or factor that is not positive, an amplified stage of one epoch
-        (which would be all analysis).
+        increase, a rate that is not positive, a negative factor, an amplified stage of
+        one epoch (which would be all analysis).
 
     Examples:
       >>> strategy = TrainingStrategy(
@@ -238,10 +238,10 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
     is_int = isinstance(end, numbers.Integral) and not isinstance(end, bool)
     if not is_int or end <= start:
         raise ValueError(f"{where} must end with an epoch after {start}")
-    for name, value in (("learning rate", rate), ("factor", factor)):
-        number_like = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not (number_like and 0 < value < math.inf):
-            raise ValueError(f"{where} must have a positive {name}, got {value!r}")
+    if not (_is_finite(rate) and rate > 0):
+        raise ValueError(f"{where} must have a positive learning rate, got {rate!r}")
+    if not (_is_finite(factor) and factor >= 0):
+        raise ValueError(f"{where} must have a factor of at least 0, got {factor!r}")
     if amplify not in (0, 1):
         raise ValueError(f"{where} must say 0 or 1 for amplify?, got {amplify!r}")
     if amplify and end - start < 2:
@@ -252,11 +252,16 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
     return Stage(int(end), float(rate), bool(amplify), float(factor))
 
 
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
 def _check_window(window: AmplificationWindow) -> None:
     name = "of an amplification window"
     _checks.check_int(f"start {name}", window.start, low=0)
     _checks.check_int(f"stop {name}", window.stop, low=1)
     _checks.check_int(f"epoch_steps {name}", window.epoch_steps, low=1)
-    _checks.check_number(f"factor {name}", window.factor, above=0)
+    _checks.check_number(f"factor {name}", window.factor, low=0)
     if window.stop - window.start <= window.epoch_steps:
         raise ValueError(f"{window} ends before its analysis epoch does")

@@ -85,7 +85,11 @@ def propagate_amplification(
 
     Modules under ``nn.jit`` are refused: its cache of traces ignores their names.
     ``nn.remat``, ``nn.scan`` and ``nn.vmap`` are fine, and a factor then serves all
-    slices of a stacked module.
+    slices of a stacked module. Modules that return their parameters, as those inside
+    ``nn.OptimizedLSTMCell`` do, are refused, too: ``nn.LSTMCell`` computes the same.
+
+    A module that is used several times amplifies each use. So the lookup of a tied
+    embedding, which lies before its ``attend``, is amplified twice.
 
     Args:
       factors: A factor for the output of each named module. The names are the
@@ -96,8 +100,8 @@ def propagate_amplification(
       Nothing.
 
     Raises:
-      ValueError: If no module is called under a name, or a module is under
-        ``nn.jit``.
+      ValueError: If no module is called under a name, a module is under ``nn.jit``,
+        or one that is named returns its parameters.
 
     Examples:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -114,6 +118,7 @@ def propagate_amplification(
       ([1.0, 1.0], [3.0, 3.0])
     """
     seen = set()
+    under_way: list[str] = []  # the modules of the calls that contain this one
 
     def interceptor(
         call: Any,
@@ -121,16 +126,35 @@ def propagate_amplification(
         kwargs: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
-        if _is_under_nn_jit(type(context.module)):
+        module = context.module
+        if _is_under_nn_jit(type(module)):
             raise ValueError(
                 f"propagate_amplification cannot name modules under nn.jit, whose "
                 f"traces are shared between modules of different names: use "
-                f"{type(context.module).__name__} without nn.jit"
+                f"{type(module).__name__} without nn.jit"
             )
-        output = call(*args, **kwargs)
-        name = "/".join(context.module.path) or "."
-        if context.method_name != "__call__" or name not in factors:
+        name = "/".join(module.path) or "."
+        # A call counts once, whatever methods of its module it goes through. Besides
+        # __call__ there are others that use the parameters, such as nn.Embed.attend.
+        is_outermost = name not in under_way
+        under_way.append(name)
+        try:
+            output = call(*args, **kwargs)
+        finally:
+            under_way.pop()
+        is_output = context.method_name == "__call__" or (
+            context.method_name != "setup"
+            and all(isinstance(x, jax.Array) for x in jax.tree.leaves(output))
+        )
+        if name not in factors or not is_outermost or not is_output:
             return output
+        if _returns_parameters(module, output):
+            raise ValueError(
+                f"{name} is a {type(module).__name__}, which returns its parameters "
+                f"and no output whose cotangent could be amplified, as in "
+                f"nn.OptimizedLSTMCell: use nn.LSTMCell, or leave {name} out of the "
+                f"factors"
+            )
         seen.add(name)
         return amplify_cotangent(output, factors[name])
 
@@ -141,6 +165,12 @@ def propagate_amplification(
             f"no module was called under the names {', '.join(missing)}: factors are "
             f"named by the paths of linen modules"
         )
+
+
+def _returns_parameters(module: nn.Module, output: Any) -> bool:
+    """Whether one of a module's own parameters is part of an output."""
+    own = jax.tree.leaves(module.variables.get("params", {}))
+    return any(x is p for x in jax.tree.leaves(output) for p in own)
 
 
 def _is_under_nn_jit(module: type) -> bool:

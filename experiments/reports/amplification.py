@@ -143,7 +143,8 @@ def rises(table: Table) -> pl.DataFrame:
         for stage in stages(config):
             if stage.amplify:
                 amplify = config.get(Amplify)
-                factor = (amplify and amplify.factor) or stage.factor
+                own = amplify.factor if amplify else None
+                factor = stage.factor if own is None else own
                 epochs = range(int(start) + 2, int(stage.end_epoch) + 1)
                 factors += [(model, arm, epoch, factor) for epoch in epochs]
             start = stage.end_epoch

@@ -62,6 +62,8 @@ _ENLARGED = {"batches_per_step": 2}
 _HOST = {"input": "host"}
 _CLIPPED = {"clip_value": 0.01}
 _ALL = {**_BFLOAT16, **_ENLARGED, **_HOST, **_CLIPPED}
+# Of gradients, also before Adam and AdamW, which undo most of it.
+_AMPLIFY = {"method": "amplify", "amplify_inner": False}
 _FACTOR = matched()
 
 
@@ -111,13 +113,13 @@ _ARMS = (
     Arm(
         "all-noop",
         "all and amplification by 1",
-        {**_ALL, "method": "amplify", "amplify_factor": 1.0},
+        {**_ALL, **_AMPLIFY, "amplify_factor": 1.0},
         derived=_amplified,
     ),
     Arm(
         "all-amplify",
         "all and amplification",
-        {**_ALL, "method": "amplify"},
+        {**_ALL, **_AMPLIFY},
         baseline="all-noop",
         derived=_amplified,
     ),

@@ -157,6 +157,41 @@ _FORMS = (
 )
 
 
+# Learning rates that fall with the noise of a layer. Their mean over the layers, each
+# counted once, is 1. Even rates are the control whose program, and so whose rounding,
+# is the same.
+_NOISE = {"method": "noise-adaptive"}
+_ADAPTIVE = (
+    Arm(
+        "noise-even",
+        "noise-adaptive rates, all equal",
+        {**_NOISE, "noise_alpha": 1e6},
+        baseline="original",
+        group="noise",
+    ),
+    *(
+        Arm(
+            f"noise-{alpha:g}",
+            f"noise-adaptive rates, alpha {alpha:g}",
+            {**_NOISE, "noise_alpha": alpha},
+            baseline="noise-even",
+            group="noise",
+        )
+        for alpha in (1.0, 0.1)
+    ),
+)
+_QUICK: Mapping[str, Any] = {
+    "dataset": "digits",
+    "width": 4,
+    "epochs": 12,
+    "batch_size": 64,
+    "augment": False,
+    # The papers' preset has no validation split; comparisons of the best epoch need
+    # one.
+    "validation_fraction": 0.2,
+}
+
+
 # -- Sweeps ----------------------------------------------------------------------------
 
 
@@ -249,6 +284,7 @@ STUDY = Study(
             derived=_drop,
         ),
         *_FORMS,
+        *_ADAPTIVE,
     ),
     variant=variant,
     extra_comparisons=(
@@ -258,6 +294,11 @@ STUDY = Study(
             for control in ("original", "random", "all")
         ),
         Comparison("g2-case1", "drop"),
+        *(
+            Comparison(arm.name, control)
+            for arm in _ADAPTIVE[1:]
+            for control in ("g2-case1", "random")
+        ),
     ),
     scales=(
         Scale(
@@ -278,24 +319,23 @@ STUDY = Study(
             "quick",
             models=("vgg19", "resnet18"),
             seeds=5,
-            fields={
-                "dataset": "digits",
-                "width": 4,
-                "epochs": 12,
-                "batch_size": 64,
-                "augment": False,
-                # The papers' preset has no validation split; comparisons of the best
-                # epoch need one.
-                "validation_fraction": 0.2,
-            },
+            fields=_QUICK,
             arms=(
                 *(*_DECIDING, "rate-2", "drop"),
                 *(arm.name for arm in _FIXED if arm.name not in _DECIDING),
                 *("g2-case1-t0.7", "g2-case1-t2.3", "g2-case1-r2"),
                 *(f"g2-case1-f{factor}" for factor in ("1.5", "3", "5", "10")),
                 *("rate-1.05", "rate-1.2", "rate-1.4", "rate-1.9"),
-                *(arm.name for arm in _FORMS),
+                *(arm.name for arm in (*_FORMS, *_ADAPTIVE)),
             ),
+        ),
+        # AdamW, whose updates are amplified, at its usual rate.
+        Scale(
+            "attention",
+            models=("vit-tiny",),
+            seeds=5,
+            fields={**_QUICK, "optimizer": "adamw", "weight_decay": 0.05},
+            arms=("noop", "random", "g2-case1", "all", "noise-even", "noise-1"),
         ),
     ),
     model_fields={

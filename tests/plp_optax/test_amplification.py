@@ -180,6 +180,31 @@ def test_random_draws_the_ratio_of_layers_at_least_one(ratio, drawn):
     assert {sum(s) for s in random_selections(ratio=ratio)} == {drawn}
 
 
+@pytest.mark.parametrize("is_inner", [True, False])
+def test_factor_0_freezes_the_layers_of_the_lowest_scores(is_inner):
+    """As inner. Before an optimizer, momentum and decay still move them."""
+    base = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, 0.9))
+    windows = [AmplificationWindow(0, 8, 4, factor=0.0)]
+    select = by_score(1.0, lowest=True)
+    if is_inner:
+        tx = plp_optax.amplify_layers(windows, select=select, inner=base)
+    else:
+        tx = optax.chain(plp_optax.amplify_layers(windows, select=select), base)
+    params = kernels(np.ones((4, 2), np.float32))
+    state, history = tx.init(params), [params]
+    for step in range(8):
+        signs = [1.0, 1.0, (-1.0) ** step, 1.0]
+        gradient = kernels([jnp.full(2, sign) for sign in signs])
+        updates, state = jit(tx.update)(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(params)
+    moved = {
+        n: not np.array_equal(history[4][n]["kernel"], params[n]["kernel"])
+        for n in "abcd"
+    }
+    assert moved == {"a": True, "b": True, "c": not is_inner, "d": True}
+
+
 def test_random_draws_anew_and_depends_on_the_seed():
     draws = random_selections(ratio=0.5, selections=12)
     assert len(set(draws)) > 8  # of 924 possible ones
@@ -377,7 +402,7 @@ def window(**kwargs):
         (window(stop=4), "stop=4, .* before its analysis epoch does"),
         (window(stop=2**31), r"stop .* int32, got 2147483648"),
         (window(epoch_steps=0), "epoch_steps .* got 0"),
-        (window(factor=0.0), r"factor .* must be above 0, got 0\.0"),
+        (window(factor=-0.5), r"factor .* must be at least 0, got -0\.5"),
         ({"strategy": [(0, 8, 4, 2.0), (7, 20, 4, 2.0)]}, "start=7, .* begins before"),
         ({"select": "scores"}, "selector such as .* got 'scores'"),
         (
@@ -385,7 +410,7 @@ def window(**kwargs):
             "has its own",
         ),
         ({"measure": "g3"}, "'g1', 'g1_per_weight', 'g2', got 'g3'"),
-        ({"factor": 0.0}, r"factor .* got 0\.0"),
+        ({"factor": -0.5}, r"factor .* got -0\.5"),
         ({"factor": jnp.ones(3)}, r"factor .* \(3,\)"),
         ({"reselect_every": 0}, "reselect_every .* got 0"),
         ({"reselect_every": jnp.asarray(1)}, "'reselect_every' in static_args"),
@@ -404,6 +429,7 @@ def test_bad_arguments_are_named(kwargs, message):
     [
         (lambda: by_score(-0.5), r"threshold .* got -0\.5"),
         (lambda: by_score(jnp.ones(2)), r"threshold .* \(2,\)"),
+        (lambda: by_score(two_sided=True, lowest=True), "give one of them"),
         (lambda: by_score(two_sided=1), "two_sided .* got 1"),
         (lambda: by_score(two_sided=jnp.asarray(True)), "'two_sided' in static_args"),
         (lambda: at_random(0.0), r"ratio .* above 0 and at most 1, got 0\.0"),

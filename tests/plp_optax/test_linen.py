@@ -254,6 +254,149 @@ def test_a_call_counts_once_whatever_methods_it_goes_through():
     np.testing.assert_allclose(kernel[:, 0], 2 * X.sum(0), rtol=1e-6)
 
 
+# -- recurrent cells, attention and tied embeddings, against the same network by hand --
+
+
+def times(x, factor):
+    """The identity, whose gradient is multiplied; without a rule of its own."""
+    return x + (factor - 1) * (x - jax.lax.stop_gradient(x))
+
+
+def dense(p, x):
+    return x @ p["kernel"] + p.get("bias", 0)
+
+
+def lstm(p, x, f):
+    """The last hidden state's squares of an LSTM; ``f`` amplifies hi."""
+    sigmoid = jax.nn.sigmoid
+    x = dense(p["before"], x)
+    c = h = jnp.zeros((2, 4))
+    cell, total = p["cell"], 0.0
+    for t in range(x.shape[1]):
+        pre = {
+            gate: dense(cell[f"i{gate}"], x[:, t])
+            + times(dense(cell[f"h{gate}"], h), f if gate == "i" else 1.0)
+            for gate in "ifgo"
+        }
+        c = sigmoid(pre["f"]) * c + sigmoid(pre["i"]) * jnp.tanh(pre["g"])
+        h = sigmoid(pre["o"]) * jnp.tanh(c)
+        total += (h**2).sum()
+    return total
+
+
+def gru(p, x, f):
+    """The same of a GRU; ``f`` amplifies hn."""
+    x = dense(p["before"], x)
+    h, cell, total = jnp.zeros((2, 4)), p["cell"], 0.0
+    for t in range(x.shape[1]):
+        r, z = (
+            jax.nn.sigmoid(dense(cell[f"i{g}"], x[:, t]) + dense(cell[f"h{g}"], h))
+            for g in "rz"
+        )
+        n = jnp.tanh(dense(cell["in"], x[:, t]) + r * times(dense(cell["hn"], h), f))
+        h = (1 - z) * n + z * h
+        total += (h**2).sum()
+    return total
+
+
+class Recurrent(nn.Module):
+    cell: type[nn.Module]
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(3, name="before")(x)
+        cell = self.cell(4, name="cell", parent=self)
+        return (nn.RNN(cell)(x) ** 2).sum()
+
+
+class Attention(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4, name="before")(x)
+        attention = nn.MultiHeadDotProductAttention(2, name="attention")
+        return (attention(x) ** 2).sum()
+
+
+def attention(p, x, f):
+    """``f`` amplifies the keys."""
+    x, own = dense(p["before"], x), p["attention"]
+
+    def project(name):
+        kernel, bias = own[name]["kernel"], own[name]["bias"]
+        return jnp.einsum("btc,chd->bthd", x, kernel) + bias
+
+    q, k, v = project("query"), times(project("key"), f), project("value")
+    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) / 2**0.5)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    out = jnp.einsum("bqhd,hdc->bqc", mixed, own["out"]["kernel"])
+    return ((out + own["out"]["bias"]) ** 2).sum()
+
+
+class Tied(nn.Module):
+    """A language model whose last layer is its embedding, transposed."""
+
+    @nn.compact
+    def __call__(self, ids):
+        embed = nn.Embed(7, 3, name="embed")
+        x = nn.Dense(3, name="before")(embed(ids))
+        return (jnp.tanh(embed.attend(x)) ** 2).sum()
+
+
+def tied(p, ids, f):
+    """Each use of the embedding is amplified."""
+    table = p["embed"]["embedding"]
+    x = dense(p["before"], times(table[ids], f))
+    return (jnp.tanh(times(x @ table.T, f)) ** 2).sum()
+
+
+SEQUENCE = jnp.asarray(np.random.default_rng(5).normal(size=(2, 5, 3)), jnp.float32)
+BY_HAND = {
+    "lstm": (Recurrent(nn.LSTMCell), lstm, "cell/hi", SEQUENCE),
+    "gru": (Recurrent(nn.GRUCell), gru, "cell/hn", SEQUENCE),
+    "attention": (Attention(), attention, "attention/key", SEQUENCE),
+    "tied": (Tied(), tied, "embed", jnp.array([[1, 2, 2], [6, 0, 3]])),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+@jax.numpy_rank_promotion("allow")
+def test_networks_by_hand(name):
+    network, by_hand, layer, x = BY_HAND[name]
+    params = network.init(jax.random.key(1), x)["params"]
+    assert layer in plp_optax.layer_names(params)
+
+    def loss_fn(params, factor):
+        with propagate_amplification({layer: factor}):
+            return network.apply({"params": params}, x)
+
+    raw = jit(jax.grad(by_hand))(params, x, 1.0)
+    for factor in (1.0, 3.0, 0.0):
+        expected = jit(jax.grad(by_hand))(params, x, factor)
+        actual = jit(jax.grad(loss_fn))(params, factor)
+        # The gradient of the keys' bias is 0 but for rounding.
+        chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert optax.tree.norm(optax.tree.sub(raw, expected)) > 0.1
+
+
+def test_modules_that_return_their_parameters_are_named():
+    """The cotangent at their output is that of the kernel, and goes no further."""
+    network = Recurrent(nn.OptimizedLSTMCell)
+    params = network.init(jax.random.key(1), SEQUENCE)["params"]
+
+    def gradient(factors):
+        def loss_fn(params):
+            with propagate_amplification(factors):
+                return network.apply({"params": params}, SEQUENCE)
+
+        return jax.grad(loss_fn)(params)
+
+    with pytest.raises(ValueError, match=r"cell/hi is a DenseParams, .* nn\.LSTMCell"):
+        gradient({"cell/hi": 2.0})
+    raw, amplified = gradient({}), gradient({"cell": 2.0})  # the entire cell has one
+    chex.assert_trees_all_equal_shapes(raw, amplified)
+    assert optax.tree.norm(amplified["before"]) > 2 * optax.tree.norm(raw["before"])
+
+
 def test_a_module_alone_goes_by_the_name_that_layer_names_gives():
     dense = nn.Dense(3)
     params = dense.init(jax.random.key(0), X)["params"]

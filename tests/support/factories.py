@@ -60,15 +60,15 @@ class Case(NamedTuple):
 
 
 _COEFFICIENTS = (0.25, 0.25, -0.5, 1.0)
+_LAYERS = (("kernel", "a"), (".*", "b"))
 
 
 def _amplify(inject: str | None = None, **kwargs: Any) -> Case:
     """Two layers; three epochs of three steps, the first of them the analysis epoch."""
     windows = (plp_optax.AmplificationWindow(0, 9, epoch_steps=3, factor=2.0),)
-    layers = (("kernel", "a"), (".*", "b"))
     return Case(
         plp_optax.amplify_layers,
-        {"strategy": windows, "layers": layers} | kwargs,
+        {"strategy": windows, "layers": _LAYERS} | kwargs,
         inject=inject,
         leads=True,
     )
@@ -103,6 +103,27 @@ CASES = {
         accumulator_dtype=jnp.float32,
     ),
     "amplify_layers-inner": _amplify(select=named("b"), inner=optax.scale_by_adam()),
+    "monitor_layers": Case(
+        plp_optax.monitor_layers,
+        {"layers": _LAYERS, "decay": 0.8, "inner": optax.scale(0.5)},
+        needs_params=True,
+        inject="decay",
+        leads=True,
+    ),
+    "monitor_layers-g2": Case(
+        plp_optax.monitor_layers,
+        {"layers": _LAYERS, "measure": "g2", "window": 3},
+        needs_params=True,
+        leads=True,
+    ),
+    "noise_adaptive_rates": Case(
+        plp_optax.noise_adaptive_rates,
+        {"layers": _LAYERS, "alpha": 0.5, "decay": 0.8},
+        needs_params=True,
+        inject="alpha",
+        leads=True,
+        couples=True,
+    ),
     "plp": Case(
         plp_optax.plp,
         {

@@ -234,3 +234,80 @@ def train_with_strategy(
                 analyses.append((scores, chosen))
         start = end
     return history, analyses
+
+
+# -- statistics of layers --------------------------------------------------------------
+
+
+def layer_statistics(
+    g: list[np.ndarray],
+    u: list[np.ndarray],
+    w: list[np.ndarray],
+    weights: list[float],
+    measure: str,
+) -> dict[str, float]:
+    """A layer's statistics, from all of its gradients, updates and parameters.
+
+    ``weights`` are those of the steps. The variance is half the mean square distance of
+    two different gradients.
+    """
+    c = np.array(weights) / sum(weights)
+    n = 1 / (c**2).sum()
+    mean = sum(ci * gi for ci, gi in zip(c, g, strict=True))
+    pairs = list(itertools.permutations(range(len(c)), 2))
+    total = sum(c[i] * c[j] for i, j in pairs)
+    distances = sum(c[i] * c[j] * ((g[i] - g[j]) ** 2).sum() for i, j in pairs)
+    noise = distances / total / 2 if pairs else 0.0
+    signal = max((mean**2).sum() - noise / n, 0.0) if pairs else 0.0
+
+    def rms_norm(x: list[np.ndarray]) -> float:
+        return sum(ci * (xi**2).sum() for ci, xi in zip(c, x, strict=True)) ** 0.5
+
+    # The measures are sums, in which a gradient of weight c is one that is c as long.
+    scaled = np.array([ci * gi for ci, gi in zip(c, g, strict=True)])
+    return {
+        "samples": n,
+        "gradient_norm": rms_norm(g),
+        "update_norm": rms_norm(u),
+        "parameter_norm": rms_norm(w),
+        "signal": signal,
+        "noise": noise,
+        "agreement": MEASURE[measure](scaled),
+    }
+
+
+def train_noise_adaptive(
+    layers: list[np.ndarray],
+    gradient: Callable[[list[np.ndarray], int], list[np.ndarray]],
+    optimizers: list[MomentumSGD],
+    steps: int,
+    *,
+    alpha: float,
+    decay: float,
+) -> tuple[list[list[np.ndarray]], list[list[float]]]:
+    """Layers and their rates after each step: LANTON's rate over its mean.
+
+    A layer's noise is in units of its mean over the layers.
+    """
+    seen: list[list[np.ndarray]] = [[] for _ in layers]
+    history, all_rates = [], []
+    for count in range(steps):
+        gradients = gradient(layers, count)
+        noise = []
+        for own, g in zip(seen, gradients, strict=True):
+            own.append(g)
+            weights = [decay ** (count - i) for i in range(count + 1)]
+            noise.append(layer_statistics(own, own, own, weights, "g1")["noise"])
+        unit = sum(noise) / len(noise) or 1.0
+        alphas = [alpha / (alpha**2 + h / unit) ** 0.5 for h in noise]
+        mean = sum(a**0.5 for a in alphas) / len(alphas)
+        rates = [a**0.5 / mean for a in alphas]
+        layers = [
+            w + rate * (optimizer.step(w, g, count) - w)
+            for w, g, rate, optimizer in zip(
+                layers, gradients, rates, optimizers, strict=True
+            )
+        ]
+        history.append(layers)
+        all_rates.append(rates)
+    return history, all_rates

@@ -44,6 +44,9 @@ transformations = [
     plp_optax.pace(optax.constant_schedule(1e-3), mask={"dense": True}),
     plp_optax.plp_adamw(optax.cosine_decay_schedule(1e-3, 100), mask={"dense": True}),
     plp_optax.ekf(measurement_noise=0.1),
+    plp_optax.monitor_layers(optax.adam(1e-3), measure="g2", window=10),
+    plp_optax.noise_adaptive_rates(optax.sgd(0.1), alpha=0.5),
+    plp_optax.amplify_layers(strategy, select=plp_optax.by_score(lowest=True)),
 ]
 chain = optax.chain(
     plp_optax.amplify_layers(strategy, select=plp_optax.all_layers()),
@@ -56,10 +59,15 @@ averaged: optax.Params = plp_optax.averaged_params(state, params)
 fine_tuned = plp_optax.bema()
 corrected: optax.Params = plp_optax.bema_params(fine_tuned.init(params), params, params)
 names: tuple[str, ...] = plp_optax.layer_names(params)
-table: str = plp_optax.amplification_table(state, params)
+table: str = plp_optax.layer_table(state, params)
 analyses: list[plp_optax.LayerAnalysis] = plp_optax.layer_analyses(state, params)
 score: float = analyses[0].score
 rows: str = plp_optax.layer_table(analyses)
+watched = plp_optax.monitor_layers().init(params)
+statistics: list[plp_optax.LayerStatistics] = plp_optax.layer_statistics(
+    watched, params
+)
+ratio: float = statistics[0].snr
 
 
 def counts(
@@ -73,6 +81,8 @@ def counts(
     primal: plp_optax.GPAState,
     pulled: plp_optax.PaceState,
     kalman: plp_optax.EKFState,
+    monitor: plp_optax.MonitorLayersState,
+    adaptive: plp_optax.NoiseAdaptiveRatesState,
 ) -> list[jax.Array]:
     return [
         affine.cycle_step,
@@ -85,4 +95,6 @@ def counts(
         primal.interpolation,
         pulled.average.tail_steps,
         kalman.covariance,
+        monitor.squared_norms,
+        adaptive.layer_rates,
     ]

@@ -77,6 +77,7 @@ def test_defaults_are_complete():
             },
         ),
         (["--method", "amplify+plp"], {"plp_step": 1.0, "amplify_threshold": 1.5}),
+        (["--method=amplify", "--model=tiny"], {"amplify_threshold": 1.4}),
         (
             ["--method", "sgd", "--strategy", "[(2, 0.1, 0, 1), (6, 0.1, 1, 2)]"],
             {"epochs": 6, "schedule": None},
@@ -168,6 +169,14 @@ def test_what_follows_a_choice_is_chosen_again(tmp_path, first, second, expected
             "--early-stopping watches the validation loss",
         ),
         (["--method=amplify", "--amplify-select=random"], "needs --amplify-ratio"),
+        (
+            ["--method=amplify", "--amplify-inner", "--amplify-propagate"],
+            "--amplify-inner contradicts --amplify-propagate",
+        ),
+        (
+            ["--method=amplify", "--amplify-lowest", "--amplify-two-sided"],
+            "leave --amplify-lowest out",
+        ),
         (
             ["--method", "amplify", "--learning-rate", "0.1"],
             "--learning-rate 0.1 contradicts --strategy paper",

@@ -378,6 +378,26 @@ def test_amplified_layers_are_drawn_from_stem_to_head(drawn):
     assert when.get_ylim()[0] > when.get_ylim()[1]  # the stem is at the top
 
 
+def test_watched_layers_are_drawn_by_depth_and_epoch(drawn):
+    epochs = [
+        {
+            "epoch": epoch,
+            "layers": [
+                {"layer": "head", "snr": 0.5 / epoch},
+                {"layer": "stem", "snr": None},
+            ],
+        }
+        for epoch in (1, 2)
+    ]
+    ax, _ = drawn(plots.draw_layers, epochs)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["stem", "head"]
+    shown = ax.images[0].get_array()
+    assert shown.mask.tolist() == [[True, True], [False, False]]
+    assert shown[1].tolist() == [0.5, 0.25]
+
+
 def test_without_an_analysis_nothing_is_drawn(tmp_path):
-    plots.draw_amplification(tmp_path / "picture.png", history([1.0]), "a title")
+    for draw in (plots.draw_amplification, plots.draw_layers):
+        draw(tmp_path / "picture.png", history([1.0]), "a title")
     assert not list(tmp_path.iterdir())

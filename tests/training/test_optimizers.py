@@ -10,7 +10,7 @@ import pytest
 
 import plp_optax
 from tests.support import reference
-from tests.support.problems import W0, jitted, noisy_gradient, run
+from tests.support.problems import W0, jit, jitted, noisy_gradient, run
 from training.errors import ConfigError
 from training.settings import plateau
 from training.settings.chain import make_optimizer, make_plan, make_schedule
@@ -319,6 +319,48 @@ def test_gradients_are_amplified_then_clipped_before_decay_and_momentum(fields, 
             updates, state = tx.update(raw, state, params)
             params = optax.apply_updates(params, updates)
             np.testing.assert_allclose(params["kernel"], value, rtol=1e-10)
+
+
+@pytest.mark.parametrize("inner", [None, True, False])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_updates_of_scale_invariant_optimizers_are_amplified(optimizer, inner):
+    """And the gradients of others, unless --amplify-inner says otherwise."""
+    fields = {"optimizer": optimizer, "weight_decay": 0.0, **UNSET}
+    fields |= {"strategy": "[(4, 0.05, 1, 3.0)]"}
+    plain = chain(**fields | {"method": "none"})
+    tx = chain(
+        **fields
+        | {"method": "amplify", "amplify_select": "all", "amplify_inner": inner}
+    )
+    w = {"kernel": jnp.ones(3)}
+    state, other = tx.init(w), plain.init(w)
+    of_updates = inner if inner is not None else optimizer == "adamw"
+    for count in range(6):
+        gradient = {"kernel": jnp.arange(1.0, 4.0) - count}
+        factor = 3.0 if count >= 3 else 1.0
+        given = gradient if of_updates else optax.tree.scale(factor, gradient)
+        expected, other = jit(plain.update)(given, other, w)
+        if of_updates:
+            expected = optax.tree.scale(factor, expected)
+        updates, state = jit(tx.update)(gradient, state, w)
+        np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=1e-5)
+
+
+def test_the_monitor_is_around_the_method_and_noise_adaptive_rates_scale_it():
+    fields = {"method": "noise-adaptive", "noise_alpha": 0.1, "monitor_layers": True}
+    tx, plain = chain(**UNSET | fields), chain(**UNSET | {"method": "none"})
+    w = {name: {"kernel": jnp.ones(3)} for name in "ab"}
+    state, other = tx.init(w), plain.init(w)
+    for count in range(3):
+        sign = (-1.0) ** count
+        gradient = {"a": {"kernel": jnp.ones(3)}, "b": {"kernel": sign * jnp.ones(3)}}
+        updates, state = jit(tx.update)(gradient, state, w)
+        expected, other = jit(plain.update)(gradient, other, w)
+    rates = optax.tree.get(state, "layer_rates")
+    assert rates[0] > 1.4 > 0.6 > rates[1]
+    for rate, name in zip(rates, "ab", strict=True):
+        actual = updates[name]["kernel"] / expected[name]["kernel"]
+        np.testing.assert_allclose(actual, rate, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

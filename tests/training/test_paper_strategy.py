@@ -3,6 +3,8 @@
 import pytest
 
 from plp_optax import TrainingStrategy
+from training.settings.chain import make_strategy
+from training.settings.config import resolve
 from training.settings.strategy import NAMED_STRATEGIES, paper_stages
 
 LEAST = {"paper": 8, "paper-deep": 15}
@@ -22,6 +24,17 @@ def test_scaled(name, epochs):
     assert first.stop == second.start
     before, after = map(strategy.learning_rate, (second.start - 1, second.start))
     assert before > after
+
+
+def test_other_optimizers_have_their_own_usual_rate():
+    for optimizer, rates in {
+        "nesterov": [0.1, 0.1, 0.01, 0.01],
+        "adamw": [0.001, 0.001, 0.0001, 0.0001],
+    }.items():
+        config = resolve({"method": "amplify", "optimizer": optimizer})
+        strategy = make_strategy(config, steps_per_epoch=1)
+        found = [stage.learning_rate for stage in strategy.stages]
+        assert found == pytest.approx(rates)
 
 
 @pytest.mark.parametrize(("name", "least"), LEAST.items())

@@ -279,6 +279,33 @@ def test_amplification_is_recorded_in_both_forms(tmp_path):
     assert abs(plain[3] - propagated[3]) > 1e-3
 
 
+def test_layers_are_watched_while_they_are_amplified(tmp_path, capsys):
+    """By default, with a threshold that tiny's three layers can exceed."""
+    path = tmp_path / "run"
+    argv = [*AMPLIFY[:-2], "--optimizer", "adam", "--monitor-layers"]
+    assert train.main([*argv, "--workdir", str(path)]) == 0
+    output = capsys.readouterr().out
+    assert "adam undoes the amplification of gradients, so its updates are" in output
+    assert "--amplify-threshold is 1.4" in output
+    history = read_metrics(path)
+    for metrics in history:
+        layers = metrics["layers"]
+        names = [row["layer"] for row in layers]
+        assert names == ["stage1/conv", "stage2/conv", "head"]
+        assert {row["samples"] for row in layers} == {4.0}  # the steps of an epoch
+        # Two norms are no layers.
+        squares = [row["parameter_norm"] ** 2 for row in layers]
+        assert 0 < sum(squares) < 1.1 * metrics["parameter_norm"] ** 2
+        for row in layers:
+            ratio = row["update_norm"] / row["parameter_norm"]
+            assert row["update_ratio"] == pytest.approx(ratio)
+            assert row["snr"] >= 0
+            assert 0 < row["agreement"] <= 1
+    assert (path / "layers.png").read_bytes().startswith(b"\x89PNG")
+    (events,) = (path / "tensorboard").iterdir()
+    assert b"layers/snr/stage2/conv" in events.read_bytes()
+
+
 def test_early_stopping_and_the_average(tmp_path, capsys):
     """A rate so high that the validation loss soon rises."""
     path = tmp_path / "run"

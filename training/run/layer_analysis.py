@@ -1,5 +1,6 @@
-"""The layers that a run amplifies, read from the optimizer's state."""
+"""The layers that a run amplifies or watches, read from the optimizer's state."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +51,27 @@ def observe(
     analyses = plp_optax.layer_analyses(opt_state, params, layers=rule)
     rows = {row.layer: row._asdict() for row in analyses}
     return Amplification(amplified, count, [rows[name] for name in order])
+
+
+def statistics(
+    opt_state: optax.OptState, params: Any, layers: str
+) -> list[dict[str, Any]]:
+    """The statistics of each layer over the last epoch, in the network's order.
+
+    Numbers that are not finite, of layers without a gradient, are None.
+    """
+    rule: Any = layers
+    found = plp_optax.layer_statistics(opt_state, params, layers=rule)
+    rows = {row.layer: row._asdict() for row in found}
+    return [
+        {
+            name: None
+            if isinstance(value, float) and not math.isfinite(value)
+            else value
+            for name, value in rows[layer].items()
+        }
+        for layer in by_depth(list(rows))
+    ]
 
 
 def layers_text(history: Sequence[Mapping[str, Any]]) -> str:

@@ -266,6 +266,10 @@ class TrainingLoop:
             }
             progress.amplified = amplified.amplified
             progress.selections = amplified.selections
+        if config.monitor_layers:
+            metrics["layers"] = layer_analysis.statistics(
+                state.opt_state, state.params, amplify.layers if amplify else "kernels"
+            )
         return metrics
 
     def test(self) -> dict[str, Evaluation]:

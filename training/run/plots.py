@@ -1,4 +1,4 @@
-"""The pictures of a run: loss and accuracy, and which layers were amplified."""
+"""The pictures of a run: loss and accuracy, and what is known of its layers."""
 
 import itertools
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, LogNorm
 
 # Figure, not pyplot: no global state, no display, and a quicker import.
 from matplotlib.figure import Figure
@@ -185,6 +185,51 @@ def draw_amplification(
     for ax in (when, scores):
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.grid(axis="y", alpha=0.25)
+    _set_title(figure, title)
+    figure.savefig(path)
+
+
+def draw_layers(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draws the signal-to-noise ratio of gradients, by layer and epoch.
+
+    Args:
+      path: The PNG file to write.
+      history: The run's metrics, one entry an epoch.
+      title: Describes the run.
+    """
+    watched = [m for m in history if m.get("layers")]
+    if not watched:
+        return
+    names = by_depth([row["layer"] for row in watched[-1]["layers"]])
+    columns = [{row["layer"]: row["snr"] for row in m["layers"]} for m in watched]
+    values = np.array(
+        [[c.get(name) for c in columns] for name in names], float
+    )  # None is NaN
+    height = min(0.22 * len(names), 8.0)
+    figure = Figure(figsize=(8, 2 + height), dpi=120, layout="constrained")
+    ax = figure.subplots()
+    ax.set_facecolor("0.85")  # where there is no number
+    first, last = watched[0]["epoch"], watched[-1]["epoch"]
+    image = ax.imshow(
+        values,
+        aspect="auto",
+        interpolation="nearest",
+        cmap="viridis",
+        norm=LogNorm(1e-3, 1, clip=True),
+        extent=(first - 0.5, last + 0.5, len(names) - 0.5, -0.5),
+    )
+    bar = figure.colorbar(image, ax=ax, extend="both", label="signal-to-noise ratio")
+    bar.set_ticks(
+        [1e-3, 1e-2, 1e-1, 1],
+        labels=["0.001: noise", "0.01", "0.1", "1: signal"],
+    )
+    ax.set(
+        xlabel="epoch",
+        title="a layer's gradient in one step: signal (bright) or noise (dark)",
+    )
+    size = min(7.0, 60 * height / len(names))  # points
+    ax.set_yticks(range(len(names)), names, fontsize=size)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _set_title(figure, title)
     figure.savefig(path)
 

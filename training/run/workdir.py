@@ -40,12 +40,13 @@ TENSORBOARD, PROFILE = "tensorboard", "profile"
 STAGES = "stages"  # of a cascade: the work directories of its stages
 # Only in runs that amplify: which layers when, and a table for each analysis.
 AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
+MONITOR = "layers.png"  # with --monitor-layers: signal and noise by layer and epoch
 _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _OURS = (
     *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
     *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, AVERAGE, STAGES),
-    *(MEANS, MERGED),
+    *(MEANS, MERGED, MONITOR),
 )
 _START_AGAIN = "--overwrite starts the run again"
 
@@ -333,6 +334,7 @@ class WorkDirectory:
         """Draws the pictures of a run."""
         self._draw(plots.draw_confusion, CONFUSION, confusion, label_names, title)
         self._draw(plots.draw_amplification, AMPLIFICATION, history, title)
+        self._draw(plots.draw_layers, MONITOR, history, title)
         self._draw(plots.draw_curves, CURVES, history, title)
 
     @_by_coordinator
@@ -367,6 +369,11 @@ class WorkDirectory:
             is_number = isinstance(value, int | float) and not math.isnan(value)
             if name != "epoch" and is_number:
                 self._events.add_scalar(name, value, int(metrics["epoch"]))
+        for row in metrics.get("layers", ()):
+            for name, value in row.items():
+                if name != "layer" and value is not None:
+                    tag = f"layers/{name}/{row['layer']}"
+                    self._events.add_scalar(tag, value, int(metrics["epoch"]))
         self._events.flush()
 
 

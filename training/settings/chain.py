@@ -9,8 +9,8 @@ from training.errors import ConfigError
 from training.settings import flags, plateau
 from training.settings.averages import TailAverage
 from training.settings.config import Config
-from training.settings.methods import Method
-from training.settings.optimizers import SGD, Optimizer
+from training.settings.methods import Amplify, Method
+from training.settings.optimizers import OPTIMIZERS, SGD, Optimizer
 from training.settings.schedules import Cyclic, Plateau, Schedule
 from training.settings.strategy import (
     NAMED_STRATEGIES,
@@ -34,7 +34,8 @@ def make_plan(config: Config, steps_per_epoch: int) -> Plan:
         )
     strategy = make_strategy(config, steps_per_epoch=steps_per_epoch)
     last_step = min(total, config.max_steps or total)
-    return Plan(steps_per_epoch, total, last_step, config.seed, strategy)
+    is_invariant = OPTIMIZERS[config.optimizer].scale_invariant
+    return Plan(steps_per_epoch, total, last_step, config.seed, strategy, is_invariant)
 
 
 def make_strategy(
@@ -50,6 +51,11 @@ def make_strategy(
     try:
         if config.strategy in NAMED_STRATEGIES:
             stages = paper_stages(config.strategy, config.epochs)
+            optimizer = OPTIMIZERS[config.optimizer]
+            if optimizer.scale_invariant:
+                # The papers' rate of 0.1 is that of SGD.
+                scale = optimizer.usual_rate / 0.1
+                stages = [(end, scale * rate, *rest) for end, rate, *rest in stages]
         else:
             stages = listed_strategy(config.strategy)
         return plp_optax.TrainingStrategy(stages, steps_per_epoch=steps_per_epoch)
@@ -70,7 +76,8 @@ def make_schedule(config: Config, plan: Plan) -> optax.Schedule:
 def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationExtraArgs:
     """Returns the complete optimizer.
 
-    Amplification, clipping, decay, base optimizer, prediction, average: in this order.
+    Amplification, clipping, decay, base optimizer, prediction, average: in this order,
+    and the monitor around all but the average.
 
     Raises:
       ConfigError: If the library refuses an option.
@@ -103,6 +110,14 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
             except ValueError as error:
                 where = f"--method {config.method}: {error}"
                 raise ConfigError(flags.naming(method, error) or where) from error
+    if config.monitor_layers:
+        amplify = config.get(Amplify)
+        tx = plp_optax.monitor_layers(
+            tx,
+            measure="g1_per_weight",
+            window=max(2, plan.steps_per_epoch),
+            layers=amplify.layers if amplify else "kernels",
+        )
     if average := config.get(TailAverage):
         tx = average(tx, plan)
     return optax.with_extra_args_support(tx)

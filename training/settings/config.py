@@ -277,6 +277,13 @@ def _contradictions(c: Config) -> Iterator[str]:
         )
     if amplify and amplify.select == "random" and amplify.ratio is None:
         yield "--amplify-select random needs --amplify-ratio, such as 0.2"
+    if amplify and amplify.inner and amplify.propagate:
+        yield (
+            "--amplify-inner contradicts --amplify-propagate, which amplifies before "
+            "the optimizer: give one of them"
+        )
+    if amplify and amplify.lowest and amplify.two_sided:
+        yield "--amplify-two-sided selects the lowest too: leave --amplify-lowest out"
     if c.head == "mlp" and c.model not in VGG:
         yield f"--head mlp is for VGG; {c.model} has --head linear"
     for name in ("initial_weights", "start_from"):

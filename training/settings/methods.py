@@ -156,14 +156,21 @@ class Amplify(Method):
         "g2", "How the consistency of a layer's gradients is measured."
     )
     threshold: float = flag(
-        1.5,
-        "Standard deviations by which a layer must stand out.",
+        lambda c: 1.4 if c.model == "tiny" else 1.5,
+        "Standard deviations by which a layer must stand out. Unset: 1.5; 1.4 for "
+        "tiny, since among its three layers none can stand out by more than 1.41.",
         only=("amplify_select", ("scores",)),
         low=0,
     )
     two_sided: bool = flag(
         False,
         "Also amplify layers whose score is that much below the mean.",
+        only=("amplify_select", ("scores",)),
+    )
+    lowest: bool = flag(
+        False,
+        "Amplify the layers whose score is that much below the mean instead; with "
+        "--amplify-factor 0 they are frozen.",
         only=("amplify_select", ("scores",)),
     )
     ratio: float | None = flag(
@@ -175,10 +182,10 @@ class Amplify(Method):
     )
     factor: float | None = flag(
         None,
-        "Amplification factor, by which gradients are multiplied. Unset: the "
-        "strategy's, which is 2 in the named strategies (an assumption: the paper does "
-        "not publish it).",
-        above=0,
+        "Amplification factor, by which gradients are multiplied; 0 freezes. Unset: "
+        "the strategy's, which is 2 in the named strategies (an assumption: the paper "
+        "does not publish it).",
+        low=0,
     )
     layers: Literal["kernels", "modules"] = flag(
         "kernels",
@@ -193,9 +200,22 @@ class Amplify(Method):
         "Amplify inside back-propagation, so that the layers before an amplified one "
         "are amplified too.",
     )
+    inner: bool | None = flag(
+        None,
+        "Amplify the optimizer's updates instead of the gradients that it gets. Unset: "
+        "for scale-invariant optimizers, which undo the amplification of a gradient; "
+        "these are all but sgd and nesterov.",
+    )
+
+    def multiplies_updates(self, scale_invariant: bool) -> bool:
+        """Whether the optimizer is inside of the amplification."""
+        if self.inner is None:
+            return scale_invariant and not self.propagate
+        return self.inner
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         assert plan.strategy is not None  # the default of methods that amplify
+        is_inner = self.multiplies_updates(plan.scale_invariant)
         amplification = plp_optax.amplify_layers(
             plan.strategy,
             select=self._selector(plan.seed),
@@ -203,14 +223,17 @@ class Amplify(Method):
             factor=self.factor,
             reselect_every=self.reselect_every,
             layers=self.layers,
+            inner=base if is_inner else None,
             apply=not self.propagate,
         )
-        return optax.chain(amplification, base)
+        return amplification if is_inner else optax.chain(amplification, base)
 
     def _selector(self, seed: int) -> plp_optax.Selector:
         match self.select:
             case "scores":
-                selector = plp_optax.by_score(self.threshold, two_sided=self.two_sided)
+                selector = plp_optax.by_score(
+                    self.threshold, two_sided=self.two_sided, lowest=self.lowest
+                )
                 return _naming(f"--amplify-threshold {self.threshold}", selector)
             case "random":
                 assert self.ratio is not None  # checked with the flags
@@ -220,6 +243,25 @@ class Amplify(Method):
             case names:
                 selector = plp_optax.named(*(name.strip() for name in names.split(",")))
                 return _naming(f"--amplify-select {names}", selector)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseAdaptive(Method):
+    """Learning rates by layer, which fall with the noise of its gradient."""
+
+    prefix = "noise"
+    alpha: float = flag(
+        1.0,
+        "How even the rates of the layers are: large values make them equal, small "
+        "ones let them fall with the fourth root of the noise.",
+        above=0,
+    )
+    decay: float = flag(
+        0.99, "Decay of the averages that estimate the noise.", above=0, below=1
+    )
+
+    def __call__(self, base: Transformation, plan: Plan) -> Transformation:
+        return plp_optax.noise_adaptive_rates(base, alpha=self.alpha, decay=self.decay)
 
 
 def _naming(flag: str, selector: plp_optax.Selector) -> plp_optax.Selector:
@@ -245,4 +287,5 @@ METHODS: dict[str, type[Method] | tuple[type[Method], ...]] = {
     "outer-nesterov": OuterNesterov,
     "amplify": Amplify,
     "amplify+plp": (PLP, Amplify),
+    "noise-adaptive": NoiseAdaptive,
 }

@@ -20,6 +20,8 @@ class Optimizer(Part):
     # Whether it decays weights itself. For others the decay is added to the gradient,
     # as in PyTorch.
     decays_weights: ClassVar[bool] = False
+    # Whether its updates hardly depend on the scale of gradients.
+    scale_invariant: ClassVar[bool] = True
 
     def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
         """The optax transformation; ``rate`` is the learning rate by step."""
@@ -41,6 +43,7 @@ class SGD(_WithMomentum):
     """Stochastic gradient descent with heavy-ball momentum."""
 
     usual_rate = 0.05
+    scale_invariant = False
     nesterov: ClassVar[bool] = False
 
     def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:

@@ -161,13 +161,15 @@ class MethodFlags:
         "none adds nothing (and sgd is its old name). plp (parameter linear "
         "prediction), lookahead, average (of the window), anderson (Anderson "
         "acceleration), ema-nesterov and outer-nesterov follow the optimizer; amplify "
-        "(layer-wise gradient amplification) precedes it.",
+        "(layer-wise gradient amplification) precedes it; noise-adaptive (layer-wise "
+        "learning rates) scales its updates.",
         parts=METHODS,
     )
     strategy: str | None = flag(
         lambda c: "paper" if c.amplify_select else None,
         "Learning rate and amplification by epoch: paper (VGG-19 and ResNet-18/34), "
-        "paper-deep (ResNet-50/101), both scaled to --epochs, or a list such as "
+        "paper-deep (ResNet-50/101), both scaled to --epochs, with the usual rate of "
+        "the optimizer in the place of SGD's 0.1; or a list such as "
         '"[(10, 0.1, 0, 1), (20, 0.1, 1, 2.0)]" of (end epoch, learning rate, '
         "amplify?, factor). Replaces --schedule and --learning-rate. Unset: paper for "
         "methods that amplify.",
@@ -367,6 +369,12 @@ class RunFlags:
     )
     keep_checkpoints: int = flag(
         2, "How many of the newest checkpoints to keep.", low=1, identity=False
+    )
+    monitor_layers: bool = flag(
+        False,
+        "Record statistics of each layer over each epoch: norms of gradients, updates "
+        "and parameters, and the signal-to-noise ratio of gradients; in metrics.jsonl, "
+        "TensorBoard and layers.png. Needs one copy of the parameters more.",
     )
     on_nonfinite: Literal["stop", "skip"] = flag(
         "stop",

@@ -23,6 +23,8 @@ class Plan(NamedTuple):
     seed: int
     # Learning rate and amplification by epoch, if there is a strategy.
     strategy: plp_optax.TrainingStrategy | None
+    # Whether the updates of the base optimizer hardly depend on the scale of gradients.
+    scale_invariant: bool = False
 
 
 # (End epoch, learning rate, amplify?, factor) as in the paper, which does not publish

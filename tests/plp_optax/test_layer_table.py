@@ -50,10 +50,10 @@ def test_layer_analyses(measure, samples):
     assert plp_optax.layer_analyses(restored, params) == analyses
 
 
-def test_amplification_table():
+def test_the_table_of_an_analysis():
     """z = 5, -1 and -4 over the root of 14; the floor is that of 3 iterations."""
     state, params = analysis_state()
-    table = plp_optax.amplification_table(state, params)
+    table = plp_optax.layer_table(state, params)
     assert plp_optax.layer_table(plp_optax.layer_analyses(state, params)) == table
     assert table.splitlines() == [
         "layer  score  noise floor      z  amplified",
@@ -87,9 +87,9 @@ def test_analyses_before_the_first_selection():
                 [analysis.score, analysis.noise_floor, analysis.z_score]
             ).all()
             assert not analysis.amplified
-        table = plp_optax.amplification_table(tx.init(params), params)
-        assert table.splitlines()[1].split() == ["a", "nan", "nan", "nan"]
-    empty = plp_optax.amplification_table(tx.init({}), {})
+        table = plp_optax.layer_table(tx.init(params), params)
+        assert table.splitlines()[1].split() == ["a", "-", "-", "-"]
+    empty = plp_optax.layer_table(tx.init({}), {})
     assert empty == "layer  score  noise floor      z  amplified"
 
 
@@ -109,7 +109,7 @@ def test_the_state_is_found_inside_of_others():
         _, states = feed(outer, [gradient], gradient)
         analyses = plp_optax.layer_analyses(states[-1], gradient)
         assert [a.score for a in analyses] == [1, 1, 0]
-        assert plp_optax.amplification_table(states[-1], gradient).count("yes") == 3
+        assert plp_optax.layer_table(states[-1], gradient).count("yes") == 3
     for others, number in ((optax.sgd(0.1), 0), (optax.chain(tx, tx), 2)):
         with pytest.raises(
             ValueError, match=f"one AmplifyLayersState, and contains {number}"
@@ -128,8 +128,8 @@ def test_stacked_members_have_a_table_each(measure):
     tables = []
     for i, gradient in enumerate(gradients):
         _, one = jit(tx.update)(gradient, tx.init(gradient))
-        tables.append(f"member {i}\n{plp_optax.amplification_table(one, gradient)}")
-    table = plp_optax.amplification_table((state, optax.EmptyState()), stacked)
+        tables.append(f"member {i}\n{plp_optax.layer_table(one, gradient)}")
+    table = plp_optax.layer_table((state, optax.EmptyState()), stacked)
     assert table == "\n\n".join(tables)
     with pytest.raises(ValueError, match="holds 2 members"):
         plp_optax.layer_analyses(state, stacked)

@@ -1,0 +1,331 @@
+"""Statistics of layers, and learning rates by their noise, against literal twins."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+import plp_optax
+from plp_optax import AmplificationWindow, stacked
+from tests.support import reference
+from tests.support.amplification import every_measure, jit, kernels
+from tests.support.problems import run_tree
+
+STEPS, DECAY, WINDOW = 9, 0.8, 4
+SIZES = {"a": (2, 3), "b": (4,), "c": (1, 1)}
+
+
+def problem(steps=STEPS, seed=0):
+    """Parameters and gradients; of b one weight has none, of c one step is infinite."""
+    rng = np.random.default_rng(seed)
+
+    def tree(scale=1.0):
+        return {n: {"kernel": scale * rng.normal(size=s)} for n, s in SIZES.items()}
+
+    gradients = [tree(1 + i / 4) for i in range(steps)]
+    for gradient in gradients:
+        gradient["a"]["kernel"] += 0.7
+        gradient["b"]["kernel"][1] = 0.0
+    gradients[2]["c"]["kernel"][:] = np.inf
+    return tree(), gradients
+
+
+def monitored(tx, params, gradients):
+    """The moments after each step, and all updates."""
+    state, update = tx.init(params), jit(tx.update)
+    moments, outputs = [], []
+    for gradient in gradients:
+        updates, state = update(gradient, state, params)
+        moments.append(state.moments)
+        outputs.append(updates)
+    return moments, outputs
+
+
+def twin(params, gradients, steps, weight, measure):
+    """The statistics of each layer over these steps."""
+    found = []
+    for name in SIZES:
+        kept = [i for i in steps if np.isfinite(gradients[i][name]["kernel"]).all()]
+        g = [gradients[i][name]["kernel"].ravel() for i in kept]
+        u = [-0.1 * x for x in g]
+        w = [params[name]["kernel"].ravel()] * len(g)
+        # A step that a layer leaves out does not age the ones before it.
+        weights = [weight ** (len(kept) - 1 - k) for k in range(len(kept))]
+        found.append(reference.layer_statistics(g, u, w, weights, measure))
+    return found
+
+
+def assert_moments(moments, expected, measure):
+    for name in expected[0]:
+        values = getattr(moments, name)
+        if measure == "g1" and name in ("signal", "noise"):
+            assert values is None
+        else:
+            wanted = [layer[name] for layer in expected]
+            np.testing.assert_allclose(values, wanted, rtol=1e-11, atol=1e-13)
+
+
+@every_measure
+def test_exponential_averages_follow_their_twin(measure):
+    with jax.enable_x64(True):
+        params, gradients = problem()
+        tx = plp_optax.monitor_layers(optax.sgd(0.1), measure=measure, decay=DECAY)
+        moments, _ = monitored(tx, params, gradients)
+        for last in range(STEPS):
+            expected = twin(params, gradients, range(last + 1), DECAY, measure)
+            assert_moments(moments[last], expected, measure)
+
+
+@every_measure
+def test_windows_follow_their_twin_and_hold_until_the_next_ends(measure):
+    with jax.enable_x64(True):
+        params, gradients = problem()
+        tx = plp_optax.monitor_layers(optax.sgd(0.1), measure=measure, window=WINDOW)
+        moments, _ = monitored(tx, params, gradients)
+        for last in range(STEPS):
+            first = (last + 1) // WINDOW * WINDOW - WINDOW
+            if first < 0:
+                np.testing.assert_array_equal(moments[last].samples, 0)
+            else:
+                steps = range(first, first + WINDOW)
+                assert_moments(
+                    moments[last], twin(params, gradients, steps, 1, measure), measure
+                )
+
+
+def test_noise_and_signal_are_unbiased():
+    """Of 400 layers with a known mean and deviation, in 5 gradients each."""
+    rng = np.random.default_rng(1)
+    rows = 0.5 + 2.0 * rng.normal(size=(5, 400, 16))
+    params = {"kernel": jnp.ones((400, 16))}
+    for kwargs in ({"window": 5}, {"decay": 0.7}):
+        tx = plp_optax.monitor_layers(
+            measure="g1_per_weight", layers=stacked(".*"), **kwargs
+        )
+        gradients = [{"kernel": jnp.asarray(row, jnp.float32)} for row in rows]
+        moments = monitored(tx, params, gradients)[0][-1]
+        assert float(moments.noise.mean()) == pytest.approx(16 * 4, rel=0.05)
+        # Negative estimates are cut to 0, which leaves a bias at so low a signal.
+        assert 16 * 0.25 < float(moments.signal.mean()) < 16 * 0.25 + 5
+
+
+def test_updates_are_those_of_the_optimizer():
+    params, gradients = problem()
+    params, gradients = jax.tree.map(jnp.float32, (params, gradients[3:]))
+    plain = optax.adamw(0.1)
+    expected, _ = run_tree(plain, params, gradients)
+    watched = plp_optax.monitor_layers(plain, measure="g2")
+    actual, _ = run_tree(watched, params, gradients)
+    chex.assert_trees_all_equal(actual, expected)
+    outputs = monitored(plp_optax.monitor_layers(), params, gradients)[1]
+    chex.assert_trees_all_equal(outputs, gradients)
+
+
+@every_measure
+def test_stacked_layers_are_layers_of_their_own(measure):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(2)
+        rows = rng.normal(size=(6, 3, 4))
+        make = functools.partial(plp_optax.monitor_layers, measure=measure, decay=0.9)
+        apart = [kernels(row) for row in rows]
+        together = [{"blocks": {"kernel": row}} for row in rows]
+        one = make(layers=stacked("blocks/.*", layers="modules"))
+        moments = monitored(one, together[0], together)[0]
+        chex.assert_trees_all_close(moments, monitored(make(), apart[0], apart)[0])
+
+
+def test_masked_leaves_and_gradients_that_are_none():
+    params, gradients = problem()
+    tx = plp_optax.monitor_layers(measure="g1_per_weight")
+    full = monitored(tx, params, gradients)[0][-1]
+    masked = optax.masked(tx, {"a": True, "b": False, "c": False})
+    state = masked.init(params)
+    none = tx.init(params)
+    for gradient in gradients:
+        _, state = jit(masked.update)(gradient, state, params)
+        _, none = jit(tx.update)(gradient | {"b": {"kernel": None}}, none, params)
+    rows = plp_optax.layer_statistics(state, {"a": params["a"]})
+    np.testing.assert_allclose(rows[0].noise, full.noise[0], rtol=1e-6)
+    rows = plp_optax.layer_statistics(none, params)
+    np.testing.assert_allclose(rows[0].snr, full.signal[0] / full.noise[0], rtol=1e-6)
+    assert np.isnan(rows[1][1:]).all()
+
+
+@every_measure
+def test_parameters_that_shard_map_splits(measure):
+    with jax.enable_x64(True):
+        mesh = Mesh(np.array(jax.devices()), ("x",))
+        rng = np.random.default_rng(3)
+        rows = rng.normal(size=(5, 2, 8, 3))
+        gradients = [{"a": {"kernel": r[0]}, "b": {"kernel": r[1]}} for r in rows]
+        params = gradients[0]
+        make = functools.partial(
+            plp_optax.noise_adaptive_rates
+            if measure == "g1_per_weight"
+            else functools.partial(plp_optax.monitor_layers, measure=measure),
+            decay=0.7,
+        )
+        expected = feed_with_params(make(), params, gradients)
+
+        def run(params, gradients):
+            return feed_with_params(make(axis_name="x"), params, gradients)
+
+        specs = jax.tree.map(
+            lambda x: P("x") if x.shape == (8, 3) else P(),
+            jax.eval_shape(lambda: expected),
+        )
+        split = jax.shard_map(run, mesh=mesh, in_specs=P("x"), out_specs=specs)
+        chex.assert_trees_all_close(jit(split)(params, gradients), expected, rtol=1e-9)
+
+
+def feed_with_params(tx, params, gradients):
+    state = tx.init(params)
+    for gradient in gradients:
+        updates, state = tx.update(gradient, state, params)
+    return updates, state
+
+
+# -- reading ---------------------------------------------------------------------------
+
+
+def test_the_table_before_the_first_window_and_of_both_states():
+    params = kernels(np.ones((2, 3), np.float32))
+    windows = [AmplificationWindow(0, 4, 2, factor=2.0)]
+    tx = plp_optax.monitor_layers(
+        plp_optax.amplify_layers(windows, select=plp_optax.by_score(0.5)), window=2
+    )
+    state = tx.init(params)
+    tables = plp_optax.layer_table(state, params).split("\n\n")
+    assert tables[0].splitlines()[1:] == [
+        *(f"{name}          -            -      -" for name in "ab"),
+        "(nothing yet after 0 updates: filled at the end of the first analysis epoch)",
+    ]
+    assert tables[1].splitlines()[1].split() == ["a", *"------"]
+    assert tables[1].splitlines()[-1] == (
+        "(nothing yet after 0 updates: filled at the end of the first window)"
+    )
+    for _ in range(2):
+        _, state = jit(tx.update)(params, state, params)
+    text = plp_optax.layer_table(state, params)
+    assert "nothing yet" not in text
+    # g1 has no signal and no noise.
+    assert text.splitlines()[-1].split() == [
+        *("b", "1.7e+00", "1.7e+00", "1.7e+00", "1.0e+00", "-", "1.0000")
+    ]
+    rows = plp_optax.layer_statistics(state, params)
+    assert text.endswith(plp_optax.layer_table(rows))
+    with pytest.raises(ValueError, match="finds 1 in params"):
+        plp_optax.layer_statistics(state, params, layers=lambda path: "one")
+    with pytest.raises(ValueError, match="contains 0"):
+        plp_optax.layer_table(optax.sgd(0.1).init(params), params)
+
+
+def test_members_have_a_table_each():
+    tx = plp_optax.monitor_layers(measure="g1_per_weight")
+    gradients = kernels(np.random.default_rng(0).normal(size=(3, 2, 4)))
+    _, state = jit(jax.vmap(tx.update))(
+        gradients, jax.vmap(tx.init)(gradients), gradients
+    )
+    table = plp_optax.layer_table(state, gradients)
+    assert [x.splitlines()[0] for x in table.split("\n\n")] == ["member 0", "member 1"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: plp_optax.monitor_layers(measure="g3"), "measure must be one of"),
+        (lambda: plp_optax.monitor_layers(decay=1.0), "decay must be .* got 1.0"),
+        (lambda: plp_optax.monitor_layers(window=1), "window must be .* got 1"),
+        (lambda: plp_optax.monitor_layers(decay=0.5, window=3), "give one of them"),
+        (lambda: plp_optax.monitor_layers(layers="kernel"), "got 'kernel'"),
+        (lambda: plp_optax.noise_adaptive_rates(alpha=0), "alpha must be above 0"),
+        (lambda: plp_optax.noise_adaptive_rates(decay=0), "decay must be above 0"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# -- noise-adaptive rates --------------------------------------------------------------
+
+NOISES = {"a": 0.1, "b": 1.0, "c": 3.0}
+
+
+def noisy(layers, count):
+    """Gradients of a quadratic, with noise that differs between the layers."""
+    rng = np.random.default_rng(count)
+    return [
+        w + scale * rng.normal(size=np.shape(w))
+        for w, scale in zip(layers, NOISES.values(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_noise_adaptive_rates_follow_their_twin(alpha):
+    """With momentum and decay, whose updates are scaled as a whole."""
+    start = [np.ones(4), np.full(3, 2.0), np.linspace(-1, 1, 6)]
+    twins = [reference.MomentumSGD(0.05, 0.9, weight_decay=0.01) for _ in start]
+    history, rates = reference.train_noise_adaptive(
+        start, noisy, twins, 12, alpha=alpha, decay=DECAY
+    )
+    with jax.enable_x64(True):
+        base = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.05, 0.9))
+        tx = plp_optax.noise_adaptive_rates(base, alpha=alpha, decay=DECAY)
+        params = kernels(start)
+        state, update = tx.init(params), jit(tx.update)
+        for count, (expected, expected_rates) in enumerate(
+            zip(history, rates, strict=True)
+        ):
+            now = [np.asarray(params[n]["kernel"]) for n in NOISES]
+            updates, state = update(kernels(noisy(now, count)), state, params)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(state.layer_rates, expected_rates, rtol=1e-10)
+            for name, w in zip(NOISES, expected, strict=True):
+                np.testing.assert_allclose(params[name]["kernel"], w, rtol=1e-10)
+    assert rates[-1][0] > 1.1 > 0.9 > rates[-1][2]
+
+
+def test_rates_have_the_mean_1_and_do_not_depend_on_the_scale():
+    params = kernels(np.ones((3, 4)))
+    params |= {"norm": {"scale": np.ones(4)}}
+    found = []
+    for scale in (1.0, 2.0**20):
+        tx = plp_optax.noise_adaptive_rates()
+        state = tx.init(params)
+        for count in range(5):
+            gradients = kernels([scale * g for g in noisy([np.ones(4)] * 3, count)])
+            gradients["norm"] = {"scale": scale * np.ones(4)}
+            updates, state = jit(tx.update)(gradients, state, params)
+            np.testing.assert_allclose(state.layer_rates.mean(), 1, rtol=1e-6)
+        # Parameters outside of layers keep their rate.
+        np.testing.assert_array_equal(updates["norm"]["scale"], scale)
+        found.append(np.asarray(state.layer_rates))
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    assert found[0].std() > 0.1
+
+
+def test_layers_of_unknown_noise_keep_their_rate():
+    params = kernels(np.ones((3, 4), np.float32))
+    tx = plp_optax.noise_adaptive_rates(alpha=0.1)
+    gradients = []
+    for count in range(4):
+        rows = noisy([np.ones(4)] * 3, count)
+        rows[1][2] = np.nan
+        gradients.append(kernels(rows))
+    state = tx.init(params)
+    for gradient in gradients:
+        _, state = jit(tx.update)(gradient, state, params)
+    rates = np.asarray(state.layer_rates)
+    assert rates[1] == 1
+    np.testing.assert_allclose(rates[[0, 2]].mean(), 1, rtol=1e-6)
+    assert rates[0] > 1.3
+    # Without noise, at the first step, all rates are 1.
+    _, first = jit(tx.update)(params, tx.init(params), params)
+    np.testing.assert_array_equal(first.layer_rates, 1)
