@@ -21,7 +21,7 @@ BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
 # The strongest evidence for a method first.
 _ORDER = {BETTER: 0, UNCORRECTED: 1, NOT_SHOWN: 1, WORSE: 2}
 _NOTE = (
-    "Paired differences over n seeds with 95 % intervals, the strongest evidence first. "
+    "Paired differences over n seeds with 95 % intervals, strongest evidence first. "
     "Base: the same optimizer without the method, its rate tuned with the same budget "
     "(digits: the default rate). Matched control: the base at the rate that the method "
     "amounts to, or what else explains a gain. "

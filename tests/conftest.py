@@ -9,8 +9,8 @@ import jax
 import pytest
 from matplotlib.figure import Figure
 
-# Traces of programs are many small objects: collected at the usual thresholds, they took
-# a tenth of the time of all tests.
+# Traces of programs are many small objects, and collecting them at the usual thresholds
+# took a tenth of the time of all tests.
 gc.set_threshold(200_000, 50, 100)
 # Of the processes that tests start, too.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
