@@ -231,7 +231,8 @@ METHODS = {
         last_rate=1.0,
         is_average=True,
     ),
-    # What longer momentum alone does, which averages that are followed have in them.
+    # What momentum of another length does, which averages that are followed have in them.
+    "b1-0.7": Method("AdamW, b1 0.7", _adamw(0.7), "b1-0.7"),
     "b1-0.95": Method("AdamW, b1 0.95", _adamw(0.95), "b1-0.95"),
     "b1-0.975": Method("AdamW, b1 0.975", _adamw(0.975), "b1-0.975"),
     "nesterov": Method(

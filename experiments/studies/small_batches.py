@@ -110,10 +110,10 @@ STUDY = Study(
         Comparison("plain-gpa", "schedule-free"),
         Comparison("schedule-free", "base"),
         Comparison("schedule-free", "plain-tail"),
-        # Whether longer momentum explains what averages that are followed gain.
+        # Whether momentum of another length explains what averages that are followed gain.
         *(
             Comparison(arm, control)
-            for momentum in ("b1-0.95", "b1-0.975", "nesterov")
+            for momentum in ("b1-0.7", "b1-0.95", "b1-0.975", "nesterov")
             for arm, control in ((momentum, "base"), ("plain-gpa", momentum))
         ),
     ),
