@@ -231,7 +231,7 @@ METHODS = {
         last_rate=1.0,
         is_average=True,
     ),
-    # What momentum of another length does, which averages that are followed have in them.
+    # Averages that are followed have momentum in them: what its length alone does.
     "b1-0.7": Method("AdamW, b1 0.7", _adamw(0.7), "b1-0.7"),
     "b1-0.95": Method("AdamW, b1 0.95", _adamw(0.95), "b1-0.95"),
     "b1-0.975": Method("AdamW, b1 0.975", _adamw(0.975), "b1-0.975"),

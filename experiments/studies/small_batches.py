@@ -110,7 +110,7 @@ STUDY = Study(
         Comparison("plain-gpa", "schedule-free"),
         Comparison("schedule-free", "base"),
         Comparison("schedule-free", "plain-tail"),
-        # Whether momentum of another length explains what averages that are followed gain.
+        # Whether the length of momentum explains what followed averages gain.
         *(
             Comparison(arm, control)
             for momentum in ("b1-0.7", "b1-0.95", "b1-0.975", "nesterov")
