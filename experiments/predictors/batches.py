@@ -232,6 +232,7 @@ METHODS = {
         is_average=True,
     ),
     # Averages that are followed have momentum in them: what its length alone does.
+    "b1-0.5": Method("AdamW, b1 0.5", _adamw(0.5), "b1-0.5"),
     "b1-0.7": Method("AdamW, b1 0.7", _adamw(0.7), "b1-0.7"),
     "b1-0.95": Method("AdamW, b1 0.95", _adamw(0.95), "b1-0.95"),
     "b1-0.975": Method("AdamW, b1 0.975", _adamw(0.975), "b1-0.975"),

@@ -113,7 +113,7 @@ STUDY = Study(
         # Whether the length of momentum explains what followed averages gain.
         *(
             Comparison(arm, control)
-            for momentum in ("b1-0.7", "b1-0.95", "b1-0.975", "nesterov")
+            for momentum in ("b1-0.5", "b1-0.7", "b1-0.95", "b1-0.975", "nesterov")
             for arm, control in ((momentum, "base"), ("plain-gpa", momentum))
         ),
     ),
