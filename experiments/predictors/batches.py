@@ -135,9 +135,14 @@ def _pace(rate: jax.Array, steps: int) -> optax.GradientTransformation:
     return plp_optax.pace(rate, b2=_B2, weight_decay=_WEIGHT_DECAY)
 
 
-def _adamw(b1: float) -> Callable[[int], Any]:
+def _adamw(
+    b1: float, make_link: Callable[[int], optax.GradientTransformation] = _nothing
+) -> Callable[[int], Any]:
+    """AdamW with momentum of another length, and a method after it."""
     return _in_place_of_the_base(
-        lambda rate, steps: optax.adamw(rate, b1, _B2, weight_decay=_WEIGHT_DECAY)
+        lambda rate, steps: optax.chain(
+            optax.adamw(rate, b1, _B2, weight_decay=_WEIGHT_DECAY), make_link(steps)
+        )
     )
 
 
@@ -233,6 +238,22 @@ METHODS = {
     ),
     # Averages that are followed have momentum in them: what its length alone does.
     "b1-0.5": Method("AdamW, b1 0.5", _adamw(0.5), "b1-0.5"),
+    "b1-0.5-lookahead": Method(
+        "Lookahead, b1 0.5",
+        _adamw(0.5, lambda steps: plp_optax.lookahead(5, 0.5)),
+        "b1-0.5",
+        drift=0.5,
+    ),
+    "b1-0.5-tail": Method(
+        "tail average, b1 0.5, constant rate",
+        _adamw(0.5, _tail),
+        "b1-0.5-constant",
+        last_rate=1.0,
+        is_average=True,
+    ),
+    "b1-0.5-constant": Method(
+        "AdamW, b1 0.5, constant rate", _adamw(0.5), "b1-0.5-constant", last_rate=1.0
+    ),
     "b1-0.7": Method("AdamW, b1 0.7", _adamw(0.7), "b1-0.7"),
     "b1-0.95": Method("AdamW, b1 0.95", _adamw(0.95), "b1-0.95"),
     "b1-0.975": Method("AdamW, b1 0.975", _adamw(0.975), "b1-0.975"),

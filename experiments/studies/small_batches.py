@@ -110,6 +110,7 @@ STUDY = Study(
         Comparison("plain-gpa", "schedule-free"),
         Comparison("schedule-free", "base"),
         Comparison("schedule-free", "plain-tail"),
+        Comparison("b1-0.5-tail", "b1-0.5"),
         # Whether the length of momentum explains what followed averages gain.
         *(
             Comparison(arm, control)
