@@ -107,26 +107,9 @@ def _in_place_of_the_base(
     return make_link
 
 
-def _plain(rate: jax.Array, steps: int) -> optax.GradientTransformation:
-    """AdamW without its first moment, which an average that is followed replaces."""
-    del steps
-    return optax.chain(
-        optax.scale_by_adam(b1=0.0, b2=_B2),
-        optax.add_decayed_weights(_WEIGHT_DECAY),
-        optax.scale_by_learning_rate(rate),
-    )
-
-
-def _plain_with(
-    make_link: Callable[[int], optax.GradientTransformation],
-) -> Callable[[int], Any]:
-    return _in_place_of_the_base(
-        lambda rate, steps: optax.chain(_plain(rate, steps), make_link(steps))
-    )
-
-
 def _schedule_free(rate: jax.Array, steps: int) -> optax.GradientTransformation:
-    base = _plain(rate, steps)
+    del steps
+    base = optax.adamw(rate, 0.0, _B2, weight_decay=_WEIGHT_DECAY)
     return optax.contrib.schedule_free(base, rate, b1=_SCHEDULE_FREE)
 
 
@@ -264,20 +247,20 @@ METHODS = {
     ),
     "plain": Method(
         "AdamW without momentum, constant rate",
-        _in_place_of_the_base(_plain),
+        _adamw(0.0),
         "plain",
         last_rate=1.0,
     ),
     "plain-tail": Method(
         "tail average without momentum, constant rate",
-        _plain_with(_tail),
+        _adamw(0.0, _tail),
         "plain",
         last_rate=1.0,
         is_average=True,
     ),
     "plain-gpa": Method(
         "GPA without momentum, constant rate",
-        _plain_with(_gpa),
+        _adamw(0.0, _gpa),
         "plain",
         last_rate=1.0,
         is_average=True,
