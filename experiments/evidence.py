@@ -103,6 +103,31 @@ def _claims() -> tuple[Claim, ...]:
             for n in (1600, 800, 400, 200)
         ),
         characters(
+            "GPA, AdamW without momentum",
+            "gpa",
+            arm="plain-gpa",
+            base="b1-0.5",
+            matched="schedule-free",
+            task="characters, AdamW with its best momentum, 400 steps; control: "
+            "schedule-free",
+        ),
+        characters(
+            "Tail average, constant rate",
+            "tail_average",
+            arm="b1-0.5-tail",
+            base="b1-0.5",
+            matched="b1-0.5-constant",
+            task="characters, AdamW with its best momentum, 400 steps",
+        ),
+        characters(
+            "Lookahead",
+            "plp",
+            arm="b1-0.5-lookahead",
+            base="b1-0.5",
+            matched="b1-0.5-lookahead-matched",
+            task="characters, AdamW with its best momentum, 400 steps",
+        ),
+        characters(
             "Tail average, constant rate",
             "tail_average",
             arm="tail-constant",
@@ -112,13 +137,6 @@ def _claims() -> tuple[Claim, ...]:
         characters("EMA-Nesterov", "ema_nesterov", arm="ema", matched="ema-matched"),
         characters(
             "Outer Nesterov", "outer_nesterov", arm="outer", matched="outer-matched"
-        ),
-        characters(
-            "GPA, AdamW without momentum",
-            "gpa",
-            arm="plain-gpa",
-            matched="schedule-free",
-            task="characters, AdamW, 400 steps; control: schedule-free",
         ),
         characters("GPA", "gpa", arm="gpa", matched="gpa-matched"),
         characters(
