@@ -88,6 +88,7 @@ class Trainer:
             # Most runs take seconds, and saving every epoch would take as long.
             checkpoint_epochs=0,
             checkpoint_minutes=1.0,
+            draw=False,
         )
         observer = self._observe(prepared, config)
         self.resumes = observer is None

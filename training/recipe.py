@@ -19,9 +19,15 @@ from training import cascade, data
 from training.engine import feed, networks, parallel, pretrained
 from training.engine.engine import Engine
 from training.engine.state import Given, split_frozen
-from training.errors import ConfigError, RunError
+from training.errors import ConfigError, DivergedError, RunError
 from training.run.callbacks import Callback
-from training.run.display import result_lines, say, summary_line, waiting
+from training.run.display import (
+    result_lines,
+    say,
+    show_sweep,
+    summary_line,
+    waiting,
+)
 from training.run.interrupts import acknowledged
 from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
@@ -39,10 +45,10 @@ _MOST_SKIPPED = 25
 def train(
     configs: Sequence[Config], callback: Callback | None = None
 ) -> list[dict[str, Any]]:
-    """Runs trainings that differ in their seeds only, compiled once.
+    """Runs trainings that differ in learning rate and seed only; a rate compiles once.
 
     A run that has already finished is not repeated. Returns the content of each run's
-    ``result.json``.
+    ``result.json``; with several rates, of one that diverges ``{"diverged": reason}``.
 
     Raises:
       UserError: If the data, the devices or a work directory do not allow it, or a run
@@ -50,6 +56,8 @@ def train(
     """
     parallel.join(configs[0])
     prepared: Prepared | None = None
+    rates = [config.learning_rate for config in configs]
+    is_sweep, rate = len(set(rates)) > 1, rates[0]
     finished: data.Dataset | None = None  # the data of runs that have finished
     results = []
     with acknowledged(), contextlib.ExitStack() as stack:
@@ -68,15 +76,25 @@ def train(
                 results.append(directory.result)
                 continue
             if len(configs) > 1:
-                say(f"seed {config.seed}")
-            if config.cascade is not None:
-                results.append(_run_cascade(config, directory, callback))
-                continue
-            if prepared is None or depends_on_seed(config):
-                prepared = None  # frees its images before others are loaded
-                prepared = prepare(config)
-            results.append(_run(prepared, config, directory, callback))
-        if len(configs) > 1:
+                of_rate = f"learning rate {config.learning_rate}, " if is_sweep else ""
+                say(f"{of_rate}seed {config.seed}")
+            try:
+                if config.cascade is not None:
+                    results.append(_run_cascade(config, directory, callback))
+                    continue
+                is_other = depends_on_seed(config) or config.learning_rate != rate
+                if prepared is None or is_other:
+                    prepared = None  # frees its images before others are loaded
+                    prepared, rate = prepare(config), config.learning_rate
+                results.append(_run(prepared, config, directory, callback))
+            except DivergedError as error:
+                if not is_sweep:
+                    raise
+                say(str(error))
+                results.append({"diverged": str(error)})
+        if is_sweep:
+            show_sweep(rates, results)
+        elif len(configs) > 1:
             say(summary_line(results))
     return results
 

@@ -207,9 +207,22 @@ def test_several_seeds_are_several_runs():
     ]
     configs = config_lib.parse(["--seed", "0", "1", "--workdir", "here"])
     assert [c.workdir for c in configs] == ["here/seed-0", "here/seed-1"]
-    with pytest.raises(ConfigError, match="different seeds, got"):
+    with pytest.raises(ConfigError, match="--seed needs different values, got"):
         config_lib.parse(["--seed", "1", "1"])
     assert parse(["--seed", str(2**32 - 1)]).seed == 2**32 - 1
+
+
+def test_several_rates_are_several_runs_of_every_seed():
+    flags = ["--lr", "0.1", "0.3", "--seed", "0", "1"]
+    configs = config_lib.parse([*flags, "--workdir", "here"])
+    assert [(c.learning_rate, c.seed, c.workdir) for c in configs] == [
+        (rate, seed, f"here/learning-rate-{rate}/seed-{seed}")
+        for rate in (0.1, 0.3)
+        for seed in (0, 1)
+    ]
+    assert len({c.workdir for c in config_lib.parse(flags)}) == 4
+    with pytest.raises(ConfigError, match="--learning-rate needs different values"):
+        config_lib.parse(["--lr", "0.1", "0.1"])
 
 
 # -- Runs that are the same, and runs that are not ------------------------------------
