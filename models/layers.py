@@ -108,7 +108,7 @@ class Layers:
         )(x)
 
     def norm(self, x: jax.Array, name: str) -> jax.Array:
-        """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167, 2015), or another."""
+        """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167), or another."""
         if self.normalization == "none":
             return x
         if self.normalization == "layer":

@@ -43,12 +43,20 @@ _MOST_SKIPPED = 25
 
 
 def train(
-    configs: Sequence[Config], callback: Callback | None = None
+    configs: Sequence[Config],
+    callback: Callback | None = None,
+    stages: dict[int, Prepared] | None = None,
 ) -> list[dict[str, Any]]:
     """Runs trainings that differ in learning rate and seed only; a rate compiles once.
 
     A run that has already finished is not repeated. Returns the content of each run's
     ``result.json``; with several rates, of one that diverges ``{"diverged": reason}``.
+
+    Args:
+      configs: Complete configurations.
+      callback: Called while they train.
+      stages: Where to keep the compiled stages of a cascade, for a call with another
+        seed.
 
     Raises:
       UserError: If the data, the devices or a work directory do not allow it, or a run
@@ -56,6 +64,7 @@ def train(
     """
     parallel.join(configs[0])
     prepared: Prepared | None = None
+    stages = {} if stages is None else stages
     rates = [config.learning_rate for config in configs]
     is_sweep, rate = len(set(rates)) > 1, rates[0]
     finished: data.Dataset | None = None  # the data of runs that have finished
@@ -79,13 +88,14 @@ def train(
                 of_rate = f"learning rate {config.learning_rate}, " if is_sweep else ""
                 say(f"{of_rate}seed {config.seed}")
             try:
+                if depends_on_seed(config) or config.learning_rate != rate:
+                    prepared, rate = None, config.learning_rate
+                    stages.clear()
                 if config.cascade is not None:
-                    results.append(_run_cascade(config, directory, callback))
+                    results.append(_run_cascade(config, directory, callback, stages))
                     continue
-                is_other = depends_on_seed(config) or config.learning_rate != rate
-                if prepared is None or is_other:
-                    prepared = None  # frees its images before others are loaded
-                    prepared, rate = prepare(config), config.learning_rate
+                if prepared is None:
+                    prepared = prepare(config)
                 results.append(_run(prepared, config, directory, callback))
             except DivergedError as error:
                 if not is_sweep:
@@ -100,7 +110,10 @@ def train(
 
 
 def _run_cascade(
-    config: Config, directory: WorkDirectory, callback: Callback | None
+    config: Config,
+    directory: WorkDirectory,
+    callback: Callback | None,
+    stages: dict[int, Prepared],
 ) -> dict[str, Any]:
     """Runs the stages of a cascade, each of them as an ordinary run."""
     with precision(config):
@@ -108,10 +121,17 @@ def _run_cascade(
         _check_stages(config, dataset)
 
     def run_stage(stage: Config, directory: WorkDirectory) -> dict[str, Any]:
+        number = stage.cascade_stage
+        assert number is not None
         # JAX keeps compiled functions that can no longer be called. Those of about a
         # hundred stages use up the memory maps of a process on Linux.
         jax.clear_caches()
-        return _run(prepare(stage, dataset), stage, directory, callback)
+        if number in stages:
+            weights = _initial_variables(stage, dataset)
+            stages[number] = stages[number]._replace(weights=weights)
+        else:
+            stages[number] = prepare(stage, dataset)
+        return _run(stages[number], stage, directory, callback)
 
     return cascade.run(config, directory, dataset, run_stage)
 
