@@ -96,6 +96,21 @@ def test_a_preset_keeps_what_was_not_overridden():
     assert config.learning_rate == 0.001
 
 
+def test_a_preset_depends_on_the_data_set():
+    """ViT's settings in the review: batches a step, rate, epochs; none if plain."""
+    published = {"cifar10": (15, 2e-5, 10), "cifar100": (20, 3e-5, 15)}
+    for dataset, (batches, rate, epochs) in published.items():
+        for form, expected in (("", batches), ("-plain", 1)):
+            argv = ["--preset", f"accelerate-vit{form}", "--dataset", dataset]
+            config = parse(argv)
+            found = (config.batches_per_step, config.learning_rate, config.epochs)
+            assert found == (expected, rate, epochs)
+            techniques = (config.precision, config.input, bool(config.pin_memory))
+            plain = ("float32", "resident", False)
+            assert techniques == (plain if form else ("bfloat16", "host", True))
+            assert config.validation_fraction == 0
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_flags_override_a_preset(name):
     config = parse(["--preset", name, "--width", "20", "--optimizer", "adam"])

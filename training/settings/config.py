@@ -11,11 +11,10 @@ from typing import Any
 
 from models import IN_BLOCKS
 from training.errors import ConfigError
-from training.settings import flags
+from training.settings import flags, presets
 from training.settings.methods import Amplify
 from training.settings.optimizers import SGD
 from training.settings.options import GROUPS, VGG, Config, StartFlags
-from training.settings.presets import PRESETS
 from training.settings.schedules import Cyclic, Plateau
 from training.settings.strategy import listed_epochs
 
@@ -48,7 +47,7 @@ def parse(argv: Sequence[str]) -> list[Config]:
         raise ConfigError(
             "--preset and --config both set where to start from: give one of them"
         )
-    base = PRESETS[preset] if preset else {}
+    base = presets.preset(preset, explicit.get("dataset")) if preset else {}
     if file is not None:
         base = chosen(resolve({}, read(Path(file), "--config ")))
         if "cascade_stage" in base:
