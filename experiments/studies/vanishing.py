@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 import models
 from experiments.studies.cascade import observe
 from experiments.study import SMALL, Arm, Comparison, Scale, Study
+from models.blocks import BlockNetwork
 from training.settings.config import Config
 
 TUNING_SEED = 1000
 SGD, EARLY = "sgd", "early"
+# The arms whose gradients are drawn.
+DRAWN = (SGD, "he", "batch", "conv", "all-3-propagated")
 _SGD_RATES = (0.01, 0.05, 0.25)
 _ADAM_RATES = (0.0003, 0.001, 0.003)
 
@@ -42,16 +45,14 @@ def _amplified(rate: float, layers: str, factor: int, form: str) -> Method:
         "amplify_factor": float(factor),
         "amplify_propagate": form == "propagated",
     }
-    which = {"scores": "layers by score", "all": "all layers"}.get(
-        layers, "early layers"
-    )
-    return Method(f"{which} x {factor}, {form}", rate, fields)
+    names = {"scores": "layers by score", "all": "all layers", EARLY: "early layers"}
+    return Method(f"{names[layers]} x {factor}, {form}", rate, fields)
 
 
 # Amplification of all layers alone is SGD at the factor times the rate.
 METHODS = {
-    SGD: Method("SGD", 0.05, {}),
-    "plp": Method("PLP", 0.05, {"method": "plp"}),
+    SGD: Method("SGD", 0.01, {}),
+    "plp": Method("PLP", 0.01, {"method": "plp"}),
     "adam": Method("Adam", 0.001, {"optimizer": "adam"}, _ADAM_RATES),
     "he": Method("SGD, He's initialisation", 0.05, {"kernel_init": "he"}),
     "he-adam": Method(
@@ -60,7 +61,7 @@ METHODS = {
         {"kernel_init": "he", "optimizer": "adam"},
         _ADAM_RATES,
     ),
-    "batch": Method("SGD, batch normalisation", 0.05, {"norm": "batch"}),
+    "batch": Method("SGD, batch normalisation", 0.01, {"norm": "batch"}),
     "conv": Method("cascade, convolutional head", 0.05, {"cascade": "conv"}),
     "dense": Method("cascade, dense head", 0.05, {"cascade": "dense"}),
     "finetuned": Method("cascade, then end to end", 0.05, {"cascade": "conv"}),
@@ -99,7 +100,9 @@ def _derived(name: str, rate: float) -> Callable[[Config], dict[str, Any]]:
 
     def derived(config: Config) -> dict[str, Any]:
         fields = METHODS[name].fields
-        blocks = list(models.create(config.model).blocks())  # type: ignore[attr-defined]
+        network = models.create(config.model)
+        assert isinstance(network, BlockNetwork)
+        blocks = list(network.blocks())
         total = _epochs(config)
         if "cascade" in fields:
             last = total // 3 if name == "finetuned" else 0
