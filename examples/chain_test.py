@@ -49,10 +49,7 @@ class ChainTest(chex.TestCase):
 
     @chex.all_variants(with_pmap=False)
     def test_the_first_three_steps(self):
-        """With and without jit, with arrays of NumPy and on the device.
-
-        The third one jumps half a step further, along the line through the last three.
-        """
+        """The third one jumps half a step further, along the line through three."""
         history = run(self.variant(make_chain().update), 3)
         steps = {"body": [1, 1 + FACTOR, 1 + 2.5 * FACTOR], "head": [1, 2, 3.5]}
         for name, layer in make_params().items():

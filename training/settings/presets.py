@@ -110,6 +110,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dataset": "cifar10",
         "model": "vgg16",
         "head": "linear",
+        "norm": "none",
         "width": 64,
         "method": "none",
         "cascade": "dense",
