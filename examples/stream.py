@@ -20,7 +20,7 @@ SAMPLES, LAST, UNITS = 600, 100, 12
 
 
 def henon(length: int) -> np.ndarray:
-    """x' = 1 - 1.4 x^2 + 0.3 x_before, which is chaotic."""
+    """The map 1 - 1.4 x^2 + 0.3 x_before, which is chaotic."""
     x = [0.1, 0.1]
     for _ in range(length):
         x.append(1 - 1.4 * x[-1] ** 2 + 0.3 * x[-2])
@@ -69,13 +69,15 @@ def growing(x: jax.Array, y: jax.Array, rate: float = 0.05):
         distance = jnp.minimum(ran.nearest(network, inputs), resolution * 2)
         is_novel = (abs(error) > 0.02) & (distance > resolution)
         grown = ran.allocate(network, inputs, error, 0.87 * distance)
-        moved = jax.tree.map(lambda p, j: p + rate * error * j, network.params, jacobian)
+        step_size = rate * error
+        moved = jax.tree.map(lambda p, j: p + step_size * j, network.params, jacobian)
         moved = network._replace(params=moved)
         network = jax.tree.map(lambda a, b: jnp.where(is_novel, a, b), grown, moved)
         return network, (error, network.units)
 
     start = ran.create(capacity=60, inputs=2)
-    return jax.jit(lambda n: jax.lax.scan(step, n, (jnp.arange(len(y)), x, y)))(start)[1]
+    samples = (jnp.arange(len(y)), x, y)
+    return jax.jit(lambda n: jax.lax.scan(step, n, samples))(start)[1]
 
 
 def main() -> dict[str, float]:

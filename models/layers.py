@@ -137,7 +137,7 @@ class Layers:
             name=name,
         )(x)
 
-    def _start(self, fan_in: int) -> dict[str, nn.initializers.Initializer]:
+    def _start(self, fan_in: int) -> dict[str, Any]:
         """The initialisers of a layer."""
         if self.kernel_init == "he":
             he = nn.initializers.he_normal()

@@ -90,7 +90,11 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
 
 def _paper(table: Table) -> str:
     """The review's Table I, with and without its techniques, and ours below it."""
-    ours = {"ResNet50": "resnet50", "ViT": "vit-tiny", "EfficientNet": "efficientnet-b0"}
+    ours = {
+        "ResNet50": "resnet50",
+        "ViT": "vit-tiny",
+        "EfficientNet": "efficientnet-b0",
+    }
     measured = {
         (model, arm): (seconds, accuracy)
         for model, arm, seconds, accuracy in _seconds_per_epoch(table)
@@ -102,8 +106,8 @@ def _paper(table: Table) -> str:
     columns = published("acceleration")["columns"]
     rows = []
 
-    def add(network: str, source: str, without: Any, tuned: Any, unit: str) -> None:
-        (before, plain), (after, fast) = without, tuned
+    def add(network: str, source: str, pairs: Any, unit: str) -> None:
+        (before, plain), (after, fast) = pairs
         cells = (f"{plain:.2f}", f"{fast:.2f}", f"{before:.3g}", f"{after:.3g}")
         rows.append([network, source, *cells, unit, f"{after / before:.2f}"])
 
@@ -111,10 +115,10 @@ def _paper(table: Table) -> str:
         for dataset, printed in published("acceleration")["table"][name].items():
             found = [dict(zip(columns, printed[k], strict=True)) for k in _TUNING]
             pairs = [(row["hours"], row["accuracy_percent"]) for row in found]
-            add(name, f"paper ({dataset})", *pairs, "h")
+            add(name, f"paper ({dataset})", pairs, "h")
         runs = [measured.get((model, arm)) for arm in (NONE, ALL)]
         if all(runs):
-            add(model, f"ours ({tables.join(table.datasets)})", *runs, "s an epoch")
+            add(model, f"ours ({tables.join(table.datasets)})", runs, "s an epoch")
     accuracies = ("accuracy without (%)", "accuracy with (%)")
     times = ("time without", "time with", "unit", "with / without")
     return markdown(

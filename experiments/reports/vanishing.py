@@ -11,9 +11,11 @@ from training.run.plots import by_depth
 
 c = pl.col
 _RATES = (
-    "The rate is constant. That of each arm is one of three, chosen at scale tune (VGG-16 "
-    "on digits) by the lowest validation loss of a seed that is not reported: {rates}. "
-    "All arms have the same number of epochs; a cascade shares them among its blocks. "
+    "The rate is constant. That of each arm is one of three, chosen at scale tune "
+    "(VGG-16 on digits) by the lowest validation loss of a seed that is not reported: "
+    "{rates}. "
+    "All arms have the same number of epochs, which a cascade shares among its blocks; "
+    "only training end to end after a cascade has a quarter more. "
     "Amplification begins with the second epoch."
 )
 
@@ -75,5 +77,5 @@ def _ends(table: Table, model: str) -> str | None:
             c("arm").replace(table.labels),
             *(tables.texts(name, "{:.2g}".format) for name in (first, last)),
         ),
-        note="Of the first seed. In a cascade, after the first step of a layer's stage.",
+        note="Of the first seed. In a cascade, after the first step of the stage.",
     )

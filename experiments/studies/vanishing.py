@@ -94,8 +94,8 @@ def _epochs(config: Config) -> int:
 def _derived(name: str, rate: float) -> Callable[[Config], dict[str, Any]]:
     """Fields that depend on the network and on the length of the run.
 
-    All arms have the same epochs: a cascade shares them among its blocks, and leaves a
-    third to the end if it is followed by training end to end.
+    A cascade shares the epochs among its blocks; training end to end after it takes
+    a quarter of them more, so that both share their stages.
     """
 
     def derived(config: Config) -> dict[str, Any]:
@@ -105,13 +105,10 @@ def _derived(name: str, rate: float) -> Callable[[Config], dict[str, Any]]:
         blocks = list(network.blocks())
         total = _epochs(config)
         if "cascade" in fields:
-            last = total // 3 if name == "finetuned" else 0
-            each = (total - last) // len(blocks)
-            last = total - each * len(blocks) if last else 0
             return {
                 "learning_rate": rate,
-                "cascade_epochs": each,
-                "cascade_finetune": last,
+                "cascade_epochs": total // len(blocks),
+                "cascade_finetune": total // 4 if name == "finetuned" else 0,
             }
         if fields.get("method") != "amplify":
             return {"learning_rate": rate, "epochs": total}
@@ -150,8 +147,8 @@ STUDY = Study(
     name="vanishing",
     title="Vanishing gradients: deep networks without normalisation",
     question="Where gradients vanish in the first layers of a deep network, which of "
-    "deep cascade learning, amplification and prediction trains it, compared with Adam, "
-    "with He's initialisation and with batch normalisation?",
+    "deep cascade learning, amplification and prediction trains it, compared with "
+    "Adam, with He's initialisation and with batch normalisation?",
     fields={
         "method": "none",
         "optimizer": "sgd",

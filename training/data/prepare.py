@@ -48,11 +48,13 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
         for index, (image, classes) in enumerate(zip(images, labels, strict=True)):
             file = io.BytesIO()
             Image.fromarray(image).save(file, "PNG")
-            record = dict(zip(contents.names, map(int, classes), strict=True))
-            record |= {"id": f"{part}_{index:05d}", "image": file.getvalue()}
-            yield index, record
+            labels_of = dict(zip(contents.names, map(int, classes), strict=True))
+            name_of = f"{part}_{index:05d}"
+            yield index, {"id": name_of, "image": file.getvalue(), **labels_of}
 
-    class Builder(_STOCK[name], skip_registration=True):  # type: ignore[misc]
+    kind: Any = _STOCK[name]
+
+    class Builder(kind, skip_registration=True):  # type: ignore[call-arg]
         def _info(self) -> Any:
             info = super()._info()
             info.initialize_from_bucket = lambda: None  # which needs TensorFlow

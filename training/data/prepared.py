@@ -143,9 +143,10 @@ def _read(builder: Any, directory: pathlib.Path, image_size: int | None) -> Sour
         )
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise errors.DataError(
-            f"the set in {directory} is in the format {builder.info.file_format.value}, "
-            f"and only array_record can be read: convert it, on a machine with "
-            f"TensorFlow, by `python -m tensorflow_datasets.scripts.convert_format "
+            f"the set in {directory} is in the format "
+            f"{builder.info.file_format.value}, and only array_record can be read: "
+            f"convert it, on a machine with TensorFlow, by `python -m "
+            f"tensorflow_datasets.scripts.convert_format "
             f"--dataset_version_dir={directory} --out_file_format=array_record "
             f"--out_dir=DIR/{directory.parent.name}/{directory.name}`, and name DIR as "
             f"--data-dir"

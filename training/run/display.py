@@ -338,9 +338,9 @@ def show_sweep(
     by_rate: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for rate, result in zip(rates, results, strict=True):
         by_rate[rate].append(result)
-    losses = {}
+    losses: dict[Any, float] = {}
     for rate, found in by_rate.items():
-        known = [result.get("validation_loss") for result in found]
+        known: list[Any] = [result.get("validation_loss") for result in found]
         losses[rate] = math.inf if None in known else statistics.mean(known)
     lowest = min(losses.values())
     table = Table("learning rate", "seeds", "validation loss", "test accuracy", "")

@@ -476,11 +476,10 @@ class StartFlags:
         "A published protocol on CIFAR-100: plp-paper (arXiv 2310.10958), "
         "amplify-paper (arXiv 2305.18445), amplify-paper-deep (the same for "
         "ResNet-50/101), cascade-paper (on CIFAR-10), or accelerate-... (a review of "
-        "acceleration techniques; with --dataset cifar10 its settings for that; ...-plain "
-        "without the techniques); or scratch-..., a common recipe from scratch for these "
-        "networks. --show-config "
-        "prints it; docs/protocols.md says what is published and what is assumed. "
-        "Flags override it.",
+        "acceleration techniques, with --dataset cifar10 as on that set; ...-plain "
+        "without the techniques); or scratch-..., a common recipe from scratch for "
+        "these networks. --show-config prints it; docs/protocols.md says what is "
+        "published and what is assumed. Flags override it.",
         choices=PRESETS,
     )
     config: str | None = flag(None, "The config.json of a work directory.")
