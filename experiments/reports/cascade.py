@@ -162,7 +162,9 @@ def gradient_picture(table: Table, model: str, arms: Sequence[str]) -> Picture |
     if not arms:
         return None
     figure = figures.figure(
-        f"Norm of the gradient by layer, {table.place(model)}", 3.1 * len(arms), 4.8
+        f"Norm of the gradient by layer, {table.place(model)}, one seed",
+        3.1 * len(arms),
+        4.8,
     )
     axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
     shades = colormaps["viridis"]
