@@ -60,6 +60,9 @@ class Trainer:
         kept = self._programs.get(task.arm.name)
         if kept is not None and kept[:2] == (task.part, seed):
             return 0.0
+        if _is_crowded():
+            self._programs = {}
+            jax.clear_caches()
         others = {n: k for n, k in self._programs.items() if k.part == task.part}
         others.pop(task.arm.name, None)
         self._programs = others  # frees the rest before the next is compiled
@@ -153,6 +156,12 @@ class _Kept(NamedTuple):
     part: tuple[str, str]
     seed: int | None
     prepared: Prepared | dict[int, Prepared]
+
+
+def _is_crowded() -> bool:
+    """Whether compiled programs take most of the memory maps that Linux allows."""
+    maps = Path("/proc/self/maps")
+    return maps.exists() and maps.read_bytes().count(b"\n") > 40_000  # of 65,530
 
 
 class _Ticking(Callback):

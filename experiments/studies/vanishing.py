@@ -17,7 +17,7 @@ from training.settings.config import Config
 TUNING_SEED = 1000
 SGD, EARLY = "sgd", "early"
 # The arms whose gradients are drawn.
-DRAWN = (SGD, "he", "batch", "conv", "all-3-propagated")
+DRAWN = (SGD, "he", "batch", "conv")
 _SGD_RATES = (0.01, 0.05, 0.25)
 _ADAM_RATES = (0.0003, 0.001, 0.003)
 
@@ -68,17 +68,17 @@ METHODS = {
     **{
         f"{layers}-{factor}-{form}": _amplified(rate, layers, factor, form)
         for layers, factor, form, rate in (
-            (EARLY, 2, "alone", 0.05),
-            (EARLY, 10, "alone", 0.05),
-            (EARLY, 100, "alone", 0.05),
-            (EARLY, 2, "propagated", 0.05),
-            (EARLY, 10, "propagated", 0.05),
-            (EARLY, 100, "propagated", 0.05),
-            ("all", 2, "propagated", 0.05),
-            ("all", 3, "propagated", 0.05),
-            ("all", 10, "propagated", 0.05),
-            ("scores", 10, "alone", 0.05),
-            ("scores", 10, "propagated", 0.05),
+            (EARLY, 2, "alone", 0.01),
+            (EARLY, 10, "alone", 0.01),
+            (EARLY, 100, "alone", 0.01),
+            (EARLY, 2, "propagated", 0.01),
+            (EARLY, 10, "propagated", 0.01),
+            (EARLY, 100, "propagated", 0.01),
+            ("all", 2, "propagated", 0.01),
+            ("all", 3, "propagated", 0.01),
+            ("all", 10, "propagated", 0.01),
+            ("scores", 10, "alone", 0.01),
+            ("scores", 10, "propagated", 0.01),
         )
     },
 }
@@ -126,17 +126,22 @@ def at_rate(name: str, rate: float) -> str:
     return f"{name}-at-{rate:g}"
 
 
-def _arm(name: str, arm: str, rate: float, **more: Any) -> Arm:
-    method = METHODS[name]
-    return Arm(arm, method.label, method.fields, derived=_derived(name, rate), **more)
+def _arm(name: str, arm: str, label: str, rate: float, **more: Any) -> Arm:
+    return Arm(arm, label, METHODS[name].fields, derived=_derived(name, rate), **more)
 
 
 _MAIN = tuple(
-    _arm(name, name, method.rate, baseline=None if name == SGD else SGD)
+    _arm(name, name, method.label, method.rate, baseline=None if name == SGD else SGD)
     for name, method in METHODS.items()
 )
 _TUNED = tuple(
-    _arm(name, at_rate(name, rate), rate, group="rates")
+    _arm(
+        name,
+        at_rate(name, rate),
+        f"{method.label}, rate {rate:g}",
+        rate,
+        group="rates",
+    )
     for name, method in METHODS.items()
     for rate in method.rates
 )
