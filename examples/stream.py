@@ -34,11 +34,10 @@ def predict(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 
 def fixed(tx: optax.GradientTransformationExtraArgs, x: jax.Array, y: jax.Array):
     """Errors of a network of fixed size, each before it learns from the sample."""
-    keys = jax.random.split(jax.random.key(0), 3)
     shapes = {"input": (UNITS, 2), "bias": (UNITS,), "output": (UNITS,)}
     params = {
-        name: jax.random.normal(key, shape) / 2
-        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+        name: jax.random.normal(jax.random.key(i), shape) / 2
+        for i, (name, shape) in enumerate(shapes.items())
     }
 
     def step(carry, sample):
@@ -64,8 +63,8 @@ def growing(x: jax.Array, y: jax.Array, rate: float = 0.05):
         t, inputs, target = sample
         prediction, jacobian = ran.linearize(network, inputs)
         error = target - prediction
-        # The resolution becomes finer: new units are nearer to others, and narrower.
-        resolution = jnp.maximum(1.0 * jnp.exp(-t / 60), 0.15)
+        # It becomes finer: new units are nearer to others, and narrower.
+        resolution = jnp.maximum(jnp.exp(-t / 60), 0.15)
         distance = jnp.minimum(ran.nearest(network, inputs), resolution * 2)
         is_novel = (abs(error) > 0.02) & (distance > resolution)
         grown = ran.allocate(network, inputs, error, 0.87 * distance)
@@ -75,9 +74,8 @@ def growing(x: jax.Array, y: jax.Array, rate: float = 0.05):
         network = jax.tree.map(lambda a, b: jnp.where(is_novel, a, b), grown, moved)
         return network, (error, network.units)
 
-    start = ran.create(capacity=60, inputs=2)
     samples = (jnp.arange(len(y)), x, y)
-    return jax.jit(lambda n: jax.lax.scan(step, n, samples))(start)[1]
+    return jax.jit(lambda n: jax.lax.scan(step, n, samples))(ran.create(60, 2))[1]
 
 
 def main() -> dict[str, float]:

@@ -128,7 +128,7 @@ class Trainer:
         """
         compilation = self.prepare(task)
         prepared = self._programs[task.arm.name].prepared
-        assert isinstance(prepared, Prepared)
+        assert not isinstance(prepared, dict)
         engine = prepared.engine
         with jax.enable_x64(self._config(task).precision == "float64"):
             calls = _calls(prepared, task.seed)

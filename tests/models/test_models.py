@@ -444,7 +444,7 @@ def test_dtypes(name, dtype, wide):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vgg11", {}, r"'vgg11'.*vgg16, vgg19, resnet18.*googlenet.*tiny"),
+        ("vgg11", {}, r"'vgg11'.*vgg16, vgg19, vgg29, resnet18.*googlenet.*tiny"),
         ("vgg16", {"stem": "imagenet"}, r"vgg16 .*stem 'imagenet'.*\('cifar',\)"),
         ("resnet18", {"head": "mlp"}, r"resnet18 .*head 'mlp'.*\('linear', 'dense', "),
         ("tiny", {"num_classes": 0}, "num_classes .*got 0"),
