@@ -198,6 +198,17 @@ def _claims() -> tuple[Claim, ...]:
         digits(
             "Deep cascade learning",
             "cascade",
+            "digits, VGG-16 without normalisation; against SGD and Adam with He's "
+            "initialisation",
+            "quick/vanishing",
+            "vgg16",
+            "conv",
+            "sgd",
+            "he-adam",
+        ),
+        digits(
+            "Deep cascade learning",
+            "cascade",
             "digits, ResNet-18 with batch normalisation",
             "quick/cascade",
             "resnet18",

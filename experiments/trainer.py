@@ -56,17 +56,20 @@ class Trainer:
         """
         start = time.monotonic()
         config = self._config(task)
-        if config.cascade is not None:  # each stage is compiled in its turn
-            return 0.0
         seed = task.seed if recipe.depends_on_seed(config) else None
         kept = self._programs.get(task.arm.name)
         if kept is not None and kept[:2] == (task.part, seed):
             return 0.0
+        if _is_crowded():
+            self._programs = {}
+            jax.clear_caches()
         others = {n: k for n, k in self._programs.items() if k.part == task.part}
         others.pop(task.arm.name, None)
         self._programs = others  # frees the rest before the next is compiled
-        with contextlib.redirect_stdout(io.StringIO()):
-            prepared = recipe.prepare(config)
+        prepared: Prepared | dict[int, Prepared] = {}
+        if config.cascade is None:  # else each stage is compiled in its turn
+            with contextlib.redirect_stdout(io.StringIO()):
+                prepared = recipe.prepare(config)
         self._programs[task.arm.name] = _Kept(task.part, seed, prepared)
         return time.monotonic() - start
 
@@ -79,8 +82,7 @@ class Trainer:
           UserError: If the data or the folder do not allow it.
         """
         self.prepare(task)
-        kept = self._programs.get(task.arm.name)
-        prepared = kept and kept.prepared
+        prepared = self._programs[task.arm.name].prepared
         place = self._unfinished / task.folder
         config = dataclasses.replace(
             self._config(task),
@@ -88,8 +90,10 @@ class Trainer:
             # Most runs take seconds, and saving every epoch would take as long.
             checkpoint_epochs=0,
             checkpoint_minutes=1.0,
+            draw=False,
         )
-        observer = self._observe(prepared, config)
+        is_cascade = isinstance(prepared, dict)
+        observer = self._observe(None if is_cascade else prepared, config)
         self.resumes = observer is None
         config = dataclasses.replace(config, overwrite=not self.resumes)
         callback = _Ticking(observer or Callback(), config, tick)
@@ -98,8 +102,8 @@ class Trainer:
             log = (place / "log.txt").open("a", encoding="utf-8")
         with log, contextlib.redirect_stdout(log):
             try:
-                if prepared is None:
-                    (result,) = recipe.train([config], callback)
+                if isinstance(prepared, dict):
+                    (result,) = recipe.train([config], callback, prepared)
                 else:
                     result = recipe.run(prepared, config, callback)
             except DivergedError as error:
@@ -124,6 +128,7 @@ class Trainer:
         """
         compilation = self.prepare(task)
         prepared = self._programs[task.arm.name].prepared
+        assert not isinstance(prepared, dict)
         engine = prepared.engine
         with jax.enable_x64(self._config(task).precision == "float64"):
             calls = _calls(prepared, task.seed)
@@ -143,11 +148,20 @@ class Trainer:
 
 
 class _Kept(NamedTuple):
-    """A compiled program, and the runs that it serves: ``seed`` None for all seeds."""
+    """What is compiled, and the runs that it serves: ``seed`` None for all seeds.
+
+    Of a cascade, what each of its stages has left.
+    """
 
     part: tuple[str, str]
     seed: int | None
-    prepared: Prepared
+    prepared: Prepared | dict[int, Prepared]
+
+
+def _is_crowded() -> bool:
+    """Whether compiled programs take most of the memory maps that Linux allows."""
+    maps = Path("/proc/self/maps")
+    return maps.exists() and maps.read_bytes().count(b"\n") > 40_000  # of 65,530
 
 
 class _Ticking(Callback):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 NETWORKS = {
     "vgg16": "models.vgg",
     "vgg19": "models.vgg",
+    "vgg29": "models.vgg",
     "resnet18": "models.resnet",
     "resnet34": "models.resnet",
     "resnet50": "models.resnet",

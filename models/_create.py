@@ -29,7 +29,10 @@ def create(
     ``batch_stats``. In training, ``batch_stats`` must be mutable, and networks with
     dropout (VGG's MLP head at 0.5, GoogLeNet at 0.4, EfficientNet at 0.2, ViT if it is
     set) need the "dropout" random stream. ``network.clone(dropout_rate=0.0)`` turns it
-    off; EfficientNet's stochastic depth has a ``stochastic_depth_rate`` too.
+    off; EfficientNet's stochastic depth has a ``stochastic_depth_rate`` too. In the
+    same way VGG, ResNet and "tiny" do without normalisation, or start from He's
+    initialisation: ``network.clone(normalization="none", kernel_init="he")`` (see
+    ``models.blocks.BlockNetwork``).
 
     Networks start from PyTorch's default initialisation of convolutions and linear
     layers; ViT's class token starts at 0, its positions normal with deviation 0.02.

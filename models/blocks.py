@@ -24,6 +24,8 @@ class BlockNetwork(Network, kw_only=True):
       frozen: How many blocks are frozen. They normalise with their running
         statistics, and no gradient passes into them.
       dropout_rate: The share of units that the "mlp" and "dense" heads drop.
+      normalization: "batch", "layer" (of the channels) or "none".
+      kernel_init: "pytorch" or "he"; see :class:`models.layers.Layers`.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("linear", "dense", "conv")
@@ -31,6 +33,8 @@ class BlockNetwork(Network, kw_only=True):
     cut: int | None = None
     frozen: int = 0
     dropout_rate: float = 0.5
+    normalization: str = "batch"
+    kernel_init: str = "pytorch"
 
     @nn.nowrap
     def blocks(self) -> dict[str, Block]:
@@ -44,10 +48,10 @@ class BlockNetwork(Network, kw_only=True):
         blocks = list(self.blocks().values())[: self.cut]
         for number, block in enumerate(blocks, 1):
             is_training = train and number > self.frozen
-            x = block(x, Layers(is_training, self.dtype, self.axis_name))
+            x = block(x, self._layers(is_training))
             if number == self.frozen:
                 x = jax.lax.stop_gradient(x)
-        layers = Layers(train, self.dtype, self.axis_name)
+        layers = self._layers(train)
         if self.head == "linear":
             logits = layers.dense(global_mean(x), "head", self.num_classes)
         else:
@@ -55,6 +59,11 @@ class BlockNetwork(Network, kw_only=True):
             sizes = self.num_classes, self.width, self.dropout_rate
             logits = kind(*sizes, layers, name="head")(x)
         return as_logits(logits)
+
+    @nn.nowrap
+    def _layers(self, train: bool) -> Layers:
+        choices = self.normalization, self.kernel_init
+        return Layers(train, self.dtype, self.axis_name, *choices)
 
 
 class Head(nn.Module):

@@ -41,18 +41,24 @@ class Layers:
     """Applies named layers inside the module that is being called.
 
     Every method adds one submodule called ``name`` to the calling module and applies
-    it. Kernels and biases start uniform within 1/sqrt(fan_in), PyTorch's default:
-    its kaiming_uniform with a = sqrt(5) is that bound.
+    it.
 
     Attributes:
       train: Whether batch statistics (or running ones) normalise, and units drop.
       dtype: The type of the computation.
       axis_name: The mapped axis over which batch statistics are averaged.
+      normalization: What ``norm`` does: "batch", "layer" or "none".
+      kernel_init: How layers start. "pytorch": kernels and biases uniform within
+        1/sqrt(fan_in), PyTorch's default (its kaiming_uniform with a = sqrt(5) is that
+        bound). "he": kernels normal with variance 2/fan_in, which keeps the mean square
+        of a signal through relu layers, and biases 0 (He et al., arXiv 1502.01852).
     """
 
     train: bool
     dtype: DTypeLike
     axis_name: str | None
+    normalization: str = "batch"
+    kernel_init: str = "pytorch"
 
     @property
     def param_dtype(self) -> DTypeLike:
@@ -74,8 +80,8 @@ class Layers:
         """A size x size convolution of x (batch, height, width, channels).
 
         It is depthwise if it has a group for each channel, and ungrouped otherwise.
+        Without normalisation, whose shift stands for it, it always has a bias.
         """
-        fan_in = size * size * x.shape[-1] // groups
         return nn.Conv(
             features,
             (size, size),
@@ -84,9 +90,8 @@ class Layers:
             padding=size // 2 if padding is None else padding,
             feature_group_count=groups,
             conv_general_dilated=_depthwise if groups > 1 else None,
-            use_bias=bias,
-            kernel_init=_uniform(fan_in),
-            bias_init=_uniform(fan_in),
+            use_bias=bias or self.normalization == "none",
+            **self._start(size * size * x.shape[-1] // groups),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name=name,
@@ -96,15 +101,18 @@ class Layers:
         """An affine map of x (..., channels)."""
         return nn.Dense(
             features,
-            kernel_init=_uniform(x.shape[-1]),
-            bias_init=_uniform(x.shape[-1]),
+            **self._start(x.shape[-1]),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name=name,
         )(x)
 
     def norm(self, x: jax.Array, name: str) -> jax.Array:
-        """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167, 2015)."""
+        """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167), or another."""
+        if self.normalization == "none":
+            return x
+        if self.normalization == "layer":
+            return self.layer_norm(x, name)
         return nn.BatchNorm(
             use_running_average=not self.train,
             # The share of the old value; PyTorch's 0.1 is that of the new one. Unlike
@@ -128,6 +136,13 @@ class Layers:
             use_fast_variance=False,
             name=name,
         )(x)
+
+    def _start(self, fan_in: int) -> dict[str, Any]:
+        """The initialisers of a layer."""
+        if self.kernel_init == "he":
+            he = nn.initializers.he_normal()
+            return {"kernel_init": he, "bias_init": nn.initializers.zeros}
+        return {"kernel_init": _uniform(fan_in), "bias_init": _uniform(fan_in)}
 
     def dropout(self, x: jax.Array, rate: float) -> jax.Array:
         """Drops units at ``rate`` in training, drawing on the "dropout" stream."""

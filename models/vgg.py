@@ -1,7 +1,8 @@
 """VGG: stages of 3x3 convolutions with a max pooling after each.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-Recognition", arXiv 1409.1556, 2014; here with batch normalisation, which is younger.
+Recognition", arXiv 1409.1556, 2014; here with batch normalisation, which is younger,
+unless ``normalization`` says otherwise.
 """
 
 import functools
@@ -53,7 +54,8 @@ class VGG(BlockNetwork):
         return blocks
 
 
-VARIANTS = {  # the paper's table 1, columns D and E
-    "vgg16": (VGG, {"depths": (2, 2, 3, 3, 3)}),
-    "vgg19": (VGG, {"depths": (2, 2, 4, 4, 4)}),
+VARIANTS = {
+    "vgg16": (VGG, {"depths": (2, 2, 3, 3, 3)}),  # the paper's table 1, column D
+    "vgg19": (VGG, {"depths": (2, 2, 4, 4, 4)}),  # column E
+    "vgg29": (VGG, {"depths": (4, 4, 6, 6, 6)}),  # twice the convolutions of VGG-16
 }

@@ -4,6 +4,7 @@ python -m training evaluate runs/digits-resnet18-plp-0
 python -m training predict runs/digits-resnet18-plp-0 image.png
 python -m training compare runs/*
 python -m training merge runs/digits-resnet18-plp-0 --over 0.1 0.2 0.5
+python -m training prepare cifar100 --data-dir sets
 """
 
 import dataclasses
@@ -197,6 +198,26 @@ def merge(
     )
 
 
+def prepare(
+    name: Annotated[Literal["cifar10", "cifar100"], tyro.conf.Positional],
+    *,
+    data_dir: _Text = None,
+) -> None:
+    """Prepares CIFAR for tensorflow-datasets, from the official archive.
+
+    The set is written in the form array_record, without TensorFlow. The archive is
+    downloaded to downloads/manual in the data directory, unless it is there.
+
+    Args:
+      name: The set.
+      data_dir: Directory of prepared sets.
+    """
+    # Imported here, as tensorflow-datasets takes a second to import.
+    from training.data.prepare import prepare
+
+    print(f"prepared in {prepare(name, data_dir)}")
+
+
 def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     height, width, channels = shape
     with opened(path) as image:
@@ -210,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "predict": predict,
         "compare": compare,
         "merge": merge,
+        "prepare": prepare,
     }
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for names that it cannot show

@@ -49,6 +49,7 @@ def stage_configs(config: Config) -> dict[str, Config]:
             workdir=str(Path(c.workdir, workdir.STAGES, f"{number:02d}")),
             overwrite=False,
             resume="auto",
+            draw=False,
         )
         for number, block in enumerate(epochs, 1)
     }
@@ -133,7 +134,8 @@ def run(
     result = _summary(list(stages), results)
     name = f"{config.model} on {dataset.name}, {config.optimization}"
     directory.finish(result)
-    directory.draw_curves(history, f"{name}, seed {config.seed}")
+    if config.draw:
+        directory.draw_curves(history, f"{name}, seed {config.seed}")
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 

@@ -20,9 +20,15 @@ from training import cascade, data, trained
 from training.engine import feed, networks, parallel, pretrained
 from training.engine.engine import Engine
 from training.engine.state import Given, split_frozen
-from training.errors import ConfigError, RunError
+from training.errors import ConfigError, DivergedError, RunError
 from training.run.callbacks import Callback
-from training.run.display import result_lines, say, summary_line, waiting
+from training.run.display import (
+    result_lines,
+    say,
+    show_sweep,
+    summary_line,
+    waiting,
+)
 from training.run.interrupts import acknowledged
 from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
@@ -38,12 +44,20 @@ _MOST_SKIPPED = 25
 
 
 def train(
-    configs: Sequence[Config], callback: Callback | None = None
+    configs: Sequence[Config],
+    callback: Callback | None = None,
+    stages: dict[int, Prepared] | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs trainings that differ in their seeds only, compiled once.
+    """Runs trainings that differ in learning rate and seed only; a rate compiles once.
 
     A run that has already finished is not repeated. Returns the content of each run's
-    ``result.json``.
+    ``result.json``; with several rates, of one that diverges ``{"diverged": reason}``.
+
+    Args:
+      configs: Complete configurations.
+      callback: Called while they train.
+      stages: Where to keep the compiled stages of a cascade, for a call with another
+        seed.
 
     Raises:
       UserError: If the data, the devices or a work directory do not allow it, or a run
@@ -51,6 +65,9 @@ def train(
     """
     parallel.join(configs[0])
     prepared: Prepared | None = None
+    stages = {} if stages is None else stages
+    rates = [config.learning_rate for config in configs]
+    is_sweep, rate = len(set(rates)) > 1, rates[0]
     finished: data.Dataset | None = None  # the data of runs that have finished
     results = []
     with acknowledged(), contextlib.ExitStack() as stack:
@@ -70,21 +87,35 @@ def train(
                 results.append(directory.result)
                 continue
             if len(configs) > 1:
-                say(f"seed {config.seed}")
-            if config.cascade is not None:
-                results.append(_run_cascade(config, directory, callback))
-                continue
-            if prepared is None or depends_on_seed(config):
-                prepared = None  # frees its images before others are loaded
-                prepared = prepare(config, earlier=earlier)
-            results.append(_run(prepared, config, directory, callback))
-        if len(configs) > 1:
+                of_rate = f"learning rate {config.learning_rate}, " if is_sweep else ""
+                say(f"{of_rate}seed {config.seed}")
+            try:
+                if depends_on_seed(config) or config.learning_rate != rate:
+                    prepared, rate = None, config.learning_rate
+                    stages.clear()
+                if config.cascade is not None:
+                    results.append(_run_cascade(config, directory, callback, stages))
+                    continue
+                if prepared is None:
+                    prepared = prepare(config, earlier=earlier)
+                results.append(_run(prepared, config, directory, callback))
+            except DivergedError as error:
+                if not is_sweep:
+                    raise
+                say(str(error))
+                results.append({"diverged": str(error)})
+        if is_sweep:
+            show_sweep(rates, results)
+        elif len(configs) > 1:
             say(summary_line(results))
     return results
 
 
 def _run_cascade(
-    config: Config, directory: WorkDirectory, callback: Callback | None
+    config: Config,
+    directory: WorkDirectory,
+    callback: Callback | None,
+    stages: dict[int, Prepared],
 ) -> dict[str, Any]:
     """Runs the stages of a cascade, each of them as an ordinary run."""
     with precision(config):
@@ -92,10 +123,17 @@ def _run_cascade(
         _check_stages(config, dataset)
 
     def run_stage(stage: Config, directory: WorkDirectory) -> dict[str, Any]:
+        number = stage.cascade_stage
+        assert number is not None
         # JAX keeps compiled functions that can no longer be called. Those of about a
         # hundred stages use up the memory maps of a process on Linux.
         jax.clear_caches()
-        return _run(prepare(stage, dataset), stage, directory, callback)
+        if number in stages:
+            weights = _initial_variables(stage, dataset)
+            stages[number] = stages[number]._replace(weights=weights)
+        else:
+            stages[number] = prepare(stage, dataset)
+        return _run(stages[number], stage, directory, callback)
 
     return cascade.run(config, directory, dataset, run_stage)
 

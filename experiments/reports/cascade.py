@@ -1,5 +1,7 @@
 """The report of deep cascade learning: memory, operations, and gradients by layer."""
 
+from collections.abc import Sequence
+
 import polars as pl
 from matplotlib import colormaps
 
@@ -21,6 +23,7 @@ from training.run.plots import by_depth
 
 c = pl.col
 _ARM = ["model", "arm"]
+_ARMS = (END_TO_END, "dense", "conv", AMPLIFIED)
 _COSTS = (
     "Of the training function, as compiled: held are its arguments and results (state "
     "and images), temporary its scratch memory, both of the stage that needs most. "
@@ -88,7 +91,7 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
         "## Memory and operations",
         _costs(table),
         "## Gradients by layer",
-        *(_gradients(table, model) for model in table.models),
+        *(gradient_picture(table, model, _ARMS) for model in table.models),
     ]
 
 
@@ -152,16 +155,16 @@ def gradients(table: Table, model: str) -> pl.DataFrame:
     return frame.with_columns(part=part)
 
 
-def _gradients(table: Table, model: str) -> Picture | None:
-    """Norms by layer: end to end, in a cascade, and amplified."""
+def gradient_picture(table: Table, model: str, arms: Sequence[str]) -> Picture | None:
+    """Norms by layer, of those of the arms that were measured."""
     found = gradients(table, model)
-    arms = [
-        a for a in (END_TO_END, "dense", "conv", AMPLIFIED) if a in set(found["arm"])
-    ]
+    arms = [arm for arm in arms if arm in set(found["arm"])]
     if not arms:
         return None
     figure = figures.figure(
-        f"Norm of the gradient by layer, {table.place(model)}", 3.1 * len(arms), 4.8
+        f"Norm of the gradient by layer, {table.place(model)}, one seed",
+        3.1 * len(arms),
+        4.8,
     )
     axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
     shades = colormaps["viridis"]

@@ -21,6 +21,7 @@ NAMES = (
     "readouts",
     "acceleration",
     "cascade",
+    "vanishing",
 )
 
 

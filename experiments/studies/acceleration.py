@@ -55,7 +55,7 @@ def observe(prepared: Prepared, config: Config) -> Memory:
 
 # -- The study -------------------------------------------------------------------------
 
-NONE, PINNED = "none", "host-pinned"
+NONE, ALL, PINNED = "none", "all", "host-pinned"
 
 _BFLOAT16 = {"precision": "bfloat16"}
 _ENLARGED = {"batches_per_step": 2}
@@ -68,9 +68,10 @@ _FACTOR = matched()
 
 
 def _plain(preset: str, **changes: Any) -> dict[str, Any]:
-    """A preset without its techniques."""
-    left_out = ("model", "method", *_ENLARGED, *_CLIPPED)
-    kept = {n: x for n, x in PRESETS[preset].items() if n not in left_out}
+    """A preset without its techniques and its clipping, with our validation part."""
+    left_out = ("model", "method", "validation_fraction", *_ENLARGED, *_CLIPPED)
+    plain = PRESETS[f"{preset}-plain"]
+    kept = {n: x for n, x in plain.items() if n not in left_out}
     return {**kept, **changes}
 
 
@@ -100,7 +101,7 @@ _ARMS = (
     _alone("host", "host input", {**_HOST, "pin_memory": False}),
     _alone(PINNED, "host input, pinned", _HOST),
     _alone("clipped", "clipping to 0.01", _CLIPPED),
-    _alone("all", "all together", _ALL),
+    _alone(ALL, "all together", _ALL),
     Arm(
         "all-plp",
         "all and PLP",

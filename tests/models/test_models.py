@@ -86,6 +86,8 @@ RESNET = [
 # + 5*512*512) = 14,710,464, and 3 (bias, scale, shift) for each of 2*64 + 2*128 + 3*256
 # + 6*512 = 4,224 channels: 14,723,136.
 # VGG-19: 9 * (256*256 + 2*512*512) + 3 * (256 + 2*512) = 5,312,256 more.
+# VGG-29: 9 * (2*64*64 + 2*128*128 + 3*256*256 + 6*512*512)
+# + 3 * (2*64 + 2*128 + 3*256 + 6*512) = 16,306,560 more than VGG-16.
 # Heads: linear 512*100 + 100 = 51,300; mlp (512*4096 + 4096) + (4096*4096 + 4096)
 # + (4096*100 + 100) = 19,292,260.
 VGG = [
@@ -93,6 +95,7 @@ VGG = [
     ("vgg16", "linear", 14_774_436),
     ("vgg19", "mlp", 39_327_652),
     ("vgg19", "linear", 20_086_692),
+    ("vgg29", "linear", 31_080_996),
 ]
 
 # A module from i channels: i(c1 + r3 + r5 + p) + 9(r3 c3 + r5 c5 + c5^2) weights and
@@ -179,6 +182,66 @@ def test_efficientnet_rounds_its_channels():
     assert widths(16) == [8, 8, 8, 16, 24, 32, 48, 80, 320, 6 * 32]
     squeeze = shapes_of(models.create("efficientnet-b0"))["params"]["stage3"]["block0"]
     assert squeeze["squeeze"]["reduce"]["kernel"].shape == (1, 1, 6 * 24, 24 // 4)
+
+
+# -- without normalisation -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet50", "tiny"])
+def test_without_normalisation_every_convolution_has_a_bias(name):
+    plain = models.create(name, width=4).clone(normalization="none")
+    variables = shapes_of(plain)
+    assert set(variables) == {"params"}
+    layers_of = {path.rpartition("/")[0] for path in paths(variables["params"])}
+    for layer in layers_of:
+        assert {f"{layer}/kernel", f"{layer}/bias"} <= set(paths(variables["params"]))
+    assert not any("norm" in layer for layer in layers_of)
+
+
+def test_layer_normalisation_is_that_of_the_channels():
+    network = models.create("tiny", width=4).clone(normalization="layer")
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    variables, state = filled(network, images.shape), {}
+    _, state = network.apply(
+        variables, images, train=True, capture_intermediates=True, mutable=True
+    )
+    stage = state["intermediates"]["stage1"]
+    x = np.asarray(stage["conv"]["__call__"][0], float)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1)[..., None] + 1e-6)
+    found = stage["norm"]["__call__"][0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert "batch_stats" not in variables
+
+
+@pytest.mark.parametrize(("kernel_init", "factor"), [("he", 1.0), ("pytorch", 1 / 6)])
+def test_initialisation_keeps_or_shrinks_the_mean_square(kernel_init, factor):
+    """Per relu layer: fan_in times the variance of a weight, 2/n or 1/(3n), halved."""
+
+    class Deep(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            squares = [(x**2).mean()]
+            own = layers.Layers(True, x.dtype, None, "none", kernel_init)
+            for i in range(4):
+                x = nn.relu(own.dense(x, f"layer{i}", 2000))
+                squares.append((x**2).mean())
+            return jnp.stack(squares)
+
+    x = 1000 * jax.random.normal(jax.random.key(1), (8, 2000))  # biases are negligible
+    squares, _ = Deep().init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(squares[1:] / squares[:-1], factor, rtol=0.1)
+    # Convolutions have the same bounds with their own fan-in, and groups.
+    conv = layers.Layers(True, x.dtype, None, "none", kernel_init).conv
+
+    class Conv(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return conv(x, "conv", 64, 5, groups=64)
+
+    kernel = Conv().init(jax.random.key(0), jnp.ones((1, 5, 5, 64)))["params"]["conv"]
+    expected = factor * 2 / 25
+    np.testing.assert_allclose(kernel["kernel"].var(), expected, rtol=0.15)
+    assert kernel["bias"].any() == (kernel_init == "pytorch")
 
 
 # -- use -------------------------------------------------------------------------------
@@ -381,7 +444,7 @@ def test_dtypes(name, dtype, wide):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("vgg11", {}, r"'vgg11'.*vgg16, vgg19, resnet18.*googlenet.*tiny"),
+        ("vgg11", {}, r"'vgg11'.*vgg16, vgg19, vgg29, resnet18.*googlenet.*tiny"),
         ("vgg16", {"stem": "imagenet"}, r"vgg16 .*stem 'imagenet'.*\('cifar',\)"),
         ("resnet18", {"head": "mlp"}, r"resnet18 .*head 'mlp'.*\('linear', 'dense', "),
         ("tiny", {"num_classes": 0}, "num_classes .*got 0"),

@@ -1,6 +1,7 @@
 """Every example runs, and what it trains works."""
 
 import runpy
+import unittest
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_the_anderson_ends_closest_to_the_minimum():
     assert norms["Nesterov momentum"] < norms["gradient descent"]
 
 
+def test_on_a_stream_the_filter_and_a_growing_network_learn_fastest():
+    errors = run("stream")
+    assert max(errors["EKF"], errors["growing network"]) < errors["SGD"] / 2
+    assert max(errors["EKF"], errors["growing network"]) < errors["Adam"] / 2
+    assert 10 < errors["units"] < 60  # it stops below its capacity
+
+
 def test_amplification_selects_layers_by_their_scores():
     analyses = run("amplification")
     assert [a.layer for a in analyses] == ["head", "hidden0", "hidden1", "hidden2"]
@@ -62,6 +70,14 @@ def test_every_member_of_the_ensemble_learns():
     accuracies, together = run("ensemble")
     assert min(accuracies) > 0.93
     assert together > 0.95
+
+
+def test_the_chain_of_the_guide_passes_its_tests():
+    case = runpy.run_path(str(FOLDER / "chain_test.py"))["ChainTest"]
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
+    assert result.testsRun == 8
+    assert not result.errors + result.failures
 
 
 def test_examples_are_short():

@@ -236,6 +236,20 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("cascade")
+def test_a_second_seed_uses_the_programs_of_the_first(tmp_path, monkeypatch):
+    """And is the cascade that it would be alone, blocks and all."""
+    prepared, prepare = [], recipe.prepare
+    monkeypatch.setattr(recipe, "prepare", lambda *a: prepared.append(a) or prepare(*a))
+    argv = [*CASCADE, "--no-draw", "--workdir"]
+    recipe.train(config.parse([*argv, str(tmp_path / "both"), "--seed", "1", "2"]))
+    assert len(prepared) == 2  # stages
+    recipe.train(config.parse([*argv, str(tmp_path / "alone"), "--seed", "2"]))
+    assert len(prepared) == 4
+    assert_same_cascade(tmp_path / "alone", tmp_path / "both" / "seed-2")
+    assert not list((tmp_path / "both").rglob("*.png"))
+
+
+@pytest.mark.xdist_group("cascade")
 def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     path, epochs = uninterrupted
     history = read_metrics(path)
@@ -261,9 +275,9 @@ def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     last, tuned = epochs[4][1], epochs[5][1]
     assert last.keys() == tuned.keys()
     assert not any(np.array_equal(tuned[name], last[name]) for name in last)
-    # Each stage has the schedule of a run of its length.
+    # Each stage has the schedule of a run of its length: constant after a warm-up.
     rates = [m["learning_rate"] for m in history]
-    assert rates[0] == rates[2] == rates[5] > rates[1]
+    assert rates[1] == rates[4] > rates[0] == rates[2] == rates[5]
     result = json.loads((path / workdir.RESULT).read_text())
     assert [s["stage"] for s in result["stages"]] == [1, 2, 3]
     assert result["best_epoch"] == 6

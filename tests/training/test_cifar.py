@@ -21,6 +21,7 @@ from tests.support.cifar_archives import (
     write_archive,
     write_prepared,
 )
+from training import __main__ as command
 from training import data, errors
 from training.data import cifar
 
@@ -100,6 +101,44 @@ def test_a_wrong_checksum_names_both(content, with_archive):
         data.load("cifar100", data_dir=with_archive)
     for part in (str(archive), found, expected):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_prepare_writes_what_data_source_reads(name, tmp_path, monkeypatch, capsys):
+    contents = write_archive(by_hand(tmp_path, name), name)
+    register(monkeypatch, tmp_path, name)
+    argv = ["prepare", name, "--data-dir", str(tmp_path)]
+    assert command.main(argv) == 0
+    assert str(tmp_path / name / "3.0.2") in capsys.readouterr().out
+    found = tfds.data_source(name, data_dir=tmp_path)
+    for part, examples in contents.items():
+        records = sorted(found[part], key=lambda record: record["id"])
+        assert [r["id"].decode() for r in records[:2]] == [
+            *(f"{part}_00000", f"{part}_00001"),
+        ]
+        images = np.stack([record["image"] for record in records])
+        np.testing.assert_array_equal(images, examples.images)
+        labels = [record["label"] for record in records]
+        np.testing.assert_array_equal(labels, examples.labels)
+    file, classes = LAYOUTS[name]["labels"][0]
+    label = "coarse_label" if name == "cifar100" else "label"
+    info = tfds.builder(name, data_dir=tmp_path).info
+    assert info.features[label].names == [f"{file[0]}{i}" for i in range(classes)]
+    assert_holds(data.load(name, data_dir=tmp_path, validation_fraction=0), contents)
+    assert command.main(argv) == 2
+    assert "remove it to have the set prepared again" in capsys.readouterr().err
+
+
+def test_a_set_in_another_format_comes_with_the_command_that_converts(
+    tmp_path, original
+):
+    directory = prepared(tmp_path)
+    shutil.copytree(prepared(original[0]), directory)
+    DAMAGES["tfrecord"](directory)
+    with pytest.raises(errors.DataError) as caught:
+        data.load("cifar100", data_dir=tmp_path)
+    assert f"convert_format --dataset_version_dir={directory}" in str(caught.value)
+    assert "remove" not in str(caught.value)
 
 
 # --- Damaged sets: what flipped, cut and removed files (test_bad_places) do not make -

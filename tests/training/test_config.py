@@ -33,7 +33,7 @@ def test_every_flag_is_in_help_once(capsys, monkeypatch):
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
     for name, declared in flags.flags(Config).items():
-        entry = rf"^[│ ]{{1,2}}(--lr FLOAT, )?{flags.spell(name)}[ ,]"
+        entry = rf"^[│ ]{{1,2}}(--lr .*?, )?{flags.spell(name)}[ ,]"
         count = len(re.findall(entry, shown, re.MULTILINE))
         assert count == (not declared.hidden), name
     for group in config_lib.GROUPS.values():
@@ -95,6 +95,21 @@ def test_a_preset_keeps_what_was_not_overridden():
     assert config.get(Cyclic).max_learning_rate == 0.002
     config = parse(["--preset", "plp-paper", "--optimizer", "adam"])
     assert config.learning_rate == 0.001
+
+
+def test_a_preset_depends_on_the_data_set():
+    """ViT's settings in the review: batches a step, rate, epochs; none if plain."""
+    published = {"cifar10": (15, 2e-5, 10), "cifar100": (20, 3e-5, 15)}
+    for dataset, (batches, rate, epochs) in published.items():
+        for form, expected in (("", batches), ("-plain", 1)):
+            argv = ["--preset", f"accelerate-vit{form}", "--dataset", dataset]
+            config = parse(argv)
+            found = (config.batches_per_step, config.learning_rate, config.epochs)
+            assert found == (expected, rate, epochs)
+            techniques = (config.precision, config.input, bool(config.pin_memory))
+            plain = ("float32", "resident", False)
+            assert techniques == (plain if form else ("bfloat16", "host", True))
+            assert config.validation_fraction == 0
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -216,9 +231,22 @@ def test_several_seeds_are_several_runs():
     ]
     configs = config_lib.parse(["--seed", "0", "1", "--workdir", "here"])
     assert [c.workdir for c in configs] == ["here/seed-0", "here/seed-1"]
-    with pytest.raises(ConfigError, match="different seeds, got"):
+    with pytest.raises(ConfigError, match="--seed needs different values, got"):
         config_lib.parse(["--seed", "1", "1"])
     assert parse(["--seed", str(2**32 - 1)]).seed == 2**32 - 1
+
+
+def test_several_rates_are_several_runs_of_every_seed():
+    flags = ["--lr", "0.1", "0.3", "--seed", "0", "1"]
+    configs = config_lib.parse([*flags, "--workdir", "here"])
+    assert [(c.learning_rate, c.seed, c.workdir) for c in configs] == [
+        (rate, seed, f"here/learning-rate-{rate}/seed-{seed}")
+        for rate in (0.1, 0.3)
+        for seed in (0, 1)
+    ]
+    assert len({c.workdir for c in config_lib.parse(flags)}) == 4
+    with pytest.raises(ConfigError, match="--learning-rate needs different values"):
+        config_lib.parse(["--lr", "0.1", "0.1"])
 
 
 # -- Runs that are the same, and runs that are not ------------------------------------

@@ -263,13 +263,41 @@ def test_a_plateau_divides_the_rate_by_ten(method):
     state, plain_state = tx.init(w), plain.init(w)
     assert plateau.scale(state) == plateau.scale(plain_state) == 1
     for loss, scale in zip(losses, scales, strict=True):
-        state = plateau.observe(state, loss, patience=2)
+        state = plateau.observe(state, loss, patience=2, window=1)
         assert plateau.scale(state) == pytest.approx(scale, rel=1e-6)
+        assert plateau.drops(state) == round(-math.log10(scale))
     # The prediction follows the rate, so that its window sees it.
     for _ in range(5):
         updates, state = tx.update(g, state, w)
         expected, plain_state = plain.update(g, plain_state, w)
         np.testing.assert_allclose(updates, 0.001 * expected, rtol=1e-5)
+
+
+def test_a_plateau_compares_means_over_a_window():
+    """Of two epochs each: patience 4 is two means in a row that are not lower."""
+    fields = {"plateau_patience": 4, "plateau_window": 2}
+    state = chain(schedule="plateau", **fields).init(jnp.ones(3))
+    losses = [3.0, 1.0, 1.0, 2.9, 0.5, 3.6, 2.2, 1.9, 1.0, 0.9]
+    means = np.reshape(losses, (-1, 2)).mean(1)
+    assert list(means[1:] < means[0]) == [True, False, False, True]
+    found = []
+    for loss in losses:
+        state = plateau.observe(state, loss, patience=4, window=2)
+        found.append(plateau.drops(state))
+    assert found == [0] * 7 + [1] * 3
+
+
+def test_lars_scales_the_step_to_the_norm_of_the_weights():
+    """Equation 6 of arXiv 1708.03888, with optax's coefficient of 0.001."""
+    decay, w, velocity, expected = 0.01, W0, np.zeros_like(W0), []
+    for count in range(4):
+        g = noisy_gradient(w, count) + decay * w
+        step = 0.05 * 0.001 * np.linalg.norm(w) / np.linalg.norm(g) * g
+        velocity = 0.8 * velocity + step
+        w = w - velocity
+        expected.append(w)
+    tx = chain(optimizer="lars", momentum=0.8, weight_decay=decay, method="none")
+    np.testing.assert_allclose(run(tx, 4), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize(

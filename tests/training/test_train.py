@@ -337,6 +337,49 @@ def test_early_stopping_and_the_average(tmp_path, capsys):
     assert 0 <= result["average_test_accuracy"] <= 1
 
 
+def test_a_run_ends_at_a_training_accuracy_or_a_drop_of_the_rate(tmp_path):
+    flags = [*TINY, "--method", "none", "--average", "none", "--no-draw"]
+    flags += ["--schedule", "plateau", "--plateau-patience", "1", "--epochs", "12"]
+    enough = ["--stop-accuracy", "0.3", "--lr", "0.1"]
+    drops = ["--plateau-drops", "2", "--lr", "20", "--warmup-epochs", "0"]
+    for name, ending in {"enough": enough, "drops": drops}.items():
+        path = tmp_path / name
+        assert train.main([*flags, *ending, "--workdir", str(path)]) == 0
+        assert json.loads((path / "result.json").read_text())["stopped_early"]
+    accuracies = [m["train_accuracy"] for m in read_metrics(tmp_path / "enough")]
+    assert [a >= 0.3 for a in accuracies] == [False] * (len(accuracies) - 1) + [True]
+    # The second drop follows the last epoch, whose rate has dropped once.
+    history = read_metrics(tmp_path / "drops")
+    losses = [m["validation_loss"] for m in history]
+    assert history[-1]["learning_rate"] == pytest.approx(2.0)
+    assert losses[-1] > (1 - 1e-4) * min(losses[:-1])
+
+
+def test_a_sweep_of_rates_ends_in_a_table(tmp_path, capsys):
+    """Compiled for each rate; one diverges."""
+    argv = [*TINY, "--method", "none", "--average", "none", "--no-draw"]
+    argv += ["--epochs", "2", "--seed", "0", "1", "--norm", "none", "--lr"]
+    path = tmp_path / "sweep"
+    assert train.main([*argv, "0.1", "0.3", "1e30", "--workdir", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = {cells[1]: cells for line in lines if len(cells := line.split("│")) > 5}
+    rows = {name.strip(): [c.strip() for c in cells] for name, cells in table.items()}
+    losses = {}
+    for rate in ("0.1", "0.3"):
+        places = [path / f"learning-rate-{rate}" / f"seed-{n}" for n in (0, 1)]
+        results = [read_json(place / workdir.RESULT) for place in places]
+        losses[rate] = np.mean([result["validation_loss"] for result in results])
+        assert rows[rate][2] == "2"
+        assert rows[rate][3].startswith(f"{losses[rate]:.4f} ±")
+    assert [rows[r][5] == "lowest" for r in losses] == [
+        losses[r] == min(losses.values()) for r in losses
+    ]
+    assert rows["1e+30"][3] == "diverged"
+    assert read_metrics(path / "learning-rate-0.3" / "seed-1")[0][
+        "learning_rate"
+    ] == pytest.approx(0.3 * 4 / 5, rel=1e-5)
+
+
 def test_an_average_that_did_not_begin_is_not_reported(tmp_path, capsys):
     path = tmp_path / "run"
     argv = [*TINY, "--average-start", "0.9", "--max-steps", "4"]

@@ -27,8 +27,8 @@ class _Archive(NamedTuple):
       folder: The folder in it.
       train: The files of the training part, in their order.
       test: The file of the test part.
-      names: The file with one name of a class a line.
-      label_bytes: Bytes before each image; the last one is the class.
+      names: By label, the file with one name of a class a line. Each label is a byte
+        before each image, in this order; ``label`` is the class.
     """
 
     url: str
@@ -37,8 +37,20 @@ class _Archive(NamedTuple):
     folder: str
     train: tuple[str, ...]
     test: str
-    names: str
-    label_bytes: int
+    names: dict[str, str]
+
+
+class Contents(NamedTuple):
+    """What an archive holds.
+
+    Attributes:
+      parts: Images, as in ``Examples``, and labels, uint8 ``[n, labels]``, of ``train``
+        and ``test``.
+      names: The names of the classes, by label.
+    """
+
+    parts: dict[str, tuple[np.ndarray, np.ndarray]]
+    names: dict[str, list[str]]
 
 
 ARCHIVES = {
@@ -49,8 +61,7 @@ ARCHIVES = {
         folder="cifar-10-batches-bin",
         train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
         test="test_batch.bin",
-        names="batches.meta.txt",
-        label_bytes=1,
+        names={"label": "batches.meta.txt"},
     ),
     "cifar100": _Archive(
         url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
@@ -59,8 +70,10 @@ ARCHIVES = {
         folder="cifar-100-binary",
         train=("train.bin",),
         test="test.bin",
-        names="fine_label_names.txt",
-        label_bytes=2,
+        names={
+            "coarse_label": "coarse_label_names.txt",
+            "label": "fine_label_names.txt",
+        },
     ),
 }
 
@@ -101,6 +114,21 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
                 "the official archive read instead"
             )
         return source
+    parts, names = read_archive(name, root)
+
+    def examples(part: str) -> Examples:
+        images, labels = parts[part]
+        return Examples(images, labels[:, -1].astype(np.int32))
+
+    return Source(examples("train"), examples("test"), tuple(names["label"]))
+
+
+def read_archive(name: str, root: pathlib.Path) -> Contents:
+    """Reads the official archive of a set, which is downloaded if it is absent.
+
+    Raises:
+      DataError: If it cannot be obtained.
+    """
     layout = ARCHIVES[name]
     archive = root / "downloads" / "manual" / pathlib.PurePosixPath(layout.url).name
     download.fetch(layout.url, archive, layout.size, layout.sha256)
@@ -111,17 +139,15 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
             assert member is not None  # The checksum says so.
             return member.read()
 
-        return Source(
-            train=_parse(b"".join(map(content, layout.train)), layout.label_bytes),
-            test=_parse(content(layout.test), layout.label_bytes),
-            label_names=tuple(content(layout.names).decode().split()),
+        def part(*files: str) -> tuple[np.ndarray, np.ndarray]:
+            pixels, labels = int(np.prod(_SHAPE)), len(layout.names)
+            rows = np.frombuffer(b"".join(map(content, files)), np.uint8)
+            rows = rows.reshape(-1, labels + pixels)
+            planes = rows[:, labels:].reshape(-1, *_SHAPE)
+            images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+            return images, rows[:, :labels]
+
+        return Contents(
+            parts={"train": part(*layout.train), "test": part(layout.test)},
+            names={n: content(f).decode().split() for n, f in layout.names.items()},
         )
-
-
-def _parse(content: bytes, label_bytes: int) -> Examples:
-    rows = np.frombuffer(content, np.uint8).reshape(-1, label_bytes + np.prod(_SHAPE))
-    planes = rows[:, label_bytes:].reshape(-1, *_SHAPE)
-    return Examples(
-        images=np.ascontiguousarray(planes.transpose(0, 2, 3, 1)),
-        labels=rows[:, label_bytes - 1].astype(np.int32),
-    )

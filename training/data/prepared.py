@@ -1,7 +1,8 @@
 """Sets that tensorflow-datasets has prepared, read without TensorFlow.
 
 ``tfds.data_source(name, data_dir=...)`` prepares a set in the right format on a machine
-with TensorFlow; the directory can then be copied.
+with TensorFlow; the directory can then be copied. ``training.data.prepare`` prepares
+CIFAR without.
 """
 
 import io
@@ -141,10 +142,14 @@ def _read(builder: Any, directory: pathlib.Path, image_size: int | None) -> Sour
             "with an 8-bit image called 'image' and a class called 'label' can be read"
         )
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise _unreadable(
-            directory,
-            f"its format is {builder.info.file_format.value}, not array_record, in "
-            "which tfds.data_source prepares it",
+        raise errors.DataError(
+            f"the set in {directory} is in the format "
+            f"{builder.info.file_format.value}, and only array_record can be read: "
+            f"convert it, on a machine with TensorFlow, by `python -m "
+            f"tensorflow_datasets.scripts.convert_format "
+            f"--dataset_version_dir={directory} --out_file_format=array_record "
+            f"--out_dir=DIR/{directory.parent.name}/{directory.name}`, and name DIR as "
+            f"--data-dir"
         )
     names = label.names
     # tensorflow-datasets ignores this file if it is cut short.

@@ -34,6 +34,10 @@ def make_network(
     )
     if config.dropout is not None:
         network = network.clone(dropout_rate=config.dropout)
+    if isinstance(network, BlockNetwork):
+        network = network.clone(
+            normalization=config.norm, kernel_init=config.kernel_init
+        )
     number = config.cascade_stage
     if number is not None:
         assert isinstance(network, BlockNetwork)

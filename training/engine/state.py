@@ -33,7 +33,7 @@ def split_frozen(
         lambda: frozen_part.init(jax.random.key(0), images, train=False)
     )
     flat, frozen = traverse_util.flatten_dict(tree), {}
-    for path in traverse_util.flatten_dict(shapes[collection]):
+    for path in traverse_util.flatten_dict(shapes.get(collection, {})):
         if path[0] != "head":
             frozen[path] = flat.pop(path)
     return traverse_util.unflatten_dict(flat), traverse_util.unflatten_dict(frozen)

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import sys
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self
@@ -20,6 +21,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 
 from training.engine import parallel
 
@@ -327,6 +329,33 @@ def summary_line(results: Sequence[Mapping[str, Any]]) -> str:
         f"{len(results)} seeds, mean ± standard deviation: test accuracy {accuracy} %, "
         f"test loss {loss}{average}"
     )
+
+
+def show_sweep(
+    rates: Sequence[float | None], results: Sequence[Mapping[str, Any]]
+) -> None:
+    """Prints a table of results by learning rate, each of one or several seeds."""
+    by_rate: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for rate, result in zip(rates, results, strict=True):
+        by_rate[rate].append(result)
+    losses: dict[Any, float] = {}
+    for rate, found in by_rate.items():
+        known: list[Any] = [result.get("validation_loss") for result in found]
+        losses[rate] = math.inf if None in known else statistics.mean(known)
+    lowest = min(losses.values())
+    table = Table("learning rate", "seeds", "validation loss", "test accuracy", "")
+    for rate, found in by_rate.items():
+        if any("diverged" in result for result in found):
+            table.add_row(f"{rate:g}", str(len(found)), "diverged")
+            continue
+        table.add_row(
+            f"{rate:g}",
+            str(len(found)),
+            spread([result["validation_loss"] for result in found], ".4f"),
+            f"{spread([100 * result['test_accuracy'] for result in found], '.2f')} %",
+            "lowest" if losses[rate] == lowest < math.inf else "",
+        )
+    Terminal(quiet=not parallel.is_coordinator()).print(table)
 
 
 def spread(values: Sequence[float | None], digits: str) -> str:

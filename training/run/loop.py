@@ -165,10 +165,19 @@ class TrainingLoop:
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs are trained, or the validation loss no longer falls."""
-        done, patience = self.progress.epoch, self._config.early_stopping
-        waited = done - self.progress.best.get("epoch", 0)
-        return done >= self.epochs or (patience is not None and waited >= patience)
+        """Whether all epochs are trained, or one of the rules to stop applies."""
+        config, done = self._config, self.progress.epoch
+        if not done or done >= self.epochs:
+            return done >= self.epochs
+        patience, enough = config.early_stopping, config.stop_accuracy
+        accuracy = self.progress.history[-1]["train_accuracy"]
+        stalls = config.get(Plateau)
+        most = stalls and stalls.plateau_drops
+        return bool(
+            (patience and done - self.progress.best["epoch"] >= patience)
+            or (enough and accuracy >= enough)
+            or (most and plateau.drops(self.state.opt_state) >= most)
+        )
 
     @contextlib.contextmanager
     def saved_when_stopped(self) -> Iterator[None]:
@@ -313,9 +322,7 @@ class TrainingLoop:
         self._directory.add(metrics)
         progress.history.append(metrics)
         if stalls := self._config.get(Plateau):
-            opt_state = plateau.observe(
-                self.state.opt_state, loss, stalls.plateau_patience
-            )
+            opt_state = plateau.observe(self.state.opt_state, loss, *stalls.rule)
             self.state = self.state._replace(opt_state=opt_state)
         progress.train_seconds += progress.seconds
         progress.epoch, progress.step, progress.seconds = metrics["epoch"], 0, 0.0
@@ -373,12 +380,13 @@ class TrainingLoop:
             }
         )
         self._directory.finish(result)
-        self._directory.draw(
-            history,
-            tested["test"].confusion,
-            self._dataset.label_names,
-            f"{name}, seed {config.seed}",
-        )
+        if config.draw:
+            self._directory.draw(
+                history,
+                tested["test"].confusion,
+                self._dataset.label_names,
+                f"{name}, seed {config.seed}",
+            )
         return result
 
     def _save(self) -> None:

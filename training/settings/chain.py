@@ -100,7 +100,7 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
     else:
         links.append(optimizer(rate, config.weight_decay))
     if stalls := config.get(Plateau):
-        links.append(plateau.scale_on_plateau(stalls.plateau_patience))
+        links.append(plateau.scale_on_plateau(*stalls.rule))
     # A single link stays unchained, so that its state is its own.
     tx = optax.chain(*links) if len(links) > 1 else links[0]
     for method in config.parts:

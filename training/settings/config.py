@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,23 +11,22 @@ from typing import Any
 
 from models import IN_BLOCKS
 from training.errors import ConfigError
-from training.settings import flags
+from training.settings import flags, presets
 from training.settings.methods import Amplify
 from training.settings.optimizers import SGD
 from training.settings.options import GROUPS, VGG, Config, StartFlags
-from training.settings.presets import PRESETS
 from training.settings.schedules import Cyclic, Plateau
 from training.settings.strategy import listed_epochs
 
 
 def parse(argv: Sequence[str]) -> list[Config]:
-    """Reads a command line into complete configurations, one a seed.
+    """Reads a command line into complete configurations, one a rate and seed.
 
     Args:
       argv: Command-line arguments, without the program's name.
 
     Returns:
-      Configurations that differ in ``seed`` and ``workdir`` only.
+      Configurations that differ in ``learning_rate``, ``seed`` and ``workdir`` only.
 
     Raises:
       ConfigError: If flags contradict each other or are out of range.
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str]) -> list[Config]:
         raise ConfigError(
             "--preset and --config both set where to start from: give one of them"
         )
-    base = PRESETS[preset] if preset else {}
+    base = presets.preset(preset, explicit.get("dataset")) if preset else {}
     if file is not None:
         base = chosen(resolve({}, read(Path(file), "--config ")))
         if "cascade_stage" in base:
@@ -55,14 +55,23 @@ def parse(argv: Sequence[str]) -> list[Config]:
                 f"--config {file} is of one stage of a cascade: name the config.json "
                 f"of the whole cascade, two directories up"
             )
-    seeds = explicit.pop("seed", (base.get("seed", 0),))
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"--seed needs different seeds, got {seeds}")
+    explicit.setdefault("seed", (base.get("seed", 0),))
+    swept = {n: explicit.pop(n) for n in ("learning_rate", "seed") if n in explicit}
+    for name, values in swept.items():
+        if not values or len(set(values)) < len(values):
+            raise ConfigError(
+                f"{flags.spell(name)} needs different values, got {values}"
+            )
     configs = []
-    for seed in seeds:
-        own: dict[str, Any] = {"seed": seed}
-        if len(seeds) > 1 and explicit.get("workdir") is not None:
-            own["workdir"] = str(Path(explicit["workdir"], f"seed-{seed}"))
+    for values in itertools.product(*swept.values()):
+        own = dict(zip(swept, values, strict=True))
+        folders = [
+            f"{name.replace('_', '-')}-{value}"
+            for name, value in own.items()
+            if len(swept[name]) > 1
+        ]
+        if explicit.get("workdir") is not None:
+            own["workdir"] = str(Path(explicit["workdir"], *folders))
         configs.append(resolve({**explicit, **own}, base))
     if explicit.get("head") and configs[0].cascade is not None:
         raise ConfigError(

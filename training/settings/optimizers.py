@@ -89,6 +89,20 @@ class AdamW(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True)
+class LARS(_WithMomentum):
+    """Layer-wise adaptive rates: updates in proportion to the norms of the weights.
+
+    You, Gitman and Ginsburg, arXiv 1708.03888, 2017.
+    """
+
+    usual_rate = 1.0  # times optax's trust coefficient, 0.001
+    decays_weights = True
+
+    def __call__(self, rate: optax.Schedule, decay: float) -> Transformation:
+        return optax.lars(rate, weight_decay=decay, momentum=self.momentum)
+
+
+@dataclasses.dataclass(frozen=True)
 class Adagrad(Optimizer):
     """Adagrad."""
 
@@ -113,6 +127,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "nesterov": Nesterov,
     "adam": Adam,
     "adamw": AdamW,
+    "lars": LARS,
     "rmsprop": RMSprop,
     "adagrad": Adagrad,
     "adadelta": Adadelta,

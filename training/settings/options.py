@@ -7,7 +7,7 @@ and range. The settings of methods, optimizers and schedules are declared with t
 import dataclasses
 from typing import Literal, TypeVar
 
-from models import NETWORKS, WITH_DROPOUT
+from models import IN_BLOCKS, NETWORKS, WITH_DROPOUT
 from training.data.registry import DATASETS
 from training.engine.pretrained import WITH_NAMES, digest, start_digest
 from training.settings.averages import AVERAGES
@@ -18,7 +18,7 @@ from training.settings.presets import PRESETS
 from training.settings.schedules import SCHEDULES
 from training.settings.strategy import listed_epochs
 
-VGG = ("vgg16", "vgg19")
+VGG = tuple(name for name, module in NETWORKS.items() if module == "models.vgg")
 _CASCADE = ("dense", "conv")
 
 
@@ -94,6 +94,17 @@ class NetworkFlags:
         only=("model", WITH_DROPOUT),
         low=0,
         below=1,
+    )
+    norm: Literal["batch", "layer", "none"] | None = flag(
+        "batch",
+        "Normalisation: batch, layer (of the channels), or none.",
+        only=("model", IN_BLOCKS),
+    )
+    kernel_init: Literal["pytorch", "he"] | None = flag(
+        "pytorch",
+        "Initialisation: pytorch, whose default shrinks the signal from layer to layer "
+        "where nothing normalises it; or he, which keeps its size (arXiv 1502.01852).",
+        only=("model", IN_BLOCKS),
     )
     initial_weights: str | None = flag(
         None,
@@ -184,14 +195,17 @@ class OptimizerFlags:
     learning_rate: float | None = flag(
         lambda c: OPTIMIZERS[c.optimizer].usual_rate,
         "Peak learning rate; the lower bound of a cyclic schedule. Unset: 0.05 for sgd "
-        "and nesterov, 0.01 for adagrad, 1 for adadelta, else 0.001.",
+        "and nesterov, 0.01 for adagrad, 1 for adadelta and lars, else 0.001. Several "
+        "rates are trained one after the other, and compared in a table.",
         only=("strategy", (None,)),
         alias="--lr",
         above=0,
+        several=True,
     )
     weight_decay: float = flag(
         5e-4,
-        "Weight decay: an L2 coefficient, added to the gradient; decoupled for adamw.",
+        "Weight decay: an L2 coefficient, added to the gradient (for lars before its "
+        "ratio of norms); decoupled for adamw.",
         low=0,
     )
     l1: float = flag(
@@ -212,12 +226,14 @@ class OptimizerFlags:
         above=0,
     )
     schedule: str | None = flag(
-        "cosine",
+        lambda c: "constant" if c.cascade else "cosine",
         "Learning rate after the warm-up: constant; cyclic between --learning-rate and "
         "--max-learning-rate; step, times 0.2 at 30, 60 and 80 %; cosine; onecycle, up "
         "from a 25th of --learning-rate in 30 % of the run and down to almost 0, "
         "without a warm-up; or plateau, divided by ten whenever the validation loss "
-        "has not fallen for --plateau-patience epochs.",
+        "has not fallen for --plateau-patience epochs. Unset: cosine; with --cascade "
+        "constant, as in stages of a few epochs a falling rate ends before a block has "
+        "learned.",
         only=("strategy", (None,)),
         parts=SCHEDULES,
     )
@@ -294,6 +310,13 @@ class TrainingFlags:
         "Early stopping: stop when the validation loss has not fallen for this many "
         "epochs.",
         low=1,
+    )
+    stop_accuracy: float | None = flag(
+        None,
+        "End the run, or the stage of a cascade, after an epoch with this training "
+        "accuracy.",
+        above=0,
+        high=1,
     )
     precision: Literal["float32", "bfloat16", "float16", "float64"] = flag(
         "float32",
@@ -382,6 +405,11 @@ class RunFlags:
         "step; after 25 skipped in a row the run stops.",
         identity=False,
     )
+    draw: bool = flag(
+        True,
+        "Draw curves and the confusion matrix when the run has finished.",
+        identity=False,
+    )
     profile: bool = flag(
         False,
         "Write a trace of the second epoch, for TensorBoard or Perfetto.",
@@ -467,10 +495,11 @@ class StartFlags:
         None,
         "A published protocol on CIFAR-100: plp-paper (arXiv 2310.10958), "
         "amplify-paper (arXiv 2305.18445), amplify-paper-deep (the same for "
-        "ResNet-50/101), or accelerate-... (a review of acceleration techniques); or "
-        "scratch-..., a common recipe from scratch for these networks. --show-config "
-        "prints it; docs/protocols.md says what is published and what is assumed. "
-        "Flags override it.",
+        "ResNet-50/101), cascade-paper (on CIFAR-10), or accelerate-... (a review of "
+        "acceleration techniques, with --dataset cifar10 as on that set; ...-plain "
+        "without the techniques); or scratch-..., a common recipe from scratch for "
+        "these networks. --show-config prints it; docs/protocols.md says what is "
+        "published and what is assumed. Flags override it.",
         choices=PRESETS,
     )
     config: str | None = flag(None, "The config.json of a work directory.")

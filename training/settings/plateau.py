@@ -1,6 +1,7 @@
 """A learning rate that is divided by ten when the validation loss stalls."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,13 @@ from optax.contrib import ReduceLROnPlateauState, reduce_on_plateau
 _FACTOR = 0.1
 
 
-def scale_on_plateau(patience: int) -> optax.GradientTransformation:
+def scale_on_plateau(patience: int, window: int) -> optax.GradientTransformation:
     """Multiplies updates by the scale of :func:`optax.contrib.reduce_on_plateau`.
 
     That takes a loss with every update. Here the scale changes only in
     :func:`observe`, which takes the validation loss after an epoch, and divides the
-    scale by ten after ``patience`` epochs without a lower one.
+    scale by ten after ``patience`` epochs without a lower one. Losses are means over
+    ``window`` epochs, one after the other.
     """
 
     def update(
@@ -26,17 +28,17 @@ def scale_on_plateau(patience: int) -> optax.GradientTransformation:
         scaled = jax.tree.map(lambda u: state.scale.astype(u.dtype) * u, updates)
         return scaled, state
 
-    init = reduce_on_plateau(_FACTOR, patience).init
+    init = _rule(patience, window).init
     return optax.GradientTransformation(init, update)
 
 
-def observe(opt_state: Any, loss: float, patience: int) -> Any:
+def observe(opt_state: Any, loss: float, patience: int, window: int) -> Any:
     """Returns an optimizer's state after the validation loss of an epoch."""
 
     def advance(leaf: Any) -> Any:
         if not _is_plateau(leaf):
             return leaf
-        new = _rule(patience)(jax.device_get(leaf), loss)
+        new = _advance(patience, window)(jax.device_get(leaf), loss)
         # Back on the devices: a step refuses arrays that are placed otherwise.
         return jax.tree.map(lambda n, old: jax.device_put(n, old.sharding), new, leaf)
 
@@ -49,9 +51,19 @@ def scale(opt_state: Any) -> float:
     return next((float(leaf.scale) for leaf in leaves if _is_plateau(leaf)), 1.0)
 
 
+def drops(opt_state: Any) -> int:
+    """How often the rate has been divided."""
+    return round(math.log(scale(opt_state), _FACTOR))
+
+
+def _rule(patience: int, window: int) -> optax.GradientTransformationExtraArgs:
+    epochs = max(1, patience // window)
+    return reduce_on_plateau(_FACTOR, epochs, accumulation_size=window)
+
+
 @functools.cache
-def _rule(patience: int) -> Callable[..., Any]:
-    rule = reduce_on_plateau(_FACTOR, patience)
+def _advance(patience: int, window: int) -> Callable[..., Any]:
+    rule = _rule(patience, window)
     return jax.jit(lambda state, loss: rule.update({}, state, value=loss)[1])
 
 

@@ -25,13 +25,52 @@ _AMPLIFY = {
     "augment": True,
 }
 
+# The review's three techniques, all at once.
+_TECHNIQUES = {"precision": "bfloat16", "input": "host"}
 _ACCELERATE = {
     **_PUBLISHED,
     "dataset": "cifar100",
     "width": 64,
     "method": "none",
-    "batches_per_step": 2,
+    "validation_fraction": 0.0,
     "augment": True,
+}
+_ACCELERATED: dict[str, dict[str, Any]] = {
+    "accelerate-resnet50": {
+        "model": "resnet50",
+        "epochs": 30,
+        "batch_size": 128,
+        "batches_per_step": 2,
+        "optimizer": "adam",
+        "schedule": "onecycle",
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-3,
+        "clip_value": 0.01,
+    },
+    "accelerate-vit": {
+        "model": "vit-small",
+        "epochs": 15,
+        "batch_size": 70,
+        "batches_per_step": 20,
+        "optimizer": "adamw",
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "learning_rate": 3e-5,
+        "weight_decay": 0.01,
+    },
+    "accelerate-efficientnet": {
+        "model": "efficientnet-b0",
+        "dropout": 0.2,
+        "epochs": 20,
+        "batch_size": 96,
+        "batches_per_step": 2,
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 1e-3,
+    },
 }
 # The common recipe of CIFAR-100; for ViT that of DeiT (arXiv 2012.12877) without its
 # augmentations and distillation.
@@ -71,10 +110,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dataset": "cifar10",
         "model": "vgg16",
         "head": "linear",
+        "norm": "none",
         "width": 64,
         "method": "none",
         "cascade": "dense",
-        "cascade_epochs": 10,
+        "cascade_epochs": 20,  # 10 + 10 l, from l = 1
         "cascade_extra_epochs": 10,
         "batch_size": 64,
         "optimizer": "sgd",
@@ -83,45 +123,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 1e-3,
         "schedule": "plateau",
         "plateau_patience": 10,
+        "plateau_window": 5,
+        "plateau_drops": 4,
+        "stop_accuracy": 0.99,
         "warmup_epochs": 0.0,
         "validation_fraction": 0.1,
-        "early_stopping": 40,
     },
-    "accelerate-resnet50": {
-        **_ACCELERATE,
-        "model": "resnet50",
-        "epochs": 30,
-        "batch_size": 128,
-        "optimizer": "adam",
-        "schedule": "onecycle",
-        "learning_rate": 1e-3,
-        "weight_decay": 1e-3,
-        "clip_value": 0.01,
-    },
-    "accelerate-vit": {
-        **_ACCELERATE,
-        "model": "vit-small",
-        "epochs": 10,
-        "batch_size": 70,
-        "batches_per_step": 15,
-        "optimizer": "adamw",
-        "schedule": "constant",
-        "warmup_epochs": 0.0,
-        "learning_rate": 2e-5,
-        "weight_decay": 0.01,
-    },
-    "accelerate-efficientnet": {
-        **_ACCELERATE,
-        "model": "efficientnet-b0",
-        "dropout": 0.2,
-        "epochs": 20,
-        "batch_size": 96,
-        "optimizer": "sgd",
-        "schedule": "constant",
-        "warmup_epochs": 0.0,
-        "learning_rate": 0.01,
-        "momentum": 0.9,
-        "weight_decay": 1e-3,
+    **{
+        name + form: {**_ACCELERATE, **fields, **techniques}
+        for name, fields in _ACCELERATED.items()
+        for form, techniques in (("", _TECHNIQUES), ("-plain", {"batches_per_step": 1}))
     },
     "scratch-resnet50": {
         **_SCRATCH,
@@ -154,3 +165,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "average_decay": 0.999,
     },
 }
+
+# What differs on another data set than the preset's.
+_ON = {
+    ("accelerate-vit", "cifar10"): {
+        "epochs": 10,
+        "learning_rate": 2e-5,
+        "batches_per_step": 15,
+    },
+    ("accelerate-vit-plain", "cifar10"): {"epochs": 10, "learning_rate": 2e-5},
+}
+
+
+def preset(name: str, dataset: str | None = None) -> dict[str, Any]:
+    """The fields of a preset on a data set; None for the preset's own."""
+    on = _ON.get((name, dataset or ""), {})
+    return {**PRESETS[name], **on}

@@ -130,6 +130,23 @@ class Plateau(Constant):
         "Epochs without a lower validation loss before the rate is divided by ten.",
         low=1,
     )
+    plateau_window: int = flag(
+        1,
+        "Compare the mean validation losses of this many epochs instead of the losses "
+        "of single ones.",
+        low=1,
+    )
+    plateau_drops: int | None = flag(
+        None,
+        "End the run, or the stage of a cascade, when the rate is divided for this "
+        "many-th time.",
+        low=1,
+    )
+
+    @property
+    def rule(self) -> tuple[int, int]:
+        """The patience, and the epochs over which losses are averaged."""
+        return self.plateau_patience, self.plateau_window
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
