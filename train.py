@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs = config.parse(argv)
         if configs[0].distributed or configs[0].coordinator_address:
             print(f"if a process is lost, {resume}", flush=True)
-        # Imported once the flags make sense, since JAX takes seconds.
+        print("importing JAX", flush=True)
+        # Imported once the flags make sense, since it takes seconds.
         from training import recipe
 
         if isinstance(sys.stdout, io.TextIOWrapper):
