@@ -26,12 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs = config.parse(argv)
         if configs[0].distributed or configs[0].coordinator_address:
             print(f"if a process is lost, {resume}", flush=True)
-        # Imported once the flags make sense, since JAX takes seconds.
+        with contextlib.suppress(OSError):  # of a full disk, which ends no run
+            print("importing JAX", flush=True)
+        # Imported once the flags make sense, since it takes seconds.
         from training import recipe
+        from training.engine import parallel
 
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # for names that it cannot show
 
+        parallel.split_cpu(configs[0])
         recipe.train(configs)
     except BrokenPipeError:  # the reader of --help has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,7 +18,7 @@ import optax
 import models
 from benchmarks import tables
 from training import data, recipe
-from training.engine import networks
+from training.engine import networks, parallel
 from training.engine.engine import means
 from training.engine.feed import Feed
 from training.run.provenance import provenance
@@ -114,7 +114,7 @@ def report(name: str, record: Mapping[str, Any], out: Path | None) -> None:
         "benchmark": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
-        "cores": cores(),
+        "cores": parallel.cores(),
         # Averages over 1, 5 and 15 minutes, to show what else was running.
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
         **provenance(),
@@ -124,13 +124,6 @@ def report(name: str, record: Mapping[str, Any], out: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print("record:", path)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def on_accelerator() -> bool:

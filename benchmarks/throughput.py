@@ -36,7 +36,7 @@ import numpy as np
 
 from benchmarks import measure
 from training import data
-from training.engine import networks
+from training.engine import networks, parallel
 from training.settings.config import Config
 
 MODELS = ["resnet18", "vgg16", "googlenet"]  # PyTorch has these
@@ -57,7 +57,7 @@ def run(
     """Measures every combination; takes the flags, returns the figures."""
     absent = why_no_torch()
     torch = None if absent else importlib.import_module("benchmarks.torch_networks")
-    settings = torch and torch.set_up(measure.cores())
+    settings = torch and torch.set_up(parallel.cores())
     cells = []
     for fields in itertools.product(model, precision, batch_size):
         names = ("model", "precision", "batch_size")

@@ -19,7 +19,7 @@ from experiments.table import (
     markdown,
     spreads,
 )
-from training.run.plots import by_depth
+from training.run.layer_analysis import by_depth
 
 c = pl.col
 _ARM = ["model", "arm"]

@@ -1,6 +1,7 @@
 """Feeds, loops on the device, accumulation, precision: the same training each time."""
 
 import time
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -35,6 +36,37 @@ def trained(epochs=3, **options):
             state = train_epoch(engine, state, epoch)
             history.append(means(state.monitor.epoch))
         return history, jax.device_get(state)
+
+
+@pytest.mark.parametrize(
+    ("fields", "cores", "environment", "asked"),
+    [
+        ({}, 8, {}, [("jax_num_cpu_devices", 2)]),
+        ({"batch_size": 12, "batch_parts": 3}, 2, {}, [("jax_num_cpu_devices", 2)]),
+        ({}, 1, {}, []),
+        ({"batch_size": 63}, 2, {}, []),
+        ({"batch_size": 6, "batch_parts": 2}, 2, {}, []),
+        ({"distributed": True}, 2, {}, []),
+        ({}, 2, {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, []),
+    ],
+)
+def test_a_cpu_with_several_cores_is_two_devices(
+    fields, cores, environment, asked, monkeypatch
+):
+    calls = []
+    config = resolve({"model": "tiny", **fields})
+    unset = SimpleNamespace(
+        jax_num_cpu_devices=-1, update=lambda *given: calls.append(given)
+    )
+    monkeypatch.setattr(parallel, "cores", lambda: cores)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    parallel.split_cpu(config)  # the tests' four devices stay
+    assert jax.local_device_count() == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel, "jax", SimpleNamespace(config=unset))
+        parallel.split_cpu(config)
+    assert calls == asked
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The layers that a run amplifies or watches, read from the optimizer's state."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +9,6 @@ import jax
 import optax
 
 import plp_optax
-from training.run.plots import by_depth
 
 
 class Amplification(NamedTuple):
@@ -83,3 +83,14 @@ def layers_text(history: Sequence[Mapping[str, Any]]) -> str:
             table = plp_optax.layer_table(analyses)
             tables.append(f"after epoch {metrics['epoch']}\n{table}\n")
     return "\n".join(tables)
+
+
+def by_depth(names: Sequence[str]) -> list[str]:
+    """Layer names in the order of the network: stem, stages, head."""
+
+    def key(name: str) -> tuple[Any, ...]:
+        place = {"stem": 0, "head": 2}.get(name.split("/")[0], 1)
+        parts = re.split(r"(\d+)", name)
+        return place, [int(p) if p.isdigit() else p for p in parts]
+
+    return sorted(names, key=key)

@@ -1,7 +1,6 @@
 """The pictures of a run: loss and accuracy, and what is known of its layers."""
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from training.run.layer_analysis import by_depth
 
 COLORS = {
     "train": "#0072B2",
@@ -253,14 +254,3 @@ def _shown(names: Sequence[str]) -> list[str]:
 def _has_glyphs(text: str) -> bool:
     font = get_font(findfont(FontProperties()))
     return text.isprintable() and all(font.get_char_index(ord(c)) for c in text)
-
-
-def by_depth(names: Sequence[str]) -> list[str]:
-    """Layer names in the order of the network: stem, stages, head."""
-
-    def key(name: str) -> tuple[Any, ...]:
-        place = {"stem": 0, "head": 2}.get(name.split("/")[0], 1)
-        parts = re.split(r"(\d+)", name)
-        return place, [int(p) if p.isdigit() else p for p in parts]
-
-    return sorted(names, key=key)

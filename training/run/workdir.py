@@ -10,16 +10,14 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import filelock
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from training import data
 from training.engine import parallel
 from training.errors import ConfigError, DamagedError, RunError
-from training.run import plots
 from training.run.checkpoints import is_checkpoint, read
 from training.run.display import say, warn
 from training.run.records import METRICS, RESULT_FIELDS
@@ -27,6 +25,9 @@ from training.run.records import read_json as read_json
 from training.run.records import read_metrics as read_metrics
 from training.settings import config as config_lib
 from training.settings.config import Config
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
 CURVES, CONFUSION = "curves.png", "confusion.png"
@@ -332,22 +333,24 @@ class WorkDirectory:
         title: str,
     ) -> None:
         """Draws the pictures of a run."""
-        self._draw(plots.draw_confusion, CONFUSION, confusion, label_names, title)
-        self._draw(plots.draw_amplification, AMPLIFICATION, history, title)
-        self._draw(plots.draw_layers, MONITOR, history, title)
-        self._draw(plots.draw_curves, CURVES, history, title)
+        self._draw("draw_confusion", CONFUSION, confusion, label_names, title)
+        self._draw("draw_amplification", AMPLIFICATION, history, title)
+        self._draw("draw_layers", MONITOR, history, title)
+        self._draw("draw_curves", CURVES, history, title)
 
     @_by_coordinator
     def draw_curves(self, history: Sequence[dict[str, Any]], title: str) -> None:
         """Draws loss and accuracy only."""
-        self._draw(plots.draw_curves, CURVES, history, title)
+        self._draw("draw_curves", CURVES, history, title)
 
-    def _draw(self, draw: Callable[..., None], name: str, *arguments: Any) -> None:
+    def _draw(self, function: str, name: str, *arguments: Any) -> None:
         """A picture is not worth a run: one that fails is a warning."""
         try:
+            from training.run import plots  # not before the first step: it takes long
+
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                draw(self.path / name, *arguments)
+                getattr(plots, function)(self.path / name, *arguments)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             warn(f"{self.path / name} could not be drawn ({reason})")
@@ -364,6 +367,9 @@ class WorkDirectory:
 
     def _add_events(self, metrics: Mapping[str, Any]) -> None:
         if self._events is None:
+            # Not before the first step: it imports PyTorch where that is installed.
+            from tensorboardX import SummaryWriter
+
             self._events = SummaryWriter(str(self.path / TENSORBOARD))
         for name, value in metrics.items():
             is_number = isinstance(value, int | float) and not math.isnan(value)
