@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from experiments import report
+from experiments import markdown, report
 from experiments import table as tables
 from experiments.statistics import BETTER, NOT_SHOWN, UNCORRECTED, WORSE
-from experiments.table import Metric, markdown, signed
+from experiments.table import Metric
 
 c = pl.col
 BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
@@ -313,7 +313,7 @@ def _difference(metric: Metric, row: dict[str, Any]) -> str:
     def text(value: float | None) -> str:
         if metric.is_ratio and value is not None:
             return f"{np.exp(value):.3g}"
-        return signed(value, digits)
+        return markdown.signed(value, digits)
 
     unit = "times" if metric.is_ratio else metric.unit
     found = f"{text(row['mean'])} {unit} [{text(row['low'])}, {text(row['high'])}]"
@@ -332,7 +332,7 @@ def write(frame: pl.DataFrame, folder: str = "") -> str:
         "matched": "against the matched control",
         "record": "record",
     }
-    return markdown("What was measured", linked, columns, note=_NOTE, left=2)
+    return markdown.write("What was measured", linked, columns, note=_NOTE, left=2)
 
 
 def update_pages(root: Path) -> None:

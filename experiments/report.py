@@ -13,11 +13,11 @@ import polars as pl
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments import figures
+from experiments import figures, markdown
 from experiments import table as table_lib
 from experiments.figures import Picture
 from experiments.study import Study
-from experiments.table import METRICS, NONE, Metric, Table, join, markdown
+from experiments.table import METRICS, Metric, Table
 
 CONCLUSIONS = "conclusions.md"  # written by hand, next to the records
 _COLORS = 64  # of a picture
@@ -75,13 +75,15 @@ def write(table: Table, folder: Path) -> Path:
     module = own(table.study)
     sections = getattr(module, "sections", _curves)
     results = getattr(
-        module, "results", functools.partial(table_lib.results, metrics=metrics)
+        module, "results", functools.partial(markdown.results, metrics=metrics)
     )
-    place = " on ".join(map(join, filter(None, (table.models, table.datasets))))
+    place = " on ".join(
+        map(markdown.join, filter(None, (table.models, table.datasets)))
+    )
     compared: list[Block] = [
         *(figures.forest(table, found, metric) for metric in metrics[:1]),
         "## Comparisons",
-        *table_lib.comparisons(table, found, metrics),
+        *markdown.comparisons(table, found, metrics),
     ]
     blocks: list[Block] = [
         f"# {table.study.title}: {place}",
@@ -183,16 +185,16 @@ def versions(table: Table) -> str:
 
 
 def _facts(title: str, what: str, value: str, rows: dict[str, str]) -> str:
-    kept = [row for row in rows.items() if row[1] != NONE]
+    kept = [row for row in rows.items() if row[1] != markdown.NONE]
     frame = pl.DataFrame(kept, schema=[what, value], orient="row")
-    return markdown(title, frame, left=2)
+    return markdown.write(title, frame, left=2)
 
 
 def _distinct(values: Iterable[Any]) -> str:
     found = {value for value in values if value is not None}
     kept = sorted(found, key=lambda v: (isinstance(v, str), v))
     more = f" and {len(kept) - _MOST} more" if len(kept) > _MOST else ""
-    return ", ".join(map(_written, kept[:_MOST])) + more or NONE
+    return ", ".join(map(_written, kept[:_MOST])) + more or markdown.NONE
 
 
 def _written(value: Any) -> str:
@@ -217,5 +219,5 @@ def shortfalls(table: Table) -> list[str]:
     if seeds < full.seeds:
         found.append(f"{seeds} seed{'s'[: seeds > 1]} instead of {full.seeds}")
     if missing := [model for model in full.models if model not in table.models]:
-        found.append(f"{join(missing)} not run")
+        found.append(f"{markdown.join(missing)} not run")
     return found

@@ -4,19 +4,12 @@ from typing import Any
 
 import polars as pl
 
+from experiments import markdown
 from experiments import table as tables
 from experiments.figures import Picture
 from experiments.reports import published
 from experiments.studies.acceleration import ALL, NONE, PINNED
-from experiments.table import (
-    ACCURACY,
-    LOSS,
-    SECONDS_TO_TARGET,
-    Metric,
-    Table,
-    markdown,
-    spreads,
-)
+from experiments.table import ACCURACY, LOSS, SECONDS_TO_TARGET, Metric, Table
 
 c = pl.col
 _ARM = ["model", "arm"]
@@ -118,10 +111,10 @@ def _paper(table: Table) -> str:
             add(name, f"paper ({dataset})", pairs, "h")
         runs = [measured.get((model, arm)) for arm in (NONE, ALL)]
         if all(runs):
-            add(model, f"ours ({tables.join(table.datasets)})", runs, "s an epoch")
+            add(model, f"ours ({markdown.join(table.datasets)})", runs, "s an epoch")
     accuracies = ("accuracy without (%)", "accuracy with (%)")
     times = ("time without", "time with", "unit", "with / without")
-    return markdown(
+    return markdown.write(
         "Times with all techniques together, and without (the review's Table I)",
         pl.DataFrame(
             rows, schema=["network", "source", *accuracies, *times], orient="row"
@@ -145,10 +138,12 @@ def _speeds(table: Table) -> list[str]:
         .group_by(_ARM, maintain_order=True)
         .agg(c("held", "temporary").first() / 1e6, c("device_peak").max() / 1e6)
     )
-    rows = megabytes.join(spreads(rates, _ARM, {"rate": 0}), on=_ARM, how="left")
+    rows = megabytes.join(
+        markdown.spreads(rates, _ARM, {"rate": 0}), on=_ARM, how="left"
+    )
     return [
-        markdown(
-            f"Speed and memory, {tables.join(table.datasets)}",
+        markdown.write(
+            f"Speed and memory, {markdown.join(table.datasets)}",
             table.named(rows),
             {
                 **{"model": "network", "arm": "arm", "rate": "images/s"},

@@ -2,12 +2,11 @@
 
 import polars as pl
 
-from experiments import figures
-from experiments import table as tables
+from experiments import figures, markdown
 from experiments.figures import Picture
 from experiments.rates import stages
 from experiments.reports import published
-from experiments.table import KEYS, Table, markdown, spread, spreads
+from experiments.table import KEYS, Table
 from training.settings.config import resolve
 from training.settings.methods import Amplify
 
@@ -60,21 +59,21 @@ def _accuracies(table: Table) -> str:
     of = c("arm").str.replace(r"-t[\d.]+$", "")  # an arm at all its thresholds
     accuracy = table.finished.with_columns(of=of, accuracy=100 * c("test_accuracy"))
     fixed = accuracy.group_by("model", "arm").agg("accuracy")
-    means = {(m, a): spread(x, 2) for m, a, x in fixed.iter_rows()}
+    means = {(m, a): markdown.spread(x, 2) for m, a, x in fixed.iter_rows()}
     best = accuracy.group_by("model", "of").agg(c("accuracy").max())
-    highest = {(m, a): tables.number(x, 2) for m, a, x in best.iter_rows()}
+    highest = {(m, a): markdown.number(x, 2) for m, a, x in best.iter_rows()}
     rows = []
     for model in table.models:
-        original = means.get((model, CONTROL), tables.NONE)
+        original = means.get((model, CONTROL), markdown.NONE)
         others = [(model, arm) for arm in PAPER if arm != CONTROL]
         for text, cells in (("threshold fixed, mean", means), ("best run", highest)):
-            found = [cells.get(key, tables.NONE) for key in others]
+            found = [cells.get(key, markdown.NONE) for key in others]
             rows.append([model, f"{_ours(table)}: {text}", original, *found])
         for dataset, number in _papers(table).items():
             if printed := paper[dataset].get(model):
                 cells_ = [f"{value:.2f}" for value in printed]
                 rows.append([model, f"paper, Table {number} ({dataset})", *cells_])
-    return markdown(
+    return markdown.write(
         "Test accuracy (%)",
         pl.DataFrame(rows, schema=["network", "source", *PAPER.values()], orient="row"),
         note="Best run: of all thresholds, and of the original model the mean, as in "
@@ -99,11 +98,11 @@ def _times(table: Table) -> list[str]:
         rows, schema=["network", "table", *paper["columns"]], orient="row"
     )
     note = "Minutes, mean ± standard deviation of ten runs on an NVIDIA V100."
-    return [f"## {title}", markdown("Minutes", frame, note=note, left=2)]
+    return [f"## {title}", markdown.write("Minutes", frame, note=note, left=2)]
 
 
 def _ours(table: Table) -> str:
-    return f"ours ({tables.join(table.datasets)})"
+    return f"ours ({markdown.join(table.datasets)})"
 
 
 def _papers(table: Table) -> dict[str, int]:
@@ -193,7 +192,9 @@ def _rises(table: Table) -> list[str]:
     matched = {a.name: table.labels.get(a.matched or "", "") for a in table.study.arms}
     runs = found.group_by(keys, maintain_order=True).len("runs")
     rows = runs.join(
-        spreads(found, keys, {"share": 1, "rise": 3}), on=keys, maintain_order="left"
+        markdown.spreads(found, keys, {"share": 1, "rise": 3}),
+        on=keys,
+        maintain_order="left",
     )
     frame = rows.select(
         c("model").alias("network"),
@@ -211,4 +212,4 @@ def _rises(table: Table) -> list[str]:
         "in the same epochs; their factors were declared before the runs, exactly for "
         "random and all layers, and as the nearest for layers selected by scores."
     )
-    return [f"## {title}", markdown(title, frame, note=note, left=3)]
+    return [f"## {title}", markdown.write(title, frame, note=note, left=3)]

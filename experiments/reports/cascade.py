@@ -5,20 +5,11 @@ from collections.abc import Sequence
 import polars as pl
 from matplotlib import colormaps
 
-from experiments import figures
+from experiments import figures, markdown
 from experiments import table as tables
 from experiments.figures import Picture
 from experiments.studies.cascade import AMPLIFIED, END_TO_END
-from experiments.table import (
-    ACCURACY,
-    LOSS,
-    SECONDS_TO_TARGET,
-    TARGET,
-    Metric,
-    Table,
-    markdown,
-    spreads,
-)
+from experiments.table import ACCURACY, LOSS, SECONDS_TO_TARGET, TARGET, Metric, Table
 from training.run.layer_analysis import by_depth
 
 c = pl.col
@@ -110,13 +101,13 @@ def _costs(table: Table) -> str | None:
         )
         .join(spent, on=_ARM, how="left", maintain_order="left")
         .join(
-            spreads(table.finished, _ARM, {"train_seconds": 1}),
+            markdown.spreads(table.finished, _ARM, {"train_seconds": 1}),
             on=_ARM,
             maintain_order="left",
         )
     )
-    return markdown(
-        f"Costs, {tables.join(table.datasets)}",
+    return markdown.write(
+        f"Costs, {markdown.join(table.datasets)}",
         table.named(rows),
         {
             **{"model": "network", "arm": "arm", "stages": "stages"},
@@ -132,7 +123,7 @@ def _costs(table: Table) -> str | None:
 
 
 def _thousands(value: float | None) -> str:
-    return tables.NONE if value is None else f"{value:,.1f}"
+    return markdown.NONE if value is None else f"{value:,.1f}"
 
 
 def gradients(table: Table, model: str) -> pl.DataFrame:

@@ -2,9 +2,9 @@
 
 import polars as pl
 
-from experiments import table as tables
+from experiments import markdown
 from experiments.studies.image_batches import METHODS, RATES, at_rate
-from experiments.table import LOSS, Table, markdown
+from experiments.table import LOSS, Table
 
 c = pl.col
 _METHOD = (
@@ -40,11 +40,11 @@ def _sensitivity(table: Table) -> str:
     """Validation losses by learning rate."""
     frame = (
         losses(table)
-        .with_columns(tables.texts("value", tables.number))
+        .with_columns(markdown.texts("value", markdown.number))
         .pivot("rate", index="method", values="value")
     )
     chosen = [f"{method.rate:g}" for method in METHODS.values()]
-    return markdown(
+    return markdown.write(
         "Validation loss by peak learning rate (nats)",
         frame.with_columns(chosen=pl.Series(chosen)),
         {

@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
-from experiments import figures, stability
+from experiments import figures, markdown, stability
 from experiments import table as tables
 from experiments.figures import Look, Picture
 from experiments.statistics import compare
 from experiments.studies.mechanism import LABELS, PERIOD, REGIMES, Regime
-from experiments.table import Table, markdown
+from experiments.table import Table
 
 c = pl.col
 PLP = stability.plp_cycle(period=PERIOD)
@@ -102,7 +102,7 @@ def _predictions(table: Table) -> str:
         values="distance",
         aggregate_function="last",
     )
-    apart = tables.spreads(
+    apart = markdown.spreads(
         tables.ensure(finals, "sgd", "matched"), keys, {"matched": 1, "sgd": 1}
     ).rename({"matched": "from_matched", "sgd": "from_sgd"})
     both = tables.ensure(ends(table), "plp", "matched").drop_nulls(["plp", "matched"])
@@ -114,13 +114,13 @@ def _predictions(table: Table) -> str:
         c("model").replace_strict(models), c("regime").replace_strict(order)
     )
     ratio = pl.struct(ours="plp", theirs="matched")
-    return markdown(
+    return markdown.write(
         "PLP and its matched rate",
         rows.select(
             c("model").alias("network"),
-            tables.texts("regime", lambda name: regimes[name].label),
+            markdown.texts("regime", lambda name: regimes[name].label),
             c("plp").list.len().alias("seeds"),
-            tables.texts("regime", lambda name: f"{_limit_ratio(regimes[name]):.2f}")
+            markdown.texts("regime", lambda name: f"{_limit_ratio(regimes[name]):.2f}")
             .alias("ratio of limits (theory)"),
             ratio.map_elements(lambda x: curvature_ratio(**x)[0], pl.String)
             .alias("ratio of curvatures at the end"),
@@ -140,11 +140,11 @@ def _predictions(table: Table) -> str:
 def curvature_ratio(ours: list[float], theirs: list[float]) -> tuple[str, str]:
     """The geometric mean of ratios of curvatures, and its interval."""
     if min(*ours, *theirs) <= 0:
-        return tables.NONE, tables.NONE
+        return markdown.NONE, markdown.NONE
     ratio = compare(np.log(ours), np.log(theirs))
     mean = f"{np.exp(ratio.mean):.2f}"
     if ratio.low is None or ratio.high is None:
-        return mean, tables.NONE
+        return mean, markdown.NONE
     return mean, f"[{np.exp(ratio.low):.2f}, {np.exp(ratio.high):.2f}]"
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import polars as pl
 
-from experiments import figures
+from experiments import figures, markdown
 from experiments import table as tables
 from experiments.figures import Picture
 from experiments.reports import published
 from experiments.table import METRICS as COMMON
-from experiments.table import TARGET, Metric, Table, markdown
+from experiments.table import TARGET, Metric, Table
 
 c = pl.col
 # The paper's arms by ours. Its text describes period 4.
@@ -71,12 +71,12 @@ def _accuracies(table: Table, paper: dict[str, Any]) -> list[str]:
         "model", "arm", *(c(f"test_{name}").alias(name) for name in names)
     )
     keys = ["model", "arm"]
-    cells = tables.spreads(ours, keys, dict.fromkeys(names, 4))
-    rows = tables.counts(table).join(cells, on=keys, maintain_order="left")
+    cells = markdown.spreads(ours, keys, dict.fromkeys(names, 4))
+    rows = markdown.counts(table).join(cells, on=keys, maintain_order="left")
     printed = pl.DataFrame(
         [
             {"model": model, "arm": f"paper: {table.labels[arm]}", "runs": "10"}
-            | {name: tables.number(theirs[column][name]) for name in names}
+            | {name: markdown.number(theirs[column][name]) for name in names}
             for model in table.models
             if (theirs := paper["test"].get(model))
             for arm, column in PAPER.items()
@@ -92,7 +92,7 @@ def _accuracies(table: Table, paper: dict[str, Any]) -> list[str]:
     frame.columns = heading
     return [
         "## The paper's Table 4: test accuracy and errors",
-        markdown(
+        markdown.write(
             "Accuracy, top-1 and top-5 error on the test set",
             frame,
             note="Ours: mean ± standard deviation over the finished runs.",

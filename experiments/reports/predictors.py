@@ -2,8 +2,9 @@
 
 import polars as pl
 
+from experiments import markdown
 from experiments import table as tables
-from experiments.table import Metric, Table, markdown
+from experiments.table import Metric, Table
 
 c = pl.col
 _METHOD = (
@@ -77,13 +78,13 @@ def _ratios(table: Table, control: str) -> str:
             cell=pl.when(c("solved") > 0).then(
                 pl.format(
                     "{}{}",
-                    tables.texts("gradients", lambda x: tables.number(x, 2)),
+                    markdown.texts("gradients", lambda x: markdown.number(x, 2)),
                     "missing",
                 )
             ),
         )
     )
-    return markdown(
+    return markdown.write(
         f"Gradients, relative to {table.labels[control]}",
         cells.pivot("column", index="method", values="cell"),
         note="Geometric mean of the ratios of the seeds on which both get there.",
@@ -97,8 +98,8 @@ def _chosen(table: Table) -> str:
     first = first.with_columns(
         multiple=c("learning_rate").cast(pl.Float64) * c("curvature")
     )
-    rows = first.join(tables.counts(table), on=keys, maintain_order="left")
-    return markdown(
+    rows = first.join(markdown.counts(table), on=keys, maintain_order="left")
+    return markdown.write(
         "Rates and drift",
         table.named(rows),
         {

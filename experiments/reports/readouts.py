@@ -4,12 +4,12 @@ import dataclasses
 
 import polars as pl
 
-from experiments import figures
+from experiments import figures, markdown
 from experiments import table as tables
 from experiments.figures import Picture
 from experiments.studies.readouts import CHOICE_SEEDS
 from experiments.study import Arm, Comparison
-from experiments.table import Metric, Table, markdown
+from experiments.table import Metric, Table
 
 c = pl.col
 METRICS = (Metric("loss", "loss on held-out data", "nats", 4, c("loss")),)
@@ -113,8 +113,8 @@ def results(table: Table) -> list[str | Picture | None]:
     return [
         _METHOD + has_bema * _BEMA,
         figures.forest(own, found, METRICS[0]),
-        *tables.comparisons(own, found, METRICS),
-        *tables.results(own, METRICS),
+        *markdown.comparisons(own, found, METRICS),
+        *markdown.results(own, METRICS),
     ]
 
 
@@ -176,6 +176,6 @@ def _settings(table: Table) -> str:
         c("arm").replace(table.labels).alias("learning rate"),
         c("readout").alias("read-out"),
     )
-    return markdown(
+    return markdown.write(
         "Settings with the lowest loss on the choosing seeds", frame, left=5
     )

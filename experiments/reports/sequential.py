@@ -5,9 +5,10 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
+from experiments import markdown
 from experiments import table as tables
 from experiments.sequential import arms
-from experiments.table import Metric, Table, markdown
+from experiments.table import Metric, Table
 
 c = pl.col
 LMS, EKF = "ran-lms", "ran-ekf"
@@ -100,11 +101,11 @@ def results(table: Table) -> list[str]:
     }
     keys = ["model", "arm"]
     cells = table.finished.group_by(keys, maintain_order=True).agg(*columns)
-    written = cells.with_columns(tables.texts(name, _spread) for name in columns)
-    rows = tables.counts(table).join(
+    written = cells.with_columns(markdown.texts(name, _spread) for name in columns)
+    rows = markdown.counts(table).join(
         written, on=keys, how="left", maintain_order="left"
     )
-    text = markdown(
+    text = markdown.write(
         "Results",
         table.named(rows).rename({"model": "stream", **columns}),
         note="Mean ± standard deviation over the finished runs. The mean error is that "
@@ -135,11 +136,11 @@ def _tuning(table: Table) -> str:
         number = arms.ALGORITHMS[arm].chosen
         rows.append((model, arm, number, chosen, "; ".join(listed)))
     columns = ["stream", "arm", "number", "chosen", "candidates and their final errors"]
-    return markdown(
+    return markdown.write(
         "The chosen numbers",
         table.named(pl.DataFrame(rows, schema=columns, orient="row")),
         note=f"Mean final error over seeds "
-        f"{tables.join(map(str, arms.TUNING_SEEDS))}, "
+        f"{markdown.join(map(str, arms.TUNING_SEEDS))}, "
         f"which are not among the reported ones. Where the lowest or the highest "
         f"candidate was chosen, another could do better.",
         left=5,

@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from experiments import table as tables
-from experiments.table import Metric, Table, markdown
+from experiments import markdown
+from experiments.table import Metric, Table
 
 c = pl.col
 _METHOD = (
@@ -88,12 +88,12 @@ def _forgiving(table: Table) -> str:
             **{f"rate x {name}": lost(factor) for name, factor in factors.items()},
         )
     )
-    return markdown(
+    return markdown.write(
         "Loss at a wrong learning rate, minus loss at the best (nats)",
         table.named(rows),
         {
             **{"model": "setup", "arm": "method", "best": ("best", 3)},
-            **{n: (n, lambda x: tables.signed(x, 3)) for n in rows.columns[3:]},
+            **{n: (n, lambda x: markdown.signed(x, 3)) for n in rows.columns[3:]},
         },
         note="Means of the tuning seeds, at the rate of the grid that is nearest. A "
         "dash: not on the grid, or a run diverged.",
@@ -104,8 +104,8 @@ def _forgiving(table: Table) -> str:
 def _chosen(table: Table) -> str:
     keys = ["model", "arm"]
     first = table.finished.group_by(keys, maintain_order=True).first()
-    rows = first.join(tables.counts(table), on=keys, maintain_order="left")
-    return markdown(
+    rows = first.join(markdown.counts(table), on=keys, maintain_order="left")
+    return markdown.write(
         "Rates and drift",
         table.named(rows),
         {

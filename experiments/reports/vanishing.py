@@ -2,11 +2,11 @@
 
 import polars as pl
 
-from experiments import table as tables
+from experiments import markdown
 from experiments.figures import Picture
 from experiments.reports.cascade import gradient_picture, gradients
 from experiments.studies.vanishing import DRAWN, METHODS, at_rate
-from experiments.table import LOSS, Table, markdown
+from experiments.table import LOSS, Table
 from training.run.plots import by_depth
 
 c = pl.col
@@ -45,7 +45,7 @@ def losses(table: Table) -> pl.DataFrame:
 
 def _sensitivity(table: Table) -> str:
     frame = losses(table).with_columns(
-        text=pl.format("{} ({})", tables.texts("value", tables.number), c("rate"))
+        text=pl.format("{} ({})", markdown.texts("value", markdown.number), c("rate"))
     )
     ranked = c("rate").rank("ordinal").over("method").cast(pl.String)
     frame = frame.with_columns(column=ranked).pivot(
@@ -53,7 +53,7 @@ def _sensitivity(table: Table) -> str:
     )
     labels = {name: method.label for name, method in METHODS.items()}
     chosen = [METHODS[name].rate for name in frame["method"]]
-    return markdown(
+    return markdown.write(
         "Validation loss (nats), and the rate in brackets",
         frame.with_columns(
             c("method").replace(labels), chosen=pl.Series(chosen, dtype=pl.Float64)
@@ -71,11 +71,11 @@ def _ends(table: Table, model: str) -> str | None:
         return None
     start = found.filter(c("part") == 0).pivot("layer", index="arm", values="norm")
     first, last = layers[0], layers[-1]
-    return markdown(
+    return markdown.write(
         f"Norm of the gradient after the first step, {table.place(model)}",
         start.select(
             c("arm").replace(table.labels),
-            *(tables.texts(name, "{:.2g}".format) for name in (first, last)),
+            *(markdown.texts(name, "{:.2g}".format) for name in (first, last)),
         ),
         note="Of the first seed. In a cascade, after the first step of the stage.",
     )

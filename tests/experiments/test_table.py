@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments import table
+from experiments import markdown, table
 from experiments.reports.plp import METRICS
 from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, UNCORRECTED, WORSE
 from tests.support.reports import (
@@ -155,14 +155,14 @@ def test_a_metric_without_any_difference_becomes_a_sentence():
     records = [run(a, s, test_accuracy=0.5) for a in ("new", "old") for s in range(6)]
     records += [run(a, 0, test_accuracy=0.5, model="vgg16") for a in ("new", "old")]
     loaded = table_of(records)
-    first, rule = table.comparisons(loaded, table.compare(loaded))
+    first, rule = markdown.comparisons(loaded, table.compare(loaded))
     assert first == "**Test accuracy**: all differences are 0, in all 2 comparisons."
     assert "not after correction" in rule
 
 
 def test_tables_leave_out_empty_columns_and_align_numbers():
     frame = pl.DataFrame({"a": ["x", "y"], "b": [None, None], "c": [0.12345, None]})
-    text = table.markdown("Title", frame, {"a": "A", "b": "B", "c": ("C", 2)}, note="n")
+    text = markdown.write("Title", frame, {"a": "A", "b": "B", "c": ("C", 2)}, note="n")
     assert (
         text == "**Title**\n\n| A | C |\n| :-- | --: |\n| x | 0.12 |\n| y | - |\n\n*n*"
     )
@@ -171,7 +171,7 @@ def test_tables_leave_out_empty_columns_and_align_numbers():
 def test_results_are_numpys_and_say_what_was_not_run():
     study, _, records = make("plp", arms=("sgd", "plp-4"), seeds=4)
     records[-1] = diverge(records[-1])
-    (text,) = table.results(table_of(records, study))
+    (text,) = markdown.results(table_of(records, study))
     _, *rows = tables_of(text)["Results"]
     for row, arm in zip(rows, ("sgd", "plp-4"), strict=True):
         of_arm = [r.result for r in records if r.arm == arm and not r.diverged]
