@@ -42,10 +42,11 @@ def trained(epochs=3, **options):
     ("fields", "cores", "environment", "asked"),
     [
         ({}, 8, {}, [("jax_num_cpu_devices", 2)]),
-        ({"batch_size": 12, "batch_parts": 3}, 2, {}, [("jax_num_cpu_devices", 2)]),
+        ({"batch_size": 36, "batch_parts": 3}, 2, {}, [("jax_num_cpu_devices", 2)]),
         ({}, 1, {}, []),
         ({"batch_size": 63}, 2, {}, []),
-        ({"batch_size": 6, "batch_parts": 2}, 2, {}, []),
+        ({"batch_size": 16}, 2, {}, []),
+        ({"batch_size": 34, "batch_parts": 2}, 2, {}, []),
         ({"distributed": True}, 2, {}, []),
         ({}, 2, {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, []),
     ],

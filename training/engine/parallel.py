@@ -22,6 +22,9 @@ from training.settings.config import Config
 
 AXIS = "batch"
 
+# Of fewer examples, a network as small as `tiny` is quicker on one CPU device.
+_SMALLEST_SPLIT = 32
+
 _JOIN_SECONDS = 120  # for all processes to start
 _HEARTBEAT_SECONDS = 30  # without a sign of life, until a process counts as lost
 
@@ -30,17 +33,20 @@ def split_cpu(config: Config) -> None:
     """Makes two devices of a CPU with several cores, before JAX uses it.
 
     XLA leaves cores idle in a convolution's backward pass: each device keeps one busy.
-    Nothing changes where the number of devices is set, or where a batch or several
-    hosts do not allow it.
+    Nothing changes for small batches and those that do not split evenly, for several
+    hosts, and where the number of devices is set.
     """
-    pieces = 2 * config.batch_parts
+    splits = (
+        config.batch_size >= _SMALLEST_SPLIT
+        and config.batch_size % (2 * config.batch_parts) == 0
+    )
     is_set = (
         jax.config.jax_num_cpu_devices != -1  # type: ignore[attr-defined]
         or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
         or config.distributed
         or config.coordinator_address
     )
-    if not is_set and cores() > 1 and config.batch_size % pieces == 0:
+    if splits and not is_set and cores() > 1:
         with contextlib.suppress(RuntimeError):  # JAX has been used in this process
             jax.config.update("jax_num_cpu_devices", 2)
 
