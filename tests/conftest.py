@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 # Traces of programs are many small objects, and collecting them at the usual thresholds
 # took a tenth of the time of all tests.
-gc.set_threshold(200_000, 50, 100)
+gc.set_threshold(50_000, 20, 50)
 # Of the processes that tests start, too.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
