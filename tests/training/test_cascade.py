@@ -236,6 +236,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.xdist_group("cascade")
+@pytest.mark.slow
 def test_a_second_seed_uses_the_programs_of_the_first(tmp_path, monkeypatch):
     """And is the cascade that it would be alone, blocks and all."""
     prepared, prepare = [], recipe.prepare

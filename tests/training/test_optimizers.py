@@ -182,7 +182,7 @@ def test_predictors_follow_the_optimizer(fields, link):
     ("fields", "rho"),
     [
         ({"average": "power", "average_power": 3.0}, lambda n: 4 / (n + 3)),
-        ({"average": "ema", "average_decay": 0.8}, lambda n: 0.2),
+        ({"average": "ema", "average_decay": 0.8}, lambda n: 0.2 / (1 - 0.8**n)),
         ({"average": "mean"}, lambda n: 1 / n),
     ],
 )
