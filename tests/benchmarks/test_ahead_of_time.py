@@ -93,6 +93,7 @@ def test_collectives_of_a_tpu():
     assert ahead_of_time.count_collectives(hlo) == (3, 2 * 3 * 4 + 5 * 2 + 4 + 7)
 
 
+@pytest.mark.slow
 def test_the_command(quickly, tmp_path, capsys):
     out = tmp_path / "ahead.json"
     flags = [*FLAGS, "--topology=4", "--methods", "sgd", "plp", "--out", str(out)]

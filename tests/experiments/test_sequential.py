@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import report, table
+from experiments import markdown, report, table
 from experiments.records import Record
 from experiments.reports import sequential as sequential_report
 from experiments.sequential import arms
@@ -155,7 +155,7 @@ def test_report_has_signs_and_verdicts_right():
     ours = SAMPLES[int(np.argmax(falling / 4 <= target))]
     theirs = SAMPLES[int(np.argmax(falling <= target))]
     assert samples["mean"] == pytest.approx(ours - theirs)
-    text = "".join(table.comparisons(made, found, metrics))
+    text = "".join(markdown.comparisons(made, found, metrics))
     assert "Final test error: arm / control (lower is better)" in text
     assert "0.1: 0.5; 0.2: diverged" in sequential_report._tuning(made)
 

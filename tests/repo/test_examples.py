@@ -72,6 +72,7 @@ def test_every_member_of_the_ensemble_learns():
     assert together > 0.95
 
 
+@pytest.mark.slow
 def test_the_chain_of_the_guide_passes_its_tests():
     case = runpy.run_path(str(FOLDER / "chain_test.py"))["ChainTest"]
     result = unittest.TestResult()

@@ -179,6 +179,7 @@ def test_gradient_of_a_stage_is_that_of_pytorch(head):
             np.testing.assert_allclose(value, expected[path], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_stage_costs_less_than_end_to_end():
     """With the same head: frozen blocks compute no gradient and keep nothing for it."""
 
