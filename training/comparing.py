@@ -66,8 +66,11 @@ def paired(group: Group, control: Group, name: str) -> Paired | None:
     """The difference of a result to that of the control, seed by seed.
 
     Returns:
-      The difference; None if they have no seed in common with two finite values.
+      The difference; None if they have no seed in common with two finite values, or
+      are of different data sets.
     """
+    if group.settings.get("dataset") != control.settings.get("dataset"):
+        return None
     pairs = [
         (result[name], control.results[seed][name])
         for seed, result in group.results.items()

@@ -506,6 +506,16 @@ def test_compare_pairs_seeds(make_run, run, tmp_path, capsys):
     assert found["3 minus 1"][::2] == ["1", f"{losses['8'][4] - losses[''][4]:+.4f}"]
 
 
+def test_runs_on_different_data_have_no_difference():
+    result = {0: {"test_loss": 1.0}, 1: {"test_loss": 2.0}}
+    one, other, narrow = (
+        comparing.Group(settings, result)
+        for settings in ({}, {"dataset": "cifar100"}, {"width": 2})
+    )
+    assert comparing.paired(other, one, "test_loss") is None
+    assert comparing.paired(narrow, one, "test_loss").n == 2
+
+
 def test_quantiles_of_students_t():
     for df in (*range(1, 40), 1000):
         expected = scipy.stats.t.ppf(0.975, df)
