@@ -85,28 +85,7 @@ def interval(values: Sequence[float]) -> Paired:
     n, mean = len(values), float(np.mean(values))
     if n == 1:
         return Paired(n, mean, math.nan, math.nan)
-    half = t_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    from scipy import stats  # takes a second to import, and few commands need it
+
+    half = stats.t.ppf(0.975, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Paired(n, mean, mean - half, mean + half)
-
-
-def t_quantile(df: int) -> float:
-    """The number that Student's t exceeds in absolute value in 5 % of cases.
-
-    Of the finite series for the distribution with t = sqrt(df) tan(angle); Abramowitz
-    and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
-    """
-
-    def within(angle: float) -> float:
-        sine, cosine = math.sin(angle), math.cos(angle)
-        odd = df % 2
-        total, term = 0.0, cosine if odd else 1.0
-        for k in range(2 + odd, df + 1, 2):
-            total += term
-            term *= cosine**2 * (k - 1) / k
-        return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(middle) < 0.95 else (low, middle)
-    return math.sqrt(df) * math.tan(low)

@@ -516,12 +516,6 @@ def test_runs_on_different_data_have_no_difference():
     assert comparing.paired(narrow, one, "test_loss").n == 2
 
 
-def test_quantiles_of_students_t():
-    for df in (*range(1, 40), 1000):
-        expected = scipy.stats.t.ppf(0.975, df)
-        assert comparing.t_quantile(df) == pytest.approx(expected, rel=1e-9)
-
-
 def test_compare_shows_settings_complete_and_as_they_are(make_run, run, monkeypatch):
     """Paths that are alike but for their end, in a narrow terminal; no markup."""
     monkeypatch.setenv("COLUMNS", "60")
