@@ -20,6 +20,7 @@ _BETA, _GAMMA = 0.5, 0.95
 _ETA, _MU, _K = 0.7, 0.5, 10
 _TAIL = 0.75  # where the average begins
 _B2, _WEIGHT_DECAY = 0.99, 0.01  # of AdamW
+_MUON_RMS = 0.2  # of Muon's updates, about that of Adam's (arXiv 2502.16982)
 _GPA_DECAY = 0.974  # the paper's for DiLoCo with four inner steps
 _SCHEDULE_FREE = 0.9
 _POINTS = 10  # of a curve
@@ -64,7 +65,8 @@ class Course(NamedTuple):
 def _published(part: Any) -> jax.Array:
     """The beta of EMA-Nesterov in record 39 of modded-nanogpt's track 3.
 
-    0.6 times the learning rate over its peak, and 0 at the start and at the end.
+    0.6 times the learning rate over its peak, and 0 at the start and at the end. There
+    the base is Muon, and the decay 0.99.
     """
     cosine = (1 + jnp.cos(jnp.pi * (part - _WARMUP) / (1 - _WARMUP))) / 2
     rate = _LAST_RATE + (1 - _LAST_RATE) * cosine
@@ -129,6 +131,43 @@ def _adamw(
     )
 
 
+def _muon(
+    make_link: Callable[[int], optax.GradientTransformation] = _nothing,
+) -> Callable[[int], Any]:
+    """Muon on the matrices of the blocks and AdamW on the rest, and a method after it.
+
+    One rate serves both, as their updates have about the same root mean square.
+    """
+
+    def is_hidden(path: Any, leaf: Any) -> Any:
+        names = [getattr(key, "key", None) for key in path]
+        if "blocks" in names and names[-1] != "scales":
+            return optax.contrib.MuonDimensionNumbers()
+        return None
+
+    return _in_place_of_the_base(
+        lambda rate, steps: optax.chain(
+            optax.contrib.muon(
+                rate,
+                weight_decay=_WEIGHT_DECAY,
+                adam_b2=_B2,
+                adam_weight_decay=_WEIGHT_DECAY,
+                muon_weight_dimension_numbers=functools.partial(
+                    jax.tree.map_with_path, is_hidden
+                ),
+                consistent_rms=_MUON_RMS,
+            ),
+            make_link(steps),
+        )
+    )
+
+
+def _published_ema(decay: float) -> Callable[[int], optax.GradientTransformation]:
+    return lambda steps: plp_optax.ema_nesterov(
+        lambda count: _published(count / steps), decay=decay
+    )
+
+
 def _long_nesterov(rate: jax.Array, steps: int) -> optax.GradientTransformation:
     """Nesterov momentum as long as GPA's, after the second moment as there."""
     del steps
@@ -164,9 +203,7 @@ METHODS = {
     ),
     "ema-published": Method(
         "EMA-Nesterov, published schedule",
-        lambda steps: plp_optax.ema_nesterov(
-            lambda count: _published(count / steps), decay=_GAMMA
-        ),
+        _published_ema(_GAMMA),
         "base",
         drift=lambda part: 1 / (1 - np.asarray(_published(part))),
     ),
@@ -244,6 +281,23 @@ METHODS = {
         "AdamW, Nesterov momentum 0.974",
         _in_place_of_the_base(_long_nesterov),
         "nesterov",
+    ),
+    "muon": Method("Muon", _muon(), "muon"),
+    "muon-ema": Method(
+        "EMA-Nesterov on Muon, as published",
+        _muon(_published_ema(0.99)),
+        "muon",
+        drift=lambda part: 1 / (1 - np.asarray(_published(part))),
+    ),
+    "muon-constant": Method(
+        "Muon, constant rate", _muon(), "muon-constant", last_rate=1.0
+    ),
+    "muon-tail": Method(
+        "tail average on Muon, constant rate",
+        _muon(_tail),
+        "muon-constant",
+        last_rate=1.0,
+        is_average=True,
     ),
     "plain": Method(
         "AdamW without momentum, constant rate",

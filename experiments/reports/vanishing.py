@@ -5,8 +5,9 @@ import polars as pl
 from experiments import markdown
 from experiments.figures import Picture
 from experiments.reports.cascade import gradient_picture, gradients
-from experiments.studies.vanishing import DRAWN, METHODS, at_rate
-from experiments.table import LOSS, Table
+from experiments.reports.tried_rates import sensitivity
+from experiments.studies.vanishing import DRAWN, METHODS
+from experiments.table import Table
 from training.run.plots import by_depth
 
 c = pl.col
@@ -23,7 +24,7 @@ _RATES = (
 def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """Gradients by layer, and how rates were chosen; at scale tune losses by rate."""
     if not len(found):
-        return ["## Sensitivity to the learning rate", _sensitivity(table)]
+        return ["## Sensitivity to the learning rate", sensitivity(table, METHODS)]
     ran = set(table.runs["arm"])
     rates = "; ".join(f"{m.label} {m.rate:g}" for n, m in METHODS.items() if n in ran)
     return [
@@ -33,34 +34,6 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
         "## Chosen rates",
         _RATES.format(rates=rates),
     ]
-
-
-def losses(table: Table) -> pl.DataFrame:
-    """Validation losses of the tuning seed, by method and rate."""
-    tried = [(n, r, at_rate(n, r)) for n, m in METHODS.items() for r in m.rates]
-    frame = pl.DataFrame(tried, schema=["method", "rate", "arm"], orient="row")
-    found = LOSS.values(table).select("arm", "value")
-    return frame.join(found, on="arm", how="left", maintain_order="left")
-
-
-def _sensitivity(table: Table) -> str:
-    frame = losses(table).with_columns(
-        text=pl.format("{} ({})", markdown.texts("value", markdown.number), c("rate"))
-    )
-    ranked = c("rate").rank("ordinal").over("method").cast(pl.String)
-    frame = frame.with_columns(column=ranked).pivot(
-        "column", index="method", values="text"
-    )
-    labels = {name: method.label for name, method in METHODS.items()}
-    chosen = [METHODS[name].rate for name in frame["method"]]
-    return markdown.write(
-        "Validation loss (nats), and the rate in brackets",
-        frame.with_columns(
-            c("method").replace(labels), chosen=pl.Series(chosen, dtype=pl.Float64)
-        ),
-        {"method": "arm", "1": "low", "2": "middle", "3": "high", "chosen": "chosen"},
-        note="Of one seed. A dash: diverged, or not run.",
-    )
 
 
 def _ends(table: Table, model: str) -> str | None:

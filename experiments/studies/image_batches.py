@@ -1,38 +1,20 @@
 """Predictors on small batches of images, at rates tuned with one budget.
 
-Scale ``tune`` trains every method at each of ``RATES`` with a seed that is not
-reported. The others compare the methods, each at its best rate there, with the base at
-its own, and with the base at the method's rate times its drift.
+They are compared, each at its best rate, with the base at its own, and with the base at
+the method's rate times its drift.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import functools
 
 import numpy as np
 
-from experiments.study import SMALL, Arm, Comparison, Scale, Study
+from experiments import tried_rates
+from experiments.study import SMALL, Comparison, Scale, Study
+from experiments.tried_rates import TUNING_SEED
 
 RATES = (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
-TUNING_SEED = 1000
 BASE = "nesterov"
-
-
-class Method(NamedTuple):
-    """What follows the base optimizer.
-
-    Attributes:
-      label: What reports call it.
-      rate: The one of ``RATES`` with the lowest last validation loss at scale tune.
-      drift: How much further it moves on steady updates than the base.
-      fields: Fields of ``training.settings.config.Config``.
-      base: What it is compared with at the matched rate; itself for a plain one.
-    """
-
-    label: str
-    rate: float
-    drift: float
-    fields: Mapping[str, Any]
-    base: str = BASE
+_Method = functools.partial(tried_rates.Method, rates=RATES)
 
 
 def falling_drift(extrapolation: float) -> float:
@@ -45,75 +27,45 @@ def falling_drift(extrapolation: float) -> float:
     return round(float(np.average(drift, weights=1 + np.cos(np.pi * part))), 2)
 
 
-_CONSTANT = {"schedule": "constant"}
 # With the settings of the study small_batches.
 METHODS = {
-    BASE: Method("SGD-Nesterov", 0.2, 1.0, {}),
-    "lookahead": Method("Lookahead", 0.2, 0.5, {"method": "lookahead"}),
-    "ema": Method("EMA-Nesterov", 0.2, falling_drift(0.5), {"method": "ema-nesterov"}),
-    "outer": Method(
+    BASE: _Method("SGD-Nesterov", 0.2),
+    "lookahead": _Method(
+        "Lookahead", 0.2, fields={"method": "lookahead"}, base=BASE, drift=0.5
+    ),
+    "ema": _Method(
+        "EMA-Nesterov",
+        0.2,
+        fields={"method": "ema-nesterov"},
+        base=BASE,
+        drift=falling_drift(0.5),
+    ),
+    "outer": _Method(
         "outer Nesterov",
         0.1,
-        0.7 / (1 - 0.5),
-        {"method": "outer-nesterov", "outer_momentum": 0.5, "outer_period": 10},
+        fields={"method": "outer-nesterov", "outer_momentum": 0.5, "outer_period": 10},
+        base=BASE,
+        drift=0.7 / (1 - 0.5),
     ),
     # On steady updates a jump goes back to the average of the window, 4.5 steps.
-    "adaptive": Method(
+    "adaptive": _Method(
         "Anderson, noise gate",
         0.1,
-        1 - 4.5 / 20,
-        {
+        fields={
             "method": "anderson",
             "anderson_period": 20,
             "anderson_min_signal": 0.5,
         },
+        base=BASE,
+        drift=1 - 4.5 / 20,
     ),
-    "constant": Method(
-        "SGD-Nesterov, constant rate", 0.025, 1.0, _CONSTANT, "constant"
+    "constant": _Method(
+        "SGD-Nesterov, constant rate", 0.025, fields={"schedule": "constant"}
     ),
 }
-
-
-def _compared() -> tuple[Arm, ...]:
-    arms = []
-    for name, method in METHODS.items():
-        base = METHODS[method.base]
-        fields = {**method.fields, "learning_rate": method.rate}
-        if method is base:
-            arms.append(Arm(name, method.label, fields))
-            continue
-        matched = round(method.rate * method.drift, 4)
-        is_base = matched == base.rate
-        control = method.base if is_base else f"{name}-matched"
-        arms.append(
-            Arm(name, method.label, fields, baseline=method.base, matched=control)
-        )
-        if not is_base:
-            label = f"{base.label} at the rate of: {method.label}"
-            fields = {**base.fields, "learning_rate": matched}
-            arms.append(Arm(control, label, fields))
-    return tuple(arms)
-
-
-def at_rate(name: str, rate: float) -> str:
-    """The arm that trains a method at a rate."""
-    return f"{name}-at-{rate:g}"
-
-
-def _tuned() -> tuple[Arm, ...]:
-    return tuple(
-        Arm(
-            at_rate(name, rate),
-            f"{method.label}, rate {rate:g}",
-            {**method.fields, "learning_rate": rate},
-            group="rates",
-        )
-        for name, method in METHODS.items()
-        for rate in RATES
-    )
-
-
-_NAMES = tuple(arm.name for arm in _compared())
+_COMPARED = tried_rates.compared(METHODS)
+_TRIED = tried_rates.tried(METHODS)
+_NAMES = tuple(arm.name for arm in _COMPARED)
 _SMALL = {
     **SMALL,
     "width": 4,
@@ -131,7 +83,7 @@ STUDY = Study(
     "raise the accuracy of SGD with Nesterov momentum, compared with its tuned rate, "
     "and with the matched rate?",
     fields={"method": "sgd", "optimizer": "nesterov"},
-    arms=(*_compared(), *_tuned()),
+    arms=(*_COMPARED, *_TRIED),
     scales=(
         Scale(
             "full",
@@ -154,7 +106,7 @@ STUDY = Study(
             models=("resnet18",),
             seeds=1,
             fields=_SMALL,
-            arms=tuple(arm.name for arm in _tuned()),
+            arms=tuple(arm.name for arm in _TRIED),
             first_seed=TUNING_SEED,
         ),
     ),

@@ -111,6 +111,8 @@ STUDY = Study(
         Comparison("schedule-free", "base"),
         Comparison("schedule-free", "plain-tail"),
         Comparison("b1-0.5-tail", "b1-0.5"),
+        Comparison("muon", "b1-0.5"),
+        Comparison("muon-tail", "muon"),
         # Whether the length of momentum explains what followed averages gain.
         *(
             Comparison(arm, control)

@@ -6,27 +6,25 @@ from pathlib import Path
 import pytest
 
 from experiments import table
-from experiments.reports.vanishing import losses
-from experiments.studies import vanishing
+from experiments.reports.tried_rates import losses
 from experiments.studies.vanishing import METHODS, STUDY
+from experiments.tried_rates import TUNING_SEED, at_rate
 
 TUNED = Path(__file__).parents[2] / "results" / "tune" / "vanishing"
 
 
 def test_the_rates_are_those_that_tuning_found():
     tuned = table.load(TUNED)
-    found = losses(tuned).drop_nulls()
+    found = losses(tuned, METHODS).drop_nulls()
     lowest = found.sort("value").group_by("method").first()
     rates = dict(lowest.select("method", "rate").iter_rows())
     diverged = set(METHODS) - set(rates)
     assert rates == {n: m.rate for n, m in METHODS.items() if n not in diverged}
     # At every rate, each of which was tried.
     assert set(tuned.runs.filter(tuned.runs["diverged"])["arm"]) >= {
-        vanishing.at_rate(name, rate)
-        for name in diverged
-        for rate in METHODS[name].rates
+        at_rate(name, rate) for name in diverged for rate in METHODS[name].rates
     }
-    assert set(tuned.runs["seed"]) == {vanishing.TUNING_SEED}
+    assert set(tuned.runs["seed"]) == {TUNING_SEED}
 
 
 @pytest.mark.parametrize("scale", ["quick", "small", "full"])

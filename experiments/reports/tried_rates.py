@@ -1,0 +1,42 @@
+"""What reports show of learning rates that were tried: losses by method and rate."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from experiments import markdown
+from experiments.table import LOSS, Table
+from experiments.tried_rates import Method, at_rate
+
+c = pl.col
+
+
+def losses(table: Table, methods: Mapping[str, Method]) -> pl.DataFrame:
+    """Mean validation losses of the tuning seeds: columns method, rate, arm, value."""
+    frame = pl.DataFrame(
+        [(n, r, at_rate(n, r)) for n, method in methods.items() for r in method.rates],
+        schema=["method", "rate", "arm"],
+        orient="row",
+    )
+    means = LOSS.values(table).group_by("arm").agg(c("value").mean())
+    return frame.join(means, on="arm", how="left", maintain_order="left")
+
+
+def sensitivity(table: Table, methods: Mapping[str, Method]) -> str:
+    """A table of the validation losses by learning rate."""
+    found = losses(table, methods)
+    rates = sorted(found["rate"].unique())
+    frame = found.with_columns(markdown.texts("value", markdown.number)).pivot(
+        "rate", index="method", values="value"
+    )
+    chosen = [f"{methods[name].rate:g}" for name in frame["method"]]
+    return markdown.write(
+        "Validation loss by learning rate (nats)",
+        frame.with_columns(chosen=pl.Series(chosen)),
+        {
+            "method": ("method", lambda name: methods[name].label),
+            **{str(rate): f"{rate:g}" for rate in rates},
+            "chosen": "chosen",
+        },
+        note="Means over the tuning seeds. A dash: diverged, or not run.",
+    )

@@ -1,0 +1,92 @@
+"""Methods that the training recipe trains at the best of a few learning rates.
+
+Scale ``tune`` trains each at all its rates with a seed that is not reported; the other
+scales take the rate with the lowest validation loss there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from experiments.study import Arm
+from training.settings.config import Config
+
+TUNING_SEED = 1000
+
+
+def _learning_rate(config: Config, rate: float) -> Mapping[str, Any]:
+    return {"learning_rate": rate}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+      label: What reports call it.
+      rate: The one of ``rates`` with the lowest last validation loss at scale tune.
+      rates: The rates to try, ascending. Empty for a method that trains at the rate of
+        its base.
+      fields: Fields of ``training.settings.config.Config``.
+      base: The name of the method that it is compared with; None for a plain one.
+      drift: How much further it moves on steady updates than its base, which is its
+        other control, at the rate times this number. None for no such control.
+      derived: Fields that follow from the configuration and the rate.
+    """
+
+    label: str
+    rate: float
+    rates: tuple[float, ...]
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    base: str | None = None
+    drift: float | None = None
+    derived: Callable[[Config, float], Mapping[str, Any]] = _learning_rate
+
+    def arm(self, name: str, label: str, rate: float, **others: Any) -> Arm:
+        """An arm that trains it at a rate."""
+        return Arm(
+            name,
+            label,
+            self.fields,
+            derived=lambda config: self.derived(config, rate),
+            **others,
+        )
+
+
+def at_rate(name: str, rate: float) -> str:
+    """The arm that trains a method at a rate."""
+    return f"{name}-at-{rate:g}"
+
+
+def compared(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
+    """Each method at its rate; with a drift, its base at the rate times the drift.
+
+    Methods with the same matched rate share that control.
+    """
+    arms: dict[str, Arm] = {}
+    for name, method in methods.items():
+        control = None
+        if method.base is not None and method.drift is not None:
+            base, matched = methods[method.base], round(method.rate * method.drift, 4)
+            control = method.base if matched == base.rate else f"{name}-matched"
+        arms[name] = method.arm(
+            name, method.label, method.rate, baseline=method.base, matched=control
+        )
+        if control not in (None, method.base):
+            label = f"{base.label} at the rate of: {method.label}"
+            arms[control] = base.arm(control, label, matched)
+    return tuple(arms.values())
+
+
+def tried(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
+    """Each method at all its rates, a part of its own."""
+    return tuple(
+        method.arm(
+            at_rate(name, rate),
+            f"{method.label}, rate {rate:g}",
+            rate,
+            group="rates",
+        )
+        for name, method in methods.items()
+        for rate in method.rates
+    )
