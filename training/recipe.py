@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from training import cascade, data, trained
-from training.engine import feed, networks, parallel, pretrained
+from training.engine import feed, networks, parallel
 from training.engine.engine import Engine
 from training.engine.state import Given, split_frozen
 from training.errors import ConfigError, DivergedError, RunError
@@ -38,6 +38,7 @@ from training.settings.config import Config
 from training.settings.methods import Amplify, Anderson
 from training.settings.optimizers import SGD, Optimizer
 from training.settings.strategy import Plan
+from training.weights import fitting
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
@@ -326,7 +327,7 @@ def _initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
         weights, notes = trained.start_from(config, module, dataset)
     else:
         shape = dataset.train.images.shape[1:]
-        weights, notes = pretrained.load(config, module, shape)
+        weights, notes = fitting.load(config, module, shape)
     say("; ".join((f"starting from {start}", *notes)))
     return weights
 

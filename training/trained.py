@@ -13,15 +13,16 @@ import numpy as np
 from flax.errors import FlaxError
 
 from training import cascade, data
-from training.engine import networks, pretrained
+from training.engine import networks
 from training.engine.evaluation import Evaluation
-from training.engine.pretrained import Pretrained
 from training.engine.step import measure
 from training.errors import ConfigError, RunError
 from training.run import checkpoints, records, workdir
 from training.run.checkpoints import read
 from training.settings import config as config_lib
 from training.settings.config import Config
+from training.weights.files import start_digest, start_file
+from training.weights.fitting import Pretrained, take_over
 
 _BATCH = 256
 
@@ -141,17 +142,17 @@ def start_from(config: Config, module: nn.Module, dataset: data.Dataset) -> Pret
       ConfigError: If they cannot be used, or are not of this network.
     """
     start = str(config.start_from)
-    if (found := pretrained.start_digest(start)) != config.start_from_sha256:
+    if (found := start_digest(start)) != config.start_from_sha256:
         raise ConfigError(
             f"--start-from {start} has variables with the SHA-256 digest {found}, not "
             f"{config.start_from_sha256}: restore those that were meant"
         )
     try:
-        variables, facts = checkpoints.read_variables(pretrained.start_file(start))
+        variables, facts = checkpoints.read_variables(start_file(start))
     except RunError as error:
         raise ConfigError(f"--start-from {error}") from error
     shape = dataset.train.images.shape[1:]
-    values, notes = pretrained.take_over(variables, config, module, shape)
+    values, notes = take_over(variables, config, module, shape)
     changes = dataset.changes(facts.get("data", {}))
     if changes == ["split"]:
         notes += (

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 import models
 from models import efficientnet, googlenet
-from training.engine import pretrained
+from training.weights import fitting
 
 VECTORS = np.load(pathlib.Path(__file__).with_name("torch_reference") / "vectors.npz")
 OPTIONS = {
@@ -83,7 +83,7 @@ def torch_name(network, path):
     network = network.removesuffix("-shallow")
     family = network.rstrip("0123456789")
     if family not in RULES:
-        return pretrained.torch_name(network, path)
+        return fitting.torch_name(network, path)
     module, leaf = path.split("/", 1)[1].rsplit("/", 1)
     for pattern, replacement in RULES[family]:
         module = re.sub(pattern, replacement, module)
@@ -122,8 +122,8 @@ def drawn(name):
 def to_variables(name, state, shapes):
     """Our variables, by their paths."""
     network = name.removesuffix("-shallow")
-    if network in pretrained.WITH_NAMES:
-        converted = pretrained.convert(state, network, shapes)
+    if network in fitting.WITH_NAMES:
+        converted = fitting.convert(state, network, shapes)
         assert not converted.notes
         return converted.values
     names = {path: torch_name(name, path) for path in shapes}

@@ -20,11 +20,11 @@ ALLOWED = {
     "training.errors": ("", ""),
     "training.data": ("training.errors", None),
     "training.settings": (
-        "plp_optax models training.data.registry training.errors "
-        "training.engine.pretrained",
+        "plp_optax models training.data.registry training.errors training.weights",
         None,
     ),
     "training.settings.flags": ("training.errors", "tyro"),
+    "training.weights": ("models training.errors", None),
     "training.engine": (
         "plp_optax models training.data training.errors training.settings",
         None,

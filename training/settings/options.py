@@ -9,7 +9,6 @@ from typing import Literal, TypeVar
 
 from models import IN_BLOCKS, NETWORKS, WITH_DROPOUT
 from training.data.registry import DATASETS
-from training.engine.pretrained import WITH_NAMES, digest, start_digest
 from training.settings.averages import AVERAGES
 from training.settings.flags import Part, flag
 from training.settings.methods import METHODS
@@ -17,6 +16,8 @@ from training.settings.optimizers import OPTIMIZERS
 from training.settings.presets import PRESETS
 from training.settings.schedules import SCHEDULES
 from training.settings.strategy import listed_epochs
+from training.weights.files import digest, start_digest
+from training.weights.fitting import WITH_NAMES
 
 VGG = tuple(name for name, module in NETWORKS.items() if module == "models.vgg")
 _CASCADE = ("dense", "conv")

@@ -1,19 +1,15 @@
-"""Initial variables: from a file with torchvision's parameter names, or from a run."""
+"""Initial variables of a network: torchvision's by name, or those of a run."""
 
-import hashlib
-import io
 import math
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from models import NETWORKS
 from training.errors import ConfigError
-
-FORMATS = (".npz", ".safetensors")
+from training.weights.files import read, refusal
 
 # From our paths to torchvision's names, by the module of a network; the rules apply in
 # turn. A name that ends in [query] is of that third of an array.
@@ -109,7 +105,7 @@ def load(config: Any, module: Any, image_shape: tuple[int, ...]) -> Pretrained:
             )
         return convert(read(path, config.initial_weights_sha256), config.model, shapes)
     except ValueError as error:
-        raise _refusal(
+        raise refusal(
             f"{path} does not fit --model {config.model} --width {config.width}: "
             f"{error}; choose the network that it was saved from (torchvision's have "
             f"--width 64)"
@@ -147,53 +143,6 @@ def take_over(
     return Pretrained(values, notes + others)
 
 
-def start_digest(start: str) -> str:
-    """The SHA-256 digest of the variables that ``--start-from`` names.
-
-    Raises:
-      ConfigError: If they are absent or damaged.
-    """
-    path = start_file(start)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"--start-from {path} cannot be read ({error.strerror}): name another run"
-        ) from error
-    # Its layout is that of training.run.checkpoints.
-    digest = hashlib.sha256(content[32:])
-    if digest.digest() != content[:32]:
-        raise ConfigError(
-            f"--start-from {path} is damaged, or not a file of variables: name another"
-        )
-    return digest.hexdigest()
-
-
-def start_file(start: str) -> Path:
-    """The file of variables that ``--start-from`` names; of a cascade the last stage's.
-
-    Raises:
-      ConfigError: If it is no file, and not the directory of a run that has one.
-    """
-    try:
-        path = Path(start).expanduser()
-        if path.is_file():
-            return path
-        found = [*path.glob("best.msgpack"), *path.glob("stages/*/best.msgpack")]
-    # It may hold a null byte, or begin with the home of an unknown user.
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"--start-from {start} cannot be read ({reason}): name another run"
-        ) from error
-    if not found:
-        raise ConfigError(
-            f"--start-from {start} holds no run that has recorded an epoch: name the "
-            f"work directory of one"
-        )
-    return max(found)
-
-
 def _shapes(module: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Shapes and dtypes of a network's variables, by path."""
     import jax  # not at the top, since flags are checked without it
@@ -202,78 +151,6 @@ def _shapes(module: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
     images = np.zeros((1, *image_shape), np.float32)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
     return dict(traverse_util.flatten_dict(shapes, sep="/"))
-
-
-def digest(path: str) -> str:
-    """The SHA-256 digest of a file of weights.
-
-    Raises:
-      ConfigError: If it cannot be read.
-    """
-    return hashlib.sha256(_content(path)).hexdigest()
-
-
-def read(path: str, sha256: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file of weights by name, if it has this digest.
-
-    Raises:
-      ConfigError: If it cannot be read, is not such a file or not this one, or has
-        values that are not finite floats.
-    """
-    content = _content(path)
-    if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise _refusal(
-            f"{path} has the SHA-256 digest {found}, not {sha256}: restore the file "
-            f"that was meant"
-        )
-    try:
-        arrays = _parse(content, path)
-    except ModuleNotFoundError as error:
-        raise _refusal(
-            f"{path} needs {error.name}: pip install {error.name}"
-        ) from error
-    except Exception as error:  # of many kinds, by what is damaged
-        raise _refusal(
-            f"{path} is damaged or of another format ({error}): save the weights "
-            f"again, with numpy.savez or safetensors"
-        ) from error
-    for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            problem = f"of type {array.dtype}, and must be of floats"
-        elif not np.isfinite(array).all():
-            problem = "not finite"
-        else:
-            continue
-        raise _refusal(f"{path}: {name} is {problem}: save other weights")
-    return arrays
-
-
-def _refusal(problem: str) -> ConfigError:
-    return ConfigError(f"--initial-weights {problem}")
-
-
-def _content(path: str) -> bytes:
-    if not path.endswith(FORMATS):
-        raise _refusal(f"{path} must end in {' or '.join(FORMATS)}")
-    try:
-        return Path(path).expanduser().read_bytes()
-    # It may hold a null byte, or begin with the home of an unknown user.
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise _refusal(
-            f"{path} cannot be read ({reason}): name another file"
-        ) from error
-
-
-def _parse(content: bytes, path: str) -> dict[str, np.ndarray]:
-    if path.endswith(".npz"):
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = dict(file)
-    else:
-        import safetensors.numpy  # only such files need it
-
-        arrays = safetensors.numpy.load(content)
-    return {n: x for n, x in arrays.items() if not n.endswith("num_batches_tracked")}
 
 
 def torch_name(model: str, path: str) -> str:

@@ -17,10 +17,10 @@ from models import vit
 from tests.models.test_torch_parity import by_reference
 from tests.support.bad_inputs import assert_refused, contents
 from training import recipe
-from training.engine import pretrained
 from training.errors import ConfigError
 from training.run.workdir import WorkDirectory
 from training.settings import config
+from training.weights import files, fitting
 
 
 @functools.cache
@@ -52,12 +52,12 @@ def save(path, state):
 
 def refuse(match, state, model="resnet18", **options):
     with pytest.raises(ValueError, match=match):
-        pretrained.convert(state, model, shapes_of(model, **options))
+        fitting.convert(state, model, shapes_of(model, **options))
 
 
 def refuse_file(match, path):
     with pytest.raises(ConfigError, match=match):
-        pretrained.read(str(path), pretrained.digest(str(path)))
+        files.read(str(path), files.digest(str(path)))
 
 
 # -- Converting ------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def refuse_file(match, path):
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50", "vit-tiny"])
 def test_every_variable_has_an_array(model):
-    values, notes = pretrained.convert(state_of(model), model, shapes_of(model))
+    values, notes = fitting.convert(state_of(model), model, shapes_of(model))
     assert notes == ()
     shapes = shapes_of(model)
     assert {p: (v.shape, v.dtype) for p, v in values.items()} == {
@@ -74,9 +74,7 @@ def test_every_variable_has_an_array(model):
 
 
 def test_projections_are_thirds_of_the_rows():
-    values, _ = pretrained.convert(
-        state_of("vit-tiny"), "vit-tiny", shapes_of("vit-tiny")
-    )
+    values, _ = fitting.convert(state_of("vit-tiny"), "vit-tiny", shapes_of("vit-tiny"))
     layer = state_of("vit-tiny")
     whole = layer["encoder.layers.encoder_layer_3.self_attention.in_proj_weight"]
     at = "params/block3/attention"
@@ -94,7 +92,7 @@ def test_old_names_of_vision_transformers():
     }
     assert old.keys() != state.keys()
     shapes = shapes_of("vit-tiny")
-    a, b = (pretrained.convert(s, "vit-tiny", shapes).values for s in (old, state))
+    a, b = (fitting.convert(s, "vit-tiny", shapes).values for s in (old, state))
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
@@ -114,9 +112,9 @@ def test_old_names_of_vision_transformers():
 )
 def test_what_may_differ(model, saved, here, left_out):
     shapes = shapes_of(model, **here)
-    values, notes = pretrained.convert(state_of(model, **saved), model, shapes)
+    values, notes = fitting.convert(state_of(model, **saved), model, shapes)
     assert shapes.keys() - values.keys() == left_out
-    names = {pretrained.torch_name(model, path) for path in left_out}
+    names = {fitting.torch_name(model, path) for path in left_out}
     random = {n.split()[0] for n in notes if n.endswith("starts at random")}
     assert random == names
     assert all(values[path].shape == shapes[path].shape for path in values)
@@ -126,7 +124,7 @@ def test_positions_are_interpolated():
     """As Pillow does it; the class token's stays."""
     old, new = 4, 2
     state = dict(state_of("vit-tiny", side=4 * old))
-    values, notes = pretrained.convert(
+    values, notes = fitting.convert(
         state, "vit-tiny", shapes_of("vit-tiny", side=4 * new)
     )
     before, after = (
@@ -166,7 +164,7 @@ def test_safetensors_are_read_as_npz_is(tmp_path):
     safetensors.save_file(
         {n: np.ascontiguousarray(x) for n, x in state.items()}, paths[1]
     )
-    a, b = (pretrained.read(path, pretrained.digest(path)) for path in paths)
+    a, b = (files.read(path, files.digest(path)) for path in paths)
     assert a.keys() == b.keys() == state_of("resnet18").keys()
     jax.tree.map(np.testing.assert_array_equal, a, b)
     content = (tmp_path / "a.safetensors").read_bytes()
@@ -186,7 +184,7 @@ def test_damaged_files_are_refused(tmp_path):
         refuse_file("is damaged or of another format", tmp_path / f"{number}.npz")
     refuse_file("allow_pickle=False", objects)
     with pytest.raises(ConfigError, match="SHA-256 digest"):
-        pretrained.read(good, "0" * 64)
+        files.read(good, "0" * 64)
     for array, match in (
         (np.arange(3), "a is of type int"),
         (np.array(["b"]), "a is of type <U1"),
@@ -231,7 +229,7 @@ def test_a_run_starts_from_a_file(tmp_path, monkeypatch, capsys):
     again = ["--config=run/config.json", "--seed=1"]
     assert_refused(again, ["has the SHA-256 digest"])
     (other,) = config.parse([*again, "--initial-weights=first.npz"])
-    assert other.initial_weights_sha256 == pretrained.digest("first.npz")
+    assert other.initial_weights_sha256 == files.digest("first.npz")
 
 
 @pytest.mark.parametrize(
@@ -261,4 +259,4 @@ def test_images_that_are_not_square(tmp_path):
     (parsed,) = config.parse([*VIT, f"--initial-weights={path}"])
     network = models.create("vit-tiny", 10, width=2)
     with pytest.raises(ConfigError, match="these 4 x 16"):
-        pretrained.load(parsed, network, (4, 16, 1))
+        fitting.load(parsed, network, (4, 16, 1))

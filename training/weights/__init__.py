@@ -1,0 +1,1 @@
+"""Initial variables that come from files."""
