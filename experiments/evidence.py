@@ -22,12 +22,31 @@ BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
 _ORDER = {BETTER: 0, UNCORRECTED: 1, NOT_SHOWN: 1, WORSE: 2}
 _NOTE = (
     "Paired differences over n seeds with 95 % intervals, strongest evidence first. "
-    "Base: the same optimizer without the method, its rate tuned with the same budget "
-    "(digits: the default rate; without normalisation a tuned one). On characters its "
-    "momentum is 0.9 where the task does not say that it is the best one. Matched "
-    "control: the base at the rate that the method amounts to, or what else explains a "
-    "gain. Bold where p, corrected over the study's comparisons, is at most 0.05."
+    "Points: higher is better; all others: lower is better. Base: the same optimizer "
+    "without the method, its rate tuned with the same budget (digits: the default "
+    "rate; without normalisation a tuned one). On characters its momentum is 0.9 where "
+    "the task does not say that it is the best one. Control: the base at the rate that "
+    "the method amounts to (the matched rate), or what else explains a gain. Bold "
+    "where p, corrected over the study's comparisons, is at most 0.05."
 )
+# What a method is for, in README's few words.
+_PURPOSES = {
+    "Anderson acceleration": "full batches of a smooth loss",
+    "BEMA": "an EMA of weights without its lag, for fine-tuning",
+    "Deep cascade learning": "deep networks without normalisation",
+    "EMA-Nesterov": "long runs of large models",
+    "Extended Kalman filter": "streams, one sample at a time",
+    "GPA": "a constant rate, after AdamW with momentum",
+    "GPA, AdamW without momentum": "a constant rate, small batches",
+    "Layer-wise amplification": "layers whose gradients agree",
+    "Lookahead": "small batches",
+    "Noise-adaptive layer rates": "layers whose gradients are noisy",
+    "Outer Nesterov": "long runs of large models",
+    "PACE": "AdamW pulled towards its own average",
+    "PLP": "jumps along the trajectory",
+    "Power average of one run": "evaluation at any step of a constant rate",
+    "Tail average, constant rate": "evaluation without a decay",
+}
 
 
 class Claim(NamedTuple):
@@ -319,19 +338,18 @@ def _difference(metric: Metric, row: dict[str, Any]) -> str:
     return f"**{found}**" if row["verdict"] in (BETTER, WORSE) else found
 
 
-def write(frame: pl.DataFrame, folder: str = "") -> str:
-    """The table as Markdown; the cards are in the folder."""
-    linked = frame.with_columns(
-        method=pl.format("[{}]({}{}.md)", "method", pl.lit(folder), "card"),
-        record=pl.format("`results/{}`", "record"),
+def write(frame: pl.DataFrame, about: str) -> str:
+    """The table as Markdown: its columns ``method`` and ``about``, and the numbers."""
+    numbers = pl.concat_str(
+        pl.format("base {}", "base"),
+        pl.format("control {}", "matched"),
+        pl.format("n {}", "n"),
+        separator="; ",
+        ignore_nulls=True,
     )
-    columns = {
-        **{"method": "method", "task": "task", "n": "n"},
-        "base": "against the base",
-        "matched": "against the matched control",
-        "record": "record",
-    }
-    return markdown.write("What was measured", linked, columns, note=_NOTE, left=2)
+    columns = {"method": "method", about: about, "numbers": "difference from"}
+    linked = frame.with_columns(numbers=numbers)
+    return markdown.write("What was measured", linked, columns, note=_NOTE, left=3)
 
 
 def update_pages(root: Path) -> None:
@@ -344,8 +362,17 @@ def update_pages(root: Path) -> None:
     chosen = pl.struct("method", "task").is_in(
         [{"method": method, "task": task} for method, task in heads.items()]
     )
-    update(root / "docs/methods/index.md", write(every))
-    update(root / "README.md", write(every.filter(chosen), "docs/methods/"))
+    purpose = c("method").replace_strict(_PURPOSES)
+    by_task = every.with_columns(
+        method=pl.format("[{}]({}.md)", "method", "card"),
+        task=pl.format("[{}](../studies/{}/report.md)", "task", "record"),
+    )
+    by_purpose = every.filter(chosen).with_columns(
+        pl.format("[{}](docs/methods/{}.md)", purpose, "card").alias("what for"),
+        method=pl.format("[{}](results/{}/report.md)", "method", "record"),
+    )
+    update(root / "docs/methods/index.md", write(by_task, "task"))
+    update(root / "README.md", write(by_purpose, "what for"))
 
 
 def update(page: Path, text: str) -> None:

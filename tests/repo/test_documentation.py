@@ -39,8 +39,8 @@ def rounds_to(measured, claimed):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_interval_is_in_a_record_that_the_page_names(page):
     text = page.read_text()
-    places = re.findall(r"\.\./studies/(\S+?)/report|`results/(\S+?)`", text)
-    reports = {ROOT / "results" / (a or b) / "report.md" for a, b in places}
+    places = re.findall(r"(?:\.\./studies|results)/(\S+?)/report", text)
+    reports = {ROOT / "results" / place / "report.md" for place in places}
     found = [pair for r in reports if r.exists() for pair in intervals(r.read_text())]
     if re.search(r"step_overhead-cpu.json|#an-optimizer-step|plp.md#cost", text):
         arms = json.loads((RECORDS / "step_overhead-cpu.json").read_text())["arms"]
