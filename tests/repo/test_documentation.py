@@ -66,3 +66,22 @@ def test_every_public_transformation_is_under_contract():
     }
     assert len(factories) >= 10
     assert factories == {case.factory for case in CASES.values()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["average", "own_study"])
+def test_tutorials_run(name, tmp_path, monkeypatch):
+    """Their cells, in a folder of their own, as the site's build runs them."""
+    text = (ROOT / "docs" / "tutorials" / f"{name}.md").read_text()
+    cells = re.findall(r"^```\{code-cell\}.*?\n(.*?)^```$", text, re.M | re.S)
+    options = re.compile(r"\A(---\n.*?\n---\n|(:[^\n]*\n)+)", re.S)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names = {}
+    for cell in cells:
+        exec(options.sub("", cell), names)
+    if name == "average":
+        assert names["longer"].test.accuracy > 0.9
+    else:
+        verdicts = names["found"]["verdict"].to_list()
+        assert verdicts == ["better", "no difference shown"]
