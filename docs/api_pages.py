@@ -87,29 +87,31 @@ def write(docs: Path) -> None:
     folder = docs / "api"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    names_of_others = _names_of_others(docs / "methods" / "index.md")
+    others = _names_of_others(docs / "methods" / "index.md")
     sections, pages = [], []
     for purpose, cards in PURPOSES.items():
-        rows = ["| name | | card |", "|---|---|---|"]
+        rows: dict[bool, list[str]] = {False: [], True: []}  # functions, then classes
         for card, names in cards.items():
             title = (docs / f"methods/{card}.md").read_text().partition("\n")[0][2:]
             link = f"[{title}](../methods/{card}.md)"
             for name in names.split():
                 is_class = name.rpartition(".")[2][0].isupper()
+                entries = [name, *others.get(name, ())]
                 (folder / f"plp_optax.{name}.md").write_text(
                     _PAGE.format(
                         short=name,
-                        index=", ".join([name, *names_of_others.get(name, ())]),
+                        index=", ".join(f"! {entry}" for entry in entries),
                         card=f"Method: {link}.",
                         directive="autoclass" if is_class else "autofunction",
                         name=name,
                     )
                 )
                 role = "class" if is_class else "func"
-                shown = f"{name} <plp_optax.{name}>"
-                rows.append(f"| {{{role}}}`{shown}` | {_summary(name)} | {link} |")
+                shown = f"{{{role}}}`{name} <plp_optax.{name}>`"
+                rows[is_class].append(f"| {shown} | {_summary(name)} | {link} |")
                 pages.append(name)
-        sections.append(f"## {purpose}\n\n" + "\n".join(rows))
+        table = ["| name | | card |", "|---|---|---|", *rows[False], *rows[True]]
+        sections.append(f"## {purpose}\n\n" + "\n".join(table))
     if odd := {*pages} ^ {*plp_optax.__all__, *_OUTSIDE}:
         raise ValueError(f"docs/api_pages.py: PURPOSES and plp_optax differ in {odd}")
     index = _INDEX.format(
@@ -133,6 +135,9 @@ def _names_of_others(page: Path) -> dict[str, list[str]]:
     found = {}
     for row in table.splitlines():
         if match := re.match(r"\| (.*?) \| .*?`~?plp_optax\.(.*?)`", row):
-            others = re.sub(r" \(.*?\)|`", "", match[1])
-            found[match[2]] = [*found.get(match[2], ()), *others.split(", ")]
+            names = re.sub(r" \(.*?\)|`", "", match[1]).split(", ")
+            # "Polyak" alone finds Polyak averaging.
+            people = [m[0] for n in names if (m := re.match(r"[A-Z][a-z]+\b", n))]
+            known = found.get(match[2], ())
+            found[match[2]] = list(dict.fromkeys([*known, *names, *people]))
     return found

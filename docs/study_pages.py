@@ -91,6 +91,7 @@ def page(report: str, place: str) -> str:
     main = _with_note(blocks, _picture(blocks, place))
     if table is not None:
         main += [table - 1, *_with_note(blocks, table)]  # with its title
+        blocks[table] = f'<div class="long">\n\n{blocks[table]}\n\n</div>'
     sections: list[list[str]] = [[]]
     for i, block in enumerate(blocks):
         if block.startswith("## "):
@@ -138,7 +139,7 @@ def _row(report: str, place: str) -> str:
     shown = ""
     if picture is not None:
         file = blocks[picture].rpartition("](")[2].removesuffix(")")
-        shown = f'[![]({place}/{file}){{width="160px"}}]({page})'
+        shown = f"[![]({place}/{file})]({page})"
     return (
         f"| {shown} | **[{RESULTS.get(place, name)}]({page})**<br>{name} (`{place}`) |"
     )

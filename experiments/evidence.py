@@ -340,15 +340,14 @@ def _difference(metric: Metric, row: dict[str, Any]) -> str:
 
 def write(frame: pl.DataFrame, about: str) -> str:
     """The table as Markdown: its columns ``method`` and ``about``, and the numbers."""
-    numbers = pl.concat_str(
+    found = pl.concat_str(
         pl.format("base {}", "base"),
         pl.format("control {}", "matched"),
-        pl.format("n {}", "n"),
-        separator="; ",
+        separator="<br>",
         ignore_nulls=True,
     )
-    columns = {"method": "method", about: about, "numbers": "difference from"}
-    linked = frame.with_columns(numbers=numbers)
+    columns = {"method": "method", about: about, "found": "difference from (n)"}
+    linked = frame.with_columns(found=pl.format("{} (n {})", found, "n"))
     return markdown.write("What was measured", linked, columns, note=_NOTE, left=3)
 
 

@@ -95,7 +95,11 @@ class _SurvivingFile:
 
 
 class Terminal(Console):
-    """A console that survives the end of standard output."""
+    """A console that survives the end of standard output; plain in a notebook, too."""
+
+    def __init__(self, **options: Any) -> None:
+        """Takes the options of a console."""
+        super().__init__(force_jupyter=False, **options)
 
     @property  # type: ignore[misc]
     def file(self) -> Any:
