@@ -108,9 +108,9 @@ def write(docs: Path) -> None:
                 )
                 role = "class" if is_class else "func"
                 shown = f"{{{role}}}`{name} <plp_optax.{name}>`"
-                rows[is_class].append(f"| {shown} | {_summary(name)} | {link} |")
+                rows[is_class].append(f"| {shown} | {_summary(name)} {link} |")
                 pages.append(name)
-        table = ["| name | | card |", "|---|---|---|", *rows[False], *rows[True]]
+        table = ["| name | and its card |", "|---|---|", *rows[False], *rows[True]]
         sections.append(f"## {purpose}\n\n" + "\n".join(table))
     if odd := {*pages} ^ {*plp_optax.__all__, *_OUTSIDE}:
         raise ValueError(f"docs/api_pages.py: PURPOSES and plp_optax differ in {odd}")

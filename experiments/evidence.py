@@ -347,7 +347,7 @@ def write(frame: pl.DataFrame, about: str) -> str:
         ignore_nulls=True,
     )
     columns = {"method": "method", about: about, "found": "difference from (n)"}
-    linked = frame.with_columns(found=pl.format("{} (n {})", found, "n"))
+    linked = frame.with_columns(found=pl.format("{} (n&nbsp;{})", found, "n"))
     return markdown.write("What was measured", linked, columns, note=_NOTE, left=3)
 
 

@@ -95,11 +95,17 @@ class _SurvivingFile:
 
 
 class Terminal(Console):
-    """A console that survives the end of standard output; plain in a notebook, too."""
+    """A console that survives the end of standard output.
+
+    Elsewhere than in a terminal it prints plain lines, in a notebook as well, where
+    FORCE_COLOR asks for the colours and moving bars of a terminal.
+    """
 
     def __init__(self, **options: Any) -> None:
         """Takes the options of a console."""
-        super().__init__(force_jupyter=False, **options)
+        is_terminal = (options.get("file") or sys.stdout).isatty()
+        plain = {"force_jupyter": False, "force_terminal": is_terminal}
+        super().__init__(**{**plain, **options})
 
     @property  # type: ignore[misc]
     def file(self) -> Any:
