@@ -17,11 +17,12 @@ ANYTIME = "power-16"
 _METHOD = (
     "Each run has a constant learning rate after a warm-up. Read-outs and decays of a "
     "horizon share its trajectory, so that all differences are within a run. The "
-    "settings of an arm (learning rate; shape and length of the decay, exponent, "
-    "window) are those with the lowest mean loss on three seeds and one half of the "
-    "held-out data, **for each horizon**; losses are of the other seeds and the "
-    "other half. *One run*: the power average with exponent 16 at the learning rate "
-    "that is best at the longest horizon, read out of the same run at all horizons. "
+    "settings of an arm (learning rate; momentum, if several were tried; shape and "
+    "length of the decay, exponent, window) are those with the lowest mean loss on "
+    "three seeds and one half of the held-out data, **for each horizon**; losses are "
+    "of the other seeds and the other half. *One run*: the power average with exponent "
+    "16 at the learning rate and momentum that are best at the longest horizon, read "
+    "out of the same run at all horizons. "
     "*Merged* are means of the parameters over blocks of an 80th of the run; "
     "*checkpoints* are the parameters at the blocks' ends in their place. "
     "*Extrapolated* is the point beyond the last of two consecutive averages; its "
@@ -48,9 +49,16 @@ _ARMS = {
 
 
 def losses(table: Table) -> pl.DataFrame:
-    """All losses: the columns of runs, ``step``, ``kind``, ``readout``, both losses."""
-    kind = c("readout").str.split("-").list.first()
-    return table.epochs.filter(~c("diverged")).with_columns(kind=kind)
+    """All losses: the columns of runs, ``step``, ``kind``, ``readout``, both losses.
+
+    Without read-outs that some arms of a task do not have, as in older records: all
+    kinds are chosen from the same arms.
+    """
+    found = table.epochs.filter(~c("diverged")).with_columns(
+        kind=c("readout").str.split("-").list.first()
+    )
+    of_task = c("arm").n_unique().over("model")
+    return found.filter(c("arm").n_unique().over("model", "readout") == of_task)
 
 
 def chosen(table: Table) -> pl.DataFrame:
