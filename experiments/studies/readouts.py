@@ -1,9 +1,9 @@
 """Decay without decaying: averages of a constant-rate run next to decayed runs.
 
-An arm is a learning rate and a momentum. Its run has every read-out at four horizons, and every decay
-that starts from it, so that all differences are within a run. Settings are chosen on
-the seeds ``CHOICE_SEEDS`` and one half of the held-out data, and reported on the other
-seeds and the other half.
+An arm is a learning rate and a momentum. Its run has every read-out at four horizons,
+and every decay that starts from it, so that all differences are within a run. Settings
+are chosen on the seeds ``CHOICE_SEEDS`` and one half of the held-out data, and reported
+on the other seeds and the other half.
 """
 
 import math
