@@ -16,13 +16,14 @@ from training.run.provenance import provenance
 
 CHOICE_SEEDS = (0, 1, 2)
 _SEEDS = 12
-_RATES = {
-    "adamw": (0.0018, 0.0032, 0.0056, 0.01),
-    "nesterov": (0.0125, 0.025, 0.05, 0.1),
-}
-# With AdamW a shorter momentum than the usual one is better in the study small_batches.
 _USUAL = 0.9
-_MOMENTA = {"adamw": (_USUAL, 0.5), "nesterov": (_USUAL,)}
+# By optimizer and momentum. With AdamW a shorter momentum than the usual one is better in
+# the study small_batches.
+_RATES = {
+    ("adamw", _USUAL): (0.0018, 0.0032, 0.0056, 0.01),
+    ("adamw", 0.5): (0.0032, 0.0056, 0.01, 0.018),
+    ("nesterov", _USUAL): (0.0125, 0.025, 0.05, 0.1),
+}
 _OPTIMIZERS = {
     "characters": "adamw",
     "characters-large": "adamw",
@@ -94,8 +95,7 @@ def _arm(optimizer: str, rate: float, momentum: float) -> Arm:
 
 _ARMS = tuple(
     _arm(optimizer, rate, momentum)
-    for optimizer, rates in _RATES.items()
-    for momentum in _MOMENTA[optimizer]
+    for (optimizer, momentum), rates in _RATES.items()
     for rate in rates
 )
 _DECAYS = {"shapes": list(courses.SHAPES), "parts": list(courses.PARTS)}
