@@ -17,8 +17,8 @@ from training.run.provenance import provenance
 CHOICE_SEEDS = (0, 1, 2)
 _SEEDS = 12
 _USUAL = 0.9
-# By optimizer and momentum. With AdamW a shorter momentum than the usual one is better in
-# the study small_batches.
+# By optimizer and momentum. AdamW does better with short momentum in the study
+# small_batches.
 _RATES = {
     ("adamw", _USUAL): (0.0018, 0.0032, 0.0056, 0.01),
     ("adamw", 0.5): (0.0032, 0.0056, 0.01, 0.018),
