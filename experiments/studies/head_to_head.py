@@ -3,23 +3,17 @@
 from typing import Any
 
 from experiments import tried_rates
-from experiments.rates import matched
+from experiments.rates import matched, paper_strategy
 from experiments.study import Comparison, Scale, Study
 from experiments.tried_rates import TUNING_SEED, Method
 from training.settings.config import Config
-from training.settings.strategy import paper_stages
 
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4)
 SGD, NOOP, CONSTANT = "sgd", "noop", "constant"
 
 
-def _strategy(config: Config, rate: float) -> dict[str, Any]:
-    """The amplification paper's strategy at another rate than its 0.1."""
-    stages = [
-        (end, 10 * rate * of_paper, *rest)
-        for end, of_paper, *rest in paper_stages("paper", config.epochs)
-    ]
-    return {"strategy": str(stages)}
+def _strategy(config: Config, rate: float) -> dict[str, str]:
+    return paper_strategy(config.epochs, rate)
 
 
 def _amplified(label: str, base: str | None = NOOP, **fields: Any) -> Method:
