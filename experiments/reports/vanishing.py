@@ -7,7 +7,7 @@ from experiments.figures import Picture
 from experiments.reports.cascade import gradient_picture, gradients
 from experiments.studies.vanishing import DRAWN, METHODS, at_rate
 from experiments.table import LOSS, Table
-from training.run.plots import by_depth
+from training.run.layer_analysis import by_depth
 
 c = pl.col
 _RATES = (

@@ -89,7 +89,7 @@ def _compared() -> tuple[Arm, ...]:
             Arm(name, method.label, fields, baseline=method.base, matched=control)
         )
         if not is_base:
-            label = f"{base.label} at the rate of: {method.label}"
+            label = f"matched rate of {method.label}"
             fields = {**base.fields, "learning_rate": matched}
             arms.append(Arm(control, label, fields))
     return tuple(arms)
