@@ -50,11 +50,10 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a PNG file, with a palette, which makes it a third as large."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    # This method keeps colours that few pixels have: of a marker's verdict.
-    palette = Image.open(content).convert("RGB").quantize(
-        256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-    )  # fmt: skip
-    palette.save(path, optimize=True)
+    # This method keeps colours that few pixels have, such as those of verdicts.
+    method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    image = Image.open(content).convert("RGB")
+    image.quantize(256, method, kmeans=3, dither=dither).save(path, optimize=True)
 
 
 # -- Lines -----------------------------------------------------------------------------
@@ -121,7 +120,7 @@ def band(
             zorder=order)  # fmt: skip
     if not is_other:
         ends = of_x["low"], of_x["high"]
-        ax.fill_between(of_x[x], *ends, color=color, alpha=0.12, lw=0)
+        ax.fill_between(of_x[x], *ends, color=color, alpha=0.14, lw=0)
 
 
 def count(numbers: Iterable[int]) -> str:
@@ -158,8 +157,8 @@ def forests(table: Table, found: pl.DataFrame, metric: Metric) -> list[Picture]:
       A picture a network, without those on which nothing differs.
     """
     of_metric = found.filter(c("metric") == metric.name)
-    count = len(of_metric.drop_nulls("corrected"))
-    corrected = f"corrected over {count} comparisons" * bool(count)
+    tests = len(of_metric.drop_nulls("corrected"))
+    corrected = f"corrected over {tests} comparisons" * bool(tests)
     drawn = of_metric.filter(c("n") > 0)
     if metric.is_ratio:
         drawn = drawn.with_columns(c("mean", "low", "high").exp())
@@ -199,18 +198,16 @@ def _forest(
     minus = "over" if metric.is_ratio else "minus"
     shows, has_several = [], False
     for ax, rows in zip(axes, (bases, strongest), strict=False):
-        names = {y: _control(table, row, rows is bases) for y, row in rows.items()}
+        is_base = rows is bases
+        names = {y: _control(table, row, is_base) for y, row in rows.items()}
         ((common, times),) = Counter(names.values()).most_common(1)
-        title = f"{minus} {common}"
-        if rows is bases:
-            # Bases that are not the common one are named next to their rows.
-            names = {
-                y: f"{minus} {name}" for y, name in names.items() if name != common
-            }
-        elif has_several := times < len(names):
-            title = f"{minus} its strongest other control"
+        # The title names the common control, and labels those of other rows.
+        if times >= len(names) / (2 if is_base else 1):
+            title = f"{minus} {common}"
+            names = {y: f"{minus} {x}" for y, x in names.items() if x != common}
         else:
-            names = {}
+            title = f"{minus} its {'base' if is_base else 'strongest other control'}"
+            has_several |= not is_base
         style.dress(ax, xlabel=f"{unit}; {side} is better", ylabel="", title=title)
         draw_intervals(ax, rows, every, is_ratio=metric.is_ratio)
         label_right(ax, {y: _short(name, 26) for y, name in names.items()})
@@ -371,12 +368,8 @@ def curves(
     order = sorted(ran, key=lambda arm: [*first, arm].index(arm))
     looks = dict.fromkeys(order, OTHERS) | dict(zip(order, COLORED, strict=False))
     others = [table.labels[arm] for arm, look in looks.items() if look == OTHERS]
-    ends = []
     for ax, name in zip(axes, names, strict=True):
         title = name.replace("train_", "training_").replace("_", " ")
-        style.dress(
-            ax, xlabel="epoch", ylabel=f"difference ({unit} is better)", title=title
-        )
         ax.axhline(0, color=style.BLACK, lw=1, label=f"{label} (control)")
         theirs = base.select("seed", "epoch", base=name)
         pairs = (
@@ -388,17 +381,22 @@ def curves(
             of_arm = pairs.filter(c("arm") == arm)
             drawn = "others" if look == OTHERS else table.labels[arm]
             band(ax, of_arm, "epoch", "difference", look, drawn, has_error=True)
-            last = of_arm.filter(c("epoch") == c("epoch").max())["difference"].mean()
-            if look != OTHERS and last is not None:
-                ends += [f"{drawn} {last:+.2g}"] * (name == names[-1])
         sizes = np.abs(_drawn(ax))
         typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 0
         if typical and sizes.max() > 30 * typical:
             ax.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(typical)))
             ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-            ax.set_title(
-                f"{title} (symmetric-log axis)", fontsize=style.TEXT, loc="left"
-            )
+            title += " (symmetric-log axis)"
+        style.dress(
+            ax, xlabel="epoch", ylabel=f"difference ({unit} is better)", title=title
+        )
+    last = pairs.filter(c("epoch") == c("epoch").max())
+    means = dict(last.group_by("arm").agg(c("difference").mean()).iter_rows())
+    ends = [
+        f"{table.labels[arm]} {means[arm]:+.2g}"
+        for arm, look in looks.items()
+        if look != OTHERS and means.get(arm) is not None
+    ]
     n = count(epochs.group_by("arm").agg(c("seed").n_unique())["seed"])
     style.legend(new, title=f"mean ± standard error, n = {n}")
     diverged = epochs.group_by("arm", maintain_order=True).agg(

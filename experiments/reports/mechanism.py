@@ -173,7 +173,6 @@ def products(table: Table, model: str) -> Picture | None:
     figure = style.figure(
         f"Does training reach the limit of stability? {table.place(model)}",
         1.3 + 2.3 * rows,
-        style.WIDTH if columns > 1 else 5.4,
     )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(ran) :]:
