@@ -15,7 +15,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, UNCORRECTED, WORSE
@@ -83,8 +83,7 @@ def logarithmic_if_wide(ax: Axes) -> bool:
     is_wide = values.size > 0 and 0 < 50 * values.min() <= values.max()
     if is_wide:
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        style.number_logarithms(ax.yaxis)
     return bool(is_wide)
 
 
@@ -270,11 +269,8 @@ def draw_intervals(
     ax.tick_params(axis="y", length=0)
     if is_ratio:
         ax.set_xscale("log")
-        subs = (1, 2, 5) if high < 100 * low else (1,)
-        ax.xaxis.set_major_locator(LogLocator(subs=subs))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlim(low / 1.2, high * 1.2)
+        style.number_logarithms(ax.xaxis)
     else:
         margin = 0.05 * (high - low) or 1.0
         ax.set_xlim(low - margin, high + margin)
@@ -315,7 +311,8 @@ def explain(figure: Figure, rows: Collection[_Row], corrected: str) -> None:
         if name in found
     }
     n = count(row["n"] for row in rows)
-    parts = f"mean and 95 % interval, n = {n}", corrected
+    means = "one seed" if n == "1" else f"mean and 95 % interval, n = {n}"
+    parts = means, corrected
     style.legend(figure, handles, ", ".join(filter(None, parts)))
 
 

@@ -185,6 +185,7 @@ def gradient_picture(table: Table, model: str, arms: Sequence[str]) -> Picture |
                 shows.append(f"{table.labels[arm]} {norms[0]:.1g} to {norms[-1]:.1g}")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes[0].set_yscale("log")
+    style.number_logarithms(axes[0].yaxis)
     axes[0].set_ylabel("norm of the gradient", fontsize=style.TEXT)
     style.legend(figure)
     return Picture(

@@ -54,6 +54,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     if (low > 0 and high > 10 * low) or low <= 0:
         # The losses of the first epochs would flatten the rest.
         axes[0].set_yscale("log")
+        style.number_logarithms(axes[0].yaxis)
     axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     style.legend(figure)
     figure.savefig(path)

@@ -10,11 +10,12 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 
 # Figure, not pyplot: no global state, no display, and a quicker import.
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLACK, ORANGE, GREEN, PURPLE = "#000000", "#E69F00", "#009E73", "#CC79A7"
@@ -47,6 +48,14 @@ def dress(ax: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
     ax.spines[["top", "right"]].set_visible(False)
     if xlabel in ("epoch", "step"):
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def number_logarithms(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis: decades, or 1, 2 and 5 on less than two."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend(
