@@ -397,9 +397,8 @@ def draw(frame: pl.DataFrame) -> Figure:
 def update_pages(root: Path) -> None:
     """Writes the complete table to the page of methods; README has a row a method.
 
-    Both show the picture of README's rows.
-
-    The first claim that is declared for a method is the one that README has.
+    The first claim that is declared for a method is the one that README has. Both pages
+    have the picture of these.
     """
     every = collect(root / "results")
     first = {claim.method: claim.task for claim in reversed(CLAIMS)}
@@ -408,13 +407,16 @@ def update_pages(root: Path) -> None:
     )
     heads = every.filter(chosen)
     figures.save(draw(heads), root / PICTURE)
+    verdicts = heads.group_by("verdict", maintain_order=True).agg("method")
+    seen = "; ".join(
+        f"{v}: {markdown.join(names)}" for v, names in verdicts.iter_rows()
+    )
     for page, table in (
         (root / "docs/methods/index.md", write(every)),
         (root / "README.md", write(heads, "docs/methods/")),
     ):
         place = (root / PICTURE).relative_to(page.parent)
-        seen = f"{_TITLE} {figures.verdicts(heads['verdict'])}"
-        update(page, f"![{seen}]({place})\n\n{table}")
+        update(page, f"![{_TITLE} {seen}]({place})\n\n{table}")
 
 
 def update(page: Path, text: str) -> None:

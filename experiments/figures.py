@@ -210,7 +210,7 @@ def _forest(
         style.dress(ax, xlabel=f"{unit}; {side} is better", ylabel="", title=title)
         draw_intervals(ax, rows, every, is_ratio=metric.is_ratio)
         label_right(ax, {y: _short(name, 26) for y, name in names.items()})
-        shows.append(f"{title}: {verdicts(row['verdict'] for row in rows.values())}")
+        shows.append(f"{title}: {_verdicts(row['verdict'] for row in rows.values())}")
     explain(new, every, corrected)
     strongest_is = "Strongest: of an arm's others, the least favourable mean. "
     arrow_is = "An arrow: the mean is off the axis."
@@ -228,7 +228,7 @@ def _control(table: Table, row: _Row, is_base: bool) -> str:
     return "its matched rate" if matched else table.labels[row["control"]]
 
 
-def verdicts(found: Iterable[str]) -> str:
+def _verdicts(found: Iterable[str]) -> str:
     """``2 better, 3 no difference shown``."""
     counts = Counter(found)
     return ", ".join(f"{counts[v]} {v}" for v in _VERDICTS if v in counts)
