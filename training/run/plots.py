@@ -21,7 +21,7 @@ _LOOKS = {
 }
 
 
-_LONGEST = 30  # characters of a class's name
+_LONGEST = 20  # characters of a class's name
 
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -92,11 +92,11 @@ def draw_confusion(
       label_names: One name a class.
       title: Describes the run.
     """
-    classes, names = len(label_names), _shown(label_names, _LONGEST)
+    classes, names = len(label_names), _shown(label_names)
     examples = confusion.sum(1)
     confusion = confusion[:, :classes]
     rates = confusion / np.maximum(examples, 1)[:, None]
-    figure = style.figure(title, 4.6)
+    figure = style.figure(title, 5.2)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     if classes <= 20:
         _draw_matrix(left, confusion, rates, names)
@@ -107,35 +107,19 @@ def draw_confusion(
             (names[i], recall[i], f"{confusion[i, i]:,} of {examples[i]:,}")
             for i in worst
         ])  # fmt: skip
-        style.dress(
-            left,
-            xlabel="recognised",
-            ylabel="",
-            title=f"{len(worst)} of {classes} classes recognised least",
-        )
+        least = f"{len(worst)} of {classes} classes recognised least"
+        style.dress(left, xlabel="recognised", ylabel="", title=least)
         left.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     wrong = confusion - np.diag(np.diagonal(confusion))
     most = np.argsort(-wrong, axis=None, kind="stable")[: 20 if classes > 20 else 12]
-    pairs = [
-        (i, j)
-        for i, j in zip(*np.unravel_index(most, wrong.shape), strict=True)
-        if wrong[i, j]
-    ]
-    short = _shown(label_names, _LONGEST // 2)
-    _draw_bars(
-        right,
-        [
-            (f"{short[i]} as {short[j]}", wrong[i, j], f"{rates[i, j]:.0%}")
-            for i, j in pairs
-        ],
-    )
-    style.dress(
-        right,
-        xlabel="examples, % of label",
-        ylabel="",
-        title="confused most often",
-    )
-    figure.savefig(path)  # fmt: skip
+    labelled, predicted = np.unravel_index(most[wrong.flat[most] > 0], wrong.shape)
+    _draw_bars(right, [
+        (f"{names[i]} as {names[j]}", wrong[i, j], f"{rates[i, j]:.0%}")
+        for i, j in zip(labelled, predicted, strict=True)
+    ])  # fmt: skip
+    title = "confused most often"
+    style.dress(right, xlabel="examples, % of label", ylabel="", title=title)
+    figure.savefig(path)
 
 
 def _draw_matrix(
@@ -149,7 +133,7 @@ def _draw_matrix(
     ax.set_xticks(classes, names, rotation=90, **style.LITERAL)
     ax.set_yticks(classes, names, **style.LITERAL)
     for row, column in np.argwhere(confusion):
-        text = f"{rates[row, column]:.0%}".rstrip("%")
+        text = f"{100 * rates[row, column]:.0f}"
         if len(names) <= 12:
             text = f"{confusion[row, column]:,}\n{text} %"
         ax.text(column, row, text, ha="center", va="center", fontsize=style.SMALL - 2,
@@ -271,7 +255,7 @@ def draw_layers(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     figure.savefig(path)
 
 
-def _shown(names: Sequence[str], longest: int) -> list[str]:
+def _shown(names: Sequence[str]) -> list[str]:
     """Names of classes, shortened; the number of one that the font cannot show."""
-    short = [n if len(n) <= longest else f"{n[: longest - 1]}\u2026" for n in names]
+    short = [n if len(n) <= _LONGEST else f"{n[: _LONGEST - 1]}\u2026" for n in names]
     return [n if style.has_glyphs(n) else str(i) for i, n in enumerate(short)]
