@@ -14,8 +14,9 @@ _RATES = (
     "divided by ten after two thirds of the epochs, and layers are amplified in the "
     "middle. The peak rate of these three ({chosen}) is one of {rates}, chosen at "
     "scale tune by the validation loss of a seed that is not reported. The other "
-    "methods train at the rate of their base. *At the rate of* a method: the base at "
-    "its matched rate. Before each evaluation batch statistics are computed again, "
+    "methods train at the rate of their base. *Matched rate of* a method: the base at "
+    "that rate times how much further the method moves on steady updates. Before each "
+    "evaluation batch statistics are computed again, "
     "for all arms in the same way."
 )
 # As many arms as a panel takes, next to the control.
