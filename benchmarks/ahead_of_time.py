@@ -28,13 +28,13 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from matplotlib.figure import Figure
 
 from benchmarks import measure, tables
 from training import data, recipe
 from training.engine import parallel
 from training.engine.engine import Engine
 from training.errors import ConfigError, UserError
+from training.run import style
 from training.settings import config as config_lib
 from training.settings.config import Config
 
@@ -323,8 +323,13 @@ def run(
 
 def draw(path: Path, record: dict[str, Any]) -> None:
     """Draws memory and collectives over the number of devices to a PNG file."""
-    figure = Figure(figsize=(10, 5), dpi=120, layout="constrained")
+    figure = style.figure(
+        f"What a device needs as devices are added: batch {record['device_batch']} a "
+        f"device, width {record['width']}; the compiler's estimates, nothing was run",
+        4.4,
+    )
     axes = figure.subplots(1, 2)
+    colors = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE, style.BLACK)
     series: dict[str, list[dict[str, Any]]] = {}
     for cell in record["cells"]:
         if "failed" not in cell:
@@ -339,26 +344,19 @@ def draw(path: Path, record: dict[str, Any]) -> None:
     for number, (name, cells) in enumerate(series.items()):
         cells.sort(key=lambda cell: cell["devices"])
         devices = [cell["devices"] for cell in cells]
-        style = {"color": f"C{number}", "marker": "os^vD"[number % 5], "label": name}
-        style["markerfacecolor"] = "none"  # where lines coincide
+        look = {"color": colors[number % 5], "marker": "os^vD"[number % 5]}
+        look["markerfacecolor"] = "none"  # where lines coincide
         for ax, key, line in panels:
             values = [cell[key] / 1e6 for cell in cells]
-            ax.plot(devices, values, line, **style)
-    axes[0].set_title("memory: peak and, dashed, temporaries")
-    axes[1].set_title("results of a step's collectives")
+            ax.plot(devices, values, line, label=name, **look)
+    titles = "memory: peak and, dashed, temporaries", "results of a step's collectives"
     sizes = sorted({cell["devices"] for cell in record["cells"]})
-    for ax in axes:
+    for ax, title in zip(axes, titles, strict=True):
+        style.dress(ax, xlabel="devices", ylabel="MB a device", title=title)
         ax.set_xscale("log", base=2)
         ax.set_xticks(sizes, labels=map(str, sizes))
-        ax.set(xlabel="devices", ylabel="MB a device")
         ax.set_ylim(bottom=0)
-        ax.grid(alpha=0.3)
-    lines = axes[1].get_lines()
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(
-        f"Estimates of the compiler, nothing was run: batch {record['device_batch']} "
-        f"a device, width {record['width']}"
-    )
+    style.legend(figure)
     figure.savefig(path)
 
 

@@ -1,4 +1,7 @@
-"""The pictures of the method cards, drawn at the build: ``draw(folder)``."""
+"""The pictures of the method cards, drawn at the build: ``draw(folder)``.
+
+The first line of a function's docstring is the title of its picture.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,14 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 import optax
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 import plp_optax
-
-GREY, BLUE, RED, ORANGE = "0.5", "tab:blue", "tab:red", "tab:orange"
+from training.run import style
+from training.run.style import BLUE, GREY, ORANGE
+from training.run.style import VERMILION as RED
 
 
 def follow(
@@ -57,7 +62,7 @@ def contours(axes: Any) -> None:
 
 
 def amplify_layers(figure: Figure) -> None:
-    """Scores of six layers, whose gradients differ in their noise."""
+    """Two of six layers, those with the least noise, are amplified by 2."""
     noise = 2.0 ** np.arange(-1, 5)
     names = [f"layer {i + 1}" for i in range(noise.size)]
     params = {name: {"kernel": jnp.zeros(200)} for name in names}
@@ -91,7 +96,7 @@ def amplify_layers(figure: Figure) -> None:
 
 
 def anderson(figure: Figure) -> None:
-    """Gradient norms on a quadratic of condition 1,000 in 30 dimensions."""
+    """A sliding window is fastest on a quadratic of condition 1,000."""
     curvature = jnp.geomspace(1e-3, 1, 30)
     root = np.sqrt(1e-3)
     window = plp_optax.anderson
@@ -114,7 +119,7 @@ def anderson(figure: Figure) -> None:
 
 
 def ema_nesterov(figure: Figure) -> None:
-    """The parameters run ahead of the slow ones."""
+    """The parameters run ahead of the slow ones and of gradient descent."""
     tx = optax.chain(optax.sgd(0.05), plp_optax.ema_nesterov(0.7, decay=0.8))
     ahead, (_, states) = follow(tx, slope, [-1.5, 2.2], 30)
     slow = ahead[1:] - 0.7 * np.asarray(states.slow_update)
@@ -145,7 +150,7 @@ def outer_nesterov(figure: Figure) -> None:
 
 
 def tail_average(figure: Figure) -> None:
-    """Noisy gradients around a minimum, and the power average at each step."""
+    """The power average of noisy parameters stays near the minimum."""
     tx = optax.chain(optax.sgd(0.2), plp_optax.tail_average())
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(300, 2)))
     points, (_, states) = follow(
@@ -162,7 +167,7 @@ def tail_average(figure: Figure) -> None:
 
 
 def bema(figure: Figure) -> None:
-    """A slow direction: the average lags, and the corrected one is ahead."""
+    """In a slow direction the average lags behind BEMA, the corrected one."""
     noise = jnp.asarray(np.random.default_rng(2).normal(size=(300, 1)))
     axes = figure.subplots()
     for name, link, color in (
@@ -181,7 +186,7 @@ def bema(figure: Figure) -> None:
 
 
 def gpa(figure: Figure) -> None:
-    """Gradients are taken near an average, which stays in the middle of the valley."""
+    """The average stays in the middle of the valley."""
     inner = optax.sgd(0.12)
     tx = optax.chain(inner, plp_optax.gpa(0.7, decay=0.9))
     points, (_, states) = follow(tx, slope, [-1.5, 2.2], 60)
@@ -196,7 +201,7 @@ def gpa(figure: Figure) -> None:
 
 
 def pace(figure: Figure) -> None:
-    """The distance from the minimum, with and without the pull."""
+    """With the pull, PACE, and without it: the distance from the minimum."""
     noise = jnp.asarray(np.random.default_rng(1).normal(size=(400, 50)))
     axes = figure.subplots()
     for pull, color, name in ((0.0, GREY, "AdamW"), (3.0, RED, "PACE")):
@@ -204,18 +209,18 @@ def pace(figure: Figure) -> None:
             plp_optax.pace(0.05, pull), lambda w, i: w + noise[i], 2 * jnp.ones(50), 400
         )
         average = jax.vmap(plp_optax.evaluation_params)(states, points[1:])
-        for what, path, style in (
+        for what, path, line in (
             ("parameters", points[1:], ":"),
             ("average", average, "-"),
         ):
             distance = np.linalg.norm(path, axis=1)
-            axes.semilogy(distance, style, color=color, label=f"{name}, {what}")
+            axes.semilogy(distance, line, color=color, label=f"{name}, {what}")
     axes.set(xlabel="optimizer step", ylabel="distance from the minimum")
     axes.legend()
 
 
 def ekf(figure: Figure) -> None:
-    """A curve with two parameters, after 3, 6 and 12 samples."""
+    """A sine is found after six samples, each seen once."""
 
     def model(params: Any, x: Any) -> Any:
         return params["height"] * jnp.sin(params["rate"] * x)
@@ -242,7 +247,7 @@ def ekf(figure: Figure) -> None:
 
 
 def cascade(figure: Figure) -> None:
-    """Three stages: the frozen, the trained and the new."""
+    """Each stage freezes what is trained, and adds a block and a head."""
     axes = figure.subplots()
     colors = {"frozen": "0.85", "trained": "#9ecae1", "new head": "#fdae6b"}
 
@@ -263,7 +268,7 @@ def cascade(figure: Figure) -> None:
 
 
 def noise_adaptive_rates(figure: Figure) -> None:
-    """The rates of 13 layers, whose noise grows from one to the next."""
+    """Noisy layers take smaller steps; the mean rate is 1."""
     axes = figure.subplots()
     deviations = 2.0 ** np.arange(-6, 7)
     params = {"layers": {"kernel": jnp.zeros((13, 2))}}
@@ -285,7 +290,6 @@ def noise_adaptive_rates(figure: Figure) -> None:
     axes.set(
         xlabel="noise of the layer, in units of the mean",
         ylabel="rate of the layer",
-        title="noisy layers take smaller steps; the mean rate is 1",
     )
     axes.legend(frameon=False)
 
@@ -308,11 +312,19 @@ PICTURES = (
 def draw(folder: Path) -> None:
     """Draws all pictures as PNG files into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    small = {"legend.fontsize": style.SMALL, "legend.frameon": False}
     for picture in PICTURES:
-        wide = picture is amplify_layers
-        figure = Figure(figsize=(8 if wide else 6, 3.4), layout="constrained")
-        picture(figure)
-        figure.savefig(folder / f"{picture.__name__}.png", dpi=130)
+        title = str(picture.__doc__).partition("\n")[0].removesuffix(".")
+        width = style.WIDTH if picture is amplify_layers else 6.4
+        figure = style.figure(title, 3.6, width)
+        with mpl.rc_context(small):
+            picture(figure)
+        for ax in figure.axes:
+            style.dress(
+                ax, xlabel=ax.get_xlabel(), ylabel=ax.get_ylabel(), title=ax.get_title()
+            )
+            ax.set_title("")
+        figure.savefig(folder / f"{picture.__name__}.png")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from matplotlib.figure import Figure
 
-from experiments import markdown, report
+from experiments import figures, markdown, report
 from experiments import table as tables
 from experiments.statistics import BETTER, NOT_SHOWN, UNCORRECTED, WORSE
 from experiments.table import Metric
+from training.run import style
 
 c = pl.col
 BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
 # The strongest evidence for a method first.
 _ORDER = {BETTER: 0, UNCORRECTED: 1, NOT_SHOWN: 1, WORSE: 2}
+PICTURE = Path("docs/methods/evidence.png")
+_TITLE = "Which methods beat their strongest control?"
 _NOTE = (
     "Paired differences over n seeds with 95 % intervals, strongest evidence first. "
     "Points: higher is better; all others: lower is better. Base: the same optimizer "
@@ -27,7 +31,10 @@ _NOTE = (
     "rate; without normalisation a tuned one). On characters its momentum is 0.9 where "
     "the task does not say that it is the best one. Control: the base at the rate that "
     "the method amounts to (the matched rate), or what else explains a gain. Bold "
-    "where p, corrected over the study's comparisons, is at most 0.05."
+    "where p, corrected over the study's comparisons, is at most 0.05; *not after "
+    "correction* where only p itself is. Picture: against the strongest control, the "
+    "one with the least favourable mean, in units of its standard deviation over seeds "
+    "(of logarithms, where the table has ratios)."
 )
 # What a method is for, in README's few words.
 _PURPOSES = {
@@ -265,10 +272,13 @@ def _claims() -> tuple[Claim, ...]:
 
 
 CLAIMS = _claims()
+_ENDS = ("low", "mean", "high")
 
 
 class _Study(NamedTuple):
     metrics: Sequence[Metric]
+    # Comparisons, with ``against``, the control's label, and ``spread``, the standard
+    # deviation of its values.
     found: pl.DataFrame
 
 
@@ -277,7 +287,20 @@ def _study(folder: Path) -> _Study:
     # Where arms are settings, a report says in what form methods are compared.
     made = getattr(report.own(loaded.study), "compared", lambda table: table)(loaded)
     metrics = report.metrics_of(loaded.study)
-    return _Study(metrics, tables.compare(made, metrics))
+    of = ["metric", "model", "control"]
+    spreads = [
+        values.group_by(metric=pl.lit(metric.name), model="model", control="arm").agg(
+            spread=c("value").std()
+        )
+        for metric in metrics
+        if "control" not in (values := metric.values(made)).columns
+    ]
+    found = tables.compare(made, metrics).join(
+        pl.concat(spreads), on=of, how="left", maintain_order="left"
+    )
+    return _Study(
+        metrics, found.with_columns(against=c("control").replace(made.labels))
+    )
 
 
 def collect(results: Path, claims: Sequence[Claim] = CLAIMS) -> pl.DataFrame:
@@ -285,8 +308,10 @@ def collect(results: Path, claims: Sequence[Claim] = CLAIMS) -> pl.DataFrame:
 
     Returns:
       A row a claim: its fields, with the difference as text for ``base`` and
-      ``matched``; ``n``, ``mean`` and ``verdict`` against the strongest control, the
-      one with the least favourable difference.
+      ``matched``. Against the strongest control, the one with the least favourable
+      difference: ``n``, ``mean``, ``verdict``, ``difference`` as text, the control's
+      label ``against``, and ``effect``, ``low`` and ``high``, which are the mean and
+      its interval over the control's standard deviation, below 0 if better.
 
     Raises:
       UserError: If a study has no records.
@@ -311,12 +336,15 @@ def collect(results: Path, claims: Sequence[Claim] = CLAIMS) -> pl.DataFrame:
         sign = -1 if metric.higher_is_better else 1
         strongest = max(given.values(), key=lambda row: sign * row["mean"])
         texts = {kind: _difference(metric, row) for kind, row in given.items()}
-        names = ("n", "verdict", "mean")
+        names = ("n", "verdict", "mean", "against")
+        ends = sorted(sign * strongest[end] / strongest["spread"] for end in _ENDS)
         rows.append(
             {
                 **claim._asdict(),
                 **{"base": None, "matched": None, **texts},
                 **{name: strongest[name] for name in names},
+                **dict(zip(("low", "effect", "high"), ends, strict=True)),
+                "difference": _mean(metric, strongest["mean"]),
             }
         )
     frame = pl.DataFrame(rows, infer_schema_length=None)
@@ -326,16 +354,21 @@ def collect(results: Path, claims: Sequence[Claim] = CLAIMS) -> pl.DataFrame:
 
 def _difference(metric: Metric, row: dict[str, Any]) -> str:
     """``**-0.038 nats [-0.050, -0.025]**``, bold where it is decided."""
-    digits = min(metric.digits, 3)
-
-    def text(value: float | None) -> str:
-        if metric.is_ratio and value is not None:
-            return f"{np.exp(value):.3g}"
-        return markdown.signed(value, digits)
-
-    unit = "times" if metric.is_ratio else metric.unit
-    found = f"{text(row['mean'])} {unit} [{text(row['low'])}, {text(row['high'])}]"
+    low, high = (_number(metric, row[end]) for end in ("low", "high"))
+    found = f"{_mean(metric, row['mean'])} [{low}, {high}]"
+    if row["verdict"] == UNCORRECTED:
+        return f"{found}, {UNCORRECTED}"
     return f"**{found}**" if row["verdict"] in (BETTER, WORSE) else found
+
+
+def _mean(metric: Metric, mean: float) -> str:
+    return f"{_number(metric, mean)} {'times' if metric.is_ratio else metric.unit}"
+
+
+def _number(metric: Metric, value: float | None) -> str:
+    if metric.is_ratio and value is not None:
+        return f"{np.exp(value):.3g}"
+    return markdown.signed(value, min(metric.digits, 3))
 
 
 def write(frame: pl.DataFrame, about: str) -> str:
@@ -351,27 +384,65 @@ def write(frame: pl.DataFrame, about: str) -> str:
     return markdown.write("What was measured", linked, columns, note=_NOTE, left=3)
 
 
+def draw(frame: pl.DataFrame) -> Figure:
+    """A forest plot of the strongest controls, a row a claim.
+
+    Tasks have different units, so that an effect is in standard deviations of the
+    control, and the difference is written next to it.
+    """
+    figure = style.figure(_TITLE, 1.6 + 0.27 * len(frame))
+    ax = figure.subplots()
+    style.dress(ax, xlabel="difference, in standard deviations of the control over "
+                "seeds; left is better", ylabel="")  # fmt: skip
+    rows = {
+        y: {**row, "mean": row["effect"]}
+        for y, row in enumerate(frame.iter_rows(named=True))
+    }
+    figures.draw_intervals(ax, rows)
+    names = frame.select(pl.format("{}, n = {}", "method", "n")).to_series()
+    ax.set_yticks(range(len(rows)), names)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    figures.label_right(ax, {
+        y: f"{row['difference']} against\n{row['against']}" for y, row in rows.items()
+    })  # fmt: skip
+    figures.explain(
+        figure, rows.values(), "corrected over the comparisons of each study"
+    )
+    return figure
+
+
 def update_pages(root: Path) -> None:
     """Writes the complete table to the page of methods; README has a row a method.
 
-    The first claim that is declared for a method is the one that README has.
+    The first claim that is declared for a method is the one that README has. Both pages
+    have the picture of these.
     """
     every = collect(root / "results")
-    heads = {claim.method: claim.task for claim in reversed(CLAIMS)}
+    first = {claim.method: claim.task for claim in reversed(CLAIMS)}
     chosen = pl.struct("method", "task").is_in(
-        [{"method": method, "task": task} for method, task in heads.items()]
+        [{"method": method, "task": task} for method, task in first.items()]
     )
-    purpose = c("method").replace_strict(_PURPOSES)
+    heads = every.filter(chosen)
+    figures.save(draw(heads), root / PICTURE)
+    verdicts = heads.group_by("verdict", maintain_order=True).agg("method")
+    seen = "; ".join(
+        f"{v}: {markdown.join(names)}" for v, names in verdicts.iter_rows()
+    )
     by_task = every.with_columns(
         method=pl.format("[{}]({}.md)", "method", "card"),
         task=pl.format("[{}](../studies/{}/report.md)", "task", "record"),
     )
-    by_purpose = every.filter(chosen).with_columns(
+    purpose = c("method").replace_strict(_PURPOSES)
+    by_purpose = heads.with_columns(
         pl.format("[{}](docs/methods/{}.md)", purpose, "card").alias("what for"),
         method=pl.format("[{}](results/{}/report.md)", "method", "record"),
     )
-    update(root / "docs/methods/index.md", write(by_task, "task"))
-    update(root / "README.md", write(by_purpose, "what for"))
+    for page, table in (
+        (root / "docs/methods/index.md", write(by_task, "task")),
+        (root / "README.md", write(by_purpose, "what for")),
+    ):
+        place = (root / PICTURE).relative_to(page.parent)
+        update(page, f"![{_TITLE} {seen}]({place})\n\n{table}")
 
 
 def update(page: Path, text: str) -> None:

@@ -1,11 +1,13 @@
-"""Pictures of tables: forest plots, curves of differences; and their style.
+"""Pictures of tables: forest plots, curves of differences."""
 
-A picture answers one question, which is its title.
-"""
-
+import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,15 +15,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-)
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, UNCORRECTED, WORSE
 from experiments.table import Metric, Table
+from training.run import style
 
 c = pl.col
 
@@ -31,26 +30,33 @@ class Picture(NamedTuple):
 
     Attributes:
       name: Of its file, without extension.
-      figure: The figure; its title says what it shows, on what.
+      figure: The figure; its title is the question that it answers.
+      shows: What is to be seen, for readers who cannot see it.
       caption: What a reader must know to read it.
     """
 
     name: str
     figure: Figure
+    shows: str
     caption: str
 
     @property
     def title(self) -> str:
-        """The figure's title, which also stands for it where it cannot be seen."""
+        """The figure's title."""
         return self.figure.get_suptitle().replace("\n", " ")
 
 
-# -- Style -----------------------------------------------------------------------------
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG file, with a palette, which makes it a third as large."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    # This method keeps colours that few pixels have, such as those of verdicts.
+    method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    image = Image.open(content).convert("RGB")
+    image.quantize(256, method, kmeans=3, dither=dither).save(path, optimize=True)
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-GREY, PALE = "#777777", "#C8C8C8"
+
+# -- Lines -----------------------------------------------------------------------------
 
 
 class Look(NamedTuple):
@@ -60,31 +66,15 @@ class Look(NamedTuple):
     linestyle: str = "-"
 
 
-PLAIN = Look(BLACK)
+PLAIN = Look(style.BLACK)
 # Also different in grey.
-COLORED = (Look(BLUE), Look(VERMILION, "--"), Look(GREEN, "-."), Look(PURPLE, ":"))
-OTHERS = Look(PALE)
-
-
-def figure(title: str, width: float = 8, height: float = 4) -> Figure:
-    """An empty figure, in inches, that lays itself out.
-
-    A Figure of its own and not pyplot's: no global state and no display.
-    """
-    width = max(width, 0.1 * len(title))  # its title's width
-    new = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    new.suptitle(title, fontsize=11, fontweight="bold")
-    return new
-
-
-def dress(ax: Axes, *, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Labels, a light grid, no box; epochs as whole numbers."""
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.set_title(title, fontsize=10, loc="left")
-    ax.grid(alpha=0.25, lw=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    if xlabel in ("epoch", "step"):
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+COLORED = (
+    Look(style.BLUE),
+    Look(style.VERMILION, "--"),
+    Look(style.GREEN, "-."),
+    Look(style.PURPLE, ":"),
+)
+OTHERS = Look(style.PALE)
 
 
 def logarithmic_if_wide(ax: Axes) -> bool:
@@ -93,8 +83,7 @@ def logarithmic_if_wide(ax: Axes) -> bool:
     is_wide = values.size > 0 and 0 < 50 * values.min() <= values.max()
     if is_wide:
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        style.number_logarithms(ax.yaxis)
     return bool(is_wide)
 
 
@@ -103,30 +92,6 @@ def _drawn(ax: Axes) -> np.ndarray:
     values = [np.asarray(line.get_ydata(), float) for line in ax.get_lines()]
     drawn = np.concatenate([np.zeros(0), *values])
     return drawn[np.isfinite(drawn)]
-
-
-def legend(
-    figure: Figure, handles: Mapping[str, Artist] | None = None, title: str = ""
-) -> None:
-    """One legend below all axes, no wider than the figure; an entry for each name."""
-    entries: dict[str, Artist] = dict(handles or {})
-    for ax in figure.axes if handles is None else ():
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    for columns in range(min(len(entries), 5), 0, -1):
-        drawn = figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="outside lower center",
-            ncols=columns,
-            frameon=False,
-            fontsize=8.5,
-            title=title or None,
-            title_fontsize=8.5,
-        )
-        if drawn.get_window_extent().width <= figure.bbox.width:
-            return
-        drawn.remove()
 
 
 def band(
@@ -148,43 +113,18 @@ def band(
     error = (c(y).std() / pl.len().sqrt()).fill_null(0)
     low, high = (mean - error, mean + error) if has_error else (c(y).min(), c(y).max())
     of_x = frame.drop_nulls(y).group_by(x).agg(mean, low=low, high=high).sort(x)
-    is_other = look == OTHERS
-    color, width, order = (
-        look.color,
-        (0.9 if is_other else 1.7),
-        (1.9 if is_other else 2),
-    )
+    color, is_other = look.color, look == OTHERS
+    width, order = (0.9, 1.9) if is_other else (1.7, 2)
     ax.plot(of_x[x], of_x[y], color=color, ls=look.linestyle, lw=width, label=label,
             zorder=order)  # fmt: skip
     if not is_other:
-        ax.fill_between(
-            of_x[x], of_x["low"], of_x["high"], color=color, alpha=0.12, lw=0
-        )
+        ends = of_x["low"], of_x["high"]
+        ax.fill_between(of_x[x], *ends, color=color, alpha=0.14, lw=0)
 
 
-def lines(
-    table: Table,
-    ax: Axes,
-    frame: pl.DataFrame,
-    x: str,
-    y: str,
-    *,
-    first: Sequence[str] = (),
-    has_error: bool = False,
-) -> list[str]:
-    """Draws a band an arm: four in colour, those in ``first`` before others.
-
-    Returns:
-      The names of the arms in grey.
-    """
-    ran = frame["arm"].unique(maintain_order=True).to_list()
-    order = [*(a for a in first if a in ran), *(a for a in ran if a not in first)]
-    drawn = dict.fromkeys(order, OTHERS) | dict(zip(order, COLORED, strict=False))
-    for arm, look in drawn.items():
-        label = "others" if look == OTHERS else table.labels[arm]
-        rows = frame.filter(c("arm") == arm)
-        band(ax, rows, x, y, look, label, has_error=has_error)
-    return [arm for arm, look in drawn.items() if look == OTHERS]
+def count(numbers: Iterable[int]) -> str:
+    """``5``, or ``3 to 5``."""
+    return " to ".join(map(str, dict.fromkeys([min(found := [*numbers]), max(found)])))
 
 
 # -- Forest plots ----------------------------------------------------------------------
@@ -193,118 +133,187 @@ def lines(
 class _Verdict(NamedTuple):
     color: str
     marker: str
-    is_filled: bool
+    fill: str
 
 
 _VERDICTS = {
-    BETTER: _Verdict(BLUE, "^", True),
-    WORSE: _Verdict(VERMILION, "v", True),
-    UNCORRECTED: _Verdict(ORANGE, "D", True),
-    NOT_SHOWN: _Verdict(GREY, "o", True),
-    TOO_FEW: _Verdict(GREY, "o", False),
+    BETTER: _Verdict(style.BLUE, "^", style.BLUE),
+    WORSE: _Verdict(style.VERMILION, "v", style.VERMILION),
+    UNCORRECTED: _Verdict(style.ORANGE, "D", style.ORANGE),
+    NOT_SHOWN: _Verdict(style.GREY, "o", style.GREY),
+    TOO_FEW: _Verdict(style.GREY, "o", "white"),
 }
+_Row = Mapping[str, Any]  # of a comparison: its columns in ``table.compare``
 
 
-def forest(table: Table, found: pl.DataFrame, metric: Metric) -> Picture | None:
-    """Draws the comparisons in a metric as dots on intervals, a panel a network.
+def forests(table: Table, found: pl.DataFrame, metric: Metric) -> list[Picture]:
+    """Draws each arm minus its base and minus its strongest other control.
+
+    The base is the control that is declared first. The strongest of the others is the
+    one with the least favourable difference.
 
     Returns:
-      The picture; None if there is no comparison in this metric.
+      A picture a network, without those on which nothing differs.
     """
-    drawn = found.filter(c("metric") == metric.name, c("n") > 0)
-    if not len(drawn):
-        return None
+    of_metric = found.filter(c("metric") == metric.name)
+    tests = len(of_metric.drop_nulls("corrected"))
+    corrected = f"corrected over {tests} comparisons" * bool(tests)
+    drawn = of_metric.filter(c("n") > 0)
     if metric.is_ratio:
         drawn = drawn.with_columns(c("mean", "low", "high").exp())
-    # An arm as a heading, then its controls.
-    of_arm = drawn.select("arm", "control").unique(maintain_order=True)
-    lines: list[tuple[str, str | None]] = []
-    for (arm,), controls in of_arm.group_by("arm", maintain_order=True):
-        lines += [(str(arm), None), *((str(arm), x) for x in controls["control"])]
-    models = list(drawn["model"].unique(maintain_order=True))
-    sign = "/" if metric.is_ratio else "minus"
-    names = [
-        table.labels[arm] if control is None else f"{sign} {table.labels[control]}"
-        for arm, control in lines
+    pictures = [
+        _forest(table, metric, str(model), rows, corrected)
+        for (model,), rows in drawn.group_by("model", maintain_order=True)
     ]
-    new = figure(
-        ", on ".join((f"{metric.title}: arm {sign} control", *table.datasets)),
-        0.6 + 0.065 * max(map(len, names)) + max(4.0, 2.6 * len(models)),
-        1.7 + 0.2 * len(lines),
+    return [picture for picture in pictures if picture is not None]
+
+
+def _forest(
+    table: Table, metric: Metric, model: str, found: pl.DataFrame, corrected: str
+) -> Picture | None:
+    sign = -1 if metric.higher_is_better else 1
+    arms: dict[str, list[_Row]] = {}
+    for row in found.iter_rows(named=True):
+        arms.setdefault(row["arm"], []).append(row)
+    bases = {y: rows[0] for y, rows in enumerate(arms.values())}
+    strongest = {
+        y: max(others, key=lambda row: sign * row["mean"])
+        for y, (_, *others) in enumerate(arms.values())
+        if others
+    }
+    every = [*bases.values(), *strongest.values()]
+    if all(row["mean"] == metric.is_ratio for row in every):
+        return None
+    new = style.figure(
+        f"Which arms beat their controls? {metric.title}, {table.place(model)}",
+        1.6 + 0.29 * len(arms),
     )
-    axes = new.subplots(1, len(models), sharey=True, squeeze=False)[0]
-    for ax, model in zip(axes, models, strict=True):
-        side = "right" if metric.higher_is_better else "left"
-        unit = "ratio" if metric.is_ratio else metric.unit
-        dress(ax, xlabel=f"{unit} (better: {side})", ylabel="")
-        ax.set_title(model, fontsize=10)
-        ax.grid(visible=False, axis="y")
-        ax.axvline(metric.is_ratio, color="0.3", lw=1)
-        if not metric.is_ratio:
-            ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.tick_params(axis="y", length=0)
-        _draw_forest(ax, drawn.filter(c("model") == model), lines, metric.is_ratio)
-    axes[0].set_yticks(range(len(lines)), names, fontsize=8.5)
-    for tick, (_, control) in zip(axes[0].get_yticklabels(), lines, strict=True):
-        tick.set_fontweight("bold" if control is None else "normal")
-    axes[0].set_ylim(len(lines) - 0.4, -0.6)
-    handles: dict[str, Artist] = {
-        name: Line2D([], [], color=v.color, marker=v.marker, ls="-", ms=5,
-                     mfc=v.color if v.is_filled else "white")
-        for name, v in _VERDICTS.items()
-        if name in set(drawn["verdict"])
-    }  # fmt: skip
-    legend(new, handles, _evidence(drawn, found.filter(c("metric") == metric.name)))
+    axes = new.subplots(1, 1 + bool(strongest), sharey=True, squeeze=False)[0]
+    labels = [_short(table.labels[arm], 34) for arm in arms]
+    axes[0].set_yticks(range(len(arms)), labels)
+    axes[0].set_ylim(len(arms) - 0.4, -0.6)
+    side = "higher" if metric.higher_is_better else "lower"
+    unit = "ratio" if metric.is_ratio else f"difference in {metric.unit}"
+    minus = "over" if metric.is_ratio else "minus"
+    shows, has_several = [], False
+    for ax, rows in zip(axes, (bases, strongest), strict=False):
+        is_base = rows is bases
+        names = {y: _control(table, row, is_base) for y, row in rows.items()}
+        ((common, times),) = Counter(names.values()).most_common(1)
+        # The title names the common control, and labels those of other rows.
+        if times >= len(names) / (2 if is_base else 1):
+            title = f"{minus} {common}"
+            names = {y: f"{minus} {x}" for y, x in names.items() if x != common}
+        else:
+            title = f"{minus} its {'base' if is_base else 'strongest other control'}"
+            has_several |= not is_base
+        style.dress(ax, xlabel=f"{unit}; {side} is better", ylabel="", title=title)
+        draw_intervals(ax, rows, every, is_ratio=metric.is_ratio)
+        label_right(ax, {y: _short(name, 26) for y, name in names.items()})
+        shows.append(f"{title}: {_verdicts(row['verdict'] for row in rows.values())}")
+    explain(new, every, corrected)
+    strongest_is = "Strongest: of an arm's others, the least favourable mean. "
+    arrow_is = "An arrow: the mean is off the axis."
     return Picture(
-        f"differences-{metric.name.replace('_', '-')}",
+        re.sub(r"\W+", "-", f"differences {metric.name} {model}").replace("_", "-"),
         new,
-        "Mean of the paired differences and 95 % interval; the colour is the verdict "
-        "after correction. An arrow at the edge: the mean is off the axis.",
+        "; ".join(shows),
+        (strongest_is * has_several + arrow_is * any(ax.texts for ax in axes)).strip(),
     )
 
 
-def _evidence(drawn: pl.DataFrame, found: pl.DataFrame) -> str:
-    """``95 % interval, n = 5, corrected over 12 comparisons``."""
-    low, high = drawn.select(low=c("n").min(), high=c("n").max()).row(0)
-    n = f"{low}" if low == high else f"{low} to {high}"
-    count = len(found.drop_nulls("corrected"))
-    return f"95 % interval, n = {n}" + (
-        f", corrected over {count} comparisons" * bool(count)
-    )
+def _control(table: Table, row: _Row, is_base: bool) -> str:
+    is_matched = row["control"] == table.study.arm(row["arm"]).matched
+    matched = is_matched and not is_base
+    return "its matched rate" if matched else table.labels[row["control"]]
 
 
-def _draw_forest(
+def _verdicts(found: Iterable[str]) -> str:
+    """``2 better, 3 no difference shown``."""
+    counts = Counter(found)
+    return ", ".join(f"{counts[v]} {v}" for v in _VERDICTS if v in counts)
+
+
+def _short(text: str, width: int) -> str:
+    """On two lines where it is longer than the width."""
+    return text if len(text) <= width else textwrap.fill(text, len(text) // 2 + 6)
+
+
+def label_right(ax: Axes, names: Mapping[int, str]) -> None:
+    """Names of rows, to the right of the axes."""
+    if names:
+        right = ax.secondary_yaxis("right")
+        right.set_yticks(list(names), list(names.values()))
+        right.tick_params(length=0, labelsize=style.SMALL - 1)
+        right.spines["right"].set_visible(False)
+
+
+def draw_intervals(
     ax: Axes,
-    found: pl.DataFrame,
-    lines: Sequence[tuple[str, str | None]],
-    is_ratio: bool,
+    rows: Mapping[int, _Row],
+    every: Iterable[_Row] | None = None,
+    *,
+    is_ratio: bool = False,
 ) -> None:
-    ends = found.select(pl.concat_list("mean", "low", "high").explode().drop_nulls())
-    low, high = min(*ends.to_series(), is_ratio), max(*ends.to_series(), is_ratio)
+    """Draws means and their intervals, by place, in the look of their verdicts.
+
+    Args:
+      ax: The axes.
+      rows: Comparisons, by their place on the vertical axis.
+      every: All rows that the horizontal axis must have room for; None for these.
+      is_ratio: Whether values are ratios, which are 1 without a difference.
+    """
+    low, high = _limits(rows.values() if every is None else every, is_ratio)
+    ax.axvline(is_ratio, color="0.3", lw=1)
+    ax.grid(visible=False, axis="y")
+    ax.tick_params(axis="y", length=0)
     if is_ratio:
         ax.set_xscale("log")
-        subs = (1, 2, 5) if high < 100 * low else (1,)
-        ax.xaxis.set_major_locator(LogLocator(subs=subs))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xlim(low / 1.2, high * 1.2)
+        style.number_logarithms(ax.xaxis)
     else:
-        sizes = np.abs(ends.to_series().to_numpy())
-        # One extreme arm must not flatten the others.
-        limit = 12 * float(np.median(sizes)) or float(sizes.max()) or 1.0
-        low, high = np.clip([low, high], -limit, limit)
         margin = 0.05 * (high - low) or 1.0
         ax.set_xlim(low - margin, high + margin)
-    for row in found.iter_rows(named=True):
-        y, x = lines.index((row["arm"], row["control"])), row["mean"]
-        color, marker, is_filled = _VERDICTS[row["verdict"]]
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    for y, row in rows.items():
+        x, (color, marker, fill) = row["mean"], _VERDICTS[row["verdict"]]
         if not low <= x <= high:
             x, marker, side = (high, ">", "right") if x > high else (low, "<", "left")
             text = f"   {row['mean']:+.3g}   "
-            ax.text(x, y, text, ha=side, va="center", fontsize=8)
+            ax.text(x, y, text, ha=side, va="center", fontsize=style.SMALL)
         elif row["low"] is not None:
             ax.plot([row["low"], row["high"]], [y, y], color=color, lw=1.8)
-        ax.plot(x, y, marker, color=color, mfc=color if is_filled else "white", ms=5)
+        ax.plot(x, y, marker, color=color, mfc=fill, ms=5)
+
+
+def _limits(rows: Iterable[_Row], is_ratio: bool) -> tuple[float, float]:
+    """What an axis must show: all intervals, but of extreme arms."""
+    ends = np.array([
+        end for row in rows for end in (row["mean"], row["low"], row["high"])
+        if end is not None
+    ])  # fmt: skip
+    low, high = min(*ends, is_ratio), max(*ends, is_ratio)
+    if is_ratio:
+        return low, high
+    # One extreme arm must not flatten the others.
+    sizes = np.abs(ends[ends != 0])
+    limit = 12 * float(np.median(sizes)) if sizes.size else 1.0
+    low, high = np.clip([low, high], -limit, limit)
+    return float(low), float(high)
+
+
+def explain(figure: Figure, rows: Collection[_Row], corrected: str) -> None:
+    """A legend of the verdicts, with n and what p was corrected over."""
+    found = {row["verdict"] for row in rows}
+    handles: dict[str, Artist] = {
+        name: Line2D([], [], color=color, marker=marker, mfc=fill, ms=5)
+        for name, (color, marker, fill) in _VERDICTS.items()
+        if name in found
+    }
+    n = count(row["n"] for row in rows)
+    means = "one seed" if n == "1" else f"mean and 95 % interval, n = {n}"
+    parts = means, corrected
+    style.legend(figure, handles, ", ".join(filter(None, parts)))
 
 
 # -- Curves ----------------------------------------------------------------------------
@@ -319,6 +328,8 @@ def curves(
     first: Sequence[str] = (),
 ) -> Picture | None:
     """Draws how far arms are from a control by epoch, a panel a part of the data.
+
+    Four arms are in colour.
 
     Args:
       table: The study's tables.
@@ -344,42 +355,57 @@ def curves(
         return None
     names = list(dict.fromkeys((recorded[0], recorded[-1])))
     label = table.labels[control]
-    new = figure(
-        f"{quantity.capitalize()} minus that of: {label}, {table.place(model)}",
-        max(5.4, 4.6 * len(names)),
-        3.8,
+    new = style.figure(
+        f"{quantity.capitalize()} minus that of {label}, {table.place(model)}", 3.9
     )
     axes = new.subplots(1, len(names), squeeze=False)[0]
-    scale, unit = (100, "points") if quantity == "accuracy" else (1, "nats")
-    others: list[str] = []
+    is_accuracy = quantity == "accuracy"
+    scale, unit = (100, "points; higher") if is_accuracy else (1, "nats; lower")
+    ran = [*dict.fromkeys(epochs.filter(c("arm") != control)["arm"])]
+    order = sorted(ran, key=lambda arm: [*first, arm].index(arm))
+    looks = dict.fromkeys(order, OTHERS) | dict(zip(order, COLORED, strict=False))
+    others = [table.labels[arm] for arm, look in looks.items() if look == OTHERS]
     for ax, name in zip(axes, names, strict=True):
         title = name.replace("train_", "training_").replace("_", " ")
-        dress(ax, xlabel="epoch", ylabel=f"difference ({unit})", title=title)
-        ax.axhline(0, color=BLACK, lw=1, label=f"{label} (control)")
+        ax.axhline(0, color=style.BLACK, lw=1, label=f"{label} (control)")
         theirs = base.select("seed", "epoch", base=name)
         pairs = (
             epochs.filter(~c("diverged"), c("arm") != control)
             .join(theirs, on=["seed", "epoch"], maintain_order="left")
             .with_columns(difference=scale * (c(name) - c("base")))
         )
-        others = lines(table, ax, pairs, "epoch", "difference", first=first or arms,
-                       has_error=True)  # fmt: skip
+        for arm, look in looks.items():
+            of_arm = pairs.filter(c("arm") == arm)
+            drawn = "others" if look == OTHERS else table.labels[arm]
+            band(ax, of_arm, "epoch", "difference", look, drawn, has_error=True)
         sizes = np.abs(_drawn(ax))
         typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 0
         if typical and sizes.max() > 30 * typical:
             ax.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(typical)))
             ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    legend(new)
+            title += " (symmetric-log axis)"
+        style.dress(
+            ax, xlabel="epoch", ylabel=f"difference ({unit} is better)", title=title
+        )
+    last = pairs.filter(c("epoch") == c("epoch").max())
+    means = dict(last.group_by("arm").agg(c("difference").mean()).iter_rows())
+    ends = [
+        f"{table.labels[arm]} {means[arm]:+.2g}"
+        for arm, look in looks.items()
+        if look != OTHERS and means.get(arm) is not None
+    ]
+    n = count(epochs.group_by("arm").agg(c("seed").n_unique())["seed"])
+    style.legend(new, title=f"mean ± standard error, n = {n}")
     diverged = epochs.group_by("arm", maintain_order=True).agg(
         c("seed").filter("diverged").n_unique(), of=c("seed").n_unique()
     )
     named = [f"{table.labels[a]} {n} of {of}" for a, n, of in diverged.iter_rows() if n]
-    in_grey = "; ".join(table.labels[arm] for arm in others)
     return Picture(
         f"{quantity}-{model}",
         new,
+        f"last epoch, {names[-1].replace('_', ' ')}: {', '.join(ends)}",
         f"Arm minus {label}, seed by seed: mean over the finished runs, and its "
         f"standard error."
-        + f" In grey: {in_grey}." * bool(others)
+        + f" In grey: {'; '.join(others)}." * bool(others)
         + f" Diverged: {'; '.join(named)}." * bool(named),
     )

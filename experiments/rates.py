@@ -8,6 +8,7 @@ import plp_optax
 from training.settings import chain
 from training.settings import config as config_lib
 from training.settings.config import Config
+from training.settings.strategy import paper_stages
 
 
 def multiplied(config: Config, factor: float) -> dict[str, Any]:
@@ -51,6 +52,12 @@ def stages(config: Config) -> list[plp_optax.Stage]:
 def strategy(stages: Iterable[plp_optax.Stage]) -> dict[str, str]:
     """Stages as a field of a configuration."""
     return {"strategy": str([tuple(stage) for stage in stages])}
+
+
+def paper_strategy(epochs: int, rate: float) -> dict[str, str]:
+    """The amplification paper's strategy at another rate than its 0.1."""
+    listed = paper_stages("paper", epochs)
+    return {"strategy": str([(end, 10 * rate * r, *rest) for end, r, *rest in listed])}
 
 
 def amplified_after_a_third(config: Config, rate: float) -> dict[str, str]:

@@ -3,15 +3,12 @@
 import functools
 import importlib
 import importlib.util
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import polars as pl
-from matplotlib.figure import Figure
-from PIL import Image
 
 from experiments import figures, markdown
 from experiments import table as table_lib
@@ -20,7 +17,6 @@ from experiments.study import Study
 from experiments.table import METRICS, Metric, Table
 
 CONCLUSIONS = "conclusions.md"  # written by hand, next to the records
-_COLORS = 64  # of a picture
 _MOST = 8  # values that are listed
 _READ = (
     "The test set was read once a run, with the parameters of the best epoch: the one "
@@ -56,7 +52,7 @@ Block = str | Picture | None
 def write(table: Table, folder: Path) -> Path:
     """Writes a study's report: ``report.md`` and ``figures/*.png``.
 
-    Conclusions and a chart of the comparisons come first, then all comparisons and
+    Conclusions and charts of the comparisons come first, then all comparisons and
     results, what a study shows of its own, settings and versions. Conclusions are
     written by hand: the content of ``conclusions.md`` in the folder, if there is one.
     What is special to a study is in a module of ``experiments.reports`` with its name:
@@ -81,7 +77,7 @@ def write(table: Table, folder: Path) -> Path:
         map(markdown.join, filter(None, (table.models, table.datasets)))
     )
     compared: list[Block] = [
-        *(figures.forest(table, found, metric) for metric in metrics[:1]),
+        *figures.forests(table, found, metrics[0]),
         "## Comparisons",
         *markdown.comparisons(table, found, metrics),
     ]
@@ -142,15 +138,10 @@ def _curves(table: Table, found: pl.DataFrame) -> list[Block]:
 
 def _picture(picture: Picture, folder: Path) -> str:
     path = Path("figures", f"{picture.name}.png")
-    _save(picture.figure, folder / path)
-    return f"![{picture.title}]({path.as_posix()})\n\n*{picture.caption}*"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    # A palette makes the file a third as large.
-    Image.open(content).convert("RGB").quantize(_COLORS).save(path, optimize=True)
+    figures.save(picture.figure, folder / path)
+    seen = f"{picture.title}: {picture.shows}"
+    note = f"\n\n*{picture.caption}*" * bool(picture.caption)
+    return f"![{seen}]({path.as_posix()}){note}"
 
 
 # -- What was run ----------------------------------------------------------------------

@@ -15,6 +15,7 @@ import jax
 from experiments.records import explained
 from experiments.study import Outcome, Study, Task, Tick
 from training import cascade, data, recipe
+from training.engine import parallel
 from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.errors import DivergedError
@@ -56,6 +57,7 @@ class Trainer:
         """
         start = time.monotonic()
         config = self._config(task)
+        parallel.split_cpu(config)
         seed = task.seed if recipe.depends_on_seed(config) else None
         kept = self._programs.get(task.arm.name)
         if kept is not None and kept[:2] == (task.part, seed):

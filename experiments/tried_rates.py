@@ -73,7 +73,7 @@ def compared(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
             name, method.label, method.rate, baseline=method.base, matched=control
         )
         if control not in (None, method.base):
-            label = f"{base.label} at the rate of: {method.label}"
+            label = f"matched rate of {method.label}"
             arms[control] = base.arm(control, label, matched)
     return tuple(arms.values())
 

@@ -105,7 +105,7 @@ def arms(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
             found.append(Arm(name, method.label, fields))
             continue
         matched = f"{name}-matched"
-        label = f"{methods[method.base].label} at the rate of: {method.label}"
+        label = f"matched rate of {method.label}"
         found += [
             Arm(name, method.label, fields, baseline=method.base, matched=matched),
             Arm(matched, label, {**fields, "matched": True}),

@@ -25,7 +25,7 @@ pytest.register_assert_rewrite(
 
 from tests.support import programs  # noqa: E402
 from training import recipe  # noqa: E402
-from training.run import plots  # noqa: E402
+from training.run import style  # noqa: E402
 from training.settings import config  # noqa: E402
 
 
@@ -43,10 +43,13 @@ def pytest_configure(config):
 
 
 class BlankFigure(Figure):
-    """A picture that is not drawn."""
+    """A picture that is not drawn into a file of a run."""
 
-    def savefig(self, path):
-        Path(path).write_bytes(b"\x89PNG")
+    def savefig(self, path, **options):
+        if isinstance(path, Path):
+            path.write_bytes(b"\x89PNG")
+        else:
+            super().savefig(path, **options)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,7 +59,7 @@ def _blank_pictures():
     Those of ``trained``, of ``test_display`` and of runs in other processes are drawn.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "Figure", BlankFigure)
+        patch.setattr(style, "Figure", BlankFigure)
         yield
 
 
@@ -85,6 +88,6 @@ def trained(tmp_path_factory):
     (made,) = config.parse([*argv, "--workdir", str(path)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "build", programs.build)
-        patch.setattr(plots, "Figure", Figure)
+        patch.setattr(style, "Figure", Figure)
         prepared = recipe.prepare(made)
         return Trained(argv, path, prepared, recipe.run(prepared, made))

@@ -42,19 +42,25 @@ class Task(NamedTuple):
     loops: bool
 
 
-_ADAMW = optax.chain(optax.scale_by_adam(b2=0.99), optax.add_decayed_weights(0.01))
-_NESTEROV = optax.chain(
-    optax.add_decayed_weights(5e-4), optax.trace(0.9, nesterov=True)
-)
+def _adamw(momentum: float) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.scale_by_adam(b1=momentum, b2=0.99), optax.add_decayed_weights(0.01)
+    )
+
+
+def _nesterov(momentum: float) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(5e-4), optax.trace(momentum, nesterov=True)
+    )
 
 
 @functools.cache
-def make(name: str, data_dir: str | None = None) -> Task:
+def make(name: str, data_dir: str | None = None, momentum: float = 0.9) -> Task:
     """Returns a task by name; ``data_dir`` holds prepared sets."""
-    return _TASKS[name](data_dir)
+    return _TASKS[name](data_dir, momentum)
 
 
-def _characters(width: int, layers: int) -> Task:
+def _characters(width: int, layers: int, momentum: float) -> Task:
     train, held_out = characters.text()
     starts = np.linspace(0, len(held_out) - characters.CONTEXT - 1, 256).astype(int)
     windows = jnp.asarray(held_out[starts[:, None] + np.arange(characters.CONTEXT + 1)])
@@ -68,7 +74,7 @@ def _characters(width: int, layers: int) -> Task:
                 [characters.loss(variables["params"], windows[i::2]) for i in (0, 1)]
             )
         ),
-        direction=_ADAMW,
+        direction=_adamw(momentum),
         loops=True,
     )
 
@@ -104,7 +110,7 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _patches(dataset: str, width: int, data_dir: str | None) -> Task:
+def _patches(dataset: str, width: int, data_dir: str | None, momentum: float) -> Task:
     """Layers that mix patches and layers that mix channels, without batch statistics.
 
     After MLP-Mixer (Tolstikhin et al., arXiv 2105.01601).
@@ -166,14 +172,14 @@ def _patches(dataset: str, width: int, data_dir: str | None) -> Task:
         losses = jax.lax.map(one, tuple(batches)).reshape(-1)
         return jnp.stack([losses[0::2].mean(), losses[1::2].mean()])
 
-    return Task(init, loss, sample, evaluate, _NESTEROV, loops=True)
+    return Task(init, loss, sample, evaluate, _nesterov(momentum), loops=True)
 
 
 def _normal(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
 
 
-def _resnet(width: int, data_dir: str | None) -> Task:
+def _resnet(width: int, data_dir: str | None, momentum: float) -> Task:
     """ResNet-18; batch statistics are those of the parameters that are evaluated."""
     sample, prepare, (images, *held_out) = _images("cifar100", data_dir)
     network = models.create("resnet18", 100, width=width)
@@ -217,13 +223,13 @@ def _resnet(width: int, data_dir: str | None) -> Task:
         of_all = jnp.concatenate(parts)
         return jnp.stack([of_all[0::2].mean(), of_all[1::2].mean()])
 
-    return Task(init, loss, sample, evaluate, _NESTEROV, loops=False)
+    return Task(init, loss, sample, evaluate, _nesterov(momentum), loops=False)
 
 
-_TASKS: dict[str, Callable[[str | None], Task]] = {
-    "characters": lambda data_dir: _characters(32, 2),
-    "characters-large": lambda data_dir: _characters(64, 4),
-    "digits": lambda data_dir: _patches("digits", 32, data_dir),
-    "cifar100-patches": lambda data_dir: _patches("cifar100", 64, data_dir),
-    "cifar100-resnet18": lambda data_dir: _resnet(8, data_dir),
+_TASKS: dict[str, Callable[[str | None, float], Task]] = {
+    "characters": lambda data_dir, b1: _characters(32, 2, b1),
+    "characters-large": lambda data_dir, b1: _characters(64, 4, b1),
+    "digits": lambda data_dir, b1: _patches("digits", 32, data_dir, b1),
+    "cifar100-patches": lambda data_dir, b1: _patches("cifar100", 64, data_dir, b1),
+    "cifar100-resnet18": lambda data_dir, b1: _resnet(8, data_dir, b1),
 }

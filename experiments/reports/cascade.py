@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import polars as pl
-from matplotlib import colormaps
+from matplotlib.ticker import MaxNLocator
 
 from experiments import figures, markdown
 from experiments import table as tables
 from experiments.figures import Picture
 from experiments.studies.cascade import AMPLIFIED, END_TO_END
 from experiments.table import ACCURACY, LOSS, SECONDS_TO_TARGET, TARGET, Metric, Table
+from training.run import style
 from training.run.layer_analysis import by_depth
 
 c = pl.col
@@ -147,41 +148,50 @@ def gradients(table: Table, model: str) -> pl.DataFrame:
 
 
 def gradient_picture(table: Table, model: str, arms: Sequence[str]) -> Picture | None:
-    """Norms by layer, of those of the arms that were measured."""
+    """Norms by layer, a panel a time, of those of the arms that were measured."""
     found = gradients(table, model)
     arms = [arm for arm in arms if arm in set(found["arm"])]
     if not arms:
         return None
-    figure = figures.figure(
-        f"Norm of the gradient by layer, {table.place(model)}, one seed",
-        3.1 * len(arms),
-        4.8,
+    figure = style.figure(
+        f"Do gradients vanish in early layers? {table.place(model)}, one seed", 3.9
     )
-    axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
-    shades = colormaps["viridis"]
-    times = {"first step": 0.0, "halfway": 0.5, "end": 1.0}
-    for ax, arm in zip(axes, arms, strict=True):
-        of_arm = found.filter(c("arm") == arm)
-        layers = by_depth(list(of_arm["layer"].unique()))
-        for label, part in times.items():
+    times = {"after the first step": 0.0, "halfway": 0.5, "at the end": 1.0}
+    axes = figure.subplots(1, len(times), sharey=True)
+    shows = []
+    for ax, (time, part) in zip(axes, times.items(), strict=True):
+        style.dress(ax, xlabel="layer, from the input", ylabel="", title=time)
+        for arm, look, marker in zip(arms, figures.COLORED, "os^v", strict=False):
             near = (c("part") - part).abs()
             at = dict(
-                of_arm.filter(near == near.min().over("layer"))
+                found.filter(c("arm") == arm)
+                .filter(near == near.min().over("layer"))
                 .unique("layer", keep="first", maintain_order=True)
                 .select("layer", "norm")
                 .iter_rows()
             )
-            norms = [at[name] for name in layers]
-            ax.plot(layers, norms, color=shades(0.85 * (1 - part)), label=label, lw=1.2,
-                    marker="os^"[round(2 * part)], ms=3)  # fmt: skip
-        figures.dress(ax, xlabel="", ylabel="", title=table.labels[arm])
-        ax.set_yscale("log")
-        ax.tick_params(axis="x", labelrotation=90, labelsize=7)
-    axes[0].set_ylabel("norm of the gradient")
-    figures.legend(figure)
+            norms = [at[name] for name in by_depth(list(at))]
+            ax.plot(
+                range(1, len(norms) + 1),
+                norms,
+                color=look.color,
+                marker=marker,
+                ls=look.linestyle,
+                lw=1.2,
+                ms=4,
+                label=table.labels[arm],
+            )
+            if part == 0:
+                shows.append(f"{table.labels[arm]} {norms[0]:.1g} to {norms[-1]:.1g}")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes[0].set_yscale("log")
+    style.number_logarithms(axes[0].yaxis)
+    axes[0].set_ylabel("norm of the gradient", fontsize=style.TEXT)
+    style.legend(figure)
     return Picture(
         f"gradients-{model}",
         figure,
+        f"from the first to the last layer, after the first step: {', '.join(shows)}",
         "Norm of the gradient of each kernel after the first step, halfway and at the "
         "end of its training, of the first seed. In a cascade every layer is measured "
         "in the stage that trains it, and heads are left out.",

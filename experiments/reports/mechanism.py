@@ -1,5 +1,6 @@
 """The report of the mechanism: what theory predicts, and what was measured."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ from matplotlib.axes import Axes
 
 from experiments import figures, markdown, stability
 from experiments import table as tables
-from experiments.figures import Look, Picture
+from experiments.figures import Picture
 from experiments.statistics import compare
 from experiments.studies.mechanism import LABELS, PERIOD, REGIMES, Regime
 from experiments.table import Table
+from training.run import style
 
 c = pl.col
 PLP = stability.plp_cycle(period=PERIOD)
@@ -19,8 +21,10 @@ _END = 0.25  # part of a run's measurements that counts as its end
 _LOOKS = {
     "sgd": figures.PLAIN,
     "plp": figures.COLORED[0],
-    "matched": Look(figures.VERMILION, "--"),
+    "matched": figures.COLORED[1],
 }
+# Limits of stability, told apart from arms and from each other also in grey.
+_LIMITS = {"sgd": (0, (1, 1)), "plp": (0, (4, 1, 1, 1))}
 
 
 def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
@@ -166,26 +170,43 @@ def products(table: Table, model: str) -> Picture | None:
         return None
     columns = min(3, len(ran))
     rows = -(-len(ran) // columns)
-    figure = figures.figure(
-        f"Learning rate x top eigenvalue, {table.place(model)}",
-        max(6.0, 0.4 + 3.1 * columns),
-        1.0 + 2.5 * rows,
+    figure = style.figure(
+        f"Does training reach the limit of stability? {table.place(model)}",
+        1.3 + 2.3 * rows,
     )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[len(ran) :]:
         ax.set_axis_off()
     for number, (ax, regime) in enumerate(zip(axes, ran, strict=False)):
-        left = "rate x eigenvalue" if number % columns == 0 else ""
-        figures.dress(ax, xlabel="step", ylabel=left, title=regime.label)
+        left = "learning rate x\ntop eigenvalue" if number % columns == 0 else ""
+        style.dress(ax, xlabel="step", ylabel=left, title=regime.label)
         _draw_products(ax, found.filter(c("regime") == regime.name), regime)
-    figures.legend(figure)
+    n = found["seed"].n_unique()
+    style.legend(figure, title=f"mean, and lowest to highest, n = {n}")
     return Picture(
         f"curvature-{model}",
         figure,
+        f"highest mean: {_highest(found, ran)}",
         "Each arm's learning rate times the top eigenvalue of the Hessian of the "
         "training loss: means over the finished runs, and bands from the lowest to the "
         "highest. Thin lines that end in a cross are runs that diverged. Limits are "
         "the first unstable values of theory, drawn unless far above.",
+    )
+
+
+def _highest(found: pl.DataFrame, regimes: Sequence[Regime]) -> str:
+    """``no momentum, low rate: SGD 0.1 of 2, PLP 0.13 of 2.3``: means, limits."""
+    means = found.group_by("regime", "method", "step").agg(c("product").mean())
+    top = means.group_by("regime", "method").agg(c("product").max())
+    of = {(regime, method): value for regime, method, value in top.iter_rows()}
+    return "; ".join(
+        f"{regime.label}: "
+        + ", ".join(
+            f"{LABELS[method]} {value:.2g} (limit {limit(method, regime):.2g})"
+            for method in _LIMITS
+            if (value := of.get((regime.name, method))) is not None
+        )
+        for regime in regimes
     )
 
 
@@ -200,9 +221,9 @@ def _draw_products(ax: Axes, found: pl.DataFrame, regime: Regime) -> None:
             ax.plot(run["step"][-1:], run["product"][-1:], "x", color=look.color,
                     label=f"{label}, diverged")  # fmt: skip
     is_wide = figures.logarithmic_if_wide(ax)
-    for method, label in (("sgd", "limit of SGD"), ("plp", "limit of PLP")):
-        level = limit(method, regime)
+    for method, ls in _LIMITS.items():
+        level, label = limit(method, regime), f"limit of {LABELS[method]}"
         if level < 2 * ax.get_ylim()[1]:
-            ax.axhline(level, color=_LOOKS[method].color, ls=":", lw=1.4, label=label)
+            ax.axhline(level, color=_LOOKS[method].color, ls=ls, lw=1.4, label=label)
     if not is_wide:
         ax.set_ylim(0, None)

@@ -15,7 +15,7 @@ _METHOD = (
     "and the start of the networks. Gaps above the minimum are 1e-3 and 1e-6, of the "
     "PINN 1 and 1e-2 above 0. The minimum is the lowest value of 1,500 steps of "
     "L-BFGS; the tanh network has several, so that a gap there means L-BFGS's. L-BFGS "
-    "counts the gradients of its line search. *At the rate of* a method: the base at "
+    "counts the gradients of its line search. *Matched rate of* a method: the base at "
     "that method's learning rate times its drift; where coefficients follow the "
     "updates, drift is the ratio of the lengths of all emitted updates and of what its "
     "base would have emitted there."

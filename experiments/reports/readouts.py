@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import polars as pl
 
 from experiments import figures, markdown
@@ -10,6 +11,7 @@ from experiments.figures import Picture
 from experiments.studies.readouts import CHOICE_SEEDS
 from experiments.study import Arm, Comparison
 from experiments.table import Metric, Table
+from training.run import style
 
 c = pl.col
 METRICS = (Metric("loss", "loss on held-out data", "nats", 4, c("loss")),)
@@ -17,11 +19,12 @@ ANYTIME = "power-16"
 _METHOD = (
     "Each run has a constant learning rate after a warm-up. Read-outs and decays of a "
     "horizon share its trajectory, so that all differences are within a run. The "
-    "settings of an arm (learning rate; shape and length of the decay, exponent, "
-    "window) are those with the lowest mean loss on three seeds and one half of the "
-    "held-out data, **for each horizon**; losses are of the other seeds and the "
-    "other half. *One run*: the power average with exponent 16 at the learning rate "
-    "that is best at the longest horizon, read out of the same run at all horizons. "
+    "settings of an arm (learning rate; momentum, if several were tried; shape and "
+    "length of the decay, exponent, window) are those with the lowest mean loss on "
+    "three seeds and one half of the held-out data, **for each horizon**; losses are "
+    "of the other seeds and the other half. *One run*: the power average with exponent "
+    "16 at the learning rate and momentum that are best at the longest horizon, read "
+    "out of the same run at all horizons. "
     "*Merged* are means of the parameters over blocks of an 80th of the run; "
     "*checkpoints* are the parameters at the blocks' ends in their place. "
     "*Extrapolated* is the point beyond the last of two consecutive averages; its "
@@ -48,9 +51,16 @@ _ARMS = {
 
 
 def losses(table: Table) -> pl.DataFrame:
-    """All losses: the columns of runs, ``step``, ``kind``, ``readout``, both losses."""
-    kind = c("readout").str.split("-").list.first()
-    return table.epochs.filter(~c("diverged")).with_columns(kind=kind)
+    """All losses: the columns of runs, ``step``, ``kind``, ``readout``, both losses.
+
+    Without read-outs that some arms of a task do not have, as in older records: all
+    kinds are chosen from the same arms.
+    """
+    found = table.epochs.filter(~c("diverged")).with_columns(
+        kind=c("readout").str.split("-").list.first()
+    )
+    of_task = c("arm").n_unique().over("model")
+    return found.filter(c("arm").n_unique().over("model", "readout") == of_task)
 
 
 def chosen(table: Table) -> pl.DataFrame:
@@ -112,7 +122,7 @@ def results(table: Table) -> list[str | Picture | None]:
     has_bema = any(arm.name == "bema" for arm in own.study.arms)
     return [
         _METHOD + has_bema * _BEMA,
-        figures.forest(own, found, METRICS[0]),
+        *figures.forests(own, found, METRICS[0]),
         *markdown.comparisons(own, found, METRICS),
         *markdown.results(own, METRICS),
     ]
@@ -131,35 +141,64 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
 
 def _anytime(table: Table, model: str) -> Picture | None:
     own = compared(table)
-    rows = own.runs.with_columns(
-        task=c("model").str.split(", ").list.first(),
-        step=c("model").str.extract(r"(\d+) steps").cast(pl.Int64),
-    ).filter(c("task") == model)
-    if not len(rows):
-        return None
-    base = rows.filter(c("arm") == "decay").select("step", "seed", base="loss")
-    rows = rows.join(base, on=["step", "seed"]).with_columns(
-        difference=c("loss") - c("base")
+    found = (
+        tables.compare(own, METRICS)
+        .with_columns(
+            task=c("model").str.split(", ").list.first(),
+            step=c("model").str.extract(r"(\d+) steps").cast(pl.Int64),
+        )
+        .filter(
+            c("task") == model,
+            c("arm").is_in(["one", "last"]),
+            c("control") == "decay",
+            c("low").is_not_null(),
+        )
     )
-    figure = figures.figure(
-        f"Average of one run, minus a decay tuned for each horizon: {model}", 7, 4
+    if not len(found):
+        return None
+    figure = style.figure(
+        f"Does one averaged run replace a decay tuned for each length? {model}", 3.8
     )
     ax = figure.subplots()
-    ax.axhline(0, color=figures.BLACK, lw=1, label="decay, tuned for each horizon")
-    figures.lines(own, ax, rows.filter(c("arm").is_in(["one", "last"])), "step",
-                  "difference", first=("one", "last"))  # fmt: skip
+    label = "decay, tuned for each length (control)"
+    ax.axhline(0, color=style.BLACK, lw=1, label=label)
+    shows = []
+    for shift, arm, look, label in (
+        (0.98, "one", figures.COLORED[0], "average of one run"),
+        (1.02, "last", figures.COLORED[1], "last parameters, tuned rate"),
+    ):
+        rows = found.filter(c("arm") == arm)
+        ends = np.abs(rows.select(c("low", "high") - c("mean")).to_numpy()).T
+        ax.errorbar(
+            shift * rows["step"].to_numpy(),
+            rows["mean"],
+            ends,
+            marker="o",
+            ms=5,
+            lw=1.7,
+            capsize=3,
+            color=look.color,
+            ls=look.linestyle,
+            label=label,
+        )
+        means = ", ".join(f"{mean:+.3f}" for mean in rows["mean"])
+        shows.append(f"{label}: {means} nats")
     ax.set_xscale("log")
-    steps = sorted(rows["step"].unique())
-    ax.set_xticks(steps, [str(step) for step in steps])
+    steps = sorted(found["step"].unique())
+    ax.set_xticks(steps, [f"{step:,}" for step in steps])
     ax.minorticks_off()
-    figures.dress(ax, xlabel="steps", ylabel="held-out loss minus the decay's (nats)")
-    figures.legend(figure)
-    n = rows["seed"].n_unique()
+    style.dress(
+        ax,
+        xlabel="length of training (steps)",
+        ylabel="held-out loss minus the\ndecay's (nats; lower is better)",
+    )
+    n = figures.count(found["n"])
+    style.legend(figure, title=f"mean and 95 % interval, not corrected, n = {n}")
     return Picture(
         f"anytime-{model}",
         figure,
-        f"Mean of {n} seeds, and a band from the lowest to the highest. The decay is "
-        f"tuned for each horizon; below 0 is better than it.",
+        f"at {markdown.join(map(str, steps))} steps, {'; '.join(shows)}",
+        "Paired differences over the seeds. The decay is tuned for each length.",
     )
 
 

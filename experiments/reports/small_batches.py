@@ -12,7 +12,7 @@ _METHOD = (
     "cosine, to 0 (*rate to 0*), or not at all (*constant rate*). Each method has its "
     "peak rate chosen on a grid over two decades, by the mean of the last losses of "
     "seeds that are not reported; the grid is continued where the best rate is at its "
-    "edge. A seed sets the start and the batches, so that arms are paired. *At the "
+    "edge. A seed sets the start and the batches, so that arms are paired. *Matched "
     "rate of* a method: the base at that method's rate times its drift, at each step, "
     "where the drift follows a schedule; for Anderson acceleration, times the ratio of "
     "the lengths of all emitted updates and of what the base would have emitted "

@@ -8,7 +8,7 @@ from experiments.reports.cascade import gradient_picture, gradients
 from experiments.reports.tried_rates import sensitivity
 from experiments.studies.vanishing import DRAWN, METHODS
 from experiments.table import Table
-from training.run.plots import by_depth
+from training.run.layer_analysis import by_depth
 
 c = pl.col
 _RATES = (

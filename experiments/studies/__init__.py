@@ -9,6 +9,7 @@ from experiments.study import Study
 from training.errors import ConfigError
 
 NAMES = (
+    "head_to_head",
     "plp",
     "amplification",
     "together",

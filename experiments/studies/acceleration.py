@@ -93,7 +93,7 @@ def _alone(name: str, label: str, fields: dict[str, Any]) -> Arm:
 
 
 _ARMS = (
-    Arm(NONE, "none", {}),
+    Arm(NONE, "no technique", {}),
     _alone("bfloat16", "bfloat16", _BFLOAT16),
     _alone("float16", "float16", {"precision": "float16"}),
     _alone("split", "batch split in 2", {"batch_parts": 2}),

@@ -1,9 +1,9 @@
 """Decay without decaying: averages of a constant-rate run next to decayed runs.
 
-An arm is a learning rate. Its run has every read-out at four horizons, and every decay
-that starts from it, so that all differences are within a run. Settings are chosen on
-the seeds ``CHOICE_SEEDS`` and one half of the held-out data, and reported on the other
-seeds and the other half.
+An arm is a learning rate and a momentum. Its run has every read-out at four horizons,
+and every decay that starts from it, so that all differences are within a run. Settings
+are chosen on the seeds ``CHOICE_SEEDS`` and one half of the held-out data, and reported
+on the other seeds and the other half.
 """
 
 import math
@@ -16,9 +16,13 @@ from training.run.provenance import provenance
 
 CHOICE_SEEDS = (0, 1, 2)
 _SEEDS = 12
+_USUAL = 0.9
+# By optimizer and momentum. AdamW does better with short momentum in the study
+# small_batches.
 _RATES = {
-    "adamw": (0.0018, 0.0032, 0.0056, 0.01),
-    "nesterov": (0.0125, 0.025, 0.05, 0.1),
+    ("adamw", _USUAL): (0.0018, 0.0032, 0.0056, 0.01),
+    ("adamw", 0.5): (0.0032, 0.0056, 0.01, 0.018),
+    ("nesterov", _USUAL): (0.0125, 0.025, 0.05, 0.1),
 }
 _OPTIMIZERS = {
     "characters": "adamw",
@@ -34,7 +38,7 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
 
     Args:
       config: ``rate``, ``steps``, ``shapes`` and ``parts`` of the decays, ``model``
-        (the task) and ``seed``; ``data_dir``, if given.
+        (the task) and ``seed``; ``momentum`` and ``data_dir``, if given.
       tick: Called after each loss.
 
     Returns:
@@ -49,7 +53,9 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
         raise ConfigError(
             f"--models {config['model']}: choose from {', '.join(_OPTIMIZERS)}"
         )
-    task = tasks.make(config["model"], config.get("data_dir"))
+    task = tasks.make(
+        config["model"], config.get("data_dir"), config.get("momentum", _USUAL)
+    )
     rows: list[dict[str, Any]] = []
     count = len(courses.HORIZONS) * (
         19 + 2 * len(config["shapes"]) * len(config["parts"])
@@ -77,14 +83,19 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     return Outcome({"loss": last, "steps": config["steps"], **provenance()}, rows, {})
 
 
+def _arm(optimizer: str, rate: float, momentum: float) -> Arm:
+    name, label = f"{optimizer}-{rate:g}", f"rate {rate:g}"
+    fields = {"rate": rate}
+    if momentum != _USUAL:
+        name, label = f"{name}-{momentum:g}", f"{label}, momentum {momentum:g}"
+        fields["momentum"] = momentum
+    models = tuple(m for m, o in _OPTIMIZERS.items() if o == optimizer)
+    return Arm(name, label, fields, models=models)
+
+
 _ARMS = tuple(
-    Arm(
-        f"{optimizer}-{rate:g}",
-        f"rate {rate:g}",
-        {"rate": rate},
-        models=tuple(m for m, name in _OPTIMIZERS.items() if name == optimizer),
-    )
-    for optimizer, rates in _RATES.items()
+    _arm(optimizer, rate, momentum)
+    for (optimizer, momentum), rates in _RATES.items()
     for rate in rates
 )
 _DECAYS = {"shapes": list(courses.SHAPES), "parts": list(courses.PARTS)}

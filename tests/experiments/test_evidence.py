@@ -29,8 +29,8 @@ def test_pages_have_the_tables_of_the_records(tmp_path):
 def test_evidence_is_judged_by_the_strongest_control_and_sorted(monkeypatch):
     def row(arm, control, mean, verdict):
         return {"metric": "loss", "model": "m", "arm": arm, "control": control, "n": 9,
-                "mean": mean, "low": mean - 1, "high": mean + 1,
-                "verdict": verdict}  # fmt: skip
+                "mean": mean, "low": mean - 1, "high": mean + 1, "spread": 0.5,
+                "against": control.upper(), "verdict": verdict}  # fmt: skip
 
     found = pl.DataFrame(
         [
@@ -52,6 +52,9 @@ def test_evidence_is_judged_by_the_strongest_control_and_sorted(monkeypatch):
     frame = evidence.collect(Path(), claims)
     assert frame["method"].to_list() == ["b", "a", "c"]
     assert frame["mean"].to_list() == [-1.0, 0.5, 4.0]
+    assert frame["effect"].to_list() == [-2.0, 1.0, 8.0]
+    assert frame["difference"].to_list()[0] == "-1.000 nats"
+    assert frame["against"].to_list() == ["MATCHED", "MATCHED", "BASE"]
     assert frame["matched"].to_list() == [
         "**-1.000 nats [-2.000, +0.000]**",
         "+0.500 nats [-0.500, +1.500]",

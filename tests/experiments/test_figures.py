@@ -1,15 +1,24 @@
-"""Pictures: what is drawn where, in which colour."""
+"""Pictures: what is drawn where, in which colour; and that all can be read."""
+
+import dataclasses
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from matplotlib.colors import to_hex
+from PIL import Image
 
-from experiments import figures, studies, table
+from experiments import evidence, figures, report, studies, table
 from experiments.reports import mechanism as mechanism_report
 from experiments.statistics import BETTER, TOO_FEW
 from experiments.table import ACCURACY
-from tests.support.reports import diverge, make, run, table_of
+from tests.support.pictures import assert_legible
+from tests.support.reports import PAIR, diverge, make, run, table_of
+from training.run import style
+
+RESULTS = Path(__file__).parents[2] / "results"
+COMMITTED = sorted(p.parent for p in RESULTS.glob("*/*/records.jsonl"))
 
 
 def lines_of(ax):
@@ -27,15 +36,17 @@ def two(gain, seeds=6):
 
 @pytest.mark.parametrize(
     ("gain", "seeds", "verdict", "color"),
-    [(0.1, 6, BETTER, figures.BLUE), (0.1, 3, TOO_FEW, figures.GREY)],
+    [(0.1, 6, BETTER, style.BLUE), (0.1, 3, TOO_FEW, style.GREY)],
 )
 def test_a_forest_plot_shows_mean_interval_verdict_and_evidence(
     gain, seeds, verdict, color
 ):
     made = table_of(two(gain, seeds))
     found = table.compare(made)
-    figure = figures.forest(made, found, ACCURACY).figure
+    (picture,) = figures.forests(made, found, ACCURACY)
+    figure = picture.figure
     (ax,) = figure.axes
+    assert picture.shows == f"minus old way: 1 {verdict}"
     row = found.row(0, named=True)
     _, interval, dot = ax.get_lines()
     assert list(interval.get_xdata()) == [row["low"], row["high"]]
@@ -44,7 +55,8 @@ def test_a_forest_plot_shows_mean_interval_verdict_and_evidence(
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [verdict]
     corrected = ", corrected over 1 comparisons" if seeds == 6 else ""
-    assert legend.get_title().get_text() == f"95 % interval, n = {seeds}{corrected}"
+    title = f"mean and 95 % interval, n = {seeds}{corrected}"
+    assert legend.get_title().get_text() == title
 
 
 def test_an_extreme_arm_does_not_flatten_the_others():
@@ -53,12 +65,35 @@ def test_an_extreme_arm_does_not_flatten_the_others():
         record.result["test_accuracy"] -= 50 * (record.arm == "average")
     made = table_of(records, study)
     found = table.compare(made)
-    (ax,) = figures.forest(made, found, ACCURACY).figure.axes
+    (picture,) = figures.forests(made, found, ACCURACY)
+    ax, _ = picture.figure.axes
     low, high = ax.get_xlim()
     others = found.filter(pl.col("arm") != "average", metric="test_accuracy")
     assert low > -2000
     assert (others["mean"].is_between(low, high)).all()
     assert any(text.get_text().strip().startswith("-5e+03") for text in ax.texts)
+
+
+def test_the_strongest_of_the_other_controls_has_a_panel_and_a_name():
+    """Of three controls the second and the third are rivals of the first, the base."""
+    arm = dataclasses.replace(PAIR.arms[1], matched="fast")
+    more = [dataclasses.replace(PAIR.arms[0], name=n, label=n) for n in ("fast", "far")]
+    study = dataclasses.replace(
+        PAIR, arms=(PAIR.arms[0], arm, *more), extra_comparisons=[("new", "far")]
+    )
+    values = {"old": 0.5, "new": 0.6, "fast": 0.7, "far": 0.8}
+    records = [
+        run(name, s, test_accuracy=value + 1e-3 * s * s * (name == "new"))
+        for name, value in values.items()
+        for s in range(6)
+    ]
+    made = table_of(records, study)
+    (picture,) = figures.forests(made, table.compare(made), ACCURACY)
+    assert picture.shows == "minus old way: 1 better; minus far: 1 worse"
+    records = [r for r in records if r.arm != "far"]
+    made = table_of(records, study)
+    (picture,) = figures.forests(made, table.compare(made), ACCURACY)
+    assert picture.shows == "minus old way: 1 better; minus its matched rate: 1 worse"
 
 
 def test_curves_are_differences_with_four_arms_in_colour():
@@ -67,13 +102,13 @@ def test_curves_are_differences_with_four_arms_in_colour():
     made = table_of(records, study)
     arms = [arm.name for arm in study.arms if not arm.group]
     picture = figures.curves(made, "tiny", arms, "sgd", "loss")
-    assert picture.title == "Loss minus that of: SGD, tiny on digits"
+    assert picture.title == "Loss minus that of SGD, tiny on digits"
     assert "In grey: Lookahead; window average." in picture.caption
     assert "Diverged: PLP, period 3 1 of 3." in picture.caption
     _, validation = picture.figure.axes
     drawn = lines_of(validation)
     assert {"others", "SGD (control)", "PLP, period 4"} <= set(drawn)
-    colors = {line.get_color() for line in validation.get_lines()} - {figures.BLACK}
+    colors = {line.get_color() for line in validation.get_lines()} - {style.BLACK}
     assert len(colors - {figures.OTHERS.color}) == 4
     losses = {
         arm: np.array(
@@ -107,11 +142,67 @@ def test_curvature_is_drawn_for_the_regimes_that_were_run():
 
 
 def test_a_legend_is_not_wider_than_its_figure():
-    figure = figures.figure("title", width=6)
+    figure = style.figure("title", 4, width=6)
     ax = figure.subplots()
     for i in range(9):
         ax.plot([0, 1], label=f"a method with a name of some length, number {i}")
-    figures.legend(figure)
+    style.legend(figure)
     (drawn,) = figure.legends
     assert len(drawn.get_texts()) == 9
     assert drawn.get_window_extent().width <= figure.bbox.width
+
+
+# -- Whether it can be read ------------------------------------------------------------
+
+
+def pictures_of(name):
+    """The pictures of a committed report, by their names."""
+    loaded = table.load(RESULTS / name)
+    own = report.own(loaded.study)
+    metrics = report.metrics_of(loaded.study)
+    found = table.compare(loaded, metrics)
+    blocks = [
+        *(figures.forests(loaded, found, metrics[0]) if len(found) else ()),
+        *getattr(own, "sections", report._curves)(loaded, found),
+        *getattr(own, "results", lambda table: ())(loaded),
+    ]
+    return {b.name: b for b in blocks if isinstance(b, figures.Picture)}
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ("quick/small_batches", "differences-loss-characters"),
+        ("quick/sequential", "differences-test-error-mackey-glass-17"),
+        ("quick/plp", "loss-googlenet"),
+        ("quick/readouts", "anytime-characters"),
+        ("quick/cascade", "gradients-resnet18"),
+        ("quick/mechanism", "curvature-tiny"),
+    ],
+)
+def test_a_picture_of_each_kind_can_be_read(record, name):
+    assert_legible(pictures_of(record)[name].figure)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("record", COMMITTED)
+def test_all_pictures_of_reports_can_be_read(record):
+    for picture in pictures_of(record).values():
+        assert_legible(picture.figure)
+
+
+def test_the_picture_of_the_evidence_can_be_read():
+    first = {claim.method: claim for claim in reversed(evidence.CLAIMS)}
+    assert_legible(evidence.draw(evidence.collect(RESULTS, [*first.values()])))
+
+
+def test_a_saved_picture_keeps_the_colours_of_its_markers(tmp_path):
+    """A palette of the most frequent colours made two verdicts one."""
+    made = table_of(two(0.1))
+    (picture,) = figures.forests(made, table.compare(made), ACCURACY)
+    path = tmp_path / "picture.png"
+    figures.save(picture.figure, path)
+    with Image.open(path) as image:
+        colors = {color for _, color in image.convert("RGB").getcolors()}
+    blue = tuple(int(style.BLUE[i : i + 2], 16) for i in (1, 3, 5))
+    assert min(np.abs(np.subtract(color, blue)).max() for color in colors) < 8

@@ -21,6 +21,7 @@ from tests.support.reports import (
     tables_of,
     without_validation,
 )
+from training.run import style
 
 RESULTS = Path(__file__).parents[2] / "results"
 COMMITTED = sorted(path.parent for path in RESULTS.glob("*/*/records.jsonl"))
@@ -30,8 +31,8 @@ TRAINED = [name for name in studies.NAMES if studies.load(name).execute is None]
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Laying out and drawing takes most of the time."""
-    monkeypatch.setattr(figures, "legend", lambda *arguments, **options: None)
-    monkeypatch.setattr(report, "_save", lambda figure, path: path.touch())
+    monkeypatch.setattr(style, "legend", lambda *arguments, **options: None)
+    monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
 
 
 def write(study, header, records, folder):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from training.run import display, plots
+from tests.support.pictures import assert_legible
+from training.run import display, plots, style
 from training.run.display import (
     ProgressBar,
     epoch_header,
@@ -260,20 +261,20 @@ def test_standard_output_may_go_away(monkeypatch, how, output):
 
 @pytest.fixture(autouse=True)
 def _drawn_pictures(monkeypatch):
-    monkeypatch.setattr(plots, "Figure", Figure)
+    monkeypatch.setattr(style, "Figure", Figure)
 
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
     """Draws, checks the file, and returns the figure."""
     figures = []
-    make = plots.Figure
+    make = style.Figure
 
     def figure(*arguments, **options):
         figures.append(make(*arguments, **options))
         return figures[-1]
 
-    monkeypatch.setattr(plots, "Figure", figure)
+    monkeypatch.setattr(style, "Figure", figure)
 
     def draw(function, history):
         path = tmp_path / "picture.png"
@@ -353,7 +354,7 @@ def test_text_of_the_user_is_no_markup(tmp_path, monkeypatch, title):
     plots.draw_confusion(tmp_path / "a.png", np.ones((5, 5), int), names, title)
     plots.draw_curves(tmp_path / "b.png", history([1.0]), title)
     labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
-    assert labels == ["$x", "y$ $", "2", "3", "longlonglonglonglonglonglongl\u2026"]
+    assert labels == ["$x", "y$ $", "2", "3", "longlonglonglonglon\u2026"]
     shown = "??" if "\t" in title else title
     assert [figure.get_suptitle() for figure in figures] == [shown] * 2
     texts = [figures[0].axes[0].get_yticklabels(), [figures[1]._suptitle]]
@@ -395,6 +396,32 @@ def test_watched_layers_are_drawn_by_depth_and_epoch(drawn):
     shown = ax.images[0].get_array()
     assert shown.mask.tolist() == [[True, True], [False, False]]
     assert shown[1].tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("classes", [10, 18, 100])
+def test_pictures_of_a_run_can_be_read(tmp_path, monkeypatch, classes):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    rng = np.random.default_rng(0)
+    confusion = rng.integers(0, 9, (classes, classes)) + 99 * np.eye(classes, dtype=int)
+    names = [f"a class with a long name, {i}" for i in range(classes)]
+    layers = [f"stage{i}/block0/shortcut/conv" for i in range(classes)]
+    rows = [
+        {"layer": n, "score": 0.1, "noise_floor": 0.05, "z_score": 0.0, "snr": 0.1}
+        for n in layers
+    ]
+    of_layers = [{"amplified": layers[:2], "analysis": rows, "layers": rows}]
+    stages = [
+        m | {"stage": i // 2, "block": f"stage{i // 2}/block0"} | of_layers[0]
+        for i, m in enumerate(history([2.0, 1.0, 1.5, 1.4]))
+    ]
+    title = "resnet18 on digits, PLP, seed 0"
+    plots.draw_confusion(tmp_path / "c.png", confusion, names, title)
+    for draw in (plots.draw_curves, plots.draw_amplification, plots.draw_layers):
+        draw(tmp_path / "p.png", stages, title)
+    assert len(figures) == 4
+    for figure in figures:
+        assert_legible(figure)
 
 
 def test_without_an_analysis_nothing_is_drawn(tmp_path):

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
-
-# Figure, not pyplot: no global state, no display, and a quicker import.
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from training.run import style
 from training.run.layer_analysis import by_depth
 
-COLORS = {
-    "train": "#0072B2",
-    "validation": "#D55E00",
-    "average_validation": "#009E73",
-    "test": "#CC79A7",
-}  # Okabe and Ito, colour-blind safe
+_LOOKS = {
+    "train": (style.BLUE, "-"),
+    "validation": (style.VERMILION, "--"),
+    "average_validation": (style.GREEN, "-."),
+    "test": (style.PURPLE, ":"),
+}
+
+
+_LONGEST = 20  # characters of a class's name
 
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -32,7 +32,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
       history: The run's metrics, one entry an epoch.
       title: Describes the run.
     """
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure = style.figure(title, 3.9)
     axes = figure.subplots(1, 2)
     epochs = [metrics["epoch"] for metrics in history]
     # The result of a cascade is the network of its last stage.
@@ -40,25 +40,23 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     validated = [m for m in last if m["validation_loss"] is not None]
     best = min(validated, key=lambda m: m["validation_loss"], default=None)
     for ax, name, unit in zip(axes, ("loss", "accuracy"), (" (nats)", ""), strict=True):
-        for part, color in COLORS.items():
+        style.dress(ax, xlabel="epoch", ylabel=f"{name}{unit}")
+        for part, (color, ls) in _LOOKS.items():
             values = [metrics.get(f"{part}_{name}") for metrics in history]
             if any(value is not None for value in values):
                 label = part.replace("_", ", ")
-                ax.plot(epochs, values, color=color, label=label, marker=".", ms=4)
+                ax.plot(epochs, values, marker=".", color=color, ls=ls, label=label)
         if best is not None:
-            ax.axvline(best["epoch"], color="0.6", ls=":", lw=1.2, label="best epoch")
-        ax.set(xlabel="epoch", ylabel=f"{name}{unit}")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.grid(alpha=0.3)
-        ax.legend(frameon=False)
+            ax.axvline(best["epoch"], color=style.GREY, lw=1, label="best epoch")
         ax.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         _mark_stages(ax, [m for m in history if "stage" in m])
     low, high = axes[0].get_ylim()
     if (low > 0 and high > 10 * low) or low <= 0:
         # The losses of the first epochs would flatten the rest.
         axes[0].set_yscale("log")
+        style.number_logarithms(axes[0].yaxis)
     axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    _set_title(figure, title)
+    style.legend(figure)
     figure.savefig(path)
 
 
@@ -75,14 +73,17 @@ def _mark_stages(ax: Axes, history: Sequence[Mapping[str, Any]]) -> None:
             ((first + last) / 2, 1.01),
             xycoords=("data", "axes fraction"),
             rotation=60,
-            fontsize=6,
+            fontsize=style.SMALL,
         )
 
 
 def draw_confusion(
     path: Path, confusion: np.ndarray, label_names: Sequence[str], title: str
 ) -> None:
-    """Draws a confusion matrix, and the classes that are confused most.
+    """Draws which classes are recognised, and which are confused most.
+
+    Up to 20 classes have a matrix, with the numbers of examples up to 12; of more, the
+    20 that are recognised least are drawn.
 
     Args:
       path: The PNG file to write.
@@ -91,37 +92,63 @@ def draw_confusion(
       label_names: One name a class.
       title: Describes the run.
     """
-    classes = len(label_names)
-    figure = Figure(figsize=(12, 5.6), dpi=120, layout="constrained")
-    matrix, most = figure.subplots(1, 2, width_ratios=(1.2, 1))
-    parts = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    parts, confusion = parts[:, :classes], confusion[:, :classes]
-    image = matrix.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=matrix, label="part of the label's examples")
-    if classes <= 30:
-        names = _shown(label_names)
-        matrix.set_xticks(range(classes), names, rotation=90, fontsize=8, **_LITERAL)
-        matrix.set_yticks(range(classes), names, fontsize=8, **_LITERAL)
-    if classes <= 12:
-        for row, column in np.argwhere(confusion):
-            color = "white" if parts[row, column] > 0.5 else "black"
-            text = f"{confusion[row, column]:,}"
-            matrix.text(
-                column, row, text, ha="center", va="center", color=color, fontsize=8
-            )
-    matrix.set(xlabel="prediction", ylabel="label", title="confusion matrix")
+    classes, names = len(label_names), _shown(label_names)
+    examples = confusion.sum(1)
+    confusion = confusion[:, :classes]
+    rates = confusion / np.maximum(examples, 1)[:, None]
+    figure = style.figure(title, 5.2)
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    if classes <= 20:
+        _draw_matrix(left, confusion, rates, names)
+    else:
+        recall, seen = np.diagonal(rates), np.flatnonzero(examples)
+        worst = seen[np.argsort(recall[seen], kind="stable")][:20]
+        _draw_bars(left, [
+            (names[i], recall[i], f"{confusion[i, i]:,} of {examples[i]:,}")
+            for i in worst
+        ])  # fmt: skip
+        least = f"{len(worst)} of {classes} classes recognised least"
+        style.dress(left, xlabel="recognised", ylabel="", title=least)
+        left.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     wrong = confusion - np.diag(np.diagonal(confusion))
-    rows, columns = np.unravel_index(np.argsort(-wrong, axis=None)[:15], wrong.shape)
-    shown = [(i, j) for i, j in zip(rows, columns, strict=True) if wrong[i, j]]
-    label_names = _shown(label_names)
-    names = [f"{label_names[i]} as {label_names[j]}" for i, j in shown]
-    most.barh(range(len(shown)), [wrong[i, j] for i, j in shown], color=COLORS["train"])
-    most.set_yticks(range(len(shown)), names, fontsize=8, **_LITERAL)
-    most.invert_yaxis()
-    most.xaxis.set_major_locator(MaxNLocator(integer=True))
-    most.set(xlabel="examples", title="confused most often")
-    _set_title(figure, title)
+    most = np.argsort(-wrong, axis=None, kind="stable")[: 20 if classes > 20 else 12]
+    labelled, predicted = np.unravel_index(most[wrong.flat[most] > 0], wrong.shape)
+    _draw_bars(right, [
+        (f"{names[i]} as {names[j]}", wrong[i, j], f"{rates[i, j]:.0%}")
+        for i, j in zip(labelled, predicted, strict=True)
+    ])  # fmt: skip
+    title = "confused most often"
+    style.dress(right, xlabel="examples, % of label", ylabel="", title=title)
     figure.savefig(path)
+
+
+def _draw_matrix(
+    ax: Axes, confusion: np.ndarray, rates: np.ndarray, names: Sequence[str]
+) -> None:
+    style.dress(ax, xlabel="prediction", ylabel="label",
+                title="examples and % of the label's")  # fmt: skip
+    ax.grid(visible=False)
+    ax.imshow(rates, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    classes = range(len(names))
+    ax.set_xticks(classes, names, rotation=90, **style.LITERAL)
+    ax.set_yticks(classes, names, **style.LITERAL)
+    for row, column in np.argwhere(confusion):
+        text = f"{100 * rates[row, column]:.0f}"
+        if len(names) <= 12:
+            text = f"{confusion[row, column]:,}\n{text} %"
+        ax.text(column, row, text, ha="center", va="center", fontsize=style.SMALL - 2,
+                color="white" if rates[row, column] > 0.5 else "black")  # fmt: skip
+
+
+def _draw_bars(ax: Axes, bars: Sequence[tuple[str, float, str]]) -> None:
+    """Bars from top to bottom: their names, lengths, and what is written at the end."""
+    names, lengths, texts = zip(*bars, strict=True) if bars else ((), (), ())
+    drawn = ax.barh(range(len(bars)), lengths, color=style.BLUE)
+    ax.bar_label(drawn, texts, padding=2, fontsize=style.SMALL - 1)
+    ax.set_yticks(range(len(bars)), names, **style.LITERAL)
+    ax.margins(x=0.2)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.invert_yaxis()
 
 
 def draw_amplification(
@@ -139,16 +166,17 @@ def draw_amplification(
         return
     names = by_depth([row["layer"] for row in analyses[0]["analysis"]])
     amplified = np.array([[n in m["amplified"] for m in history] for n in names])
-    figure = Figure(
-        figsize=(11, 1.8 + 0.22 * len(names)), dpi=120, layout="constrained"
-    )
-    when, scores = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    figure = style.figure(title, 2.2 + 0.2 * len(names))
+    when, scores = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
+    style.dress(when, xlabel="epoch", ylabel="", title="amplified layers (blue)")
+    when.grid(visible=False)
+    style.dress(scores, xlabel="score", ylabel="", title="agreement of gradients")
     first, last = history[0]["epoch"], history[-1]["epoch"]
     when.imshow(
         amplified,
         aspect="auto",
         interpolation="nearest",
-        cmap=ListedColormap(["white", COLORS["train"]]),
+        cmap=ListedColormap(["white", style.BLUE]),
         vmin=0,
         vmax=1,
         extent=(first - 0.5, last + 0.5, len(names) - 0.5, -0.5),
@@ -172,21 +200,15 @@ def draw_amplification(
     scores.plot(
         [floor[name] for name in names],
         range(len(names)),
-        color=COLORS["validation"],
+        color=style.VERMILION,
         ls="--",
         lw=1.2,
         label="noise floor",
     )
-    when.set(xlabel="epoch", title="amplified layers (blue)")
-    when.set_yticks(range(len(names)), names, fontsize=7)
-    when.xaxis.set_major_locator(MaxNLocator(integer=True))
-    when.legend(loc="upper left", fontsize=7)
-    scores.set(xlabel="score", title="agreement of gradients", xlim=(0, None))
-    scores.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    for ax in (when, scores):
-        ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.grid(axis="y", alpha=0.25)
-    _set_title(figure, title)
+    when.set_yticks(range(len(names)), names)
+    when.set_ylim(len(names) - 0.5, -0.5)
+    scores.set_xlim(0, None)
+    style.legend(figure)
     figure.savefig(path)
 
 
@@ -206,9 +228,11 @@ def draw_layers(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     values = np.array(
         [[c.get(name) for c in columns] for name in names], float
     )  # None is NaN
-    height = min(0.22 * len(names), 8.0)
-    figure = Figure(figsize=(8, 2 + height), dpi=120, layout="constrained")
+    figure = style.figure(title, 1.8 + min(0.2 * len(names), 8.0))
     ax = figure.subplots()
+    what = "a layer's gradient in one step: signal (bright) or noise (dark)"
+    style.dress(ax, xlabel="epoch", ylabel="", title=what)
+    ax.grid(visible=False)
     ax.set_facecolor("0.85")  # where there is no number
     first, last = watched[0]["epoch"], watched[-1]["epoch"]
     image = ax.imshow(
@@ -219,38 +243,19 @@ def draw_layers(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
         norm=LogNorm(1e-3, 1, clip=True),
         extent=(first - 0.5, last + 0.5, len(names) - 0.5, -0.5),
     )
-    bar = figure.colorbar(image, ax=ax, extend="both", label="signal-to-noise ratio")
+    bar = figure.colorbar(image, ax=ax, extend="both")
+    bar.set_label("signal-to-noise ratio", fontsize=style.TEXT)
     bar.set_ticks(
         [1e-3, 1e-2, 1e-1, 1],
         labels=["0.001: noise", "0.01", "0.1", "1: signal"],
+        fontsize=style.SMALL,
     )
-    ax.set(
-        xlabel="epoch",
-        title="a layer's gradient in one step: signal (bright) or noise (dark)",
-    )
-    size = min(7.0, 60 * height / len(names))  # points
-    ax.set_yticks(range(len(names)), names, fontsize=size)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _set_title(figure, title)
+    every = -(-len(names) // 40)  # so that names do not overlap
+    ax.set_yticks(range(0, len(names), every), names[::every])
     figure.savefig(path)
-
-
-# Text of the user's is no mathematics and no TeX.
-_LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False}
-_LONGEST = 30
-
-
-def _set_title(figure: Figure, title: str) -> None:
-    shown = "".join(c if _has_glyphs(c) else "?" for c in title)
-    figure.suptitle(shown, **_LITERAL)
 
 
 def _shown(names: Sequence[str]) -> list[str]:
     """Names of classes, shortened; the number of one that the font cannot show."""
     short = [n if len(n) <= _LONGEST else f"{n[: _LONGEST - 1]}\u2026" for n in names]
-    return [n if _has_glyphs(n) else str(number) for number, n in enumerate(short)]
-
-
-def _has_glyphs(text: str) -> bool:
-    font = get_font(findfont(FontProperties()))
-    return text.isprintable() and all(font.get_char_index(ord(c)) for c in text)
+    return [n if style.has_glyphs(n) else str(i) for i, n in enumerate(short)]

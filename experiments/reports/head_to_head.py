@@ -1,0 +1,44 @@
+"""The report of all methods on one network: curves, and how rates were chosen."""
+
+import polars as pl
+
+from experiments import figures
+from experiments.figures import Picture
+from experiments.reports.tried_rates import sensitivity
+from experiments.studies.head_to_head import METHODS, NOOP, RATES, SGD
+from experiments.table import Table
+
+_RATES = (
+    "The rate of SGD warms up and falls to 0 by half a cosine; that of the average "
+    "warms up and stays. Amplification follows its paper's strategy: the rate is "
+    "divided by ten after two thirds of the epochs, and layers are amplified in the "
+    "middle. The peak rate of these three ({chosen}) is one of {rates}, chosen at "
+    "scale tune by the validation loss of a seed that is not reported. The other "
+    "methods train at the rate of their base. *Matched rate of* a method: the base at "
+    "that rate times how much further the method moves on steady updates. Before each "
+    "evaluation batch statistics are computed again, "
+    "for all arms in the same way."
+)
+# As many arms as a panel takes, next to the control.
+_DRAWN = ("plp", "lookahead", "constant", "noise")
+
+
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+    """Curves by epoch, and rates; at scale tune losses by rate."""
+    if not len(found):
+        return ["## Sensitivity to the learning rate", sensitivity(table, METHODS)]
+    chosen = ", ".join(
+        f"{method.label} {method.rate:g}" for method in METHODS.values() if method.rates
+    )
+    amplified = [name for name, method in METHODS.items() if method.base == NOOP]
+    return [
+        "## Curves",
+        *(
+            figures.curves(table, model, arms, control, metric)
+            for model in table.models
+            for arms, control in ((_DRAWN, SGD), (amplified, NOOP))
+            for metric in ("accuracy", "loss")
+        ),
+        "## Chosen rates",
+        _RATES.format(chosen=chosen, rates=", ".join(map(str, RATES))),
+    ]

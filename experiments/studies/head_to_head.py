@@ -1,0 +1,108 @@
+"""Every method on one network that converges, each against its strongest control."""
+
+from typing import Any
+
+from experiments import tried_rates
+from experiments.rates import matched, paper_strategy
+from experiments.study import Comparison, Scale, Study
+from experiments.tried_rates import TUNING_SEED, Method
+from training.settings.config import Config
+
+RATES = (0.025, 0.05, 0.1, 0.2, 0.4)
+SGD, NOOP, CONSTANT = "sgd", "noop", "constant"
+
+
+def _strategy(config: Config, rate: float) -> dict[str, str]:
+    return paper_strategy(config.epochs, rate)
+
+
+def _amplified(label: str, base: str | None = NOOP, **fields: Any) -> Method:
+    fields = {"method": "amplify", **fields}
+    rates = RATES if base is None else ()
+    return Method(label, 0.1, rates, fields, base=base, derived=_strategy)
+
+
+METHODS = {
+    SGD: Method("SGD", 0.1, RATES),
+    "plp": Method(
+        "PLP, period 4", 0.1, (), {"method": "plp"}, base=SGD, drift=float(matched())
+    ),
+    "lookahead": Method(
+        "Lookahead", 0.1, (), {"method": "lookahead"}, base=SGD, drift=0.5
+    ),
+    "noise": Method(
+        "noise-adaptive rates", 0.1, (), {"method": "noise-adaptive"}, base=SGD
+    ),
+    CONSTANT: Method(
+        "power average, constant rate",
+        0.1,
+        RATES,
+        {"schedule": "constant", "average": "power"},
+        base=SGD,
+    ),
+    NOOP: _amplified("amplification by 1", None, amplify_factor=1.0),
+    "g2-case1": _amplified("g2 case 1"),
+    "random": _amplified("random layers", amplify_select="random", amplify_ratio=0.1),
+    "all": _amplified("all layers", amplify_select="all"),
+}
+_COMPARED = tried_rates.compared(METHODS)
+_TRIED = tried_rates.tried(METHODS)
+_NAMES = tuple(arm.name for arm in _COMPARED)
+_CONVERGED: dict[str, Any] = {
+    "dataset": "cifar100",
+    "width": 16,
+    "stem": "imagenet",
+    "batch_size": 128,
+    "epochs": 24,
+    "validation_fraction": 0.1,
+    "augment": True,
+    "precise_bn": 16,  # on both sides: an average has no running statistics
+}
+
+STUDY = Study(
+    name="head_to_head",
+    title="Every method on one network that converges",
+    question="On a network that is trained until it generalises: does any method lower "
+    "the loss or raise the accuracy, compared with SGD at its tuned rate and with its "
+    "strongest control?",
+    fields={"method": "none", "optimizer": "nesterov", "schedule": "cosine"},
+    arms=(*_COMPARED, *_TRIED),
+    scales=(
+        Scale(
+            "full",
+            models=("resnet18",),
+            seeds=5,
+            fields={
+                **_CONVERGED,
+                "width": 64,
+                "stem": "cifar",
+                "epochs": 100,
+            },
+            arms=_NAMES,
+        ),
+        Scale(
+            "converged", models=("resnet18",), seeds=5, fields=_CONVERGED, arms=_NAMES
+        ),
+        Scale(
+            "quick",
+            models=("tiny",),
+            seeds=6,
+            fields={"dataset": "digits", "width": 8, "batch_size": 64, "epochs": 10,
+                    "precise_bn": 16},
+            arms=_NAMES,
+        ),
+        Scale(
+            "tune",
+            models=("resnet18",),
+            seeds=1,
+            fields=_CONVERGED,
+            arms=tuple(arm.name for arm in _TRIED),
+            first_seed=TUNING_SEED,
+        ),
+    ),
+    extra_comparisons=(
+        Comparison(NOOP, SGD),
+        *(Comparison("g2-case1", other) for other in ("random", "all", SGD)),
+        Comparison("noise", "g2-case1"),
+    ),
+)  # fmt: skip
