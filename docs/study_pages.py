@@ -93,10 +93,12 @@ def page(report: str, place: str) -> str:
         main += [table - 1, *_with_note(blocks, table)]  # with its title
         blocks[table] = f'<div class="long">\n\n{blocks[table]}\n\n</div>'
     sections: list[list[str]] = [[]]
-    for i, block in enumerate(blocks):
+    for block in (block for i, block in enumerate(blocks) if i not in main):
         if block.startswith("## "):
-            sections.append([])
-        if i not in main:
+            sections.append([block])
+        elif block.startswith("![") and len(sections) == 2:  # after the conclusions
+            sections.append(["## More pictures", block])
+        else:
             sections[-1].append(block)
     head, conclusions, *folded = sections
     name = title.removeprefix("# ")
