@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,19 @@ def test_every_public_transformation_is_under_contract():
     }
     assert len(factories) >= 10
     assert factories == {case.factory for case in CASES.values()}
+
+
+REPORTS = sorted((ROOT / "results").glob("*/*/report.md"))
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda path: path.parent.name)
+def test_the_page_of_a_study_has_all_of_its_report(report):
+    write = runpy.run_path(str(ROOT / "docs" / "study_pages.py"))["page"]
+    text = report.read_text().strip()
+    page = write(text, "/".join(report.parts[-3:-1]))
+    blocks = [block for block in text.split("\n\n") if not block.startswith("#")]
+    assert [b for b in blocks if text.count(b) != page.count(b)] == []
+    assert page.count("<details>") == page.count("</details>") > 0
 
 
 @pytest.mark.slow
