@@ -96,12 +96,15 @@ def write(docs: Path) -> None:
             link = f"[{title}](../methods/{card}.md)"
             for name in names.split():
                 is_class = name.rpartition(".")[2][0].isupper()
-                entries = [name, *others.get(name, ())]
+                known = others.get(name, [])
+                # "Polyak" alone finds Polyak averaging.
+                people = [m[0] for n in known if (m := re.match(r"[A-Z][a-z]+\b", n))]
+                also = f" Also known as {', '.join(known)}." if known else ""
                 (folder / f"plp_optax.{name}.md").write_text(
                     _PAGE.format(
                         short=name,
-                        index=", ".join(f"! {entry}" for entry in entries),
-                        card=f"Method: {link}.",
+                        index=", ".join(f"! {n}" for n in [name, *known, *people]),
+                        card=f"Method: {link}.{also}",
                         directive="autoclass" if is_class else "autofunction",
                         name=name,
                     )
@@ -132,12 +135,9 @@ def _summary(name: str) -> str:
 def _names_of_others(page: Path) -> dict[str, list[str]]:
     """What others call a name: the table "You know it as", for the search."""
     table = page.read_text().split("<!-- names: begin -->")[1].split("<!-- names")[0]
-    found = {}
+    found: dict[str, list[str]] = {}
     for row in table.splitlines():
         if match := re.match(r"\| (.*?) \| .*?`~?plp_optax\.(.*?)`", row):
             names = re.sub(r" \(.*?\)|`", "", match[1]).split(", ")
-            # "Polyak" alone finds Polyak averaging.
-            people = [m[0] for n in names if (m := re.match(r"[A-Z][a-z]+\b", n))]
-            known = found.get(match[2], ())
-            found[match[2]] = list(dict.fromkeys([*known, *names, *people]))
+            found.setdefault(match[2], []).extend(names)
     return found

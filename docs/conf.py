@@ -37,11 +37,11 @@ extensions = [
 ]
 html_theme = "sphinx_book_theme"
 # Where the repository is: REPOSITORY=https://... sphinx-build ...; pages link to it.
-repository = os.environ.get("REPOSITORY", "")
+repository = os.environ.get("REPOSITORY")
+link = {"name": "Repository", "url": repository, "icon": "fa-solid fa-code-branch"}
 html_theme_options = {
     "navbar_persistent": [],  # search is in the side bar
-    "repository_url": repository,
-    "use_repository_button": bool(repository),
+    "icon_links": [link] if repository else [],
 }
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
