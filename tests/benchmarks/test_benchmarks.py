@@ -20,7 +20,7 @@ from benchmarks import (
     trainer_overhead,
 )
 from training import recipe
-from training.engine import feed
+from training.engine import feed, parallel
 
 BATCH = 16
 NETWORK = {"model": "tiny", "width": 2, "batch_size": BATCH}
@@ -224,14 +224,15 @@ def test_committed_records_can_be_shown():
         assert len({line.count("|") for line in lines}) == 1
 
 
-def run_command(monkeypatch, *flags):
+def run_command(monkeypatch, *flags, **options):
     """Runs a benchmark that returns its flags, and returns them as they were given."""
     given = {}
     monkeypatch.setattr(sys, "argv", ["benchmark", *flags])
     monkeypatch.setitem(tables.TABLES, "name", lambda record: str(record["width"]))
     measure.main(
         *("name", "What it measures.", lambda **options: given.update(options) or {}),
-        **{"model": ["tiny"], "width": 2, "batch_size": 3},
+        **{"model": ["tiny"], "width": 2, "batch_size": [64, 16]},
+        **options,
     )
     return given
 
@@ -240,12 +241,33 @@ def test_a_command_writes_flags_figures_and_versions(monkeypatch, tmp_path, caps
     out = tmp_path / "new" / "record.json"
     flags = ["--model", "plain", "vgg16", "--batch-size", "5", "--out", str(out)]
     given = run_command(monkeypatch, *flags)
-    assert given == {"model": ["plain", "vgg16"], "width": 2, "batch_size": 5}
+    assert given == {"model": ["plain", "vgg16"], "width": 2, "batch_size": [5]}
     record = json.loads(out.read_text())
     assert given.items() <= record.items()
     assert record["benchmark"] == "name"
     assert record["jax"] == jax.__version__
     assert str(out) in capsys.readouterr().out
+
+
+def test_a_cpu_is_split_for_the_smallest_batch(monkeypatch, tmp_path):
+    sizes, out = [], ["--out", str(tmp_path / "record.json")]
+    monkeypatch.setattr(
+        parallel, "split_cpu", lambda config: sizes.append(config.batch_size)
+    )
+    run_command(monkeypatch, *out)
+    assert not sizes
+    run_command(monkeypatch, *out, split_cpu=True)
+    run_command(monkeypatch, *out, "--batch-size", "96", split_cpu=True)
+    assert sizes == [16, 96]
+
+
+def test_an_accelerator_has_defaults_of_its_own(monkeypatch, tmp_path):
+    out, fast = ["--out", str(tmp_path / "record.json")], {"width": 64}
+    assert run_command(monkeypatch, *out, on_accelerator=fast)["width"] == 2
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert run_command(monkeypatch, *out, on_accelerator=fast)["width"] == 64
+    out += ["--width", "8"]
+    assert run_command(monkeypatch, *out, on_accelerator=fast)["width"] == 8
 
 
 @pytest.mark.parametrize(
