@@ -6,6 +6,7 @@ import json
 import math
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from benchmarks import (
     measure,
     tables,
     throughput,
+    time_share,
     trainer_overhead,
 )
 from training import recipe
@@ -151,6 +153,39 @@ def test_pytorch_has_the_same_networks():
         with torch.device("meta"):
             parameters = theirs.create(model, 3, 100).parameters()
         assert ours == sorted(x.numel() for x in parameters)
+
+
+def test_convolutions_of_a_known_network_have_known_shapes():
+    config = measure.training_config(model="resnet18", width=2, batch_size=BATCH)
+    layers = time_share.layers_of(config, nn.Conv)
+    assert len(layers) == 1 + 4 * 4 + 3  # stem, two blocks a stage, shortcuts
+    own = BATCH // jax.device_count()
+    assert layers[0].x.shape == (jax.device_count(), own, 32, 32, 3)
+    assert layers[-1].y.shape == (jax.device_count(), own, 4, 4, 16)
+    assert len(time_share.layers_of(config, nn.BatchNorm)) == len(layers)
+
+
+def test_parts_of_a_step_in_jax():
+    parts = time_share.make_parts(measure.training_config(**NETWORK))
+    assert tuple(parts) == tables.STEP_PARTS
+    for part in parts.values():
+        part()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's are not ours
+def test_time_share(tmp_path):
+    pytest.importorskip("torch")
+    options = {"width": [2], "batch_size": BATCH, "rounds": 1}
+    record = {"model": "resnet18", "cores": 2} | options
+    record |= time_share.run("resnet18", **options)
+    for cell in record["cells"]:
+        times = cell["milliseconds"]
+        parts = sum(times[part] for part in tables.STEP_PARTS)
+        assert parts + tables.rest_of_step(times) == pytest.approx(times["step"])
+    assert shown("time_share", record).count("\n") == 3
+    time_share.draw(tmp_path / "picture.png", record)
+    assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
 def test_host_input():
