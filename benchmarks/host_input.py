@@ -125,15 +125,20 @@ def _drain(feed_: feed.Feed, steps: int) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    FAST = measure.on_accelerator()
     measure.main(
         "host_input",
         __doc__,
         run,
+        on_accelerator={
+            "width": 64,
+            "batch_size": 512,
+            "steps": 100,
+            "feed_steps": 100,
+        },
         model="tiny",
-        width=64 if FAST else 8,
-        batch_size=512 if FAST else 128,
-        steps=100 if FAST else 20,
-        feed_steps=100 if FAST else 400,
+        width=8,
+        batch_size=128,
+        steps=20,
+        feed_steps=400,
         rounds=10,
     )

@@ -56,6 +56,9 @@ def main(
     name: str,
     doc: str | None,
     run: Callable[..., dict[str, Any]],
+    *,
+    on_accelerator: Mapping[str, Any] | None = None,
+    split_cpu: bool = False,
     **defaults: Any,
 ) -> None:
     """A benchmark's command: runs it, prints its table and writes its record.
@@ -64,15 +67,27 @@ def main(
       name: The benchmark.
       doc: Its description.
       run: Takes the flags as keyword arguments and returns what it measured.
+      on_accelerator: Defaults that differ on an accelerator.
+      split_cpu: Whether a CPU is as many devices as ``train.py`` makes of it for the
+        batch size, the smallest if there are several.
       **defaults: The benchmark's flags and their defaults. A flag whose default is a
         list takes several values.
     """
-    options = vars(parser(doc, **defaults).parse_args())
+    flags = parser(doc, on_accelerator, **defaults)
+    options = vars(flags.parse_args())
+    if split_cpu:  # before the first look at the devices
+        size = int(np.min(options["batch_size"]))
+        parallel.split_cpu(training_config(batch_size=size))
+    if on_accelerator and jax.default_backend() != "cpu":
+        flags.set_defaults(**on_accelerator)
+        options = vars(flags.parse_args())
     out = options.pop("out")
     report(name, {**options, **run(**options)}, out)
 
 
-def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
+def parser(
+    doc: str | None, on_accelerator: Mapping[str, Any] | None = None, **defaults: Any
+) -> argparse.ArgumentParser:
     """A parser of these flags, see :func:`main`, and of ``--out``."""
     result = argparse.ArgumentParser(
         description=doc,
@@ -83,7 +98,9 @@ def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
         several = isinstance(default, list)
         is_text = isinstance(default[0] if several else default, str)
         details = dict(_FLAGS[name])
-        details["help"] += f" (default: {default})"
+        other = (on_accelerator or {}).get(name)
+        details["help"] += f" (default: {default}"
+        details["help"] += f"; on an accelerator: {other})" if other else ")"
         result.add_argument(
             f"--{name.replace('_', '-')}",
             default=default,
@@ -124,11 +141,6 @@ def report(name: str, record: Mapping[str, Any], out: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print("record:", path)
-
-
-def on_accelerator() -> bool:
-    """Whether JAX has something faster than the CPU; default sizes depend on it."""
-    return jax.default_backend() != "cpu"
 
 
 def _processor() -> str:

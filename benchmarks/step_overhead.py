@@ -68,6 +68,13 @@ def make_arms() -> dict[str, optax.GradientTransformation]:
             for measure in ("g1", "g1_per_weight", "g2")
             for when, window in WINDOWS.items()
         },
+        **{
+            f"monitor_layers {measure}, sgd": plp_optax.monitor_layers(
+                SGD, measure=measure
+            )
+            for measure in ("g1", "g1_per_weight", "g2")
+        },
+        "noise_adaptive_rates, sgd": plp_optax.noise_adaptive_rates(SGD),
     }
 
 

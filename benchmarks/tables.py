@@ -8,6 +8,16 @@ from typing import Any
 RECORDS = Path(__file__).parent / "records"
 BASE = "sgd"  # the method that ahead_of_time compares others with
 
+# What ``time_share`` times alone, of a step.
+STEP, REST = "step", "rest"
+STEP_PARTS = (
+    "convolution, forward",
+    "input gradient",
+    "filter gradient",
+    "normalisation",
+    "update",
+)
+
 Record = Mapping[str, Any]
 
 
@@ -25,9 +35,15 @@ def write_pages(folder: Path) -> None:
     """Writes a Markdown file for each record of a CPU."""
     folder.mkdir(exist_ok=True)
     for path in RECORDS.glob("*-cpu.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read(path.stem)
         text = f"{show(record)} Record: `benchmarks/records/{path.name}`.\n"
         (folder / f"{record['benchmark']}.md").write_text(text, encoding="utf-8")
+
+
+def read(name: str) -> Record:
+    """A committed record."""
+    record: Record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+    return record
 
 
 def _step_overhead(record: Record) -> str:
@@ -68,6 +84,23 @@ def _throughput(record: Record) -> str:
         heads += [f"JAX / {peer.removeprefix('torch ')}", "in the best rounds"]
     text = _table(" | ".join(heads), map(row, record["cells"]))
     return text if peers else f"{text}\n\nNo PyTorch: {record['torch_absent']}."
+
+
+def _time_share(record: Record) -> str:
+    def row(cell: Record) -> Iterable[str]:
+        times = cell["milliseconds"]
+        yield f"{cell['width']}, {cell['library']}"
+        yield f"{times[STEP]:.0f}"
+        for value in (*(times[part] for part in STEP_PARTS), rest_of_step(times)):
+            yield f"{value:.0f} ({value / times[STEP]:.0%})"
+
+    heads = ["width, library", "step, ms", *STEP_PARTS, REST]
+    return _table(" | ".join(heads), map(row, record["cells"]))
+
+
+def rest_of_step(times: Mapping[str, float]) -> float:
+    """The time of a step less that of its parts."""
+    return times[STEP] - sum(times[part] for part in STEP_PARTS)
 
 
 def _trainer_overhead(record: Record) -> str:
@@ -163,6 +196,7 @@ def step_of(cell: Record) -> str:
 TABLES: dict[str, Callable[[Record], str]] = {
     "step_overhead": _step_overhead,
     "throughput": _throughput,
+    "time_share": _time_share,
     "trainer_overhead": _trainer_overhead,
     "first_step": _first_step,
     "host_input": _host_input,

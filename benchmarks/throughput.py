@@ -18,7 +18,8 @@ medians, and the record has the CPU time.
 The upper bound is a product of two large matrices, timed in the same rounds in both
 libraries: rates of arithmetic are fractions of the faster one's.
 
-JAX uses all local devices and PyTorch one: hide the others when comparing.
+A CPU is as many JAX devices as ``train.py`` makes of it. On accelerators JAX uses all
+local devices and PyTorch one: hide the others when comparing.
 """
 
 import functools
@@ -86,7 +87,7 @@ def _measure(config: Config, steps: int, rounds: int, torch: Any) -> dict[str, A
     images = steps * config.batch_size
     dataset = measure.synthetic(images)
     ours = measure.Training(config, dataset)
-    side = 8192 if measure.on_accelerator() else 2048
+    side = 2048 if jax.default_backend() == "cpu" else 8192
     arms: dict[str, Callable[[], Any]] = {OURS: ours.run}
     products = {"jax product": make_product(config.precision, side)}
     results: dict[str, dict[str, Any]] = {
@@ -165,15 +166,21 @@ def count_operations(config: Config, dataset: data.Dataset) -> float:
 
 
 if __name__ == "__main__":
-    FAST = measure.on_accelerator()
     measure.main(
         "throughput",
         __doc__,
         run,
+        split_cpu=True,
+        on_accelerator={
+            "batch_size": [128, 512],
+            "width": 64,
+            "steps": 50,
+            "rounds": 10,
+        },
         model=MODELS,
         precision=["float32", "bfloat16"],
-        batch_size=[128, 512] if FAST else [128],
-        width=64 if FAST else 16,
-        steps=50 if FAST else 1,
-        rounds=10 if FAST else 5,
+        batch_size=[128],
+        width=16,
+        steps=1,
+        rounds=5,
     )

@@ -1,10 +1,11 @@
 """The networks of ``models`` (CIFAR stem) and the training step, in PyTorch.
 
-PyTorch is optional: only ``benchmarks.throughput`` imports this module, and only where
-PyTorch is installed.
+PyTorch is optional: only ``benchmarks.throughput`` and ``benchmarks.time_share`` import
+this module, and only where PyTorch is installed.
 """
 # mypy: disable-error-code="import-not-found"
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,9 @@ class Training:
     autocast, and the update the fused one.
 
     Attributes:
+      batch_size: Images in a step.
+      network: The network.
+      optimizer: Its optimizer.
       parameters: How many parameters the network has.
     """
 
@@ -47,8 +51,9 @@ class Training:
         torch.manual_seed(0)
         network: Any = create(config.model, config.width, dataset.num_classes)
         network = network.to(device, memory_format=torch.channels_last)
+        self.network = network
         self.parameters = sum(p.numel() for p in network.parameters())
-        self._device, self._batch_size = device, config.batch_size
+        self._device, self.batch_size = device, config.batch_size
         self._images, self._labels, mean, std = (
             torch.from_numpy(x).to(device)
             for x in (*dataset.train, dataset.mean, dataset.std)
@@ -59,7 +64,7 @@ class Training:
             "momentum": config_lib.fields(config)["momentum"],
             "weight_decay": config.weight_decay,
         }
-        self._optimizer = torch.optim.SGD(network.parameters(), fused=True, **rates)
+        self.optimizer = torch.optim.SGD(network.parameters(), fused=True, **rates)
 
         def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             pixels = (images.float() / 255 - mean) / std
@@ -75,13 +80,13 @@ class Training:
 
     def run(self) -> None:
         """Trains an epoch, and waits for it."""
-        count = len(self._labels) // self._batch_size * self._batch_size
+        count = len(self._labels) // self.batch_size * self.batch_size
         order = torch.randperm(len(self._labels), device=self._device)[:count]
-        for indices in order.split(self._batch_size):
+        for indices in order.split(self.batch_size):
             loss = self._loss(self._images[indices], self._labels[indices])
-            self._optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            self._optimizer.step()
+            self.optimizer.step()
         if self._device == "cuda":
             torch.cuda.synchronize()
 
@@ -90,6 +95,50 @@ class Training:
         start = time.perf_counter()
         self.run()
         return time.perf_counter() - start
+
+
+def make_parts(training: Training) -> list[Callable[[], None]]:
+    """Functions that do parts of the step alone, on a CPU, with random activations.
+
+    All convolutions forward, their gradients by the input and by the filter, all
+    normalisations both ways, and the update, which needs gradients from a step before.
+    """
+    calls: list[Any] = []
+    hooks = [
+        module.register_forward_hook(lambda module, x, y: calls.append((module, *x, y)))
+        for module in training.network.modules()
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+    ]
+    with torch.no_grad():
+        images = torch.randn(training.batch_size, 32, 32, 3)
+        training.network(images.permute(0, 3, 1, 2))
+    for hook in hooks:
+        hook.remove()
+    convolutions = [call for call in calls if isinstance(call[0], nn.Conv2d)]
+    norms = [call for call in calls if isinstance(call[0], nn.BatchNorm2d)]
+
+    def forward() -> None:
+        with torch.no_grad():
+            for conv, x, _ in convolutions:
+                conv(x)
+
+    def gradients(calls: list[Any], mask: list[bool]) -> None:
+        for conv, x, y in calls:
+            where = conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups
+            torch.ops.aten.convolution_backward(y, x, conv.weight, None, *where, mask)
+
+    def normalise() -> None:
+        for norm, x, y in norms:
+            norm(x.requires_grad_()).backward(y)
+
+    return [
+        forward,
+        # The images need no gradient.
+        functools.partial(gradients, convolutions[1:], [True, False, False]),
+        functools.partial(gradients, convolutions, [False, True, False]),
+        normalise,
+        training.optimizer.step,
+    ]
 
 
 def set_up(threads: int) -> dict[str, Any]:

@@ -133,14 +133,14 @@ def make_session(
 
 
 if __name__ == "__main__":
-    FAST = measure.on_accelerator()
     measure.main(
         "trainer_overhead",
         __doc__,
         run,
+        on_accelerator={"batch_size": 128, "steps": 50},
         model="resnet18",
         width=64,
-        batch_size=128 if FAST else 32,
-        steps=50 if FAST else 2,
+        batch_size=32,
+        steps=2,
         rounds=20,
     )

@@ -24,7 +24,7 @@ def recompute(
         follow the batches.
     """
     zeros, ones = (jax.tree.map(f, stats) for f in (jnp.zeros_like, jnp.ones_like))
-    to_moments(zeros)
+    jax.eval_shape(to_moments, zeros)  # raises for other names
     parts, total, count = None, None, 0
     for batch in batches:
         after = follow(zeros, batch)

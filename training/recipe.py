@@ -183,7 +183,8 @@ def prepare(
     with precision(config):
         dataset = dataset or load_data(config)
         plan = count_steps(config, dataset)
-        schedule = chain.make_schedule(config, plan)
+        # Compiled as one function: the first call otherwise compiles a dozen.
+        schedule = jax.jit(chain.make_schedule(config, plan))
         for epochs in {epochs for epochs in earlier if epochs is not None}:
             _refuse_another_beginning(config, epochs, dataset)
         say(
@@ -412,6 +413,8 @@ def _cache_programs(cache_dir: str | None) -> None:
                 f"another directory"
             ) from error
     path = cache_dir or str(Path("~/.cache/plp_optax").expanduser())
+    # Also programs that compile within a second, of which there are many.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_compilation_cache_dir", path)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from benchmarks import (
     measure,
     tables,
     throughput,
+    time_share,
     trainer_overhead,
 )
 from training import recipe
-from training.engine import feed
+from training.engine import feed, parallel
 
 BATCH = 16
 NETWORK = {"model": "tiny", "width": 2, "batch_size": BATCH}
@@ -153,6 +155,39 @@ def test_pytorch_has_the_same_networks():
         assert ours == sorted(x.numel() for x in parameters)
 
 
+def test_convolutions_of_a_known_network_have_known_shapes():
+    config = measure.training_config(model="resnet18", width=2, batch_size=BATCH)
+    layers = time_share.layers_of(config, nn.Conv)
+    assert len(layers) == 1 + 4 * 4 + 3  # stem, two blocks a stage, shortcuts
+    own = BATCH // jax.device_count()
+    assert layers[0].x.shape == (jax.device_count(), own, 32, 32, 3)
+    assert layers[-1].y.shape == (jax.device_count(), own, 4, 4, 16)
+    assert len(time_share.layers_of(config, nn.BatchNorm)) == len(layers)
+
+
+def test_parts_of_a_step_in_jax():
+    parts = time_share.make_parts(measure.training_config(**NETWORK))
+    assert tuple(parts) == tables.STEP_PARTS
+    for part in parts.values():
+        part()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's are not ours
+def test_time_share(tmp_path):
+    pytest.importorskip("torch")
+    options = {"width": [2], "batch_size": BATCH, "rounds": 1}
+    record = {"model": "resnet18", "cores": 2} | options
+    record |= time_share.run("resnet18", **options)
+    for cell in record["cells"]:
+        times = cell["milliseconds"]
+        parts = sum(times[part] for part in tables.STEP_PARTS)
+        assert parts + tables.rest_of_step(times) == pytest.approx(times["step"])
+    assert shown("time_share", record).count("\n") == 3
+    time_share.draw(tmp_path / "picture.png", record)
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
 def test_host_input():
     options = NETWORK | {"steps": 1, "feed_steps": 2, "rounds": 1}
     record = host_input.run(**options)
@@ -224,14 +259,15 @@ def test_committed_records_can_be_shown():
         assert len({line.count("|") for line in lines}) == 1
 
 
-def run_command(monkeypatch, *flags):
+def run_command(monkeypatch, *flags, **options):
     """Runs a benchmark that returns its flags, and returns them as they were given."""
     given = {}
     monkeypatch.setattr(sys, "argv", ["benchmark", *flags])
     monkeypatch.setitem(tables.TABLES, "name", lambda record: str(record["width"]))
     measure.main(
         *("name", "What it measures.", lambda **options: given.update(options) or {}),
-        **{"model": ["tiny"], "width": 2, "batch_size": 3},
+        **{"model": ["tiny"], "width": 2, "batch_size": [64, 16]},
+        **options,
     )
     return given
 
@@ -240,12 +276,33 @@ def test_a_command_writes_flags_figures_and_versions(monkeypatch, tmp_path, caps
     out = tmp_path / "new" / "record.json"
     flags = ["--model", "plain", "vgg16", "--batch-size", "5", "--out", str(out)]
     given = run_command(monkeypatch, *flags)
-    assert given == {"model": ["plain", "vgg16"], "width": 2, "batch_size": 5}
+    assert given == {"model": ["plain", "vgg16"], "width": 2, "batch_size": [5]}
     record = json.loads(out.read_text())
     assert given.items() <= record.items()
     assert record["benchmark"] == "name"
     assert record["jax"] == jax.__version__
     assert str(out) in capsys.readouterr().out
+
+
+def test_a_cpu_is_split_for_the_smallest_batch(monkeypatch, tmp_path):
+    sizes, out = [], ["--out", str(tmp_path / "record.json")]
+    monkeypatch.setattr(
+        parallel, "split_cpu", lambda config: sizes.append(config.batch_size)
+    )
+    run_command(monkeypatch, *out)
+    assert not sizes
+    run_command(monkeypatch, *out, split_cpu=True)
+    run_command(monkeypatch, *out, "--batch-size", "96", split_cpu=True)
+    assert sizes == [16, 96]
+
+
+def test_an_accelerator_has_defaults_of_its_own(monkeypatch, tmp_path):
+    out, fast = ["--out", str(tmp_path / "record.json")], {"width": 64}
+    assert run_command(monkeypatch, *out, on_accelerator=fast)["width"] == 2
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert run_command(monkeypatch, *out, on_accelerator=fast)["width"] == 64
+    out += ["--width", "8"]
+    assert run_command(monkeypatch, *out, on_accelerator=fast)["width"] == 8
 
 
 @pytest.mark.parametrize(

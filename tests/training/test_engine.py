@@ -165,7 +165,7 @@ def make_step(dtype, module=None, batch=64, augment=False, **options):
     source = Resident(DATASET.train, batch, 1)
     step = source.wrap(make_train_step(module, tx, preprocess, **options))
     arguments = next(source.calls(0, 0, range(1))).arguments
-    compiled = parallel.compile_step(step, state, *arguments)
+    compiled = parallel.compile_step(step, state, *arguments).result()
     return state, lambda state: jax.device_get(compiled(state, *arguments)[0])
 
 

@@ -580,9 +580,8 @@ def run_alone(path, *argv):
 
 
 @pytest.mark.slow
-def test_compiled_programs_are_kept(tmp_path, monkeypatch):
+def test_compiled_programs_are_kept(tmp_path):
     """A second run of the same program finds all that the first has compiled."""
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     argv = ("--model", "tiny", "--width", "4", "--max-steps", "1")
     cache = tmp_path / "cache"
     for run in "ab":

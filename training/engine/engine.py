@@ -126,10 +126,11 @@ class Engine:
         # matter; the steps of every seed have the same shapes and shardings.
         state = self.initial_state(0)
         arguments = next(self._feed.calls(0, 0, range(1))).arguments
-        self.train_call: Any = parallel.compile_step(
+        training = parallel.compile_step(
             self.train_function, state, *arguments, donate=True
         )
         self.compile_evaluation(state.variables)
+        self.train_call: Any = training.result()
         self.compile_seconds = time.perf_counter() - start
         return self
 
@@ -137,16 +138,14 @@ class Engine:
         """Compiles what evaluates variables like these, and not the training."""
         variables = parallel.replicate(variables)
         batch = next(self._eval_batches(self._dataset.train))
-        self._eval_step: Callable[..., Any] = parallel.compile_step(
-            self._eval_function, variables, batch
-        )
+        evaluation = parallel.compile_step(self._eval_function, variables, batch)
         split = self._with_frozen_apart(variables)
         if not split["batch_stats"]:
             self.statistics_batches = 0
         if self.statistics_batches:
-            self._statistics_call: Callable[..., Any] = parallel.compile_step(
-                self._statistics_function, split, batch
-            )
+            statistics = parallel.compile_step(self._statistics_function, split, batch)
+            self._statistics_call: Callable[..., Any] = statistics.result()
+        self._eval_step: Callable[..., Any] = evaluation.result()
 
     def _with_frozen_apart(self, variables: Any) -> dict[str, Any]:
         """Variables without the statistics of frozen blocks, which are "frozen"."""

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -25,6 +26,9 @@ AXIS = "batch"
 # Devices of a CPU, and the fewest examples that each computes at a time: on two cores
 # four devices are quicker than two, and with fewer examples `tiny` is slower.
 _CPU_DEVICES, _CPU_EXAMPLES = (4, 2), 16
+
+# Compilation leaves Python free, and part of it keeps one core only.
+_COMPILER = ThreadPoolExecutor(thread_name_prefix="compiler")
 
 _JOIN_SECONDS = 120  # for all processes to start
 _HEARTBEAT_SECONDS = 30  # without a sign of life, until a process counts as lost
@@ -64,9 +68,10 @@ def cores() -> int:
 
 def compile_step(
     step: Callable[..., Any], *arguments: Any, donate: bool = False
-) -> Callable[..., Any]:
+) -> Future[Callable[..., Any]]:
     """Maps a step over the devices and compiles it for arguments like the given ones.
 
+    It is traced at once, and compiled in a thread while the next one is traced.
     The last argument is a batch, a tree of arrays with a leading axis over the devices
     (:func:`shard`). The others are the same on all devices and come from
     :func:`replicate`. Every output must be the same on all devices, that is, averaged
@@ -85,8 +90,10 @@ def compile_step(
         # first call compiles.
         first, *others = arguments
         jax.block_until_ready(mapped(jax.tree.map(jnp.copy, first), *others))
-        return mapped
-    return mapped.lower(*arguments).compile()
+        done: Future[Callable[..., Any]] = Future()
+        done.set_result(mapped)
+        return done
+    return _COMPILER.submit(mapped.lower(*arguments).compile)
 
 
 def replicated() -> NamedSharding:

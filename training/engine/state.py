@@ -133,9 +133,11 @@ def make_initial_state(
     """
 
     def init_variables(key: jax.Array) -> Any:
-        return module.init(key, jnp.zeros((1, *image_shape), dtype), train=False)
+        init_key, _ = jax.random.split(key)
+        return module.init(init_key, jnp.zeros((1, *image_shape), dtype), train=False)
 
     def make_state(variables: Any, key: jax.Array) -> TrainState:
+        _, run_key = jax.random.split(key)
         params, frozen = split_frozen(variables["params"], module, image_shape)
         scale = None
         if dtype == jnp.float16:
@@ -148,7 +150,7 @@ def make_initial_state(
             params=params,
             batch_stats=variables.get("batch_stats", {}),
             opt_state=tx.init(params),
-            key=jax.random.key_data(key),
+            key=jax.random.key_data(run_key),
             monitor=Monitor.zero(jnp.promote_types(dtype, jnp.float32)),
             loss_scale=scale,
             block=BLOCK_MEAN.init(params) if with_block else None,
@@ -165,15 +167,14 @@ def make_initial_state(
     make_state = jax.jit(make_state, out_shardings=parallel.replicated())
 
     def initial_state(key: jax.Array, given: Given | None = None) -> TrainState:
-        init_key, run_key = jax.random.split(key)
-        variables = init_variables(init_key)
+        variables = init_variables(key)
         if given:
             drawn = traverse_util.flatten_dict(variables, sep="/")
             variables = traverse_util.unflatten_dict(
                 drawn | parallel.replicate(given), sep="/"
             )
         try:
-            return make_state(variables, run_key)
+            return make_state(variables, key)
         except ValueError as error:  # an option that does not fit the layers
             raise ConfigError(
                 f"the optimizer does not fit the network: {error}"

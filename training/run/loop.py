@@ -319,7 +319,6 @@ class TrainingLoop:
         if is_best:
             self.best = copy_to_host(self._last())
             progress.best = {"epoch": metrics["epoch"], "loss": loss}
-        self._directory.add(metrics)
         progress.history.append(metrics)
         if stalls := self._config.get(Plateau):
             opt_state = plateau.observe(self.state.opt_state, loss, *stalls.rule)
@@ -329,6 +328,8 @@ class TrainingLoop:
 
         line = epoch_line(metrics, self.epochs, is_best, self._bar.columns)
         self._bar.line(line)
+        # Afterwards, as the first call imports TensorBoard's writer.
+        self._directory.add(metrics)
         is_lagging = not self._engine.statistics_batches
         if is_lagging and metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
             self._bar.line(LAG_LINE)
