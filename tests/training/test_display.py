@@ -169,6 +169,12 @@ def terminal(monkeypatch):
     return make
 
 
+def test_elsewhere_than_in_a_terminal_nothing_moves(monkeypatch):
+    """As in a notebook, whose kernel sets FORCE_COLOR."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert not display.Terminal(file=io.StringIO()).is_terminal
+
+
 @pytest.mark.parametrize("width", [50, 80])
 def test_the_bar_fits_the_terminal(terminal, width):
     shown = terminal(width)
