@@ -20,8 +20,7 @@ RESULTS = {
     "normalisation does it better",
     "quick/cascade": "A cascade needs less memory, and ends at a higher loss",
     "quick/amplification": "Amplification of layers: no difference shown",
-    "attention/amplification": "Amplification of ViT's layers: no difference shown at a "
-    "tuned rate",
+    "attention/amplification": "Amplification of ViT's layers: no difference shown",
     "quick/together": "Whether PLP and amplification add up remains open",
     "quick/acceleration": "On two CPU cores no acceleration technique is shown to be "
     "faster",
