@@ -225,6 +225,17 @@ def _claims() -> tuple[Claim, ...]:
         digits(
             "Deep cascade learning",
             "cascade",
+            "digits, VGG-29 without normalisation; against SGD and Adam with He's "
+            "initialisation",
+            "quick-vgg29/vanishing",
+            "vgg29",
+            "conv",
+            "sgd",
+            "he-adam",
+        ),
+        digits(
+            "Deep cascade learning",
+            "cascade",
             "digits, VGG-16 without normalisation; against SGD and Adam with He's "
             "initialisation",
             "quick/vanishing",
