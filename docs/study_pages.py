@@ -37,7 +37,7 @@ RESULTS = {
     "small/cascade": "A cascade on CIFAR-100 needs less memory; one seed",
     "quick-resnet18/mechanism": "PLP with heavy ball on ResNet-18: four seeds decide "
     "nothing",
-    "quick-vgg29/vanishing": "In a network twice as deep only the cascade trains without "
+    "quick-vgg29/vanishing": "In a deeper network only the cascade trains without "
     "normalisation",
     "tune/image_batches": "The rates that were tried on CIFAR-100",
     "tune/vanishing": "The rates that were tried without normalisation",
