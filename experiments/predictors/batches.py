@@ -133,6 +133,8 @@ def _adamw(
 
 def _muon(
     make_link: Callable[[int], optax.GradientTransformation] = _nothing,
+    *,
+    momentum: float = 0.95,
 ) -> Callable[[int], Any]:
     """Muon on the matrices of the blocks and AdamW on the rest, and a method after it.
 
@@ -149,6 +151,7 @@ def _muon(
         lambda rate, steps: optax.chain(
             optax.contrib.muon(
                 rate,
+                beta=momentum,
                 weight_decay=_WEIGHT_DECAY,
                 adam_b2=_B2,
                 adam_weight_decay=_WEIGHT_DECAY,
@@ -289,6 +292,9 @@ METHODS = {
         "muon",
         drift=lambda part: 1 / (1 - np.asarray(_published(part))),
     ),
+    # Whether the length of Muon's momentum explains what EMA-Nesterov gains.
+    "muon-0.9": Method("Muon, momentum 0.9", _muon(momentum=0.9), "muon-0.9"),
+    "muon-0.98": Method("Muon, momentum 0.98", _muon(momentum=0.98), "muon-0.98"),
     "muon-constant": Method(
         "Muon, constant rate", _muon(), "muon-constant", last_rate=1.0
     ),

@@ -112,6 +112,11 @@ STUDY = Study(
         Comparison("schedule-free", "plain-tail"),
         Comparison("b1-0.5-tail", "b1-0.5"),
         Comparison("muon", "b1-0.5"),
+        *(
+            Comparison(arm, control)
+            for control in ("muon-0.9", "muon-0.98")
+            for arm, control in ((control, "muon"), ("muon-ema", control))
+        ),
         Comparison("muon-tail", "muon"),
         # Whether the length of momentum explains what followed averages gain.
         *(
