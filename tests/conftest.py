@@ -30,11 +30,16 @@ from training.settings import config  # noqa: E402
 
 
 def pytest_configure(config):
-    """Keeps what is compiled, for all processes: ``pytest --cache-clear`` forgets it.
+    """Compiles quickly, and keeps what is compiled for all processes.
 
-    A process may read a file that another one is writing. JAX then warns, which
+    Compiling is most of the tests' time, and LLVM's optimisation half of that. Slow
+    tests are compiled as users' programs are. ``pytest --cache-clear`` forgets what was
+    kept. A process may read a file that another one is writing. JAX then warns, which
     pyproject.toml lets pass, and compiles.
     """
+    if config.option.markexpr != "slow":
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
             config.cache.mkdir("jax")
@@ -57,6 +62,14 @@ def _blank_pictures():
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "Figure", BlankFigure)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_programs():
+    """Tests that train by the recipe compile equal programs once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "build", programs.build)
         yield
 
 
@@ -84,7 +97,6 @@ def trained(tmp_path_factory):
     argv += ["--method=sgd", "--learning-rate=0.5", "--warmup-epochs=0"]
     (made,) = config.parse([*argv, "--workdir", str(path)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "build", programs.build)
         patch.setattr(plots, "Figure", Figure)
         prepared = recipe.prepare(made)
         return Trained(argv, path, prepared, recipe.run(prepared, made))

@@ -32,13 +32,6 @@ CASCADE = [*TINY, "--cascade", "conv", "--cascade-epochs", "2"]
 STAGES = [*CASCADE, "--cascade-extra-epochs", "1", "--cascade-finetune", "1"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _shared_programs():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "build", programs.build)
-        yield
-
-
 def flat(tree):
     return traverse_util.flatten_dict(jax.device_get(tree), sep="/")
 
