@@ -95,6 +95,7 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "run"
     argv = ["--model=tiny", "--width=2", "--batch-size=256", "--epochs=2"]
     argv += ["--method=sgd", "--learning-rate=0.5", "--warmup-epochs=0"]
+    argv += ["--schedule=constant"]
     (made,) = config.parse([*argv, "--workdir", str(path)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "Figure", Figure)

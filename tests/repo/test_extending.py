@@ -151,7 +151,9 @@ def test_a_transformation(monkeypatch, tmp_path):
     for name, test in inspect.getmembers(test_contract, inspect.isfunction):
         marks = getattr(test, "pytestmark", [])
         lists = [mark.args[1] for mark in marks if mark.args[:1] == ("name",)]
-        if not any(set(test_contract.CORE) <= set(map(str, found)) for found in lists):
+        if not any(
+            set(test_contract.STATES) <= set(map(str, found)) for found in lists
+        ):
             continue
         arguments = {"name": "clip", "tmp_path": tmp_path, "dtype": "float64"}
         wanted = inspect.signature(test).parameters

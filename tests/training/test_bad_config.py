@@ -158,32 +158,6 @@ def test_the_reader_of_help_may_leave():
     assert not done.stderr
 
 
-# -- Strategies, layers and thresholds -------------------------------------------------
-
-
-NESTED = st.builds(
-    lambda sign, depth, end: sign * depth + end,
-    st.sampled_from(["(", "[", "-", "{", "1+", "[["]),
-    st.integers(1, 10_000),
-    st.sampled_from(["1", "", "]"]),
-)
-NO_STRATEGY = (TEXT | NESTED).filter(lambda text: not text.startswith("[("))
-
-
-@counts(8, 100)
-def test_strategies(count):
-    """What is no list of stages; wrong stages are refused by ``TrainingStrategy``."""
-
-    @trying(count)
-    @given(NO_STRATEGY)
-    def check(text):
-        with directory_with_a_run() as base:
-            argv = [*base, "--method=amplify+plp", f"--strategy={text}"]
-            assert_refused(argv, ["--strategy"])
-
-    check()
-
-
 # -- Configuration files ---------------------------------------------------------------
 
 IN_FILES = sorted(name for name, one in DECLARED.items() if one.identity)

@@ -163,6 +163,10 @@ PROCESSES = ["--num-processes=2", "--process-id=1"]
         ),
         (["--strategy", "[(5, 0.1, 0, 1)]", "--epochs", "6"], "--epochs 6 contradicts"),
         (["--strategy", "papers"], "--strategy 'papers' is neither paper nor"),
+        *(
+            (["--strategy", text], "^--strategy [^\n]*$")
+            for text in ("[(5, 0.1", "[()]", "{}", "5", "[" * 9999, "1+" * 9999 + "1")
+        ),
         (["--coordinator-address=a:x", *PROCESSES], "must be HOST:PORT"),
         (["--coordinator-address=a:65536", *PROCESSES], "must be HOST:PORT"),
         (PROCESSES, "belong together"),

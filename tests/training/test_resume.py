@@ -30,14 +30,14 @@ ROOT = Path(__file__).parents[2]
 # that a state can hold, and every position that it can be saved at.
 STRATEGY = "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"
 EVERYTHING = [
-    *("--model", "tiny", "--width", "4", "--batch-size", "256", "--augment"),
+    *("--model", "tiny", "--width", "2", "--batch-size", "256", "--augment"),
     *("--method", "amplify+plp", "--strategy", STRATEGY),
     *("--amplify-threshold", "0.5", "--checkpoint-minutes", "1e-6"),
     *("--block-means", "2"),
 ]
 # What follows the validation loss, and an average that begins late.
 STALLING = [
-    *("--model", "tiny", "--width", "4", "--batch-size", "256", "--method", "sgd"),
+    *("--model", "tiny", "--width", "2", "--batch-size", "256", "--method", "sgd"),
     *("--schedule", "plateau", "--plateau-patience", "1", "--early-stopping", "3"),
     *(
         "--average",
@@ -50,7 +50,9 @@ STALLING = [
         "1e-6",
     ),
 ]
+# The program of ``trained``, for more epochs.
 TINY = ["--model", "tiny", "--width", "2", "--batch-size", "256", "--method", "sgd"]
+TINY += ["--learning-rate", "0.5", "--warmup-epochs", "0", "--schedule", "constant"]
 TINY += ["--epochs", "4"]
 TIMES = {"images_per_second", "train_seconds"}
 
@@ -336,7 +338,7 @@ def test_ctrl_c_is_acknowledged_while_the_main_thread_is_busy(capfd, monkeypatch
 
 # What may not depend on the length of the run: warm-up, prediction, average, blocks.
 LONGER = [
-    *("--model", "tiny", "--width", "4", "--batch-size", "256", "--augment"),
+    *("--model", "tiny", "--width", "2", "--batch-size", "256", "--augment"),
     *("--schedule", "constant", "--warmup-epochs", "1.5", "--block-means", "2"),
 ]
 
