@@ -75,17 +75,17 @@ def assert_close(a, b, tolerance=2e-5):
 @every_case
 def test_takes_and_ignores_extra_arguments_and_asks_for_parameters_in_words(name):
     case, tx = CASES[name], made(name)
-    assert isinstance(case.make(), optax.GradientTransformationExtraArgs)
-    state = tx.init(PARAMS)
-    more = functools.partial(tx.update, value=1.0, something_else=None)
-    programs = (jax.make_jaxpr(f)(PARAMS, state, PARAMS) for f in (tx.update, more))
+    plain, state = case.make(), tx.init(PARAMS)
+    assert isinstance(plain, optax.GradientTransformationExtraArgs)
+    more = functools.partial(plain.update, value=1.0, something_else=None)
+    programs = (jax.make_jaxpr(f)(PARAMS, state, PARAMS) for f in (plain.update, more))
     assert len(set(map(str, programs))) == 1
     if case.needs_params:
         with pytest.raises(ValueError, match="param"):
             tx.update(GRADIENTS[0], state)
     else:
-        plain = tx.update(GRADIENTS[0], state, PARAMS)
-        assert_close(tx.update(GRADIENTS[0], state), plain, 1e-7)
+        given = tx.update(GRADIENTS[0], state, PARAMS)
+        assert_close(tx.update(GRADIENTS[0], state), given, 1e-7)
 
 
 @every_case
