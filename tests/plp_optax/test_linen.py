@@ -124,26 +124,6 @@ def test_changing_factors_does_not_compile_again():
     assert step._cache_size() == 1
 
 
-def test_under_pmap_with_traced_factors():
-    devices = jax.device_count()
-    assert devices == 4
-    shards = jnp.stack([X * (i + 1) for i in range(devices)])
-
-    def gradient(params, factors, x):
-        named = dict(zip(ORDER, factors, strict=True))
-        return jax.lax.pmean(chain_gradient(params, named, x), "batch")
-
-    parallel = jax.pmap(
-        gradient, axis_name="batch", in_axes=(None, None, 0), out_axes=None
-    )
-    for factors in ((1.0, 1.0, 1.0), (2.0, 1.0, 3.0)):
-        named = dict(zip(ORDER, factors, strict=True))
-        each = [chain_gradient(PARAMS, named, x) for x in shards]
-        expected = jax.tree.map(lambda *g: sum(g) / devices, *each)
-        actual = parallel(PARAMS, jnp.array(factors), shards)
-        chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-7)
-
-
 def test_a_network_with_batch_normalisation_and_rematerialisation():
     """The names of ``layer_names`` are those of the modules; the loss is unchanged."""
     network = models.create("tiny", num_classes=3, width=2)
