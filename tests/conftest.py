@@ -30,11 +30,17 @@ from training.settings import config  # noqa: E402
 
 
 def pytest_configure(config):
-    """Keeps what is compiled, for all processes: ``pytest --cache-clear`` forgets it.
+    """Plain pytest compiles quickly; what is compiled is kept for all processes.
 
-    A process may read a file that another one is writing. JAX then warns, which
-    pyproject.toml lets pass, and compiles.
+    Compiling is most of the tests' time, and LLVM's optimisation half of that. All
+    tests together, and slow ones, are compiled as users' programs are.
+    ``pytest --cache-clear`` forgets what was kept. A process may read a file that
+    another one is writing. JAX then warns, which pyproject.toml lets pass, and
+    compiles.
     """
+    if config.option.markexpr == "not slow":
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
             config.cache.mkdir("jax")
@@ -63,6 +69,14 @@ def _blank_pictures():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_programs():
+    """Tests that train by the recipe compile equal programs once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "build", programs.build)
+        yield
+
+
 class Trained(NamedTuple):
     """A small run that has finished; do not change its files.
 
@@ -85,9 +99,9 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "run"
     argv = ["--model=tiny", "--width=2", "--batch-size=256", "--epochs=2"]
     argv += ["--method=sgd", "--learning-rate=0.5", "--warmup-epochs=0"]
+    argv += ["--schedule=constant"]
     (made,) = config.parse([*argv, "--workdir", str(path)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "build", programs.build)
         patch.setattr(style, "Figure", Figure)
         prepared = recipe.prepare(made)
         return Trained(argv, path, prepared, recipe.run(prepared, made))

@@ -1,7 +1,6 @@
 """The mechanism's arms and measurements, and the network without norms."""
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -21,9 +20,6 @@ from training import data, recipe
 from training.engine import networks
 from training.run.callbacks import Callback
 from training.settings.config import resolve
-
-# Compiling is most of the cost here.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 # -- the network -----------------------------------------------------------------------
 
@@ -111,7 +107,7 @@ def test_curvature_is_that_of_the_loss_with_batch_normalisation(normalised):
     module, variables, images, labels = normalised
     flat, unravel = ravel_pytree(variables["params"])
     loss = Partial(TrainingLoss(module), images, labels)
-    dense = jit(jax.hessian(lambda w: loss(unravel(w))))(flat)
+    dense = jax.jit(jax.hessian(lambda w: loss(unravel(w))))(flat)
     found = top_eigenvalue(loss, unravel(flat), tolerance=1e-7, key=jax.random.key(0))
     np.testing.assert_allclose(found.value, np.linalg.eigvalsh(dense)[-1], rtol=1e-10)
 
@@ -177,7 +173,7 @@ def test_observer_measures_the_curvature_of_the_full_batch(observed):
     _, unravel = ravel_pytree(start)
 
     loss = Partial(TrainingLoss(module), images, labels)
-    hessian = jit(jax.hessian(lambda w: loss(unravel(w))))
+    hessian = jax.jit(jax.hessian(lambda w: loss(unravel(w))))
     for at, params in ((0, start), (-1, end)):
         top = np.linalg.eigvalsh(hessian(ravel_pytree(params)[0]))[-1]
         np.testing.assert_allclose(measures["top_eigenvalue"][at], top, rtol=1e-3)

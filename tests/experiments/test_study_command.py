@@ -11,7 +11,6 @@ from experiments import __main__ as command
 from experiments import report, studies
 from experiments.records import RecordFile
 from experiments.study import Arm, Outcome, Scale, Study
-from training.errors import DataError
 
 ARMS = (Arm("sgd", "SGD", {"rate": 1}), Arm("plp", "PLP", {"rate": 2}))
 
@@ -141,7 +140,6 @@ def test_list_names_every_study_scale_and_arm(capsys):
         (["run", "plp", "--arms", "sgd", "adam"], "--arms adam"),
         (["run", "plp", "--seeds", "0"], "--seeds"),
         (["run", "plp", "--width", "0"], "--width"),
-        (["run", "plp", "--epochs", "-3"], "--epochs"),
         (["run", "plp", "--precision", "float8"], "float8"),
         (["run", "plp", "--budget-minutes", "-1"], "--budget-minutes"),
     ],
@@ -152,30 +150,6 @@ def test_mistakes_end_in_a_sentence(tmp_path, capsys, arguments, message):
     assert message in error
     assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_errors_of_the_data_end_in_a_sentence(streams, monkeypatch, capsys):
-    def fail(config, tick):
-        raise DataError("the data are not there")
-
-    object.__setattr__(studies.load("streams"), "execute", fail)
-    assert command.main(["run", "streams"]) == 2
-    assert capsys.readouterr().err == "experiments: the data are not there\n"
-
-
-def test_a_folder_that_cannot_be_written_ends_in_a_sentence(streams, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert command.main(["run", "streams", "--out", "file"]) == 2
-    assert "--out" in capsys.readouterr().err
-    assert streams == []
-
-
-def test_help_names_no_type_of_python(capsys):
-    with pytest.raises(SystemExit):
-        command.main(["run", "--help"])
-    shown = capsys.readouterr().out
-    assert "--models TEXT [TEXT ...]" in shown
-    assert "None" not in shown
 
 
 # -- As a process ----------------------------------------------------------------------

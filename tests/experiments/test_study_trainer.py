@@ -14,7 +14,6 @@ from experiments.study import Arm, Scale, Study
 from training import recipe
 from training.engine import feed
 from training.engine.engine import Engine
-from training.errors import DivergedError
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
 from training.settings.methods import METHODS, Method
@@ -195,14 +194,6 @@ def test_where_the_data_are_is_not_recorded(recipe_calls, tmp_path):
         "here"
     }
     assert "here" not in RecordFile(tmp_path).path.read_text()
-
-
-def test_divergence_is_a_result(recipe_calls, tmp_path):
-    recipe_calls.error = DivergedError("the loss is not finite")
-    runner.run(study_of(SGD), SCALE, tmp_path)
-    for record in RecordFile(tmp_path).read():
-        assert record.diverged
-        assert record.result == {"diverged": "the loss is not finite"}
 
 
 @pytest.mark.parametrize("observed", [False, True])

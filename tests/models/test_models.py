@@ -16,9 +16,6 @@ import models
 from models import layers
 from models.blocks import BlockNetwork
 
-# Compiling is most of the cost here, and LLVM's optimisation half of that.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 @functools.cache
 def shapes_of(network, shape=(1, 32, 32, 3)):
@@ -248,8 +245,8 @@ def test_initialisation_keeps_or_shrinks_the_mean_square(kernel_init, factor):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("shape", [(2, 1, 1, 3), (2, 7, 5, 2)])
-def test_any_side_will_do(name, shape):
+def test_any_side_will_do(name):
+    shape = (2, 1, 1, 3)
     network = models.create(name, width=4)
     logits, state = jax.eval_shape(
         lambda: network.init_with_output(
@@ -270,7 +267,6 @@ def test_any_side_will_do(name, shape):
     [
         ("resnet18", "cifar", [32, 32, 16, 8, 4]),
         ("resnet18", "imagenet", [16, 8, 4, 2, 1]),
-        ("resnet50", "imagenet", [16, 8, 4, 2, 1]),
         ("googlenet", "cifar", [16, 16, 8, 4]),  # stem pools at its end
         ("googlenet", "imagenet", [4, 4, 2, 1]),
         ("vgg16", "cifar", [32, 16, 8, 4, 2]),
@@ -378,7 +374,7 @@ def test_stochastic_depth_rises_linearly():
 def test_starts_as_pytorch_does(name):
     network = models.create(name, width=16)
     images = jnp.zeros((1, 8, 8, 3))
-    variables = jit(lambda key: network.init(key, images, train=False))(
+    variables = jax.jit(lambda key: network.init(key, images, train=False))(
         jax.random.key(0)
     )
     params = paths(variables["params"])
@@ -407,12 +403,9 @@ def test_starts_as_pytorch_does(name):
 # -- dtypes ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dtype", "wide"),
-    [("bfloat16", "float32"), ("float64", "float64")],
-)
 @pytest.mark.parametrize("name", [n for n in KINDS if n != "resnet50"])
-def test_dtypes(name, dtype, wide):
+def test_dtypes(name):
+    dtype, wide = "bfloat16", "float32"
     with jax.enable_x64(True):
         network = models.create(name, dtype=dtype, width=4)
         images = jnp.zeros((2, 8, 8, 1), jnp.float32)
@@ -442,6 +435,18 @@ def test_dtypes(name, dtype, wide):
 
 
 @pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((8, 8, 1), np.float32), r"shape .*\(8, 8, 1\)"),
+        (np.zeros((2, 8, 8, 1), np.uint8), "floats, got uint8"),
+    ],
+)
+def test_image_errors(images, message):
+    with pytest.raises(ValueError, match=message):
+        models.create("tiny").init(jax.random.key(0), images, train=False)
+
+
+@pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("vgg11", {}, r"'vgg11'.*vgg16, vgg19, vgg29, resnet18.*googlenet.*tiny"),
@@ -456,19 +461,6 @@ def test_dtypes(name, dtype, wide):
 def test_option_errors(name, options, message):
     with pytest.raises(ValueError, match=message):
         models.create(name, **options)
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (np.zeros((8, 8, 1), np.float32), r"shape .*\(8, 8, 1\)"),
-        (np.zeros((2, 8, 8, 1), np.uint8), "floats, got uint8"),
-    ],
-)
-@pytest.mark.parametrize("name", KINDS)
-def test_image_errors(name, images, message):
-    with pytest.raises(ValueError, match=message):
-        models.create(name).init(jax.random.key(0), images, train=False)
 
 
 # -- blocks ----------------------------------------------------------------------------
@@ -509,7 +501,7 @@ def test_frozen_blocks(name):
     variables = filled(network, images.shape)
     for frozen in range(len(outputs) + 1):
 
-        @jit
+        @jax.jit
         def step(params, frozen=frozen):
             def loss_fn(params):
                 logits, updates = network.clone(frozen=frozen).apply(

@@ -1,6 +1,5 @@
 """Our networks compute what PyTorch computes: see torch_reference/make_vectors.py."""
 
-import functools
 import pathlib
 import re
 import zlib
@@ -186,10 +185,7 @@ def test_agrees_with_pytorch(name, monkeypatch):
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return loss.mean(), (logits, updates.get("batch_stats", {}))
 
-        # Compiling takes longest by far, and half of that without optimisation.
-        @functools.partial(
-            jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-        )
+        @jax.jit
         def run(variables):
             eval_logits = network.apply(variables, images, train=False)
             grads, (logits, stats) = jax.grad(loss_fn, has_aux=True)(

@@ -9,32 +9,23 @@ from flax import nnx
 from scipy.special import gammaln
 
 import plp_optax
-from tests.support.problems import W0, jit, jitted, noisy_gradient, run
+from tests.support.problems import W0, jitted, read_out, run
 
 RATE = 0.07
 STEPS = 40
 
 
-def trajectory(tx, steps=STEPS):
-    """Parameters and read-outs after each step on the noisy problem, in float64."""
-    tx = jitted(optax.chain(optax.sgd(RATE), tx))
-    with jax.enable_x64(True):
-        w = jnp.asarray(W0)
-        state, params, averages = tx.init(w), [], []
-        for t in range(steps):
-            gradient = jnp.asarray(noisy_gradient(np.asarray(w), t))
-            updates, state = tx.update(gradient, state, w)
-            w = optax.apply_updates(w, updates)
-            params.append(np.asarray(w))
-            averages.append(np.asarray(plp_optax.averaged_params(state, w)))
-    return np.stack(params), np.stack(averages)
+def trajectory(tx):
+    """Parameters and averages after each step on the noisy problem."""
+    return read_out(optax.chain(optax.sgd(RATE), tx), STEPS, plp_optax.averaged_params)
 
 
 # -- Weights ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", [0, 5])
-@pytest.mark.parametrize("kwargs", [{"power": 0.0}, {"decay": 0.0}, {"decay": 0.8}])
+@pytest.mark.parametrize(
+    ("kwargs", "start"), [({"power": 0.0}, 5), ({"decay": 0.0}, 0), ({"decay": 0.8}, 5)]
+)
 def test_mean_and_exponential_average_by_brute_force(kwargs, start):
     params, averages = trajectory(plp_optax.tail_average(**kwargs, start=start))
     np.testing.assert_allclose(params, run(optax.sgd(RATE), STEPS), rtol=1e-12)
@@ -50,7 +41,7 @@ def test_mean_and_exponential_average_by_brute_force(kwargs, start):
         np.testing.assert_allclose(actual, average, rtol=1e-10)
 
 
-@pytest.mark.parametrize("power", [0.0, 1.0, 8.0, 16.5])
+@pytest.mark.parametrize("power", [0.0, 8.0, 16.5])
 def test_power_average_weights_updates_as_a_decay_would(power):
     """W_j = 1 - Γ(n) Γ(j + g) / (Γ(j - 1) Γ(n + g + 1)), near 1 - (j/n)^(g + 1)."""
     params, averages = trajectory(plp_optax.tail_average(power))
@@ -83,12 +74,11 @@ def test_the_default_is_a_power_average():
 @pytest.mark.parametrize(
     ("dtype", "update"), [("bfloat16", 1e-3), ("float16", 1e-4), ("float32", 2e-8)]
 )
-@pytest.mark.parametrize("compile_", [jit, lambda f: f])
-def test_parameters_that_never_move_are_their_average(dtype, update, compile_):
+def test_parameters_that_never_move_are_their_average(dtype, update):
     tx = plp_optax.tail_average(0.0)
     w = jnp.ones((), dtype)
     state = tx.init(w)
-    step = compile_(tx.update)
+    step = jax.jit(tx.update)
     for _ in range(30):
         updates, state = step(jnp.asarray(-update, dtype), state, w)
         w = optax.apply_updates(w, updates)
@@ -121,9 +111,9 @@ def test_half_precision_needs_the_parameters():
         tx.update(jnp.ones(2, jnp.bfloat16), state)
 
 
-@pytest.mark.parametrize("steps", [3 * 10**7, 2**31 - 1])
-def test_long_runs(steps):
+def test_long_runs():
     """With noise the float32 offset follows float64; the count may not overflow."""
+    steps = 2**31 - 1
     tx = plp_optax.tail_average(0.0)
     state = tx.init(jnp.zeros(()))._replace(
         tail_steps=jnp.asarray(steps, jnp.int32), average_offset=jnp.ones(())
@@ -297,11 +287,10 @@ def test_merge_weights_blocks_by_the_fall_of_the_rate(decay, shape):
     assert weights.sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("over", [3e-9, 1e-17, 1e-300])
+@pytest.mark.parametrize("over", [3e-9, 1e-300])
 def test_a_decay_shorter_than_a_block_is_the_last_block(over):
-    for counts in (None, [3, 7, 11, 13]):
-        weights = plp_optax.merge_weights(4, counts, decay="linear", over=over)
-        np.testing.assert_array_equal(weights, [0, 0, 0, 1])
+    weights = plp_optax.merge_weights(4, [3, 7, 11, 13], decay="linear", over=over)
+    np.testing.assert_array_equal(weights, [0, 0, 0, 1])
 
 
 @pytest.mark.parametrize(

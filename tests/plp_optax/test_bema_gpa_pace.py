@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import plp_optax
-from tests.support.problems import W0, jitted, noisy_gradient, run
+from tests.support.problems import W0, jitted, noisy_gradient, read_out, run
 
 RATE = 0.07
 STEPS = 25
@@ -15,21 +15,6 @@ STEPS = 25
 
 def descend(link):
     return optax.chain(optax.sgd(RATE), link)
-
-
-def read_out(tx, steps=STEPS, read=plp_optax.evaluation_params):
-    """Parameters and what is read out after each step, in float64."""
-    tx = jitted(tx)
-    with jax.enable_x64(True):
-        w = jnp.asarray(W0)
-        state, params, averages = tx.init(w), [], []
-        for t in range(steps):
-            gradient = jnp.asarray(noisy_gradient(np.asarray(w), t))
-            updates, state = tx.update(gradient, state, w)
-            w = optax.apply_updates(w, updates)
-            params.append(np.asarray(w))
-            averages.append(np.asarray(read(state, w)))
-    return np.stack(params), np.stack(averages)
 
 
 def assert_equal(actual, expected):
@@ -51,13 +36,12 @@ def bema_twin(path, kappa, eta, rho, gamma, phi, tau):
     return found
 
 
-@pytest.mark.parametrize("keep_initial", [True, False])
 @pytest.mark.parametrize(
-    ("kappa", "eta", "rho", "gamma", "phi", "tau"),
+    ("kappa", "eta", "rho", "gamma", "phi", "tau", "keep_initial"),
     [
-        (0.5, 0.2, 10.0, 1.0, 1, 0),
-        (0.7, 0.4, 2.0, 0.5, 3, 0),
-        (0.3, 1.0, 1.0, 2.0, 4, 5),
+        (0.5, 0.2, 10.0, 1.0, 1, 0, True),
+        (0.7, 0.4, 2.0, 0.5, 3, 0, False),
+        (0.3, 1.0, 1.0, 2.0, 4, 5, True),
     ],
 )
 def test_bema_follows_the_papers_algorithm(
@@ -74,7 +58,7 @@ def test_bema_follows_the_papers_algorithm(
         initial = None if keep_initial else jnp.asarray(plain[tau])
         return plp_optax.bema_params(state, w, initial)
 
-    params, averages = read_out(descend(tx), read=read)
+    params, averages = read_out(descend(tx), STEPS, read)
     assert_equal(params, plain[1:])
     found = bema_twin(plain, kappa, eta, rho, gamma, phi, tau)
     assert len(found) >= 5
@@ -94,7 +78,7 @@ def test_bema_between_its_updates_corrects_the_last_average():
 
 
 def test_bema_without_a_correction_is_an_exponential_average():
-    params, averages = read_out(descend(plp_optax.bema(0.6, bias_power=None)))
+    params, averages = read_out(descend(plp_optax.bema(0.6, bias_power=None)), STEPS)
     average = W0
     for t, (w, actual) in enumerate(zip(params, averages, strict=True), 1):
         average = average + (10.0 + t) ** -0.6 * (w - average)
@@ -118,18 +102,17 @@ def gpa_twin(mu_y, mu_x, steps=STEPS):
     return np.stack(ys), np.stack(xs)
 
 
-@pytest.mark.parametrize("mu_y", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize(
-    ("kwargs", "mu_x"),
+    ("mu_y", "kwargs", "mu_x"),
     [
-        ({"decay": 0.9}, lambda t: 0.9),
-        ({}, lambda t: 0.9967),
-        ({"power": 0.0}, lambda t: 1 - 1 / t),
-        ({"power": 3.0}, lambda t: 1 - 4 / (t + 3)),
+        (0.7, {"decay": 0.9}, lambda t: 0.9),
+        (0.7, {}, lambda t: 0.9967),
+        (0.0, {"power": 0.0}, lambda t: 1 - 1 / t),
+        (1.0, {"power": 3.0}, lambda t: 1 - 4 / (t + 3)),
     ],
 )
 def test_gpa_follows_the_three_sequences(mu_y, kwargs, mu_x):
-    actual = read_out(descend(plp_optax.gpa(mu_y, **kwargs)))
+    actual = read_out(descend(plp_optax.gpa(mu_y, **kwargs)), STEPS)
     for ours, expected in zip(actual, gpa_twin(mu_y, mu_x), strict=True):
         assert_equal(ours, expected)
 
@@ -143,14 +126,15 @@ def test_gpas_reference_step():
         y = y + (1 - mu_x) * (z - y)
         y = y + RATE * (mu_y * mu_x - 1) * gradient
         z = z - RATE * gradient
-    params, averages = read_out(descend(plp_optax.gpa(mu_y, decay=mu_x)))
+    params, averages = read_out(descend(plp_optax.gpa(mu_y, decay=mu_x)), STEPS)
     assert_equal(params[-1], y)
     assert_equal(averages[-1], y + (1 - 1 / mu_y) * (z - y))
 
 
 def test_the_uniform_gpa_is_schedule_free():
-    expected = read_out(optax.contrib.schedule_free(optax.sgd(RATE), RATE, b1=0.9))
-    actual = read_out(descend(plp_optax.gpa(0.9, power=0.0)))
+    free = optax.contrib.schedule_free(optax.sgd(RATE), RATE, b1=0.9)
+    expected = read_out(free, STEPS)
+    actual = read_out(descend(plp_optax.gpa(0.9, power=0.0)), STEPS)
     for ours, optaxs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(ours, optaxs, rtol=1e-6)  # its b1 is in float32
 
@@ -159,24 +143,6 @@ def test_gpa_with_equal_weights_is_nesterovs_momentum():
     mu = 0.8
     tx = optax.chain(optax.sgd(RATE / (1 - mu)), plp_optax.gpa(mu, decay=mu))
     assert_equal(run(tx, STEPS), run(optax.sgd(RATE, mu, nesterov=True), STEPS))
-    diloco = plp_optax.outer_nesterov(0.7, momentum=mu, period=1)
-    tx = optax.chain(optax.sgd(0.7 * RATE / (1 - mu)), plp_optax.gpa(mu, decay=mu))
-    assert_equal(run(tx, STEPS), run(descend(diloco), STEPS))
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "first", "last"),
-    [({"decay": 0.8}, 1 - 0.7 * 0.8, 1.0), ({"power": 2.0}, 0.3, 1 - 0.7 / 4)],
-)
-def test_gpas_drift(kwargs, first, last):
-    tx = plp_optax.gpa(0.7, **kwargs)
-    step = lambda state, u: tx.update(u, state)[::-1]  # noqa: E731
-    with jax.enable_x64(True):
-        u = jnp.ones(4000)
-        _, emitted = jax.lax.scan(step, tx.init(u[0]), u)
-    if "decay" in kwargs:
-        np.testing.assert_allclose(emitted[0], first)
-    np.testing.assert_allclose(emitted[-1], last, rtol=1e-3)
 
 
 # -- PACE ------------------------------------------------------------------------------
@@ -203,12 +169,12 @@ def pace_twin(gradient, w, eta, c, kappa, b2=0.999, decay=1e-4, steps=STEPS):
 
 @pytest.mark.parametrize(
     ("c", "kappa", "eta"),
-    [(0.5, 0.5, 0.1), (20.0, 0.2, 0.1), (3.0, 0.7, lambda n: 0.1 / (1 + n))],
+    [(20.0, 0.2, 0.1), (3.0, 0.7, lambda n: 0.1 / (1 + n))],
 )
 def test_pace_follows_the_twin(c, kappa, eta):
     schedule = eta if callable(eta) else lambda n: eta
     tx = plp_optax.pace(eta, c, power=kappa, b2=0.99, weight_decay=0.01)
-    params, averages = read_out(tx)
+    params, averages = read_out(tx, STEPS)
     *expected, clipped = pace_twin(noisy_gradient, W0, schedule, c, kappa, 0.99, 0.01)
     # optax corrects Adam's moments in float32.
     np.testing.assert_allclose(params, expected[0], rtol=1e-6)

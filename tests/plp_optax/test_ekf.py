@@ -9,7 +9,6 @@ import pytest
 
 import plp_optax
 from plp_optax import _ekf
-from tests.support.problems import jit
 
 SETTINGS = {
     "prior_variance": 2.0,
@@ -59,7 +58,7 @@ def make_step(tx, model=network):
 
 def run(tx, params, samples, model=network):
     """Parameters and state after all samples, updated in a Python loop."""
-    step = jit(make_step(tx, model))
+    step = jax.jit(make_step(tx, model))
     carry = params, tx.init(params)
     for sample in zip(*samples, strict=True):
         carry, _ = step(carry, sample)
@@ -107,7 +106,7 @@ def test_equals_the_textbook(model, settings):
         params, samples = make_params(float), make_samples(dtype=float)
         flat, unravel = jax.flatten_util.ravel_pytree(params)
         twin = Twin(np.asarray(flat), **settings)
-        linearize = jit(lambda p, x: (model(p, x), jax.jacrev(model)(p, x)))
+        linearize = jax.jit(lambda p, x: (model(p, x), jax.jacrev(model)(p, x)))
         for x, y in zip(*samples, strict=True):
             prediction, jacobian = linearize(unravel(twin.w), x)
             m = prediction.size
@@ -120,8 +119,8 @@ def test_equals_the_textbook(model, settings):
         np.testing.assert_allclose(state.covariance, twin.p, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize(("outputs", "forgetting"), [(1, 0.9), (3, 1.0)])
-def test_on_a_linear_model_it_is_ridge_regression(outputs, forgetting):
+def test_on_a_linear_model_it_is_ridge_regression():
+    outputs, forgetting = 3, 0.9
     rng = np.random.default_rng(1)
     n, size, p0, r = 40, 5, 3.0, 0.2
     a = rng.normal(size=(n, outputs, size))
@@ -141,30 +140,9 @@ def test_on_a_linear_model_it_is_ridge_regression(outputs, forgetting):
     np.testing.assert_allclose(state.covariance, np.linalg.inv(normal), atol=1e-12)
 
 
-def test_outputs_at_once_equal_outputs_one_by_one_on_a_linear_model():
-    rng = np.random.default_rng(2)
-    a, y = rng.normal(size=(4, 3)), rng.normal(size=4)
-    with jax.enable_x64(True):
-        tx = plp_optax.ekf(measurement_noise=0.5)
-        w = jnp.asarray(rng.normal(size=3))
-        step = make_step(tx, lambda w, a: a @ w)
-        a, y = jnp.asarray(a), jnp.asarray(y)
-        at_once, _ = jit(step)((w, tx.init(w)), (a, y))
-        one_by_one, _ = jax.lax.scan(step, (w, tx.init(w)), (a[:, None], y[:, None]))
-    assert_close(at_once, one_by_one, 1e-13)
-
-
-def test_update_is_added_and_moves_the_prediction_to_the_target():
-    tx = plp_optax.ekf()
-    w, a = jnp.asarray([1.0, -2.0]), jnp.asarray([3.0, 4.0])
-    updates, _ = tx.update(a, tx.init(w), w, innovation=jnp.asarray(2.0))
-    # k = a / (1 + 25), so the prediction moves by 25/26 of the innovation.
-    assert a @ optax.apply_updates(w, updates) - a @ w == pytest.approx(2 * 25 / 26)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_covariance_stays_symmetric_and_positive_definite(dtype):
+def test_covariance_stays_symmetric_and_positive_definite():
     """10^5 updates with inputs of unequal scale that are nearly collinear."""
+    dtype = jnp.float32
     settings = (  # prior variance, measurement noise, process noise, forgetting
         (1.0, 1.0, 0.0, 1.0),
         (1e2, 1e-2, 0.0, 1.0),
@@ -196,9 +174,8 @@ def test_covariance_stays_symmetric_and_positive_definite(dtype):
         )
         return jax.lax.scan(step, start, keys)[0]
 
-    with jax.enable_x64(dtype == jnp.float64):
-        arguments = (jnp.asarray(x, dtype) for x in zip(*settings, strict=True))
-        state, smallest, asymmetry = jax.jit(jax.vmap(worst))(*arguments)
+    arguments = (jnp.asarray(x, dtype) for x in zip(*settings, strict=True))
+    state, smallest, asymmetry = jax.jit(jax.vmap(worst))(*arguments)
     assert np.all(np.linalg.eigvalsh(np.asarray(state.covariance, np.float64)) > 0)
     assert np.all(np.asarray(smallest) > 0)
     np.testing.assert_array_equal(asymmetry, 0)
@@ -216,16 +193,6 @@ def smallest_pivot(p):
     return jnp.minimum(second, third)
 
 
-def test_learns_a_network_inside_scan():
-    x, _ = make_samples(300, seed=3)
-    teacher = jax.tree.map(lambda p: 1 - p, PARAMS)
-    tx = plp_optax.ekf(measurement_noise=1e-3)
-    samples = x, jax.vmap(network, (None, 0))(teacher, x)
-    train = jit(lambda carry, xs: jax.lax.scan(make_step(tx), carry, xs)[1])
-    errors = train((PARAMS, tx.init(PARAMS)), samples)
-    assert jnp.mean(errors[-100:] ** 2) < jnp.mean(errors[:20] ** 2) / 1000
-
-
 @pytest.mark.parametrize(
     ("dtypes", "kept"),
     [(["bfloat16"], "float32"), (["float32", "float64", "float16"], "float64")],
@@ -234,17 +201,6 @@ def test_covariance_has_the_widest_type(dtypes, kept):
     with jax.enable_x64(True):
         params = [jax.ShapeDtypeStruct((2, i), d) for i, d in enumerate(dtypes)]
         assert jax.eval_shape(plp_optax.ekf().init, params).covariance.dtype == kept
-
-
-def test_chains():
-    """The next transformation sees the update, with the parameters' shapes."""
-    halved = optax.chain(plp_optax.ekf(), optax.scale(0.5))
-    tx = plp_optax.ekf()
-    full, _ = jit(tx.update)(JACOBIAN, tx.init(PARAMS), innovation=INNOVATION)
-    half, _ = jit(halved.update)(
-        JACOBIAN, halved.init(PARAMS), PARAMS, innovation=INNOVATION
-    )
-    assert_close(half, jax.tree.map(lambda u: u / 2, full))
 
 
 def test_a_chain_without_parameters_passes():
@@ -303,7 +259,6 @@ def test_refuses_an_update_without_an_innovation():
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
 
 
-@pytest.mark.parametrize("params", [None, PARAMS], ids=["without", "with"])
 @pytest.mark.parametrize(
     ("jacobian", "innovation", "message"),
     [
@@ -315,17 +270,18 @@ def test_refuses_an_update_without_an_innovation():
         (JACOBIAN, jnp.ones(0), r"got shape \(0,\)"),
     ],
 )
-def test_refuses_a_jacobian_that_does_not_fit(jacobian, innovation, message, params):
+def test_refuses_a_jacobian_that_does_not_fit(jacobian, innovation, message):
     tx = plp_optax.ekf()
-    with pytest.raises(ValueError, match=message):
-        tx.update(jacobian, tx.init(PARAMS), params, innovation=innovation)
+    for params in (None, PARAMS):
+        with pytest.raises(ValueError, match=message):
+            tx.update(jacobian, tx.init(PARAMS), params, innovation=innovation)
 
 
 def test_missing_targets_are_left_out_and_counted():
     """An output with a NaN target is as if the model did not have it."""
     params, (x, y) = make_params(), make_samples(6)
     tx = plp_optax.ekf(**SETTINGS)
-    both, first = make_step(tx), make_step(tx, one_output)
+    both, first = jax.jit(make_step(tx)), jax.jit(make_step(tx, one_output))
     carry = expected = (params, tx.init(params))
     for t in range(6):
         missing = t % 2 == 1

@@ -14,7 +14,6 @@ from tests.support.amplification import (
     IDENTITY_WINDOWS,
     analyze,
     feed,
-    jit,
     kernels,
 )
 
@@ -124,10 +123,10 @@ def test_stacked_members_have_a_table_each(measure):
     rows = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     gradients = [kernels(row) for row in rows]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *gradients)
-    _, state = jit(jax.vmap(tx.update))(stacked, jax.vmap(tx.init)(stacked))
+    _, state = jax.jit(jax.vmap(tx.update))(stacked, jax.vmap(tx.init)(stacked))
     tables = []
     for i, gradient in enumerate(gradients):
-        _, one = jit(tx.update)(gradient, tx.init(gradient))
+        _, one = jax.jit(tx.update)(gradient, tx.init(gradient))
         tables.append(f"member {i}\n{plp_optax.layer_table(one, gradient)}")
     table = plp_optax.layer_table((state, optax.EmptyState()), stacked)
     assert table == "\n\n".join(tables)

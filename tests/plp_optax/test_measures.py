@@ -22,7 +22,6 @@ from tests.support.amplification import (
     analyze,
     every_measure,
     feed,
-    jit,
     kernels,
 )
 
@@ -53,7 +52,7 @@ def analysis(measure, n):
     windows = [AmplificationWindow(0, 2 * n, n, factor=2.0)]
     tx = plp_optax.amplify_layers(windows, measure=measure, select=by_score(0.5))
 
-    @jit
+    @jax.jit
     def states(rows):
         def step(state, row):
             return tx.update(measured_tree(row), state)[1], None
@@ -133,11 +132,8 @@ def test_weights_without_gradients_are_left_out_in_every_accumulator():
         kernels(np.array([[1e-5, 0.0], [1e-5, sign * 1e-5]])) for sign in (1, -1, 1)
     ]
     state, _ = analyze(rows)
-    np.testing.assert_allclose(state.scores, [1.0, 2 / 3], rtol=1e-2)
+    np.testing.assert_allclose(state.scores, [1.0, 2 / 3], rtol=1e-6)
     with jax.enable_x64(True):  # from gradients wider than the accumulators
-        rows = [
-            kernels(np.array([[1.0, 0.0], [1.0, sign]])) for sign in (1.0, -1.0, 1.0)
-        ]
         state, _ = analyze(rows, accumulator_dtype=jnp.float32)
         np.testing.assert_allclose(state.scores, [1.0, 2 / 3], rtol=1e-6)
 
@@ -156,7 +152,7 @@ def test_noise_scores_its_floor(measure):
 
         return jax.lax.scan(step, tx.init({"kernel": gradients[0]}), gradients)[0]
 
-    state = jit(jax.vmap(one_layer, in_axes=1))(rows.astype(np.float32))
+    state = jax.jit(jax.vmap(one_layer, in_axes=1))(rows.astype(np.float32))
     one = jax.tree.map(lambda x: x[0], state)
     analysis = plp_optax.layer_analyses(one, {"kernel": rows[0, 0]})[0]
     floor = (n * weights if measure == "g1" else n) ** -0.5
@@ -177,7 +173,7 @@ def test_standardising_and_both_cases(scores, threshold, two_sided):
     if np.ptp(scores) and scores.std() <= 1e-5:
         return  # neither equal nor told apart
     with jax.enable_x64(True):
-        z = jit(standardize)(jnp.asarray(scores), jnp.ones(len(scores), bool))
+        z = jax.jit(standardize)(jnp.asarray(scores), jnp.ones(len(scores), bool))
     np.testing.assert_allclose(z, expected, atol=1e-6)
     assert np.all(np.abs(z) <= np.sqrt(len(scores) - 1) + 1e-9)
 
@@ -196,11 +192,10 @@ def test_equal_scores_amplify_nothing(pattern, sizes, measure):
         assert not np.any(state.amplified)
 
 
-@every_measure
-def test_equal_scores_amplify_nothing_after_many_iterations(measure):
+def test_equal_scores_amplify_nothing_after_many_iterations():
     pattern = np.random.default_rng(0).normal(size=(400, 1)) + 0.3
     rows = pattern * np.repeat([0.1, 0.7, 13.0], WEIGHTS)
-    state = analysis(measure, 400)(rows.astype(np.float32))
+    state = analysis("g2", 400)(rows.astype(np.float32))
     assert 0.1 < state.scores[0] < 0.9
     np.testing.assert_array_equal(state.z_scores, 0)
 
@@ -264,39 +259,13 @@ def test_a_layer_that_is_never_finite_takes_no_part(measure):
         assert not table[1].amplified
 
 
-@every_measure
-def test_nan_outside_of_analysis_does_not_enter_the_sums(measure):
+def test_nan_outside_of_analysis_does_not_enter_the_sums():
     good = kernels(np.array([[1.0, 1.0], [1.0, -1.0], [0.0, 0.0]], np.float32))
     nan = jax.tree.map(lambda g: g * jnp.nan, good)
     windows = [AmplificationWindow(1, 5, 2, 2.0), AmplificationWindow(6, 9, 2, 2.0)]
-    tx = plp_optax.amplify_layers(windows, measure=measure, select=by_score(0.5))
+    tx = plp_optax.amplify_layers(windows, select=by_score(0.5))
     outputs, states = feed(tx, [nan, good, good, nan, nan, nan, good, good, nan, nan])
     _, clean = feed(tx, [good] * 10)
     chex.assert_trees_all_equal(states[3:], clean[3:])
     assert np.any(states[3].amplified)
     assert np.all(np.isnan(outputs[3]["a"]["kernel"]))  # nor are they hidden
-
-
-def test_g2_leaves_out_weights_without_a_gradient():
-    """Eight of nine taps of a 3x3 kernel on 1x1 maps see padding only."""
-    noise = np.random.default_rng(0).normal(size=(16, 40))
-    gradients = np.zeros((16, 3, 3, 40))
-    gradients[:, 1, 1] = noise
-    scores = []
-    for rows in (gradients.reshape(16, -1), noise, np.zeros((16, 8))):
-        params = {
-            "a": {"kernel": jnp.zeros(rows.shape[1])},
-            "b": {"kernel": jnp.zeros(1)},
-        }
-        tx = plp_optax.amplify_layers(
-            [AmplificationWindow(0, 32, 16, factor=2.0)], select=by_score(0.5)
-        )
-        state = tx.init(params)
-        for row in rows:
-            tree = {"a": {"kernel": jnp.asarray(row)}, "b": {"kernel": jnp.ones(1)}}
-            _, state = tx.update(tree, state)
-        scores.append(float(state.scores[0]))
-    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
-    assert scores[1] == pytest.approx(reference.measure_g2(noise), rel=1e-5)
-    assert 0.15 < scores[1] < 0.35  # pure noise: about 1 / sqrt(16)
-    assert scores[2] == 0

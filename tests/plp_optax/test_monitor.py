@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 import plp_optax
 from plp_optax import AmplificationWindow, stacked
 from tests.support import reference
-from tests.support.amplification import every_measure, jit, kernels
-from tests.support.problems import run_tree
+from tests.support.amplification import every_measure, kernels
+from tests.support.problems import jitted, run_tree
 
 STEPS, DECAY, WINDOW = 9, 0.8, 4
 SIZES = {"a": (2, 3), "b": (4,), "c": (1, 1)}
@@ -38,7 +38,7 @@ def problem(steps=STEPS, seed=0):
 
 def monitored(tx, params, gradients):
     """The moments after each step, and all updates."""
-    state, update = tx.init(params), jit(tx.update)
+    state, update = tx.init(params), jax.jit(tx.update)
     moments, outputs = [], []
     for gradient in gradients:
         updates, state = update(gradient, state, params)
@@ -82,8 +82,8 @@ def test_exponential_averages_follow_their_twin(measure):
             assert_moments(moments[last], expected, measure)
 
 
-@every_measure
-def test_windows_follow_their_twin_and_hold_until_the_next_ends(measure):
+def test_windows_follow_their_twin_and_hold_until_the_next_ends():
+    measure = "g1_per_weight"
     with jax.enable_x64(True):
         params, gradients = problem()
         tx = plp_optax.monitor_layers(optax.sgd(0.1), measure=measure, window=WINDOW)
@@ -119,20 +119,19 @@ def test_updates_are_those_of_the_optimizer():
     params, gradients = problem()
     params, gradients = jax.tree.map(jnp.float32, (params, gradients[3:]))
     plain = optax.adamw(0.1)
-    expected, _ = run_tree(plain, params, gradients)
+    expected, _ = run_tree(jitted(plain), params, gradients)
     watched = plp_optax.monitor_layers(plain, measure="g2")
-    actual, _ = run_tree(watched, params, gradients)
+    actual, _ = run_tree(jitted(watched), params, gradients)
     chex.assert_trees_all_equal(actual, expected)
     outputs = monitored(plp_optax.monitor_layers(), params, gradients)[1]
     chex.assert_trees_all_equal(outputs, gradients)
 
 
-@every_measure
-def test_stacked_layers_are_layers_of_their_own(measure):
+def test_stacked_layers_are_layers_of_their_own():
     with jax.enable_x64(True):
         rng = np.random.default_rng(2)
         rows = rng.normal(size=(6, 3, 4))
-        make = functools.partial(plp_optax.monitor_layers, measure=measure, decay=0.9)
+        make = functools.partial(plp_optax.monitor_layers, measure="g2", decay=0.9)
         apart = [kernels(row) for row in rows]
         together = [{"blocks": {"kernel": row}} for row in rows]
         one = make(layers=stacked("blocks/.*", layers="modules"))
@@ -148,8 +147,8 @@ def test_masked_leaves_and_gradients_that_are_none():
     state = masked.init(params)
     none = tx.init(params)
     for gradient in gradients:
-        _, state = jit(masked.update)(gradient, state, params)
-        _, none = jit(tx.update)(gradient | {"b": {"kernel": None}}, none, params)
+        _, state = jax.jit(masked.update)(gradient, state, params)
+        _, none = jax.jit(tx.update)(gradient | {"b": {"kernel": None}}, none, params)
     rows = plp_optax.layer_statistics(state, {"a": params["a"]})
     np.testing.assert_allclose(rows[0].noise, full.noise[0], rtol=1e-6)
     rows = plp_optax.layer_statistics(none, params)
@@ -157,21 +156,23 @@ def test_masked_leaves_and_gradients_that_are_none():
     assert np.isnan(rows[1][1:]).all()
 
 
-@every_measure
-def test_parameters_that_shard_map_splits(measure):
+@pytest.mark.parametrize(
+    "factory",
+    [
+        plp_optax.noise_adaptive_rates,
+        functools.partial(plp_optax.monitor_layers, measure="g2"),
+    ],
+    ids=["rates", "monitor"],
+)
+def test_parameters_that_shard_map_splits(factory):
     with jax.enable_x64(True):
         mesh = Mesh(np.array(jax.devices()), ("x",))
         rng = np.random.default_rng(3)
         rows = rng.normal(size=(5, 2, 8, 3))
         gradients = [{"a": {"kernel": r[0]}, "b": {"kernel": r[1]}} for r in rows]
         params = gradients[0]
-        make = functools.partial(
-            plp_optax.noise_adaptive_rates
-            if measure == "g1_per_weight"
-            else functools.partial(plp_optax.monitor_layers, measure=measure),
-            decay=0.7,
-        )
-        expected = feed_with_params(make(), params, gradients)
+        make = functools.partial(factory, decay=0.7)
+        expected = jax.jit(lambda: feed_with_params(make(), params, gradients))()
 
         def run(params, gradients):
             return feed_with_params(make(axis_name="x"), params, gradients)
@@ -181,7 +182,9 @@ def test_parameters_that_shard_map_splits(measure):
             jax.eval_shape(lambda: expected),
         )
         split = jax.shard_map(run, mesh=mesh, in_specs=P("x"), out_specs=specs)
-        chex.assert_trees_all_close(jit(split)(params, gradients), expected, rtol=1e-9)
+        chex.assert_trees_all_close(
+            jax.jit(split)(params, gradients), expected, rtol=1e-9
+        )
 
 
 def feed_with_params(tx, params, gradients):
@@ -211,7 +214,7 @@ def test_the_table_before_the_first_window_and_of_both_states():
         "(nothing yet after 0 updates: filled at the end of the first window)"
     )
     for _ in range(2):
-        _, state = jit(tx.update)(params, state, params)
+        _, state = jax.jit(tx.update)(params, state, params)
     text = plp_optax.layer_table(state, params)
     assert "nothing yet" not in text
     # g1 has no signal and no noise.
@@ -229,7 +232,7 @@ def test_the_table_before_the_first_window_and_of_both_states():
 def test_members_have_a_table_each():
     tx = plp_optax.monitor_layers(measure="g1_per_weight")
     gradients = kernels(np.random.default_rng(0).normal(size=(3, 2, 4)))
-    _, state = jit(jax.vmap(tx.update))(
+    _, state = jax.jit(jax.vmap(tx.update))(
         gradients, jax.vmap(tx.init)(gradients), gradients
     )
     table = plp_optax.layer_table(state, gradients)
@@ -267,9 +270,9 @@ def noisy(layers, count):
     ]
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_noise_adaptive_rates_follow_their_twin(alpha):
+def test_noise_adaptive_rates_follow_their_twin():
     """With momentum and decay, whose updates are scaled as a whole."""
+    alpha = 0.2
     start = [np.ones(4), np.full(3, 2.0), np.linspace(-1, 1, 6)]
     twins = [reference.MomentumSGD(0.05, 0.9, weight_decay=0.01) for _ in start]
     history, rates = reference.train_noise_adaptive(
@@ -279,7 +282,7 @@ def test_noise_adaptive_rates_follow_their_twin(alpha):
         base = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.05, 0.9))
         tx = plp_optax.noise_adaptive_rates(base, alpha=alpha, decay=DECAY)
         params = kernels(start)
-        state, update = tx.init(params), jit(tx.update)
+        state, update = tx.init(params), jax.jit(tx.update)
         for count, (expected, expected_rates) in enumerate(
             zip(history, rates, strict=True)
         ):
@@ -302,7 +305,7 @@ def test_rates_have_the_mean_1_and_do_not_depend_on_the_scale():
         for count in range(5):
             gradients = kernels([scale * g for g in noisy([np.ones(4)] * 3, count)])
             gradients["norm"] = {"scale": scale * np.ones(4)}
-            updates, state = jit(tx.update)(gradients, state, params)
+            updates, state = jax.jit(tx.update)(gradients, state, params)
             np.testing.assert_allclose(state.layer_rates.mean(), 1, rtol=1e-6)
         # Parameters outside of layers keep their rate.
         np.testing.assert_array_equal(updates["norm"]["scale"], scale)
@@ -321,11 +324,11 @@ def test_layers_of_unknown_noise_keep_their_rate():
         gradients.append(kernels(rows))
     state = tx.init(params)
     for gradient in gradients:
-        _, state = jit(tx.update)(gradient, state, params)
+        _, state = jax.jit(tx.update)(gradient, state, params)
     rates = np.asarray(state.layer_rates)
     assert rates[1] == 1
     np.testing.assert_allclose(rates[[0, 2]].mean(), 1, rtol=1e-6)
     assert rates[0] > 1.3
     # Without noise, at the first step, all rates are 1.
-    _, first = jit(tx.update)(params, tx.init(params), params)
+    _, first = jax.jit(tx.update)(params, tx.init(params), params)
     np.testing.assert_array_equal(first.layer_rates, 1)

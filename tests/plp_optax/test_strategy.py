@@ -39,15 +39,6 @@ def test_the_papers_list():
     assert amplified == [*range(12, 101), *range(102, 146)]
 
 
-@pytest.mark.parametrize("stages", [PAPER, DEEP])
-def test_the_schedule_by_epoch(stages):
-    strategy = TrainingStrategy(stages, steps_per_epoch=3)
-    rates = jax.vmap(strategy.learning_rate)(jnp.arange(3 * 160))
-    # After the last stage its rate continues.
-    np.testing.assert_allclose(rates[:300], 0.1, rtol=1e-6)
-    np.testing.assert_allclose(rates[300:], 0.01, rtol=1e-6)
-
-
 def test_the_schedule_under_transformations():
     stages = [(1, 0.5, 0, 1), (3, 0.25, 1, 2), (4, 0.125, 0, 1)]
     strategy = TrainingStrategy(stages, steps_per_epoch=2)

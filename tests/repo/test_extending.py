@@ -16,11 +16,11 @@ from experiments.study import Arm, Scale, Study
 from models.layers import Layers, Network, as_input, as_logits
 from tests.plp_optax import test_contract
 from tests.support.factories import CASES, Case
+from tests.support.programs import Parameters
 from training import data, recipe
 from training.data import registry
 from training.errors import ConfigError
 from training.run import workdir
-from training.run.callbacks import Callback
 from training.settings import config as config_lib
 from training.settings import methods
 
@@ -61,35 +61,26 @@ def registered(monkeypatch):
     monkeypatch.setitem(registry.DATASETS, "stripes", f"{HERE}:stripes")
 
 
-class Parameters(Callback):
-    """Keeps the parameters after each call."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_call(self, state):
-        self.seen.append(jax.device_get(state.params))
-
-
 def configure(tmp_path, *argv):
     argv = ["--model=linear", "--max-steps=1", "--workdir", str(tmp_path), *argv]
     (config,) = config_lib.parse(argv)
     return config
 
 
-@pytest.mark.parametrize(("scale", "change"), [((), 0.25), (("--sign-scale=2",), 0.5)])
-def test_a_method(scale, change, tmp_path):
+def test_a_method_and_a_network(tmp_path):
     """A step moves every parameter by the learning rate times the scale."""
-    argv = ["--method=sign", *scale, "--schedule=constant", "--lr=0.25"]
+    argv = ["--method=sign", "--sign-scale=2", "--schedule=constant", "--lr=0.25"]
     argv += ["--warmup-epochs=0", "--weight-decay=0", "--momentum=0"]
     config = configure(tmp_path, *argv)
     prepared = recipe.prepare(config)
     before = jax.device_get(prepared.engine.initial_state(config.seed).params)
     callback = Parameters()
-    recipe.run(prepared, config, callback)
+    result = recipe.run(prepared, config, callback)
     (after,) = callback.seen
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        np.testing.assert_allclose(np.abs(new - old), change, rtol=1e-5)
+        np.testing.assert_allclose(np.abs(new - old), 0.5, rtol=1e-5)
+    assert result["parameters"] == 8 * 8 * 10 + 10
+    assert training.load(tmp_path).config.model == "linear"
 
 
 @pytest.mark.parametrize(
@@ -117,17 +108,6 @@ def test_a_method_is_an_arm_of_a_study():
         ("sign", "linear"),
     ]
     assert config_lib.resolve(tasks[1].config).method == "sign"
-
-
-def test_a_network(tmp_path):
-    (result,) = recipe.train([configure(tmp_path, "--method=sgd")])
-    assert result["parameters"] == 8 * 8 * 10 + 10
-    trained = training.load(tmp_path)
-    assert trained.config.model == "linear"
-    kernel = models.create("linear", 3).init(
-        jax.random.key(0), np.zeros((1, 2, 2, 3), np.float32), train=False
-    )["params"]["head"]["kernel"]
-    assert kernel.shape == (12, 3)
 
 
 def test_a_data_set(tmp_path):
@@ -171,7 +151,9 @@ def test_a_transformation(monkeypatch, tmp_path):
     for name, test in inspect.getmembers(test_contract, inspect.isfunction):
         marks = getattr(test, "pytestmark", [])
         lists = [mark.args[1] for mark in marks if mark.args[:1] == ("name",)]
-        if not any(set(test_contract.CORE) <= set(map(str, found)) for found in lists):
+        if not any(
+            set(test_contract.STATES) <= set(map(str, found)) for found in lists
+        ):
             continue
         arguments = {"name": "clip", "tmp_path": tmp_path, "dtype": "float64"}
         wanted = inspect.signature(test).parameters

@@ -1,11 +1,11 @@
 """Trees of layers, and amplification fed with gradients of them."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 import plp_optax
 from plp_optax import AmplificationWindow, by_score
-from tests.support.problems import jit as jit
 
 MEASURES = ("g1", "g1_per_weight", "g2")
 every_measure = pytest.mark.parametrize("measure", MEASURES)
@@ -28,7 +28,7 @@ def analyze(gradients, *, select=HALF, **kwargs):
     n = len(gradients)
     windows = [AmplificationWindow(0, 2 * n, n, factor=2.0)]
     tx = plp_optax.amplify_layers(windows, select=select, **kwargs)
-    state, update = tx.init(gradients[0]), jit(tx.update)
+    state, update = tx.init(gradients[0]), jax.jit(tx.update)
     for gradient in gradients:
         _, state = update(gradient, state)
     return state, tx
@@ -36,7 +36,10 @@ def analyze(gradients, *, select=HALF, **kwargs):
 
 def feed(tx, gradients, params=None):
     """The updates that come out, and all states, the initial one included."""
-    state, update = tx.init(gradients[0] if params is None else params), jit(tx.update)
+    state, update = (
+        tx.init(gradients[0] if params is None else params),
+        jax.jit(tx.update),
+    )
     outputs, states = [], [state]
     for gradient in gradients:
         updates, state = update(gradient, state)

@@ -13,8 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -148,14 +146,6 @@ class Bad(NamedTuple):
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
 
 
-def make_file(path):
-    path.write_text("precious")
-
-
-def make_loop(path):
-    path.symlink_to(path)
-
-
 def is_object(text):
     try:
         return isinstance(json.loads(text.decode()), dict)
@@ -179,65 +169,3 @@ DEEP = st.builds(
     st.sampled_from([b"[", b'{"a":']),
     st.integers(1, 3000),
 )
-
-
-# -- Damage ----------------------------------------------------------------------------
-
-
-class Damage(NamedTuple):
-    """Damage to a file.
-
-    Attributes:
-      file: Its position in a list, modulo the length.
-      how: The kind of damage.
-      where: The position in the file, from 0 to 1.
-      bit: The bit that is flipped there.
-      garbage: What replaces it.
-    """
-
-    file: int
-    how: str
-    where: float
-    bit: int
-    garbage: bytes
-
-    def apply(self, files):
-        """Damages one of the files, unless it was removed."""
-        file = files[self.file % len(files)]
-        if not file.is_file():
-            return
-        content = bytearray(file.read_bytes())
-        index = int(self.where * len(content))
-        file.unlink()
-        match self.how:
-            case "flipped":
-                if content:
-                    content[index] ^= 1 << self.bit
-                file.write_bytes(content)
-            case "cut":
-                file.write_bytes(content[:index])
-            case "replaced":
-                file.write_bytes(self.garbage)
-            case "directory":
-                file.mkdir()
-
-
-DAMAGES = st.builds(
-    Damage,
-    st.integers(0, 10**6),
-    st.sampled_from(["flipped", "cut", "replaced", "removed", "directory"]),
-    st.floats(0, 1, exclude_max=True),
-    st.integers(0, 7),
-    st.binary(max_size=60) | GARBAGE | DEEP | JSON.map(json.dumps).map(str.encode),
-)
-
-
-def files_in(*paths):
-    """The files in some directories, and files themselves, in a fixed order."""
-    files = [[path] if path.is_file() else path.rglob("*") for path in paths]
-    return sorted(path for group in files for path in group if path.is_file())
-
-
-def assert_same_tree(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -1,6 +1,5 @@
 """Small problems, and loops that run a transformation on them."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-# Compiling is most of the cost here, and LLVM's optimisation half of that.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+import plp_optax
+
+jit = jax.jit
 
 _rng = np.random.default_rng(7)
 _matrix = _rng.normal(size=(5, 5))
@@ -29,13 +29,32 @@ def run(tx: optax.GradientTransformation, steps: int, dtype=np.float64) -> np.nd
     with jax.enable_x64(dtype == np.float64):
         w = jnp.asarray(W0, dtype)
         state, history = tx.init(w), []
-        update = jit(tx.update)
+        update = jax.jit(tx.update)
         for count in range(steps):
             gradient = jnp.asarray(noisy_gradient(np.asarray(w), count), dtype)
             updates, state = update(gradient, state, w)
             w = optax.apply_updates(w, updates)
             history.append(np.asarray(w))
     return np.stack(history)
+
+
+def read_out(
+    tx: optax.GradientTransformation,
+    steps: int,
+    read: Any = plp_optax.evaluation_params,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters, and what is read out of the state, after each step, in float64."""
+    tx = jitted(tx)
+    with jax.enable_x64(True):
+        w = jnp.asarray(W0)
+        state, params, averages = tx.init(w), [], []
+        for count in range(steps):
+            gradient = jnp.asarray(noisy_gradient(np.asarray(w), count))
+            updates, state = tx.update(gradient, state, w)
+            w = optax.apply_updates(w, updates)
+            params.append(np.asarray(w))
+            averages.append(np.asarray(read(state, w)))
+    return np.stack(params), np.stack(averages)
 
 
 def run_tree(
@@ -55,7 +74,7 @@ def run_tree(
 def jitted(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same transformation with compiled functions."""
     tx = optax.with_extra_args_support(tx)
-    return optax.GradientTransformationExtraArgs(jit(tx.init), jit(tx.update))
+    return optax.GradientTransformationExtraArgs(jax.jit(tx.init), jax.jit(tx.update))
 
 
 def avals(tree: Any) -> Any:

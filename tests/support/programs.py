@@ -12,6 +12,8 @@ from training import data, recipe
 from training.engine import parallel
 from training.engine.engine import Engine
 from training.engine.feed import Host, Resident
+from training.run.callbacks import Callback
+from training.run.checkpoints import copy_to_host
 from training.settings import config as config_lib
 
 CLASSES = 10
@@ -61,6 +63,16 @@ class Normalised(nn.Module):
         return x.astype(layers.param_dtype)
 
 
+class Parameters(Callback):
+    """Keeps the parameters after every call."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_call(self, state):
+        self.seen.append(copy_to_host(state.params))
+
+
 def momentum():
     """SGD with weight decay and momentum, as `optax` has it."""
     return optax.chain(optax.add_decayed_weights(0.01), optax.sgd(0.05, momentum=0.9))
@@ -94,19 +106,19 @@ def train_epoch(engine, state, epoch=0, seed=0):
     return state
 
 
+# What ends a run before its last epoch.
+ENDINGS = ("early_stopping", "stop_accuracy", "plateau_drops")
+
 _build = recipe.build
 _built: dict[str, Engine] = {}
 
 
 def build(config, dataset, source=None):
-    """As `recipe.build`, but compiles equal programs only once in a process.
-
-    Tests that run many trainings put it in the place of `recipe.build`.
-    """
+    """As `recipe.build`, but compiles equal programs only once in a process."""
     if source is not None:
         return _build(config, dataset, source)
     fields = config_lib.identity(config) | {"on_nonfinite": config.on_nonfinite}
-    for name in ("max_steps", "test_each_epoch"):
+    for name in ("max_steps", "test_each_epoch", *ENDINGS):
         fields.pop(name, None)
     if not recipe.depends_on_seed(config):
         del fields["seed"]

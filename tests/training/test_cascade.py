@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import jax
@@ -17,7 +16,7 @@ import plp_optax
 import train
 import training
 from tests.support import programs
-from tests.training.test_resume import Killed, assert_same_run, run, without_times
+from tests.training.test_resume import Killed, assert_same_run, without_times
 from training import cascade, recipe
 from training.engine import parallel
 from training.engine.networks import make_network
@@ -30,13 +29,6 @@ from training.settings import config
 TINY = ["--model", "tiny", "--width", "4", "--batch-size", "256", "--method", "sgd"]
 CASCADE = [*TINY, "--cascade", "conv", "--cascade-epochs", "2"]
 STAGES = [*CASCADE, "--cascade-extra-epochs", "1", "--cascade-finetune", "1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _shared_programs():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "build", programs.build)
-        yield
 
 
 def flat(tree):
@@ -352,18 +344,6 @@ def test_a_damaged_stage_is_refused_and_trained_again(uninterrupted, tmp_path, c
     shutil.rmtree(stage)
     assert train.main([*STAGES, "--workdir", str(path)]) == 0
     assert_same_cascade(expected, path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [3, 7])
-def test_killed_in_a_stage(tmp_path, number):
-    """By SIGKILL, in the evaluation of an epoch of each stage."""
-    whole, path = tmp_path / "whole", tmp_path / "run"
-    run(whole, flags=CASCADE)
-    killed = run(path, killer=("evaluation", number), check=False, flags=CASCADE)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    run(path, flags=CASCADE)
-    assert_same_cascade(whole, path)
 
 
 # -- Bad choices -----------------------------------------------------------------------

@@ -167,10 +167,8 @@ def test_the_newest_are_kept_and_none_beyond_the_position(tmp_path):
     [
         {"w": np.zeros(5, np.float32)},
         {"w": np.zeros(4, int)},
-        {"y": np.zeros(4, np.float32)},
         {**LIKE, "y": np.zeros(4, int)},
         {"w": {"y": np.zeros(4, np.float32)}},
-        [np.zeros(4, np.float32)],
     ],
 )
 def test_a_checkpoint_of_another_program_is_refused(two, like):
@@ -179,11 +177,6 @@ def test_a_checkpoint_of_another_program_is_refused(two, like):
         store.newest(like)
     assert "\n" not in str(e.value)
     assert "--overwrite" in str(e.value)
-
-
-def test_reading_reports_what_is_absent(tmp_path):
-    with pytest.raises(RunError, match="does not exist: has the run reached a checkp"):
-        read(tmp_path / "absent")
 
 
 # -- Interrupted writes ----------------------------------------------------------------

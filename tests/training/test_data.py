@@ -7,13 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support.cifar_archives import rows
 from training import data, errors
-
-
-def rows(examples):
-    """Returns the images as a sorted list of bytes, to compare as multisets."""
-    return sorted(image.tobytes() for image in examples.images)
-
 
 # --- Splits -------------------------------------------------------------------------
 

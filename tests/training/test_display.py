@@ -39,9 +39,10 @@ UNVALIDATED = {"validation_loss": float("nan"), "validation_accuracy": float("na
 # -- Lines -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("epochs", [7, 99_999])
-@pytest.mark.parametrize("average", [{}, AVERAGE], ids=str)
-@pytest.mark.parametrize("changes", [{}, LARGE, UNVALIDATED], ids=str)
+@pytest.mark.parametrize(
+    ("epochs", "average", "changes"),
+    [(7, AVERAGE, {}), (99_999, {}, LARGE), (7, {}, UNVALIDATED)],
+)
 def test_lines_of_epochs_stand_under_their_header(epochs, average, changes):
     """In under 80 columns, each number ends where its heading ends."""
     shown = epoch_header(epochs, average=bool(average))
@@ -76,7 +77,7 @@ def test_numbers_of_an_epoch():
     assert (large[1], large[3]) == ("1.00e+30", "1.00e+06")
 
 
-@pytest.mark.parametrize("columns", [50, 60, 72, 80])
+@pytest.mark.parametrize("columns", [50, 60, 72])
 def test_lines_of_epochs_fit_the_terminal(columns):
     """In 50 columns the speed is left out, and in 60 the legend."""
     header = epoch_header(30, columns).split("\n")
@@ -231,8 +232,9 @@ def test_without_a_terminal_there_are_only_lines(capsys):
     assert capsys.readouterr().out == "compiling\na line\n"
 
 
-@pytest.mark.parametrize("how", ["say", "line"])
-@pytest.mark.parametrize("output", ["pipe", "disk", "terminal"])
+@pytest.mark.parametrize(
+    ("how", "output"), [("say", "pipe"), ("line", "disk"), ("line", "terminal")]
+)
 def test_standard_output_may_go_away(monkeypatch, how, output):
     """As with `train.py | head`, on a full disk, or at the end of a connection."""
     kept = os.dup(1)
@@ -345,7 +347,7 @@ def test_the_confusion_matrix_is_by_label_and_names_the_worst(tmp_path, monkeypa
     assert [bar.get_width() for bar in most.patches] == [3, 2, 1]
 
 
-@pytest.mark.parametrize("title", ["a $ and $ b", r"$\frac$ \$5 {x}_^ $", "\u732b\t"])
+@pytest.mark.parametrize("title", [r"$\frac$ \$5 {x}_^ $", "\u732b\t"])
 def test_text_of_the_user_is_no_markup(tmp_path, monkeypatch, title):
     """Dollars are dollars; names that the font lacks become numbers; all is drawn."""
     figures = []

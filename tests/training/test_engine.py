@@ -42,11 +42,9 @@ def trained(epochs=3, **options):
     ("fields", "cores", "environment", "expected"),
     [
         ({}, 8, {}, 4),
-        ({"batch_size": 34}, 2, {}, 2),
         ({"batch_size": 96, "batch_parts": 3}, 2, {}, 2),
         ({}, 1, {}, None),
         ({"batch_size": 16}, 2, {}, None),
-        ({"batch_size": 63}, 2, {}, None),
         ({"distributed": True}, 2, {}, None),
         ({}, 2, {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, None),
     ],
@@ -111,10 +109,8 @@ def test_shard_map_is_pmap(reference, monkeypatch):
 
 
 def test_float64_state_has_no_other_floats(reference):
-    dtypes = {x.dtype for x in jax.tree.leaves(reference[1])}
-    assert {d for d in dtypes if jnp.issubdtype(d, jnp.floating)} == {
-        jnp.dtype("float64")
-    }
+    dtypes = {x.dtype.name for x in jax.tree.leaves(reference[1])}
+    assert {name for name in dtypes if "float" in name} == {"float64"}
 
 
 def test_an_epoch_in_parts_is_the_epoch(single):
@@ -138,19 +134,6 @@ def test_calls_report_their_steps_and_earlier_metrics(single):
         after.append(means(jax.device_get(call.state.monitor.epoch)))
     assert [call.steps for call in calls] == [1, 1, 1, 1]
     assert [call.metrics for call in calls] == [None, None, *after[:2]]
-
-
-def test_a_loop_on_the_device_ends_with_the_steps():
-    source = Resident(DATASET.train, 16, 3)
-    for steps, expected in (
-        (range(4), [(0, 3), (3, 1)]),
-        (range(1, 4), [(1, 3)]),
-        (range(2, 3), [(2, 1)]),
-    ):
-        calls = list(source.calls(0, 0, steps))
-        # A first step and a number of steps, the same on all devices.
-        assert [tuple(np.unique(c.arguments[1], axis=0)[0]) for c in calls] == expected
-        assert [c.steps for c in calls] == [count for _, count in expected]
 
 
 # -- Accumulation and precision --------------------------------------------------------
@@ -194,24 +177,6 @@ def test_accumulation_is_the_large_batch(large_batch, parts, unroll):
     )
 
 
-def test_several_batches_a_step_are_optax_multi_steps():
-    """Averaged gradients, momentum and prediction once for every two batches."""
-
-    def train(tx, **options):
-        engine = programs.make(Linear(), tx, dtype=jnp.float64, **options)
-        state = train_epoch(engine, engine.initial_state(0))
-        return jax.device_get(state.params)
-
-    with jax.enable_x64(True):
-        tx = optax.chain(programs.momentum(), plp_optax.plp())
-        several = train(tx, batch_size=16, parts=2)
-        accumulated = optax.MultiSteps(tx, 2, accumulator_dtype=jnp.float64)
-        expected = train(accumulated, batch_size=8)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), several, expected
-    )
-
-
 def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
     seen = {}
     monkeypatch.setattr(recipe, "Engine", lambda *_, **options: seen.update(options))
@@ -234,21 +199,6 @@ def test_smoothed_targets_are_mixed_with_even_ones():
     np.testing.assert_allclose(after.monitor.last.loss, expected, rtol=1e-12)
 
 
-def test_the_mean_of_a_block_is_that_of_the_parameters():
-    with jax.enable_x64(True):
-        engine = programs.make(dtype=jnp.float64, with_block=True)
-        state, params = engine.initial_state(0), []
-        for call in engine.train_steps(state, 0, 0):
-            state = call.state
-            params.append(jax.device_get(state.params))
-        assert int(state.block.tail_steps) == len(params) == 4
-        jax.tree.map(
-            lambda a, *rows: np.testing.assert_allclose(a, np.mean(rows, 0), rtol=1e-9),
-            state.averaged(state.block)["params"],
-            *params,
-        )
-
-
 def statistics_by_hand(params, count):
     """Mean and variance of ``Normalised``'s norm over the first batches of an order."""
     order = np.random.default_rng(0).permutation(64)[: 16 * count]
@@ -260,13 +210,12 @@ def statistics_by_hand(params, count):
     return {"mean": mean, "var": squares - mean**2}
 
 
-@pytest.mark.parametrize(("precise_bn", "count"), [(3, 3), (99, 4)])
-def test_statistics_are_those_of_the_parameters(precise_bn, count):
-    """Of the last ones and of the average, over as many batches as there are."""
+def test_statistics_are_those_of_the_parameters():
+    """Of the last ones and of the average."""
+    count = 3
     with jax.enable_x64(True):
         tx = optax.chain(programs.momentum(), plp_optax.tail_average())
-        engine = programs.make(tx=tx, dtype=jnp.float64, precise_bn=precise_bn)
-        assert engine.statistics_batches == count
+        engine = programs.make(tx=tx, dtype=jnp.float64, precise_bn=count)
         state = train_epoch(engine, engine.initial_state(0))
         for variables in (state.variables, state.averaged(state.opt_state)):
             found = jax.device_get(engine.with_statistics(variables))

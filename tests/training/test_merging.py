@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import training
-from tests.support import programs
 from training import __main__ as program
 from training import merging, recipe
 from training.engine.engine import Engine
@@ -24,9 +23,7 @@ ARGV += ["--method", "sgd", "--block-means", "2", "--precision", "float64"]
 def run(tmp_path_factory):
     """Means of epochs 1 and 2, 3 and 4, and 5."""
     path = tmp_path_factory.mktemp("merged") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "build", programs.build)
-        recipe.train(config.parse([*ARGV, "--workdir", str(path)]))
+    recipe.train(config.parse([*ARGV, "--workdir", str(path)]))
     return path
 
 

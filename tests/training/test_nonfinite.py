@@ -13,7 +13,6 @@ import plp_optax
 import train
 from tests.support import programs
 from tests.support.programs import train_epoch
-from training import recipe
 from training.engine.engine import means
 from training.engine.feed import Resident
 from training.errors import DivergedError
@@ -131,11 +130,8 @@ def test_scattered_bad_steps_do_not_add_up():
         assert int(state.step) == 3 * (MOST + 3)
 
 
-def test_a_run_stops_with_a_sentence_and_resumes_with_skip(
-    tmp_path, capsys, monkeypatch
-):
+def test_a_run_stops_with_a_sentence_and_resumes_with_skip(tmp_path, capsys):
     """A rate that explodes; what was saved before is good."""
-    monkeypatch.setattr(recipe, "build", programs.build)
     path = tmp_path / "run"
     argv = ["--model", "tiny", "--width", "4", "--batch-size", "128"]
     argv += ["--method", "sgd", "--workdir", str(path)]

@@ -10,7 +10,7 @@ import pytest
 
 import plp_optax
 from tests.support import reference
-from tests.support.problems import W0, jit, jitted, noisy_gradient, run
+from tests.support.problems import W0, jitted, noisy_gradient, run
 from training.errors import ConfigError
 from training.settings import plateau
 from training.settings.chain import make_optimizer, make_plan, make_schedule
@@ -100,7 +100,7 @@ def chain(**fields):
 @pytest.mark.parametrize(
     ("fields", "jump", "k", "period"),
     [
-        ({"method": "sgd"}, None, 1, 1),
+        ({"method": "sgd", "optimizer": "nesterov"}, None, 1, 1),
         (
             {"method": "plp", "plp_step": 2.0, "plp_window": 4, "plp_period": 5},
             lambda w, _: reference.predict_midpoint(w, 2.0),
@@ -122,19 +122,18 @@ def chain(**fields):
         ({"method": "average"}, lambda w, _: np.mean(w[1:], axis=0), 3, 4),
     ],
 )
-@pytest.mark.parametrize("optimizer", ["sgd", "nesterov"])
-def test_methods_follow_their_definitions(fields, jump, k, period, optimizer):
+def test_methods_follow_their_definitions(fields, jump, k, period):
     """L2 decay into the gradient, momentum, rate, and the method last."""
     expected = reference.train(
         W0,
         noisy_gradient,
-        reference.MomentumSGD(0.05, 0.8, optimizer == "nesterov", 0.01),
+        reference.MomentumSGD(0.05, 0.8, "optimizer" in fields, 0.01),
         12,
         jump=jump,
         k=k,
         period=period,
     )
-    tx = chain(optimizer=optimizer, momentum=0.8, weight_decay=0.01, **fields)
+    tx = chain(momentum=0.8, weight_decay=0.01, **fields)
     np.testing.assert_allclose(run(tx, 12), expected, rtol=1e-10)
 
 
@@ -179,14 +178,13 @@ def test_predictors_follow_the_optimizer(fields, link):
 
 
 @pytest.mark.parametrize(
-    ("fields", "rho"),
+    ("fields", "rho", "start"),
     [
-        ({"average": "power", "average_power": 3.0}, lambda n: 4 / (n + 3)),
-        ({"average": "ema", "average_decay": 0.8}, lambda n: 0.2 / (1 - 0.8**n)),
-        ({"average": "mean"}, lambda n: 1 / n),
+        ({"average": "power", "average_power": 3.0}, lambda n: 4 / (n + 3), 0.0),
+        ({"average": "ema", "average_decay": 0.8}, lambda n: 0.2 / (1 - 0.8**n), 0.0),
+        ({"average": "mean"}, lambda n: 1 / n, 0.5),
     ],
 )
-@pytest.mark.parametrize("start", [0.0, 0.5])
 def test_the_average_is_its_recursion_after_a_part_of_the_run(fields, rho, start):
     """Of the parameters after prediction."""
     with jax.enable_x64(True):
@@ -228,12 +226,11 @@ def test_other_optimizers_lower_a_loss_and_decay_weights(optimizer):
     assert not jnp.any(updates)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "nesterov"])
-def test_momentum_falls_while_the_cyclic_rate_rises(optimizer):
+def test_momentum_falls_while_the_cyclic_rate_rises():
     """As PyTorch's CyclicLR: 0.9 at the lower rate, 0.8 at the peak."""
     tx = chain(
         method="sgd",
-        optimizer=optimizer,
+        optimizer="nesterov",
         schedule="cyclic",
         learning_rate=0.02,
         max_learning_rate=0.04,
@@ -244,7 +241,7 @@ def test_momentum_falls_while_the_cyclic_rate_rises(optimizer):
     )
     rates = [0.005, 0.01, 0.015, *np.interp(range(9), [0, 4, 8], [0.02, 0.04, 0.02])]
     momenta = [0.9] * 3 + [*np.interp(range(9), [0, 4, 8], [0.9, 0.8, 0.9])]
-    twin, w, expected = reference.MomentumSGD(0, 0, optimizer == "nesterov"), W0, []
+    twin, w, expected = reference.MomentumSGD(0, 0, nesterov=True), W0, []
     for count in range(12):
         twin.learning_rate, twin.momentum = rates[count], momenta[count]
         w = twin.step(w, noisy_gradient(w, count), count)
@@ -252,9 +249,9 @@ def test_momentum_falls_while_the_cyclic_rate_rises(optimizer):
     np.testing.assert_allclose(run(tx, 12), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("method", ["sgd", "plp"])
-def test_a_plateau_divides_the_rate_by_ten(method):
+def test_a_plateau_divides_the_rate_by_ten():
     """After so many losses in a row that are not below the lowest before."""
+    method = "plp"
     fields = {"schedule": "plateau", "plateau_patience": 2, "method": method}
     tx, plain = chain(**fields), chain(method=method)
     losses = [3.0, 2.0, 2.0, 2.5, 1.9, 1.9, 1.9, math.nan, 5.0]
@@ -303,16 +300,13 @@ def test_lars_scales_the_step_to_the_norm_of_the_weights():
 @pytest.mark.parametrize(
     ("fields", "clip"),
     [
-        ({}, lambda g: g),
         ({"method": "amplify+plp"}, lambda g: g),
-        ({"clip_norm": 0.5}, lambda g: g * min(1, 0.5 / np.linalg.norm(g))),
-        ({"clip_value": 0.2}, lambda g: np.clip(g, -0.2, 0.2)),
         (
             {"clip_norm": 0.5, "clip_value": 0.2},
             lambda g: np.clip(g * min(1, 0.5 / np.linalg.norm(g)), -0.2, 0.2),
         ),
     ],
-    ids=["amplified", "predicted", "norm", "value", "both"],
+    ids=["predicted", "clipped"],
 )
 def test_gradients_are_amplified_then_clipped_before_decay_and_momentum(fields, clip):
     """All layers times 3 from the second epoch; the jump comes after the optimizer."""
@@ -349,8 +343,10 @@ def test_gradients_are_amplified_then_clipped_before_decay_and_momentum(fields, 
             np.testing.assert_allclose(params["kernel"], value, rtol=1e-10)
 
 
-@pytest.mark.parametrize("inner", [None, True, False])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("optimizer", "inner"),
+    [("sgd", None), ("sgd", True), ("adamw", None), ("adamw", False)],
+)
 def test_the_updates_of_scale_invariant_optimizers_are_amplified(optimizer, inner):
     """And the gradients of others, unless --amplify-inner says otherwise."""
     fields = {"optimizer": optimizer, "weight_decay": 0.0, **UNSET}
@@ -367,10 +363,10 @@ def test_the_updates_of_scale_invariant_optimizers_are_amplified(optimizer, inne
         gradient = {"kernel": jnp.arange(1.0, 4.0) - count}
         factor = 3.0 if count >= 3 else 1.0
         given = gradient if of_updates else optax.tree.scale(factor, gradient)
-        expected, other = jit(plain.update)(given, other, w)
+        expected, other = jax.jit(plain.update)(given, other, w)
         if of_updates:
             expected = optax.tree.scale(factor, expected)
-        updates, state = jit(tx.update)(gradient, state, w)
+        updates, state = jax.jit(tx.update)(gradient, state, w)
         np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=1e-5)
 
 
@@ -382,8 +378,8 @@ def test_the_monitor_is_around_the_method_and_noise_adaptive_rates_scale_it():
     for count in range(3):
         sign = (-1.0) ** count
         gradient = {"a": {"kernel": jnp.ones(3)}, "b": {"kernel": sign * jnp.ones(3)}}
-        updates, state = jit(tx.update)(gradient, state, w)
-        expected, other = jit(plain.update)(gradient, other, w)
+        updates, state = jax.jit(tx.update)(gradient, state, w)
+        expected, other = jax.jit(plain.update)(gradient, other, w)
     rates = optax.tree.get(state, "layer_rates")
     assert rates[0] > 1.4 > 0.6 > rates[1]
     for rate, name in zip(rates, "ab", strict=True):
@@ -395,8 +391,6 @@ def test_the_monitor_is_around_the_method_and_noise_adaptive_rates_scale_it():
     ("fields", "message"),
     [
         ({"strategy": "[(2, 0.1, 1, 2), (2, 0.1, 0, 1)]"}, "--strategy .*stage 2"),
-        ({"strategy": "[(1, 0.1, 1, 2)]"}, "--strategy .*lasts only one epoch"),
-        ({"strategy": "[(3, -0.1, 1, 2)]"}, "--strategy .*positive learning rate"),
         ({"strategy": "[(3, 0.1, 0, 1)]"}, "--method amplify: "),
         ({"epochs": 2}, "--strategy paper: "),
         (

