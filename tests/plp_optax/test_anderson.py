@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import plp_optax
-from tests.support.problems import W0, jit, jitted, noisy_gradient, run
+from tests.support.problems import W0, jitted, noisy_gradient, run
 
 RATE = 0.07
 
@@ -178,7 +178,7 @@ def test_revert_goes_back_to_where_the_optimizer_would_have_been(period):
     tx = plp_optax.anderson(3, period=period, revert=True)
     with jax.enable_x64(True):
         w = jnp.array([3.0, 4.0])
-        state, update = tx.init(w), jit(tx.update)
+        state, update = tx.init(w), jax.jit(tx.update)
         points, values = [w], []
         us = [jnp.array(u) for u in ([1.0, 0.0], [0.9, 0.1], [0.8, 0.3])]
         jumped_at = 1 if period is None else 2
@@ -217,7 +217,7 @@ def test_with_revert_values_at_kept_points_never_rise():
             return (optax.apply_updates(w, updates), state), value
 
         w = jnp.array([3.0, -2.0, 1.0])
-        train = jit(lambda carry: jax.lax.scan(step, carry, length=60)[1])
+        train = jax.jit(lambda carry: jax.lax.scan(step, carry, length=60)[1])
         return np.asarray(train((w, tx.init(w))))
 
     def rises(v):
@@ -260,7 +260,7 @@ def test_default_regularization_bounds_the_coefficients(dtype, strength):
     """Parallel updates; |c|^2 is at most (1 + 1 / lambda) / n (Scieur et al. 2016)."""
     tx = plp_optax.anderson(6, period=6)
     u = jnp.asarray(np.random.default_rng(0).normal(size=50), dtype)
-    state, update = tx.init(u), jit(tx.update)
+    state, update = tx.init(u), jax.jit(tx.update)
     for step in range(6):
         emitted, state = update(u * (1 + 1e-3 * step), state)
     length = float(jnp.linalg.norm(emitted.astype(float) / jnp.linalg.norm(u)))
@@ -295,7 +295,7 @@ def test_split_parameters_on_four_devices_equal_one(period, how):
         one = plp_optax.anderson(3, period=period)
         blank = jax.tree.map(jnp.zeros_like, split_updates()[0])
         expected = emitted_in_turn(
-            jit(one.update), one.init(blank), partial(jax.tree.map, jnp.asarray)
+            jax.jit(one.update), one.init(blank), partial(jax.tree.map, jnp.asarray)
         )
         if how == "pmap":
             tx = plp_optax.anderson(3, period=period, axis_name="x")
@@ -312,7 +312,7 @@ def test_split_parameters_on_four_devices_equal_one(period, how):
             def place(u):
                 return jax.device_put(u, NamedSharding(mesh, P("x")))
 
-            state, update = one.init(place(blank)), jit(one.update)
+            state, update = one.init(place(blank)), jax.jit(one.update)
         actual = emitted_in_turn(update, state, place)
         chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-12)
 

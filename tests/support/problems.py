@@ -10,8 +10,6 @@ import optax
 
 import plp_optax
 
-jit = jax.jit
-
 _rng = np.random.default_rng(7)
 _matrix = _rng.normal(size=(5, 5))
 HESSIAN = _matrix @ _matrix.T / 5 + np.eye(5)
