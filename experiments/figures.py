@@ -75,6 +75,7 @@ COLORED = (
     Look(style.PURPLE, ":"),
 )
 OTHERS = Look(style.PALE)
+_LINEAR = 0.02  # of the axis of differences by rate, in nats
 
 
 def logarithmic_if_wide(ax: Axes) -> bool:
@@ -408,4 +409,70 @@ def curves(
         f"standard error."
         + f" In grey: {'; '.join(others)}." * bool(others)
         + f" Diverged: {'; '.join(named)}." * bool(named),
+    )
+
+
+def sensitivity(
+    losses: pl.DataFrame,
+    labels: Mapping[str, str],
+    base: str,
+    first: Sequence[str],
+    place: str,
+) -> Picture | None:
+    """Draws the loss by learning rate, minus the lowest loss of the base.
+
+    Args:
+      losses: A row a method and rate: ``method``, ``rate``, ``value``, which is null
+        where a run diverged.
+      labels: What to call the methods.
+      base: The method whose lowest loss is subtracted.
+      first: Up to four methods in colour.
+      place: What was trained, for title and name.
+
+    Returns:
+      The picture; None if the base has not run.
+    """
+    found = losses.drop_nulls("value")
+    if base not in set(found["method"]):
+        return None
+    lowest = found.filter(c("method") == base)["value"].min()
+    ran = [name for name in dict.fromkeys(found["method"]) if name != base]
+    colored = [name for name in first if name in ran]
+    looks = dict.fromkeys(ran, OTHERS) | dict(zip(colored, COLORED, strict=False))
+    new = style.figure(f"What does a wrong learning rate cost? {place}", 4.2)
+    ax = new.subplots()
+    ax.axhline(0, color=style.BLACK, lw=0.6)
+    for name, look in {**looks, base: PLAIN}.items():
+        of = found.filter(c("method") == name).sort("rate")
+        is_other = look == OTHERS
+        ax.plot(
+            of["rate"],
+            of["value"] - lowest,
+            color=look.color,
+            ls=look.linestyle,
+            lw=0.9 if is_other else 1.7,
+            marker="" if is_other else "o",
+            ms=4,
+            zorder=1.9 if is_other else 2,
+            label="others" if is_other else labels[name],
+        )
+    ax.set_xscale("log")
+    style.number_logarithms(ax.xaxis)
+    ax.set_yscale("symlog", linthresh=_LINEAR)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    style.dress(
+        ax,
+        xlabel="learning rate",
+        ylabel=f"loss minus the best of {labels[base]}\n(nats; linear up to {_LINEAR})",
+    )
+    style.legend(new, title="means of the tuning seeds")
+    grey = [labels[name] for name, look in looks.items() if look == OTHERS]
+    best = found.group_by("method").agg(c("value").min() - lowest)
+    ends = dict(best.iter_rows())
+    shown = ", ".join(f"{labels[name]} {ends[name]:+.3f}" for name in colored)
+    return Picture(
+        f"sensitivity-{place.replace(' ', '-')}",
+        new,
+        f"the best of each method, minus that of {labels[base]}: {shown}",
+        f"In grey: {'; '.join(grey)}." if grey else "",
     )

@@ -2,8 +2,10 @@
 
 import polars as pl
 
-from experiments.reports.tried_rates import sensitivity
-from experiments.studies.image_batches import METHODS, RATES
+from experiments import figures
+from experiments.figures import Picture
+from experiments.reports.tried_rates import losses, sensitivity
+from experiments.studies.image_batches import BASE, METHODS, RATES
 from experiments.table import Table
 
 _METHOD = (
@@ -15,10 +17,21 @@ _METHOD = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str]:
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """How rates were chosen; at scale tune losses by rate."""
     if not len(found):
-        return ["## Sensitivity to the learning rate", sensitivity(table, METHODS)]
+        labels = {name: method.label for name, method in METHODS.items()}
+        return [
+            "## Sensitivity to the learning rate",
+            figures.sensitivity(
+                losses(table, METHODS),
+                labels,
+                BASE,
+                ("lookahead", "ema", "outer", "constant"),
+                table.place(table.models[0]),
+            ),
+            sensitivity(table, METHODS),
+        ]
     rates = ", ".join(map(str, RATES))
     drifts = ", ".join(f"{m.label} {m.drift:.3g}" for m in METHODS.values() if m.drift)
     return ["## Chosen rates", _METHOD.format(rates=rates, drifts=drifts)]

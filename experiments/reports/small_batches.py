@@ -2,7 +2,8 @@
 
 import polars as pl
 
-from experiments import markdown
+from experiments import figures, markdown
+from experiments.figures import Picture
 from experiments.table import Metric, Table
 
 c = pl.col
@@ -29,12 +30,25 @@ _METHOD = (
 METRICS = (Metric("loss", "last loss on held-out data", "nats", 4, c("loss")),)
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str]:
+# Those that are drawn in colour, and the base that is subtracted: the first that ran.
+_BASES = ("base", "muon")
+_DRAWN = ("b1-0.5", "plain-gpa", "b1-0.5-tail", "lookahead", "muon-ema", "muon-tail")
+
+
+def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     """Sensitivity to the rate, and chosen rates."""
     del found
+    losses = means(table).rename({"arm": "method", "loss": "value"})
+    base = next((b for b in _BASES if b in set(losses["method"])), _BASES[0])
     return [
         "## Sensitivity to the learning rate",
         _METHOD,
+        *(
+            figures.sensitivity(
+                losses.filter(c("model") == model), table.labels, base, _DRAWN, model
+            )
+            for model in table.models
+        ),
         _forgiving(table),
         "## Chosen rates",
         _chosen(table),

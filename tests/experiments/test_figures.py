@@ -121,6 +121,24 @@ def test_curves_are_differences_with_four_arms_in_colour():
     assert figures.curves(made, "vgg16", arms, "sgd", "loss") is None
 
 
+def test_losses_by_rate_are_relative_to_the_best_of_the_base():
+    losses = pl.DataFrame(
+        [("base", 0.1, 2.0), ("base", 0.2, 1.9), ("base", 0.4, None),
+         ("new", 0.1, 1.8), ("new", 0.2, 1.85), ("old", 0.1, 3.0)],
+        schema=["method", "rate", "value"],
+        orient="row",
+    )  # fmt: skip
+    labels = {"base": "SGD", "new": "the new one", "old": "an old one"}
+    picture = figures.sensitivity(losses, labels, "base", ("new",), "tiny")
+    assert_legible(picture.figure)
+    lines = lines_of(picture.figure.axes[0])
+    np.testing.assert_allclose(lines["the new one"].get_ydata(), [-0.1, -0.05])
+    np.testing.assert_allclose(lines["SGD"].get_ydata(), [0.1, 0.0], atol=1e-15)
+    assert lines["others"].get_color() == style.PALE
+    assert picture.caption == "In grey: an old one."
+    assert figures.sensitivity(losses, labels, "absent", (), "tiny") is None
+
+
 def test_curvature_is_drawn_for_the_regimes_that_were_run():
     arms = tuple(a.name for a in studies.load("mechanism").arms if "nest" not in a.name)
     study, _, records = make("mechanism", models=("plain",), arms=arms)
