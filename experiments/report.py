@@ -196,7 +196,10 @@ def _written(value: Any) -> str:
 
 def shortfalls(table: Table) -> list[str]:
     """How the runs fall short of the study at full scale: ``width 4 instead of 64``."""
-    study, full = table.study, table.study.scale("full")
+    study = table.study
+    full = next((scale for scale in study.scales if scale.name == "full"), None)
+    if full is None:
+        return []
     short: dict[str, None] = {}
     for (model, arm), ours in table.configs.items() if study.execute is None else ():
         wanted = study.configure(full.fields, model, study.arm(arm))

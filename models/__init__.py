@@ -41,6 +41,14 @@ WITH_DROPOUT = tuple(
     if module in ("models.vgg", "models.googlenet", "models.vit", "models.efficientnet")
 )
 
+# Those with a stem for large images, next to the one for small ones.
+WITH_IMAGENET_STEM = tuple(
+    name
+    for name, module in NETWORKS.items()
+    if module
+    in ("models.resnet", "models.googlenet", "models.vit", "models.efficientnet")
+)
+
 
 def __getattr__(name: str) -> Any:
     """Imports the networks, and with them JAX and Flax, when they are first used."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models import IN_BLOCKS
+from models import IN_BLOCKS, WITH_IMAGENET_STEM
 from training.errors import ConfigError
 from training.settings import flags, presets
 from training.settings.methods import Amplify
@@ -309,7 +309,7 @@ def _contradictions(c: Config) -> Iterator[str]:
             "--initial-weights and --start-from both say where to start from: give one "
             "of them"
         )
-    if c.stem == "imagenet" and c.model in (*VGG, "tiny", "plain"):
+    if c.stem == "imagenet" and c.model not in WITH_IMAGENET_STEM:
         yield f"{c.model} has no --stem imagenet, only cifar"
     address, count, number = c.coordinator_address, c.num_processes, c.process_id
     port = re.fullmatch(r"\S+:([0-9]{1,5})", address or "")

@@ -1,7 +1,7 @@
 """Writes what PyTorch computes for networks like ours, to vectors.npz beside this file.
 
     pip install numpy torch --index-url https://download.pytorch.org/whl/cpu
-    python tests/torch_reference/make_vectors.py
+    python tests/models/torch_reference/make_vectors.py
 
 It takes a few seconds. The networks are defined here once more, from the papers and in
 PyTorch's own layers, and share no code with `models`. Everything is in float64.
