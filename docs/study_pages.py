@@ -7,6 +7,7 @@ from pathlib import Path
 # What a study's ``conclusions.md`` says, in a line. Others have the report's title.
 RESULTS = {
     "quick/readouts": "An average of one run comes close to a tuned decay",
+    "full/small_batches": "On Muon EMA-Nesterov gains beyond rate and momentum",
     "quick/small_batches": "GPA without momentum gains; an average replaces the decay",
     "quick/predictors": "On full batches Anderson acceleration beats Nesterov; on two "
     "convex problems of three L-BFGS is ahead",

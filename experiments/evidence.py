@@ -41,7 +41,7 @@ _PURPOSES = {
     "Anderson acceleration": "full batches of a smooth loss",
     "BEMA": "an EMA of weights without its lag, for fine-tuning",
     "Deep cascade learning": "deep networks without normalisation",
-    "EMA-Nesterov": "long runs of large models",
+    "EMA-Nesterov": "Muon, on its published schedule",
     "Extended Kalman filter": "streams, one sample at a time",
     "GPA": "a constant rate, after AdamW with momentum",
     "GPA, AdamW without momentum": "a constant rate, small batches",
@@ -161,6 +161,15 @@ def _claims() -> tuple[Claim, ...]:
             matched="constant",
         ),
         characters("Lookahead", "plp", arm="lookahead", matched="lookahead-matched"),
+        characters(
+            "EMA-Nesterov",
+            "ema_nesterov",
+            arm="muon-ema",
+            base="muon",
+            matched="muon-0.9",
+            record="full/small_batches",
+            task="characters, Muon, 4,000 steps; control: its best momentum",
+        ),
         characters("EMA-Nesterov", "ema_nesterov", arm="ema", matched="ema-matched"),
         characters(
             "Outer Nesterov", "outer_nesterov", arm="outer", matched="outer-matched"
