@@ -22,7 +22,7 @@ sys.path[:0] = [str(DOCS), str(ROOT)]
 
 import pictures
 
-from benchmarks import tables
+from benchmarks import tables, time_share
 
 project = "plp_optax"
 author = "The plp_optax authors"
@@ -136,6 +136,7 @@ write_api()
 copy_studies()
 pictures.draw(DOCS / "methods" / "pictures")
 tables.write_pages(DOCS / "tables")
+time_share.draw(DOCS / "tables" / "time_share.png", tables.read("time_share-cpu"))
 
 
 ELSEWHERE = {
