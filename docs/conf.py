@@ -23,7 +23,7 @@ import api_pages
 import pictures
 import study_pages
 
-from benchmarks import tables
+from benchmarks import tables, time_share
 
 project = "plp_optax"
 author = "The plp_optax authors"
@@ -83,6 +83,7 @@ api_pages.write(DOCS)
 study_pages.write(ROOT / "results", DOCS)
 pictures.draw(DOCS / "methods" / "pictures")
 tables.write_pages(DOCS / "tables")
+time_share.draw(DOCS / "tables" / "time_share.png", tables.read("time_share-cpu"))
 
 
 ELSEWHERE = {
