@@ -28,6 +28,8 @@ RESULTS = {
     "small/image_batches": "Predictors on CIFAR-100: no difference remains after "
     "correction",
     "small/ablation": "PLP on CIFAR-100: the signs of the digits, on three seeds",
+    "small/vanishing": "Vanishing gradients on CIFAR-100: three seeds, too few for a "
+    "verdict",
     "small/plp": "PLP on CIFAR-100: three seeds, too few for a verdict",
     "small/mechanism": "PLP with heavy ball on CIFAR-100: three seeds, too few for a "
     "verdict",
