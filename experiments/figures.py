@@ -275,7 +275,7 @@ def draw_intervals(
     else:
         margin = 0.05 * (high - low) or 1.0
         ax.set_xlim(low - margin, high + margin)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(4))
     for y, row in rows.items():
         x, (color, marker, fill) = row["mean"], _VERDICTS[row["verdict"]]
         if not low <= x <= high:

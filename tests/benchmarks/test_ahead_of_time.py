@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from matplotlib.figure import Figure
 
 import models
 from benchmarks import ahead_of_time, measure, tables
@@ -17,6 +18,7 @@ from benchmarks.ahead_of_time import IMAGES
 from training import data, recipe
 from training.engine import parallel
 from training.errors import ConfigError
+from training.run import style
 from training.settings.methods import METHODS
 
 DEVICES = 4
@@ -96,7 +98,8 @@ def test_collectives_of_a_tpu():
 
 
 @pytest.mark.slow
-def test_the_command(quickly, tmp_path, capsys):
+def test_the_command(quickly, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(style, "Figure", Figure)
     out = tmp_path / "ahead.json"
     flags = [*FLAGS, "--topology=4", "--methods", "sgd", "plp", "--out", str(out)]
     assert ahead_of_time.main(flags) == 0
