@@ -21,17 +21,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 from benchmarks import measure, throughput
 from benchmarks.tables import REST, STEP, STEP_PARTS, rest_of_step
 from training import recipe
 from training.engine import networks, parallel
+from training.run import style
 from training.settings import chain
 from training.settings.config import Config
 
 FORWARD, INPUT, FILTER, NORM, UPDATE = STEP_PARTS
-COLORS = ("#7fb2e5", "tab:cyan", "tab:orange", "#7fc97f", "0.55", "0.85")
+COLORS = (
+    *(style.ORANGE, style.GREEN, style.VERMILION, style.PURPLE),
+    *(style.GREY, style.PALE),
+)
 
 
 class Layer(NamedTuple):
@@ -191,7 +194,11 @@ def _update(config: Config) -> Callable[[], Any]:
 def draw(path: Path, record: Mapping[str, Any]) -> None:
     """Draws the parts of each library's step, to a PNG file."""
     widths = sorted({cell["width"] for cell in record["cells"]})
-    figure = Figure(figsize=(9, 1.7 * len(widths) + 0.9), layout="constrained")
+    figure = style.figure(
+        f"What takes the time of a training step of {record['model']}? "
+        f"Batch {record['batch_size']}, {record['cores']} CPU cores",
+        1.7 * len(widths) + 0.9,
+    )
     for axes, width in zip(
         figure.subplots(len(widths), squeeze=False)[:, 0], widths, strict=True
     ):
@@ -205,25 +212,14 @@ def draw(path: Path, record: Mapping[str, Any]) -> None:
                 axes.barh(place, length, 0.7, left, color=color, label=part)
                 if length > 0.08 * longest:
                     text = part.replace(" ", "\n") + f"\n{length:.0f}"
-                    axes.text(
-                        left + length / 2, place, text, ha="center", va="center", size=7
-                    )
+                    axes.text(left + length / 2, place, text, ha="center", va="center",
+                              fontsize=style.SMALL - 1)  # fmt: skip
                 left += length
         axes.set_yticks(range(len(cells)), [cell["library"] for cell in cells])
         axes.invert_yaxis()
-        axes.set(title=f"width {width}", xlabel="milliseconds")
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    count = len(COLORS)  # a bar's
-    figure.legend(
-        handles[:count], labels[:count], loc="outside lower center", ncols=count
-    )
-    figure.suptitle(
-        f"What takes the time of a training step of {record['model']}?\n"
-        f"batch {record['batch_size']}, {record['cores']} CPU cores, best of "
-        f"{record['rounds']} rounds; parts timed alone"
-    )
-    figure.savefig(path, dpi=130)
+        style.dress(axes, xlabel="milliseconds", ylabel="", title=f"width {width}")
+    style.legend(figure, title=f"best of {record['rounds']} rounds; parts timed alone")
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

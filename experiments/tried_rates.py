@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.study import Arm
+from experiments.study import Arm, Scale
 from training.settings.config import Config
 
 TUNING_SEED = 1000
@@ -29,8 +29,8 @@ class Method:
         its base.
       fields: Fields of ``training.settings.config.Config``.
       base: The name of the method that it is compared with; None for a plain one.
-      drift: How much further it moves on steady updates than its base, which is its
-        other control, at the rate times this number. None for no such control.
+      drift: How much further it moves on steady updates than its base. The base at the
+        rate times this number is its other control; None for no such control.
       derived: Fields that follow from the configuration and the rate.
     """
 
@@ -61,7 +61,7 @@ def at_rate(name: str, rate: float) -> str:
 def compared(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
     """Each method at its rate; with a drift, its base at the rate times the drift.
 
-    Methods with the same matched rate share that control.
+    Where that is the base's own rate, the base itself is the control.
     """
     arms: dict[str, Arm] = {}
     for name, method in methods.items():
@@ -90,3 +90,11 @@ def tried(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
         for name, method in methods.items()
         for rate in method.rates
     )
+
+
+def scale_tune(
+    methods: Mapping[str, Method], model: str, fields: Mapping[str, Any]
+) -> Scale:
+    """The scale that chooses the rates, on a network with a scale's fields."""
+    arms = tuple(arm.name for arm in tried(methods))
+    return Scale("tune", (model,), 1, fields, arms, first_seed=TUNING_SEED)

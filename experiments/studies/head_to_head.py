@@ -5,7 +5,7 @@ from typing import Any
 from experiments import tried_rates
 from experiments.rates import matched, paper_strategy
 from experiments.study import Comparison, Scale, Study
-from experiments.tried_rates import TUNING_SEED, Method
+from experiments.tried_rates import Method
 from training.settings.config import Config
 
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4)
@@ -91,14 +91,7 @@ STUDY = Study(
                     "precise_bn": 16},
             arms=_NAMES,
         ),
-        Scale(
-            "tune",
-            models=("resnet18",),
-            seeds=1,
-            fields=_CONVERGED,
-            arms=tuple(arm.name for arm in _TRIED),
-            first_seed=TUNING_SEED,
-        ),
+        tried_rates.scale_tune(METHODS, "resnet18", _CONVERGED),
     ),
     extra_comparisons=(
         Comparison(NOOP, SGD),

@@ -10,7 +10,6 @@ import numpy as np
 
 from experiments import tried_rates
 from experiments.study import SMALL, Comparison, Scale, Study
-from experiments.tried_rates import TUNING_SEED
 
 RATES = (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 BASE = "nesterov"
@@ -101,14 +100,7 @@ STUDY = Study(
             fields={"dataset": "digits", "width": 8, "batch_size": 32, "epochs": 4},
             arms=_NAMES,
         ),
-        Scale(
-            "tune",
-            models=("resnet18",),
-            seeds=1,
-            fields=_SMALL,
-            arms=tuple(arm.name for arm in _TRIED),
-            first_seed=TUNING_SEED,
-        ),
+        tried_rates.scale_tune(METHODS, "resnet18", _SMALL),
     ),
     # What a rate that falls is worth.
     extra_comparisons=(

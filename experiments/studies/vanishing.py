@@ -13,7 +13,7 @@ import models
 from experiments import tried_rates
 from experiments.studies.cascade import observe
 from experiments.study import SMALL, Comparison, Scale, Study
-from experiments.tried_rates import TUNING_SEED, Method
+from experiments.tried_rates import Method
 from models.blocks import BlockNetwork
 from training.settings.config import Config
 
@@ -160,14 +160,7 @@ STUDY = Study(
             arms=(SGD, "adam", "he", "he-adam", "batch", "conv"),
         ),
         Scale("quick", models=("vgg16",), seeds=9, fields=_DIGITS, arms=_QUICK),
-        Scale(
-            "tune",
-            models=("vgg16",),
-            seeds=1,
-            fields=_DIGITS,
-            arms=tuple(arm.name for arm in _TUNED),
-            first_seed=TUNING_SEED,
-        ),
+        tried_rates.scale_tune(METHODS, "vgg16", _DIGITS),
     ),
     observe=observe,
     extra_comparisons=(

@@ -47,7 +47,7 @@ def test_batch_statistics_are_computed_in_the_same_way_on_both_sides():
     assert {resolve(configure(arm.name)).precise_bn for arm in STUDY.arms} == {16}
 
 
-def test_methods_with_one_matched_rate_share_the_control():
+def test_the_base_is_the_control_where_its_rate_is_the_matched_one():
     methods = {
         "base": Method("base", 0.1, (0.1, 0.2)),
         "even": Method("even", 0.1, (), {"method": "plp"}, base="base", drift=1.0),
