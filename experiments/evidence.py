@@ -29,12 +29,12 @@ _NOTE = (
     "Points: higher is better; all others: lower is better. Base: the same optimizer "
     "without the method, its rate tuned with the same budget (digits: the default "
     "rate; without normalisation a tuned one). On characters AdamW's momentum is 0.9 "
-    "where the task does not say that it is the best one. Control: the base at "
-    "the rate that the method amounts to (the matched rate), or what else explains a "
-    "gain. Bold where p, corrected over the study's comparisons, is at most 0.05; *not after "
-    "correction* where only p itself is. Picture: against the strongest control, the "
-    "one with the least favourable mean, in units of its standard deviation over seeds "
-    "(of logarithms, where the table has ratios)."
+    "where the task does not say that it is the best one. Control: the base at the "
+    "rate that the method amounts to (the matched rate), or what else explains a "
+    "gain. Bold where p, corrected over the study's comparisons, is at most 0.05; "
+    "*not after correction* where only p itself is. Picture: against the strongest "
+    "control, the one with the least favourable mean, in units of its standard "
+    "deviation over seeds (of logarithms, where the table has ratios)."
 )
 # What a method is for, in README's few words.
 _PURPOSES = {
