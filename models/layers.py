@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -11,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
+
+from models import convolution
 
 
 class Network(nn.Module):
@@ -89,7 +89,9 @@ class Layers:
             # "SAME" would shift the grid of stride 2.
             padding=size // 2 if padding is None else padding,
             feature_group_count=groups,
-            conv_general_dilated=_depthwise if groups > 1 else None,
+            conv_general_dilated=convolution.depthwise
+            if groups > 1
+            else convolution.dense,
             use_bias=bias or self.normalization == "none",
             **self._start(size * size * x.shape[-1] // groups),
             dtype=self.dtype,
@@ -227,44 +229,6 @@ def _pool_axis(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array:
     last = (x.shape[axis] - size) // stride * stride
     slices = (lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(size))
     return functools.reduce(jnp.maximum, slices)
-
-
-def _depthwise(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    **options: Any,
-) -> jax.Array:
-    """A depthwise ``lax.conv_general_dilated``, as a sum of shifted products on a CPU.
-
-    XLA's own, with its gradient, took 3 to 10 times as long there.
-    """
-
-    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-
-    def shift(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-        batch, height, width, channels = x.shape
-        rows, columns = kernel.shape[:2]
-        # One past the last place of the window's corner.
-        bottom = (height - rows) // strides[0] * strides[0] + 1
-        right = (width - columns) // strides[1] * strides[1] + 1
-        products = (
-            lax.slice(
-                x,
-                (0, i, j, 0),
-                (batch, i + bottom, j + right, channels),
-                (1, *strides, 1),
-            )
-            * kernel[i, j].reshape(1, 1, 1, -1)
-            for i, j in itertools.product(range(rows), range(columns))
-        )
-        return functools.reduce(jnp.add, products)
-
-    edges = [(low, high, 0) for low, high in padding]
-    return lax.platform_dependent(x, kernel, cpu=shift, default=convolve)
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:

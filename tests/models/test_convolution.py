@@ -1,0 +1,90 @@
+"""Convolutions in other forms are XLA's convolutions."""
+
+import functools
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import convolution
+from models.layers import Layers
+
+# Sides of the image, of the kernel, stride, padding.
+SHAPES = [
+    ((1, 1), 3, 1, 1),
+    ((2, 2), 3, 1, 1),
+    ((3, 2), 3, 1, 1),
+    ((4, 4), 3, 1, 1),
+    ((8, 7), 3, 2, 1),  # to 4 x 4, the last row unused
+    ((9, 9), 7, 2, 3),  # to 5 x 5: too large for a product
+    ((5, 4), 2, 2, 0),
+    ((7, 7), 1, 2, 0),
+    ((1, 9), 3, 1, 1),  # a side of 9
+]
+
+
+@pytest.mark.parametrize(("sides", "size", "stride", "padding"), SHAPES)
+@pytest.mark.parametrize(("form", "groups"), [("dense", 1), ("depthwise", 6)])
+def test_values_and_gradients(form, groups, sides, size, stride, padding):
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(3, *sides, 6)))
+        kernel = jnp.asarray(rng.normal(size=(size, size, 6 // groups, 6)))
+        convolve = functools.partial(
+            jax.lax.conv_general_dilated,
+            window_strides=(stride, stride),
+            padding=[(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        weights = jnp.asarray(rng.normal(size=convolve(x, kernel).shape))
+
+        def other(x, kernel):
+            return getattr(convolution, form)(
+                x,
+                kernel,
+                (stride, stride),
+                [(padding, padding)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=groups,
+            )
+
+        def value_and_gradients(f):
+            loss = jax.value_and_grad(lambda *a: jnp.sum(weights * f(*a)), (0, 1))
+            return f(x, kernel), loss(x, kernel)
+
+        expected = value_and_gradients(convolve)
+        chex.assert_trees_all_close(
+            value_and_gradients(other), expected, rtol=1e-12, atol=1e-12
+        )
+
+
+class _Convolution(nn.Module):
+    padding: int | str
+
+    @nn.compact
+    def __call__(self, x):
+        layers = Layers(train=False, dtype=jnp.float32, axis_name=None)
+        return layers.conv(x, "conv", 5, 3, padding=self.padding)
+
+
+@pytest.mark.parametrize(
+    ("side", "padding", "platform", "is_product"),
+    [
+        (4, 1, "cpu", True),
+        (4, 1, "tpu", False),
+        (4, 1, "cuda", False),
+        (8, 1, "cpu", False),
+        (4, "SAME", "cpu", False),
+    ],
+)
+def test_products_are_for_small_outputs_on_a_cpu(side, padding, platform, is_product):
+    module, x = _Convolution(padding), jnp.ones((2, side, side, 3))
+    variables = module.init(jax.random.key(0), x)
+    traced = jax.jit(module.apply).trace(variables, x)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("dot_general" in text) == is_product
+    assert ("convolution" in text) != is_product
