@@ -23,7 +23,7 @@ def read(data_dir: str | os.PathLike[str] | None) -> Source:
     # The file itself, since to import scikit-learn takes more than a second.
     package = importlib.metadata.distribution("scikit-learn")
     path = package.locate_file("sklearn/datasets/data/digits.csv.gz")
-    table = np.loadtxt(os.fspath(path), delimiter=",")  # 64 pixels and the class
+    table = np.loadtxt(str(path), delimiter=",")  # 64 pixels and the class
     images = (table[:, :-1].reshape(-1, 8, 8, 1) * 15).astype(np.uint8)
     return Source(
         train=Examples(images, table[:, -1].astype(np.int32)),
