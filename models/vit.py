@@ -8,6 +8,7 @@ al., "Training data-efficient image transformers", arXiv 2012.12877, 2020.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from models.layers import Layers, Network, as_input, as_logits
 
@@ -108,6 +109,9 @@ class Block(nn.Module):
         return x + Mlp(self.dropout_rate, self.layers, name="mlp")(norm(x, "norm2"))
 
 
+_SharedBlock = nn.jit(Block)  # traced once for blocks of the same shapes
+
+
 class ViT(Network):
     """A Vision Transformer: stem, blocks, norm, linear head on the class token.
 
@@ -120,6 +124,8 @@ class ViT(Network):
       depth: The number of blocks.
       dropout_rate: The share of units dropped in training, after every dense layer
         but query, key and value, and after the stem.
+      share_blocks: Whether the blocks are one function of the program, which is then
+        compiled several times as fast, for a CPU. Interceptors of flax see one block.
     """
 
     stems = ("cifar", "imagenet")
@@ -127,6 +133,7 @@ class ViT(Network):
     num_heads: int
     depth: int = 12
     dropout_rate: float = 0.0
+    share_blocks: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -137,9 +144,14 @@ class ViT(Network):
         patch = 4 if self.stem == "cifar" else 16
         x = Stem(self.num_heads * self.width, patch, layers, name="stem")(x)
         x = layers.dropout(x, self.dropout_rate)
-        for i in range(self.depth):
-            block = Block(self.num_heads, self.dropout_rate, layers, name=f"block{i}")
-            x = block(x)
+        # A seed draws the same variables either way.
+        is_shared = self.share_blocks and not self.is_initializing()
+        kind = _SharedBlock if is_shared else Block
+        # Or else XLA copies the function to each of its calls before it compiles.
+        with set_xla_metadata(**({"inlineable": "false"} if is_shared else {})):
+            for i in range(self.depth):
+                name = f"block{i}"
+                x = kind(self.num_heads, self.dropout_rate, layers, name=name)(x)
         x = layers.layer_norm(x, "norm")
 
         return as_logits(layers.dense(x[:, 0], "head", self.num_classes))

@@ -15,6 +15,7 @@ import numpy as np
 
 import plp_optax
 from training import recipe
+from training.engine import parallel
 from training.engine.evaluation import Evaluation
 from training.errors import ConfigError, RunError
 from training.run import workdir
@@ -84,7 +85,7 @@ def merge(
     with recipe.precision(config):
         dataset = recipe.load_data(config)
         engine = recipe.assemble(config, dataset)
-        engine.compile_evaluation(best)
+        engine.compile_evaluation(parallel.replicate(best))
         variables, found = {}, {}
         for part, params in merged.items():
             variables[part] = engine.with_statistics({**best, "params": params})

@@ -1,5 +1,10 @@
 """From a configuration to a network."""
 
+import functools
+import re
+
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +55,79 @@ def test_both_convolutions_of_squeeze_and_excitation_are_layers():
     assert len(names) == sum(convolutions.values()) + 3  # stem, last, head
     norms = {n.replace("conv", "norm") for n in names if n.endswith("conv")}
     assert set(layers("efficientnet-b0", "modules")) == {*names} | norms
+
+
+def shallow_vit(depth, dtype=jnp.float32, **attributes):
+    network = models.create("vit-tiny", 10, width=2, dtype=dtype)
+    return network.clone(depth=depth, **attributes)
+
+
+def test_shared_blocks_have_the_gradients_of_separate_ones():
+    network = shallow_vit(3, jnp.float64)
+    with jax.enable_x64(True):
+        images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1), jnp.float64)
+        variables = network.init(jax.random.key(1), images, train=False)
+        shared = network.clone(share_blocks=True)
+        drawn = shared.init(jax.random.key(1), images, train=False)
+        chex.assert_trees_all_equal(variables, drawn)
+
+        def gradient(network):
+            def loss(variables):
+                return jnp.sin(network.apply(variables, images, train=True)).sum()
+
+            return jax.device_get(jax.jit(jax.grad(loss))(variables))
+
+        chex.assert_trees_all_close(
+            gradient(shared), gradient(network), rtol=1e-12, atol=1e-12
+        )
+
+
+def test_shared_blocks_are_one_function_of_the_program():
+    def program(depth, *, share_blocks):
+        network = shallow_vit(depth, share_blocks=share_blocks)
+        images = jnp.zeros((2, 8, 8, 1))
+        variables = jax.eval_shape(
+            lambda: network.init(jax.random.key(0), images, train=False)
+        )
+        apply = functools.partial(network.apply, train=False)
+        return jax.jit(apply).lower(variables, images)
+
+    def products(program):
+        return program.as_text().count("stablehlo.dot_general")
+
+    assert products(program(5, share_blocks=True)) == products(
+        program(1, share_blocks=False)
+    )
+    # And the compiler leaves it so.
+    compiled = program(5, share_blocks=True).compile().as_text()
+    assert len(re.findall(r" call\(.*inlineable", compiled)) == 5
+
+
+def test_shared_blocks_drop_different_units():
+    network = shallow_vit(2, share_blocks=True, dropout_rate=0.5)
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    variables = network.init(jax.random.key(1), images, train=False)
+    _, state = network.apply(
+        variables,
+        images,
+        train=True,
+        rngs={"dropout": jax.random.key(2)},
+        capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+        mutable="intermediates",
+    )
+    first, second = (
+        state["intermediates"][f"block{i}"]["mlp"]["Dropout_0"]["__call__"][0]
+        for i in range(2)
+    )
+    assert 0.3 < ((first == 0) != (second == 0)).mean() < 0.7
+
+
+def test_blocks_are_shared_unless_amplification_tells_them_apart():
+    strategy = "[(2, 0.05, 0, 1), (5, 0.05, 1, 2.0)]"
+    amplified = {"model": "vit-tiny", "method": "amplify", "strategy": strategy}
+    for propagate in (False, True):
+        config = resolve(amplified | {"amplify_propagate": propagate})
+        assert make_network(config, 10, axis_name=None).share_blocks != propagate
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from tests.support.cifar_archives import rows
 from training import data, errors
@@ -65,6 +66,18 @@ def test_digits_facts(digits):
         np.testing.assert_allclose(shares, 0.1, atol=0.01)
     assert digits.train.images.max() == 240
     assert (digits.crop_padding, digits.flips) == (1, False)
+
+
+def test_digits_are_those_of_scikit_learn():
+    """Read from its file, without its code."""
+    raw = datasets.load_digits()
+    read = data.load("digits", validation_fraction=0)
+    # The set is split; in any order the images are the same.
+    images = np.concatenate([read.train.images, read.test.images])
+    labels = np.concatenate([read.train.labels, read.test.labels])
+    found = np.column_stack([images.reshape(-1, 64) / 15, labels])
+    expected = np.column_stack([raw.data, raw.target])
+    assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
 
 
 def test_digits_test_set_never_moves(digits):

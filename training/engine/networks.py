@@ -1,10 +1,13 @@
 """From a configuration to a network."""
 
+import jax
 import jax.numpy as jnp
 
 import models
 from models.blocks import BlockNetwork
+from models.vit import ViT
 from training.settings.config import Config
+from training.settings.methods import Amplify
 
 # Types of the network's arithmetic; its parameters are at least float32.
 DTYPES = {
@@ -34,6 +37,13 @@ def make_network(
     )
     if config.dropout is not None:
         network = network.clone(dropout_rate=config.dropout)
+    amplify = config.get(Amplify)
+    if isinstance(network, ViT):
+        # Propagated amplification tells the blocks apart.
+        is_shared = jax.default_backend() == "cpu" and not (
+            amplify and amplify.propagate
+        )
+        network = network.clone(share_blocks=is_shared)
     if isinstance(network, BlockNetwork):
         network = network.clone(
             normalization=config.norm, kernel_init=config.kernel_init
