@@ -176,10 +176,9 @@ def make_initial_state(
     # a CPU with little optimisation, since it runs once and would take long to compile.
     quick = {"xla_backend_optimization_level": 0}
     options = quick if jax.default_backend() == "cpu" else None
-    init_variables = jax.jit(
-        init_variables, out_shardings=parallel.replicated(), compiler_options=options
-    )
-    make_state = jax.jit(make_state, out_shardings=parallel.replicated())
+    placed = parallel.replicated()
+    draw = jax.jit(init_variables, out_shardings=placed, compiler_options=options)
+    make = jax.jit(make_state, out_shardings=placed)
 
     def of_variables(function: Any, variables: Any, key: jax.Array) -> Any:
         try:
@@ -190,18 +189,18 @@ def make_initial_state(
             ) from error
 
     def initial_state(key: jax.Array, given: Given | None = None) -> TrainState:
-        variables = init_variables(key)
+        variables = draw(key)
         if given:
             drawn = traverse_util.flatten_dict(variables, sep="/")
             variables = traverse_util.unflatten_dict(
                 drawn | parallel.replicate(given), sep="/"
             )
-        return of_variables(make_state, variables, key)
+        return of_variables(make, variables, key)
 
     def lower() -> tuple[TrainState, tuple]:
         key = jax.random.key(0)
-        drawing = init_variables.lower(key)
-        making = of_variables(make_state.lower, drawing.out_info, key)
+        drawing = draw.lower(key)
+        making = of_variables(make.lower, drawing.out_info, key)
         return making.out_info, (drawing, making)
 
     return initial_state, lower
