@@ -6,7 +6,7 @@ average of them stands for a decay over the last part of the run
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +77,6 @@ def merge(
             )
         except ValueError as error:
             raise ConfigError(f"--{error}") from error
-    merged = _weighted_means(files, weights)
     best = read(path / workdir.BEST).tree
     precise_bn = config.precise_bn or _PRECISE_BN
     config = dataclasses.replace(config, data_dir=data_dir, precise_bn=precise_bn)
@@ -86,7 +85,8 @@ def merge(
         engine = recipe.assemble(config, dataset)
         engine.compile_evaluation(best)
         variables, found = {}, {}
-        for part, params in merged.items():
+        for part, own in weights.items():
+            params = _average(files, own)
             variables[part] = engine.with_statistics({**best, "params": params})
             found[part] = engine.evaluate(variables[part], dataset.validation)
         chosen = min(over, key=lambda part: found[part].loss)
@@ -125,22 +125,12 @@ def _find_blocks(path: Path, to: int | None) -> tuple[list[Path], list[int]]:
     return files, counts
 
 
-def _weighted_means(
-    files: Sequence[Path], weights: Mapping[float, np.ndarray]
-) -> dict[float, Any]:
-    """The mean with each row of weights; one block is in memory at a time."""
-    sums: dict[float, Any] = {}
-    like = None
-    for number, file in enumerate(files):
-        used = {part: row[number] for part, row in weights.items() if row[number]}
-        if not used:
-            continue
-        like = read(file).tree["params"]
-        for part, weight in used.items():
-            own = jax.tree.map(lambda x, w=weight: w * x.astype(np.float64), like)
-            before = sums.get(part)
-            sums[part] = own if before is None else jax.tree.map(np.add, before, own)
-    return {
-        part: jax.tree.map(lambda x, old: x.astype(old.dtype), total, like)
-        for part, total in sums.items()
-    }
+def _average(files: Sequence[Path], weights: np.ndarray) -> Any:
+    """As :func:`plp_optax.merge`, with one block in memory at a time."""
+    total: Any = None
+    for file, weight in zip(files, weights, strict=True):
+        if weight:
+            mean = read(file).tree["params"]
+            own = jax.tree.map(lambda x, w=weight: w * x.astype(np.float64), mean)
+            total = own if total is None else jax.tree.map(np.add, total, own)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), total, mean)
