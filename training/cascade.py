@@ -19,7 +19,8 @@ from training.engine.state import Given
 from training.run import workdir
 from training.run.checkpoints import read_variables
 from training.run.display import result_lines, say
-from training.run.workdir import WorkDirectory, read_metrics
+from training.run.records import read_metrics
+from training.run.workdir import WorkDirectory
 from training.settings.config import Config
 
 RunStage = Callable[[Config, WorkDirectory], dict[str, Any]]
@@ -135,7 +136,7 @@ def run(
     name = f"{config.model} on {dataset.name}, {config.optimization}"
     directory.finish(result)
     if config.draw:
-        directory.draw_curves(history, f"{name}, seed {config.seed}")
+        directory.draw(f"{name}, seed {config.seed}", history)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 

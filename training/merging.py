@@ -19,6 +19,7 @@ from training.engine.evaluation import Evaluation
 from training.errors import ConfigError, RunError
 from training.run import workdir
 from training.run.checkpoints import Checkpoint, copy_to_host, read, write
+from training.run.records import without_nan
 from training.trained import find_run
 
 # For a run that evaluates with the running statistics of training.
@@ -94,9 +95,7 @@ def merge(
     epoch = read(files[-1]).notes["epoch"]
     numbers = found[chosen].metrics("validation", "loss", "accuracy")
     numbers |= test.metrics("test", "loss", "accuracy")
-    notes = workdir.without_nan(
-        {"decay": decay, "over": chosen, "epoch": epoch, **numbers}
-    )
+    notes = without_nan({"decay": decay, "over": chosen, "epoch": epoch, **numbers})
     file = path / workdir.MERGED
     write(file, Checkpoint(copy_to_host(variables[chosen]), notes))
     return Merged(

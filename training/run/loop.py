@@ -12,7 +12,8 @@ import optax
 
 from training import data
 from training.engine import parallel
-from training.engine.engine import Engine, Evaluation, means
+from training.engine.engine import Engine, means
+from training.engine.evaluation import Evaluation
 from training.engine.state import BLOCK_MEAN, Given
 from training.errors import DivergedError, RunError
 from training.run import layer_analysis, workdir
@@ -28,7 +29,8 @@ from training.run.display import (
 )
 from training.run.interrupts import Interrupts, Stopped
 from training.run.provenance import provenance
-from training.run.workdir import WorkDirectory, without_nan
+from training.run.records import without_nan
+from training.run.workdir import WorkDirectory
 from training.settings import plateau
 from training.settings.config import Config, signature
 from training.settings.methods import Amplify
@@ -382,12 +384,9 @@ class TrainingLoop:
         )
         self._directory.finish(result)
         if config.draw:
-            self._directory.draw(
-                history,
-                tested["test"].confusion,
-                self._dataset.label_names,
-                f"{name}, seed {config.seed}",
-            )
+            confusion, names = tested["test"].confusion, self._dataset.label_names
+            title = f"{name}, seed {config.seed}"
+            self._directory.draw(title, history, confusion, names)
         return result
 
     def _save(self) -> None:

@@ -1,7 +1,8 @@
 """The records of a run, read: each number is checked before it is used."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
             )
         _check(path, metrics)
     return history
+
+
+def without_nan(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with None for numbers that are not finite, which JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in fields.items()
+    }
 
 
 def _check(path: Path, fields: dict[str, Any], needs: Sequence[str] = ()) -> None:
