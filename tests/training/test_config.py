@@ -124,6 +124,9 @@ PROCESSES = ["--num-processes=2", "--process-id=1"]
         # Dependence and ranges are declared; two of them from end to end.
         (["--dropout=0.1"], "--dropout 0.1 .* --model resnet18: .* vit-tiny"),
         (["--cycle-steps=3000000000", "--schedule=cyclic"], r"below 2\*\*30"),
+        (["--cascade-epochs=3"], "no meaning without --cascade"),
+        (["--model=vgg16", "--initial-weights=a.npz"], "choose --model resnet18 or"),
+        (["--initial-weights-sha256=00"], "no meaning without"),
         # Contradictions of flags with each other.
         (
             ["--schedule=cyclic", "--learning-rate=1", "--max-learning-rate=0.5"],

@@ -15,14 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from PIL import Image
 
 import plp_optax
 import train
 import training
 from tests.support import programs
 from tests.support.bad_inputs import contents
-from training import __main__ as command
 from training import recipe
 from training.engine.engine import Engine
 from training.errors import DivergedError, RunError
@@ -116,23 +114,6 @@ def test_a_run_on_other_data_is_refused(trained, name, tmp_path):
         assert contents(path) == before
         assert recipe.run(trained.prepared, made)["epochs"] == 2
         (path / "result.json").unlink()
-
-
-def test_a_renamed_class_is_not_the_same_run(tmp_path, capsys):
-    """From the command line, for a run that has finished."""
-    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8)
-    for name, own in {"ant": images[:40], "bee": images[40:]}.items():
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for number, image in enumerate(own):
-            Image.fromarray(image).save(tmp_path / "set" / name / f"{number}.png")
-    argv = ["--dataset", str(tmp_path / "set"), "--model=tiny", "--width=2"]
-    argv += ["--epochs=1", "--batch-size=16", "--workdir", str(tmp_path / "run")]
-    assert train.main(argv) == 0
-    (tmp_path / "set" / "ant").rename(tmp_path / "set" / "wasp")
-    assert train.main(argv) == 2
-    assert "the class names and the labels of" in capsys.readouterr().err
-    assert command.main(["evaluate", str(tmp_path / "run")]) == 2
-    assert "the class names and the labels of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -247,13 +247,6 @@ def test_bad_files_are_refused(name, sentence, tmp_path, monkeypatch):
     assert_refused([*VIT, f"--initial-weights={name}"], [sentence])
 
 
-def test_flags_of_other_networks(tmp_path):
-    with pytest.raises(ConfigError, match="choose --model resnet18 or"):
-        config.parse(["--model=vgg16", "--initial-weights=a.npz"])
-    with pytest.raises(ConfigError, match="no meaning without"):
-        config.parse(["--initial-weights-sha256=00"])
-
-
 def test_images_that_are_not_square(tmp_path):
     path = save(tmp_path / "a.npz", state_of("vit-tiny"))
     (parsed,) = config.parse([*VIT, f"--initial-weights={path}"])
