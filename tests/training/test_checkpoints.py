@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.support.runs import Killed
 from training.errors import RunError
 from training.run import checkpoints
 from training.run.checkpoints import Checkpoint, Checkpoints, read, write
@@ -166,10 +167,6 @@ def test_a_checkpoint_of_another_program_is_refused(two, like):
 
 
 # -- Interrupted writes ----------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """What no handler of errors sees, like SIGKILL."""
 
 
 def files(path):

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,6 +17,7 @@ import train
 import training
 from tests.support import programs
 from tests.support.killed_run import pass_by
+from tests.support.runs import Killed, arrays, assert_same_run, saved
 from training import recipe
 from training.run import checkpoints, workdir
 from training.run.checkpoints import read
@@ -40,52 +40,7 @@ STALLING += ["--checkpoint-minutes=1e-6"]
 # The program of ``trained``, for more epochs.
 TINY = [*NETWORK, "--method=sgd", "--learning-rate=0.5", "--warmup-epochs=0"]
 TINY += ["--schedule=constant", "--epochs=4"]
-TIMES = {"images_per_second", "train_seconds"}
-
-
-def saved(path):
-    return sorted((path / workdir.CHECKPOINTS).glob("*.msgpack"))
-
-
-def arrays(path):
-    """Every array of a file, by its place, as bytes."""
-    return {
-        jax.tree_util.keystr(place): (x.dtype, x.shape, np.asarray(x).tobytes())
-        for place, x in jax.tree_util.tree_leaves_with_path(read(path).tree)
-    }
-
-
-def without_times(fields):
-    return {name: value for name, value in fields.items() if name not in TIMES}
-
-
-def assert_same_run(a, b):
-    """Bitwise the same state and best network; the same records, times apart."""
-    assert saved(a)[-1].name == saved(b)[-1].name
-    assert arrays(saved(a)[-1]) == arrays(saved(b)[-1])
-    assert arrays(a / workdir.BEST) == arrays(b / workdir.BEST)
-    histories = [[*map(without_times, read_metrics(path))] for path in (a, b)]
-    assert histories[0] == histories[1]
-    results = [
-        without_times(json.loads((path / "result.json").read_text())) for path in (a, b)
-    ]
-    assert results[0] == results[1]
-    kept = [
-        {
-            file.relative_to(path): file.read_bytes()
-            for name in ("layers.txt", "average.msgpack", "means/*")
-            for file in path.glob(name)
-        }
-        for path in (a, b)
-    ]
-    assert kept[0] == kept[1]
-
-
 # -- Simulated kills, in this process --------------------------------------------------
-
-
-class Killed(BaseException):
-    """What no handler of errors sees, like SIGKILL."""
 
 
 @pytest.fixture(scope="module")
@@ -379,6 +334,15 @@ def test_a_damaged_run_is_resumed_from_the_checkpoint_before(unfinished, capsys)
     for checkpoint in saved(path):
         checkpoints._verified(checkpoint)
     assert training.load(path).config.model == "tiny"
+
+
+def test_the_best_network_is_written_again(trained, tmp_path):
+    """Where a kill came between the last checkpoint and it."""
+    path = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    for name in (workdir.RESULT, workdir.BEST):
+        (path / name).unlink()
+    assert train.main([*trained.argv, "--workdir", str(path)]) == 0
+    assert arrays(path / workdir.BEST) == arrays(trained.path / workdir.BEST)
 
 
 def test_checkpoints_of_another_run_are_refused(unfinished, tmp_path, capsys):

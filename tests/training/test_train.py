@@ -21,6 +21,7 @@ import train
 import training
 from tests.support import programs
 from tests.support.bad_inputs import contents
+from tests.support.runs import metrics_of
 from training import recipe
 from training.engine.engine import Engine
 from training.errors import DivergedError, RunError
@@ -36,10 +37,6 @@ AMPLIFY = [*TINY, "--width", "4", "--strategy", STRATEGY, "--method", "amplify"]
 AMPLIFY += ["--amplify-threshold", "0.5"]
 STALLING = [*TINY, "--method=sgd", "--lr=20", "--warmup-epochs=0", "--average=ema"]
 STALLING += ["--average-decay=0.5", "--schedule=plateau", "--plateau-patience=1"]
-
-
-def without_times(history):
-    return [{k: v for k, v in m.items() if k != "images_per_second"} for m in history]
 
 
 def test_work_directory_explains_itself(trained):
@@ -147,9 +144,9 @@ def test_several_seeds_equal_single_runs(trained, tmp_path, monkeypatch, capsys)
     argv = [*trained.argv, "--seed", "1", "0", "--workdir", str(tmp_path)]
     assert train.main(argv) == 0
     assert len(prepared) == 1
-    first, second = (read_metrics(tmp_path / f"seed-{seed}") for seed in (1, 0))
-    alone = without_times(read_metrics(trained.path))
-    assert without_times(second) == alone
+    first, second = (metrics_of(tmp_path / f"seed-{seed}") for seed in (1, 0))
+    alone = metrics_of(trained.path)
+    assert second == alone
     assert first[0]["train_loss"] != alone[0]["train_loss"]
     output = capsys.readouterr().out
     results = [read_json(tmp_path / f"seed-{n}" / workdir.RESULT) for n in (0, 1)]
@@ -515,9 +512,7 @@ def test_callbacks_see_every_call_and_epoch_and_may_end_the_run(trained, tmp_pat
     assert first.epochs == read_metrics(path)
     (result,) = recipe.train(configs, second)  # from the first epoch's checkpoint
     assert second.steps == [5, 6, 7, 8]
-    assert without_times(read_metrics(path)) == without_times(
-        read_metrics(trained.path)
-    )
+    assert metrics_of(path) == metrics_of(trained.path)
     assert result == read_json(path / workdir.RESULT)
 
 
