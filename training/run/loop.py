@@ -117,13 +117,9 @@ class TrainingLoop:
         Raises:
           RunError: If there is no undamaged checkpoint to resume from.
         """
-        self._config = config
-        self._directory = directory
-        self._dataset = prepared.dataset
-        self._engine = prepared.engine
-        self._schedule = prepared.schedule
-        self._total_steps = prepared.total_steps
-        self._callback = callback
+        self._config, self._directory, self._callback = config, directory, callback
+        self._dataset, self._engine = prepared.dataset, prepared.engine
+        self._schedule, self._total_steps = prepared.schedule, prepared.total_steps
         self._interrupts = Interrupts(config.checkpoint_minutes)
         self._checkpoints = Checkpoints(
             directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
@@ -265,18 +261,11 @@ class TrainingLoop:
             names = [f"average_validation_{name}" for name in _RECORDED]
             metrics |= dict.fromkeys(names, math.nan)
         if amplify := config.get(Amplify):
-            amplified = layer_analysis.observe(
-                state.opt_state,
-                state.params,
-                amplify.layers,
-                progress.selections,
+            found = layer_analysis.observe(
+                state.opt_state, state.params, amplify.layers, progress.selections
             )
-            metrics |= {
-                "amplified": progress.amplified,
-                "analysis": amplified.analysis,
-            }
-            progress.amplified = amplified.amplified
-            progress.selections = amplified.selections
+            metrics |= {"amplified": progress.amplified, "analysis": found.analysis}
+            progress.amplified, progress.selections = found.amplified, found.selections
         if config.monitor_layers:
             metrics["layers"] = layer_analysis.statistics(
                 state.opt_state, state.params, amplify.layers if amplify else "kernels"
@@ -390,12 +379,9 @@ class TrainingLoop:
         return result
 
     def _save(self) -> None:
-        tree = {"state": self.state, "best": self.best}
-        self._checkpoints.save(
-            self.progress.epoch,
-            self.progress.step,
-            Checkpoint(tree, dataclasses.asdict(self.progress)),
-        )
+        tree, progress = {"state": self.state, "best": self.best}, self.progress
+        checkpoint = Checkpoint(tree, dataclasses.asdict(progress))
+        self._checkpoints.save(progress.epoch, progress.step, checkpoint)
         self._write_best()
         self._interrupts.saved()
 
