@@ -1,6 +1,7 @@
 """The training program.
 
-``recipe`` runs a training from top to bottom, and ``cascade`` a network block by block.
+``recipe`` runs a training from top to bottom, and ``cascade`` a network block by block;
+``start`` is what they start from.
 ``merging`` chooses a decay of the learning rate afterwards; ``comparing`` compares
 runs.
 ``settings`` declares what can be chosen, ``data`` reads the images, ``engine`` is what
