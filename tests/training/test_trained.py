@@ -530,21 +530,3 @@ def test_the_reader_of_predictions_may_leave(trained, tmp_path):
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float64", "bfloat16", "float16"])
-def test_other_precisions_are_used(trained, tmp_path, precision):
-    argv = [*trained.argv, "--precision", precision, "--workdir", str(tmp_path / "run")]
-    (config,) = parse(argv)
-    (result,) = recipe.train([config])
-    network = training.load(config.workdir)
-    examples = data.load("digits").test
-    found = network.predict(examples.images)
-    accuracy = (found.argmax(axis=1) == examples.labels).mean()
-    # Rounding may decide a near tie otherwise.
-    assert accuracy == pytest.approx(result["test_accuracy"], abs=0.02)
-    if precision == "float64":
-        assert found.dtype == np.float64
-        assert accuracy == pytest.approx(result["test_accuracy"])
-    assert dataclasses.asdict(network.config) == dataclasses.asdict(config)
