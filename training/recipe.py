@@ -129,8 +129,8 @@ def _run_cascade(
         # hundred stages use up the memory maps of a process on Linux.
         jax.clear_caches()
         if number in stages:
-            weights = initial_variables(stage, dataset)
-            stages[number] = stages[number]._replace(weights=weights)
+            given = initial_variables(stage, dataset)
+            stages[number] = stages[number]._replace(given=given)
         else:
             stages[number] = prepare(stage, dataset)
         return _run(stages[number], stage, directory, callback)
@@ -195,7 +195,7 @@ def prepare(
         )
         for note in (*dataset.notes, *chain.notes(config)):
             say(f"note: {note}")
-        weights = initial_variables(config, dataset)
+        given = initial_variables(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
             engine = build(config, dataset)
         if count := engine.statistics_batches:
@@ -203,7 +203,7 @@ def prepare(
                 f"evaluations: batch statistics over {count} training batches (precise "
                 f"batch norm)"
             )
-    return Prepared(dataset, engine, schedule, plan.last_step, weights)
+    return Prepared(dataset, engine, schedule, plan.last_step, given)
 
 
 def load_data(config: Config) -> data.Dataset:

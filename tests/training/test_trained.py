@@ -311,7 +311,7 @@ def start(trained, tmp_path, monkeypatch):
         argv = ["--model=tiny", "--width=2", "--batch-size=64", *argv]
         (made,) = parse([*argv, "--start-from", str(place), "--workdir", str(tmp_path)])
         prepared = recipe.prepare(made)
-        return made, prepared.engine.initial_state(0, prepared.weights).variables
+        return made, prepared.engine.initial_state(0, prepared.given).variables
 
     return start
 

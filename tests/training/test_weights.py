@@ -212,7 +212,7 @@ def test_a_run_starts_from_a_file(tmp_path, monkeypatch, capsys):
     prepared = recipe.prepare(parsed)
     assert "heads.head.bias is [3] in the file and [10] here" in capsys.readouterr().out
     for _ in range(2):  # although each step donates its state
-        start = prepared.engine.initial_state(0, prepared.weights)
+        start = prepared.engine.initial_state(0, prepared.given)
         np.testing.assert_array_equal(
             start.params["norm"]["scale"], state["encoder.ln.weight"].astype(np.float32)
         )

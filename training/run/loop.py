@@ -85,14 +85,14 @@ class Prepared(NamedTuple):
       engine: Network and optimizer, compiled.
       schedule: The learning rate as a function of the optimizer step.
       total_steps: Steps in a run.
-      weights: Variables that replace the ones drawn; see :meth:`Engine.initial_state`.
+      given: Variables that replace the ones drawn; see :meth:`Engine.initial_state`.
     """
 
     dataset: data.Dataset
     engine: Engine
     schedule: optax.Schedule
     total_steps: int
-    weights: Given | None
+    given: Given | None
 
 
 class TrainingLoop:
@@ -126,7 +126,7 @@ class TrainingLoop:
         )
         steps_per_epoch = self._engine.steps_per_epoch
         self.epochs = math.ceil(self._total_steps / steps_per_epoch)
-        self.state = self._engine.initial_state(config.seed, prepared.weights)
+        self.state = self._engine.initial_state(config.seed, prepared.given)
         self.best = copy_to_host(self.state.variables)
         self._run = signature(config)
         self.progress = Progress(data=self._dataset.facts, run=self._run)
