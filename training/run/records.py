@@ -26,12 +26,17 @@ def read_json(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
       DamagedError: If the file is absent or damaged, or lacks a field that it needs.
     """
-    try:
-        fields = config_lib.read_object(path)
-    except ConfigError as error:
-        raise DamagedError(str(error)) from error
+    fields = read_object(path)
     _check(path, fields, needs)
     return fields
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads any JSON object of a run; raises DamagedError if it is absent or none."""
+    try:
+        return config_lib.read_object(path)
+    except ConfigError as error:
+        raise DamagedError(str(error)) from error
 
 
 def read_facts(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from training import data
 from training.engine import parallel
-from training.errors import ConfigError, DamagedError, RunError
+from training.errors import DamagedError, RunError
 from training.run.checkpoints import is_checkpoint, read
 from training.run.display import say, warn
 from training.run.records import (
@@ -25,6 +25,7 @@ from training.run.records import (
     RESULT_FIELDS,
     read_json,
     read_metrics,
+    read_object,
     without_nan,
 )
 from training.settings import config as config_lib
@@ -267,10 +268,7 @@ class WorkDirectory:
 
     def _refuse_other_run(self) -> int | None:
         """Returns the epochs of a run that differs only in having fewer of them."""
-        try:
-            there = config_lib.read_object(self.path / CONFIG)
-        except ConfigError as error:
-            raise DamagedError(str(error)) from error
+        there = read_object(self.path / CONFIG)
         epochs, goal = there.get("epochs"), self._config.epochs
         if isinstance(epochs, int) and 0 < epochs < goal:
             longer = there | {"epochs": goal}
