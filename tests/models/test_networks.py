@@ -7,8 +7,11 @@ import pytest
 
 import models
 import plp_optax
+from models import efficientnet, vit
 from plp_optax.linen import propagate_amplification
+from training import recipe
 from training.engine.networks import make_network
+from training.run import workdir
 from training.settings.config import resolve
 
 
@@ -77,3 +80,29 @@ def test_amplification_propagates_through_attention():
             assert not np.allclose(a, b, rtol=0.01)
         else:
             np.testing.assert_allclose(b, a * (1 + ("query" in name)), rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "precision"), [("plp", "float16"), ("amplify+plp", "bfloat16")]
+)
+@pytest.mark.parametrize("name", ["vit-tiny", "efficientnet-b0"])
+def test_methods_train_in_half_precision(
+    name, method, precision, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+    shallow = (vit.ViT, {"num_heads": 3, "depth": 1})
+    monkeypatch.setitem(vit.VARIANTS, "vit-tiny", shallow)
+    config = resolve(
+        {
+            **{"model": name, "width": 8, "method": method, "precision": precision},
+            "strategy": "[(2, 0.05, 0, 1), (5, 0.05, 1, 2.0)]",
+            "workdir": str(tmp_path / "run"),
+            **({"amplify_threshold": 0.1} if "amplify" in method else {}),
+        }
+    )
+    (result,) = recipe.train([config])
+    first, *_, last = workdir.read_metrics(config.workdir)
+    assert result["skipped_steps"] <= 3  # until the loss scale of float16 fits
+    assert last["train_loss"] < 0.8 * first["train_loss"]
+    assert bool(last.get("amplified")) == method.startswith("amplify")
