@@ -3,51 +3,38 @@
 ``NETWORKS`` lists them without importing JAX; ``create`` makes one.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from models._create import create as create
     from models.layers import Network as Network
 
-# Name: the module whose VARIANTS defines it.
+
+class Family(NamedTuple):
+    """The networks of a module, and what a user may choose of them."""
+
+    module: str  # whose VARIANTS defines them
+    has_blocks: bool = False  # cut after one, partly frozen: models.blocks
+    has_dropout: bool = False  # its rate is the attribute dropout_rate
+    has_mlp_head: bool = False
+    has_imagenet_stem: bool = False  # for large images, next to the one for small ones
+
+
+_RESNET = Family("models.resnet", has_blocks=True, has_imagenet_stem=True)
+_VGG = Family("models.vgg", has_blocks=True, has_dropout=True, has_mlp_head=True)
+_VIT = Family("models.vit", has_dropout=True, has_imagenet_stem=True)
+
 NETWORKS = {
-    "vgg16": "models.vgg",
-    "vgg19": "models.vgg",
-    "vgg29": "models.vgg",
-    "resnet18": "models.resnet",
-    "resnet34": "models.resnet",
-    "resnet50": "models.resnet",
-    "resnet101": "models.resnet",
-    "googlenet": "models.googlenet",
-    "vit-tiny": "models.vit",
-    "vit-small": "models.vit",
-    "vit-base": "models.vit",
-    "efficientnet-b0": "models.efficientnet",
-    "tiny": "models.tiny",
-    "plain": "models.plain",
+    **dict.fromkeys(("vgg16", "vgg19", "vgg29"), _VGG),
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101"), _RESNET),
+    "googlenet": Family("models.googlenet", has_dropout=True, has_imagenet_stem=True),
+    **dict.fromkeys(("vit-tiny", "vit-small", "vit-base"), _VIT),
+    "efficientnet-b0": Family(
+        "models.efficientnet", has_dropout=True, has_imagenet_stem=True
+    ),
+    "tiny": Family("models.tiny", has_blocks=True),
+    "plain": Family("models.plain"),
 }
-
-# Those that can be cut after a block and partly frozen (``models.blocks``).
-IN_BLOCKS = tuple(
-    name
-    for name, module in NETWORKS.items()
-    if module in ("models.vgg", "models.resnet", "models.tiny")
-)
-
-# Those with an attribute ``dropout_rate``.
-WITH_DROPOUT = tuple(
-    name
-    for name, module in NETWORKS.items()
-    if module in ("models.vgg", "models.googlenet", "models.vit", "models.efficientnet")
-)
-
-# Those with a stem for large images, next to the one for small ones.
-WITH_IMAGENET_STEM = tuple(
-    name
-    for name, module in NETWORKS.items()
-    if module
-    in ("models.resnet", "models.googlenet", "models.vit", "models.efficientnet")
-)
 
 
 def __getattr__(name: str) -> Any:

@@ -102,7 +102,7 @@ def create(
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known are {', '.join(NETWORKS)}")
     variants: dict[str, tuple[type[Network], dict[str, Any]]]
-    variants = importlib.import_module(NETWORKS[name]).VARIANTS
+    variants = importlib.import_module(NETWORKS[name].module).VARIANTS
     kind, options = variants[name]
     if stem not in kind.stems:
         raise ValueError(f"{name} has no stem {stem!r}; it has {kind.stems}")

@@ -20,7 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
 # A failed assertion in a helper shows its values, as in a test.
 pytest.register_assert_rewrite(
-    "tests.support.bad_inputs", "tests.support.cifar_archives", "tests.support.reports"
+    *(f"tests.support.{n}" for n in ("bad_inputs", "cifar_archives", "reports", "runs"))
 )
 
 from tests.support import programs  # noqa: E402

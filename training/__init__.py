@@ -1,11 +1,17 @@
-"""The training program.
+"""The training program. A reader begins with ``recipe``, and goes on in this order.
 
-``recipe`` runs a training from top to bottom, and ``cascade`` a network block by block.
-``merging`` chooses a decay of the learning rate afterwards; ``comparing`` compares
-runs.
-``settings`` declares what can be chosen, ``data`` reads the images, ``engine`` is what
-is compiled, and ``run`` keeps a run: work directory, checkpoints, screen, pictures and
-signals.
+- ``recipe``: a training from top to bottom; ``start``: the variables that it starts
+  from; ``cascade``: a network trained block by block.
+- ``settings``: what can be chosen. ``options`` has the flags, with the classes of
+  ``methods``, ``optimizers``, ``schedules`` and ``averages``; ``config`` completes and
+  compares them; ``chain`` makes plan, learning rate and optimizer of them.
+- ``engine``: what is compiled. ``step`` and its ``state``, the ``feed`` of batches,
+  ``parallel`` over devices.
+- ``run``: what keeps a run. ``loop`` goes through the epochs; work directory,
+  checkpoints, records, screen, pictures and signals.
+- ``data``: reads and splits images; ``weights``: reads files of weights.
+- ``trained``, ``merging``, ``comparing``: what is done with runs afterwards, by
+  ``python -m training``.
 
 ``load`` gives back what a run has trained.
 """

@@ -24,7 +24,7 @@ from training import comparing, merging
 from training.data.images import decode, opened, resize
 from training.errors import DataError, UserError
 from training.recipe import load_data
-from training.run.display import Terminal, spread
+from training.run.display import Terminal, percentage, spread
 from training.trained import load
 
 _Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -126,12 +126,12 @@ def compare(runs: _Runs) -> None:
         table.add_column(name, no_wrap=True)
     for number, group in enumerate(groups, 1):
         settings = " ".join(f"{name}={x}" for name, x in group.settings.items())
-        results = group.results.values()
+        results = list(group.results.values())
         table.add_row(
             str(number),
             Text(settings or "defaults"),  # no markup
             str(len(results)),
-            f"{spread([_percent(r['test_accuracy']) for r in results], '.2f')} %",
+            percentage(results),
             spread([r["test_loss"] for r in results], ".4f"),
         )
     Terminal().print(table)
@@ -150,10 +150,6 @@ def compare(runs: _Runs) -> None:
             )
     if differences.row_count:
         Terminal().print(differences)
-
-
-def _percent(part: float | None) -> float | None:
-    return None if part is None else 100 * part
 
 
 def _difference(paired: comparing.Paired, digits: str, unit: float = 1) -> str:

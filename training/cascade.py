@@ -15,11 +15,10 @@ from typing import Any
 from models.blocks import BlockNetwork
 from training import data
 from training.engine import networks
-from training.engine.state import Given
 from training.run import workdir
-from training.run.checkpoints import read_variables
 from training.run.display import result_lines, say
-from training.run.workdir import WorkDirectory, read_metrics
+from training.run.records import read_metrics
+from training.run.workdir import WorkDirectory
 from training.settings.config import Config
 
 RunStage = Callable[[Config, WorkDirectory], dict[str, Any]]
@@ -59,28 +58,6 @@ def last_run(config: Config) -> Path:
     """The work directory of a cascade's last stage."""
     *_, last = stage_configs(config).values()
     return Path(str(last.workdir))
-
-
-def initial_variables(config: Config) -> Given | None:
-    """The initial variables of a stage: those of the one before, except its head.
-
-    The stage that trains all blocks keeps the head. The first one starts at random.
-
-    Args:
-      config: The configuration of the stage's run.
-    """
-    assert config.workdir is not None
-    assert config.cascade_stage is not None
-    if config.cascade_stage == 1:
-        return None
-    before = Path(config.workdir).with_name(f"{config.cascade_stage - 1:02d}")
-    flat, _ = read_variables(before / workdir.BEST)
-    has_new_head = _network(config).cut is not None
-    return {
-        path: x
-        for path, x in flat.items()
-        if not (has_new_head and path.split("/")[1] == "head")
-    }
 
 
 def _network(config: Config) -> BlockNetwork:
@@ -135,7 +112,7 @@ def run(
     name = f"{config.model} on {dataset.name}, {config.optimization}"
     directory.finish(result)
     if config.draw:
-        directory.draw_curves(history, f"{name}, seed {config.seed}")
+        directory.draw(f"{name}, seed {config.seed}", history)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from training.errors import RunError
-from training.run import workdir
+from training.run import records, workdir
 from training.settings import config as config_lib
 
 
@@ -54,7 +54,7 @@ def group(runs: Iterable[Path]) -> list[Group]:
                 file=sys.stderr,
             )
             continue
-        own.results[seed] = workdir.read_json(
+        own.results[seed] = records.read_json(
             path / workdir.RESULT, needs=["test_accuracy", "test_loss"]
         )
     if not groups:

@@ -6,7 +6,7 @@ average of them stands for a decay over the last part of the run
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from training.engine.evaluation import Evaluation
 from training.errors import ConfigError, RunError
 from training.run import workdir
 from training.run.checkpoints import Checkpoint, copy_to_host, read, write
+from training.run.records import without_nan
 from training.trained import find_run
 
 # For a run that evaluates with the running statistics of training.
@@ -78,7 +79,6 @@ def merge(
             )
         except ValueError as error:
             raise ConfigError(f"--{error}") from error
-    merged = _weighted_means(files, weights)
     best = read(path / workdir.BEST).tree
     precise_bn = config.precise_bn or _PRECISE_BN
     config = dataclasses.replace(config, data_dir=data_dir, precise_bn=precise_bn)
@@ -87,7 +87,8 @@ def merge(
         engine = recipe.assemble(config, dataset)
         engine.compile_evaluation(parallel.replicate(best))
         variables, found = {}, {}
-        for part, params in merged.items():
+        for part, own in weights.items():
+            params = _average(files, own)
             variables[part] = engine.with_statistics({**best, "params": params})
             found[part] = engine.evaluate(variables[part], dataset.validation)
         chosen = min(over, key=lambda part: found[part].loss)
@@ -95,9 +96,7 @@ def merge(
     epoch = read(files[-1]).notes["epoch"]
     numbers = found[chosen].metrics("validation", "loss", "accuracy")
     numbers |= test.metrics("test", "loss", "accuracy")
-    notes = workdir.without_nan(
-        {"decay": decay, "over": chosen, "epoch": epoch, **numbers}
-    )
+    notes = without_nan({"decay": decay, "over": chosen, "epoch": epoch, **numbers})
     file = path / workdir.MERGED
     write(file, Checkpoint(copy_to_host(variables[chosen]), notes))
     return Merged(
@@ -126,22 +125,12 @@ def _find_blocks(path: Path, to: int | None) -> tuple[list[Path], list[int]]:
     return files, counts
 
 
-def _weighted_means(
-    files: Sequence[Path], weights: Mapping[float, np.ndarray]
-) -> dict[float, Any]:
-    """The mean with each row of weights; one block is in memory at a time."""
-    sums: dict[float, Any] = {}
-    like = None
-    for number, file in enumerate(files):
-        used = {part: row[number] for part, row in weights.items() if row[number]}
-        if not used:
-            continue
-        like = read(file).tree["params"]
-        for part, weight in used.items():
-            own = jax.tree.map(lambda x, w=weight: w * x.astype(np.float64), like)
-            before = sums.get(part)
-            sums[part] = own if before is None else jax.tree.map(np.add, before, own)
-    return {
-        part: jax.tree.map(lambda x, old: x.astype(old.dtype), total, like)
-        for part, total in sums.items()
-    }
+def _average(files: Sequence[Path], weights: np.ndarray) -> Any:
+    """As :func:`plp_optax.merge`, with one block in memory at a time."""
+    total: Any = None
+    for file, weight in zip(files, weights, strict=True):
+        if weight:
+            mean = read(file).tree["params"]
+            own = jax.tree.map(lambda x, w=weight: w * x.astype(np.float64), mean)
+            total = own if total is None else jax.tree.map(np.add, total, own)
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), total, mean)

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from training import cascade, data, trained
+from training import cascade, data
 from training.engine import feed, networks, parallel
 from training.engine.engine import Engine
-from training.engine.state import Given, split_frozen
+from training.engine.state import split_frozen
 from training.errors import ConfigError, DivergedError, RunError
 from training.run.callbacks import Callback
 from training.run.display import (
@@ -35,10 +35,9 @@ from training.run.workdir import WorkDirectory
 from training.settings import chain
 from training.settings.averages import TailAverage
 from training.settings.config import Config
-from training.settings.methods import Amplify, Anderson
-from training.settings.optimizers import SGD, Optimizer
+from training.settings.methods import Amplify
 from training.settings.strategy import Plan
-from training.weights import fitting
+from training.start import initial_variables
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
@@ -130,8 +129,8 @@ def _run_cascade(
         # hundred stages use up the memory maps of a process on Linux.
         jax.clear_caches()
         if number in stages:
-            weights = _initial_variables(stage, dataset)
-            stages[number] = stages[number]._replace(weights=weights)
+            given = initial_variables(stage, dataset)
+            stages[number] = stages[number]._replace(given=given)
         else:
             stages[number] = prepare(stage, dataset)
         return _run(stages[number], stage, directory, callback)
@@ -194,9 +193,9 @@ def prepare(
             f"{len(dataset.test.labels):,} test images; "
             f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
         )
-        for note in (*dataset.notes, *_notes(config)):
+        for note in (*dataset.notes, *chain.notes(config)):
             say(f"note: {note}")
-        weights = _initial_variables(config, dataset)
+        given = initial_variables(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
             engine = build(config, dataset)
         if count := engine.statistics_batches:
@@ -204,7 +203,7 @@ def prepare(
                 f"evaluations: batch statistics over {count} training batches (precise "
                 f"batch norm)"
             )
-    return Prepared(dataset, engine, schedule, plan.last_step, weights)
+    return Prepared(dataset, engine, schedule, plan.last_step, given)
 
 
 def load_data(config: Config) -> data.Dataset:
@@ -282,55 +281,6 @@ def _param_shapes(config: Config, dataset: data.Dataset) -> Any:
     variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)))
     params, _ = split_frozen(variables["params"], module, shape)
     return params
-
-
-def _notes(config: Config) -> list[str]:
-    """Settings that have no effect, or less than one may think."""
-    notes = []
-    if config.pin_memory and jax.default_backend() == "cpu":
-        notes.append("--pin-memory means nothing on a CPU, which transfers no batches")
-    sgd, amplify = config.get(SGD), config.get(Amplify)
-    optimizer = config.get(Optimizer)
-    if amplify and optimizer and optimizer.scale_invariant:
-        if amplify.multiplies_updates(True):
-            notes.append(
-                f"{config.optimizer} undoes the amplification of gradients, so its "
-                f"updates are amplified (--amplify-inner)"
-            )
-        else:
-            notes.append(
-                f"{config.optimizer} is nearly invariant to the scale of gradients, so "
-                f"amplification has little effect"
-            )
-    by_score = amplify and amplify.select == "scores" and amplify.layers == "kernels"
-    if amplify and by_score and config.model == "tiny" and not config.cascade:
-        notes.append(
-            f"among the three layers of tiny no z-score is above 1.41; "
-            f"--amplify-threshold is {amplify.threshold:g}"
-        )
-    if config.get(Anderson) and sgd and sgd.momentum and not sgd.nesterov:
-        notes.append(
-            "a jump leaves heavy-ball momentum as it was, which is slower than "
-            "momentum alone: choose --optimizer nesterov or --momentum 0"
-        )
-    return notes
-
-
-def _initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
-    """The variables that a run starts from; None if all are drawn."""
-    if config.cascade_stage is not None:
-        return cascade.initial_variables(config)
-    start = config.start_from or config.initial_weights
-    if start is None:
-        return None
-    module = networks.make_network(config, dataset.num_classes, axis_name=None)
-    if config.start_from:
-        weights, notes = trained.start_from(config, module, dataset)
-    else:
-        shape = dataset.train.images.shape[1:]
-        weights, notes = fitting.load(config, module, shape)
-    say("; ".join((f"starting from {start}", *notes)))
-    return weights
 
 
 def build(

@@ -16,13 +16,11 @@ from training import cascade, data
 from training.engine import networks
 from training.engine.evaluation import Evaluation
 from training.engine.step import measure
-from training.errors import ConfigError, RunError
-from training.run import checkpoints, records, workdir
+from training.errors import RunError
+from training.run import records, workdir
 from training.run.checkpoints import read
 from training.settings import config as config_lib
 from training.settings.config import Config
-from training.weights.files import start_digest, start_file
-from training.weights.fitting import Pretrained, take_over
 
 _BATCH = 256
 
@@ -133,35 +131,6 @@ def find_run(run: str | Path) -> tuple[Path, Config]:
     if config.cascade is not None and config.cascade_stage is None:
         return find_run(cascade.last_run(config))
     return path, config
-
-
-def start_from(config: Config, module: nn.Module, dataset: data.Dataset) -> Pretrained:
-    """Reads the variables that ``--start-from`` names, for a network and its data.
-
-    Raises:
-      ConfigError: If they cannot be used, or are not of this network.
-    """
-    start = str(config.start_from)
-    if (found := start_digest(start)) != config.start_from_sha256:
-        raise ConfigError(
-            f"--start-from {start} has variables with the SHA-256 digest {found}, not "
-            f"{config.start_from_sha256}: restore those that were meant"
-        )
-    try:
-        variables, facts = checkpoints.read_variables(start_file(start))
-    except RunError as error:
-        raise ConfigError(f"--start-from {error}") from error
-    shape = dataset.train.images.shape[1:]
-    values, notes = take_over(variables, config, module, shape)
-    changes = dataset.changes(facts.get("data", {}))
-    if changes == ["split"]:
-        notes += (
-            "the split differs, so that it may have been trained on images of the "
-            "validation part",
-        )
-    elif changes:
-        notes += (f"it was trained on other {' and '.join(changes)}",)
-    return Pretrained(values, notes)
 
 
 def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Trained:

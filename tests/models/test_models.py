@@ -315,9 +315,9 @@ def test_max_pool_leaves_a_side_of_one_alone():
 
 @pytest.mark.parametrize("name", [n for n in KINDS if n != "resnet50"])
 def test_dropout_only_in_training(name):
-    """Only networks WITH_DROPOUT have it, and need its random stream."""
+    """Networks that have it need its random stream."""
     rates = {"vgg16": 0.5, "googlenet": 0.4, "vit-tiny": 0.0, "efficientnet-b0": 0.2}
-    assert (name in models.WITH_DROPOUT) == (name in rates)
+    assert models.NETWORKS[name].has_dropout == (name in rates)
     network = models.create(name, width=4)
     if name in rates:
         assert network.dropout_rate == rates[name]
@@ -528,10 +528,15 @@ def test_frozen_blocks(name):
             assert same == (path in inside), (frozen, path)
 
 
-def test_which_networks_have_blocks():
-    for name in models.NETWORKS:
-        is_block = isinstance(models.create(name), BlockNetwork)
-        assert is_block == (name in models.IN_BLOCKS)
+def test_families_say_what_their_networks_have():
+    for name, family in models.NETWORKS.items():
+        network = models.create(name)
+        assert family.has_blocks == isinstance(network, BlockNetwork)
+        assert family.has_mlp_head == ("mlp" in network.heads)
+        assert family.has_imagenet_stem == ("imagenet" in network.stems)
+
+
+def test_blocks_are_in_order():
     assert list(models.create("vgg16").blocks())[:3] == [
         *("stage1/conv1", "stage1/conv2", "stage2/conv1"),
     ]

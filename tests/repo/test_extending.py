@@ -57,7 +57,7 @@ def registered(monkeypatch):
     monkeypatch.setitem(methods.METHODS, "sign", methods.METHODS["sgd"])
     (program,) = re.findall("```python\n(.*?)```", CONTRIBUTING.read_text(), re.DOTALL)
     exec(program, {"__name__": HERE})  # sets METHODS["sign"]
-    monkeypatch.setitem(models.NETWORKS, "linear", HERE)
+    monkeypatch.setitem(models.NETWORKS, "linear", models.Family(HERE))
     monkeypatch.setitem(registry.DATASETS, "stripes", f"{HERE}:stripes")
 
 
@@ -128,17 +128,19 @@ def test_a_data_set(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flag", "name"), [("--method", "sign"), ("--model", "linear")]
+    ("flag", "entries"),
+    [("--method", methods.METHODS), ("--model", models.NETWORKS)],
 )
-def test_choices_of_flags_are_the_entries(flag, name, capsys, monkeypatch):
+def test_choices_of_flags_are_the_entries(flag, entries, capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        config_lib.parse([f"{flag}=a-new-one"])
+    monkeypatch.setitem(entries, "a-new-one", next(iter(entries.values())))
     for argument in ("--help", f"{flag}=nonsense"):
+        capsys.readouterr()
         with pytest.raises(SystemExit):
             config_lib.parse([argument])
         shown = capsys.readouterr()
-        assert name in shown.out + shown.err
-    monkeypatch.undo()
-    with pytest.raises(SystemExit):
-        config_lib.parse([f"{flag}={name}"])
+        assert "a-new-one" in shown.out + shown.err
 
 
 def test_a_transformation(monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ import plp_optax
 import train
 import training
 from tests.support import programs
-from tests.training.test_resume import Killed, assert_same_run, without_times
+from tests.support.runs import Killed, assert_same_run, metrics_of, without_times
 from training import cascade, recipe
 from training.engine import parallel
 from training.engine.networks import make_network
@@ -246,8 +246,8 @@ def test_a_second_seed_uses_the_programs_of_the_first(tmp_path, monkeypatch):
 @pytest.mark.xdist_group("cascade")
 def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     path, epochs = uninterrupted
-    history = read_metrics(path)
-    names = [(m["epoch"], m["step"], m["stage"], m["block"]) for m in history]
+    metrics = read_metrics(path)
+    names = [(m["epoch"], m["step"], m["stage"], m["block"]) for m in metrics]
     assert names == [
         *((1, 4, 1, "stage1"), (2, 8, 1, "stage1")),
         *((3, 12, 2, "stage2"), (4, 16, 2, "stage2"), (5, 20, 2, "stage2")),
@@ -270,7 +270,7 @@ def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     assert last.keys() == tuned.keys()
     assert not any(np.array_equal(tuned[name], last[name]) for name in last)
     # Each stage has the schedule of a run of its length: constant after a warm-up.
-    rates = [m["learning_rate"] for m in history]
+    rates = [m["learning_rate"] for m in metrics]
     assert rates[1] == rates[4] > rates[0] == rates[2] == rates[5]
     result = json.loads((path / workdir.RESULT).read_text())
     assert [s["stage"] for s in result["stages"]] == [1, 2, 3]
@@ -299,10 +299,8 @@ def test_interrupted_in_every_stage_is_bitwise_the_same(uninterrupted, tmp_path)
 def assert_same_cascade(expected, path):
     for stage in sorted((expected / workdir.STAGES).iterdir()):
         assert_same_run(stage, path / workdir.STAGES / stage.name)
-    histories = [[*map(without_times, read_metrics(p))] for p in (expected, path)]
-    assert histories[0] == histories[1]
-    summaries = [summary(p) for p in (expected, path)]
-    assert summaries[0] == summaries[1]
+    assert metrics_of(expected) == metrics_of(path)
+    assert summary(expected) == summary(path)
 
 
 def summary(path):
@@ -317,11 +315,9 @@ def halve(path):
 
 DAMAGE = {
     "half of the metrics": lambda stage: halve(stage / workdir.METRICS),
-    "no metrics": lambda stage: (stage / workdir.METRICS).unlink(),
     "another name": lambda stage: (stage / workdir.RESULT).write_text(
         (stage / workdir.RESULT).read_text().replace("best_epoch", "best")
     ),
-    "damaged best": lambda stage: (stage / workdir.BEST).write_bytes(b"x" * 99),
     "no best": lambda stage: (stage / workdir.BEST).unlink(),
     "no configuration": lambda stage: (stage / workdir.CONFIG).unlink(),
 }
@@ -366,13 +362,6 @@ def test_bad_choices(flags, message):
         config.parse(["--cascade", "conv", *flags])
 
 
-def test_weights_are_for_a_network_as_a_whole(tmp_path):
-    weights = tmp_path / "weights.npz"
-    np.savez(weights, a=np.ones(1))
-    with pytest.raises(ConfigError, match="leave one of them out"):
-        config.parse(["--cascade", "conv", "--initial-weights", str(weights)])
-
-
 @pytest.mark.xdist_group("cascade")
 def test_a_stage_is_not_run_alone(uninterrupted):
     path, _ = uninterrupted
@@ -381,11 +370,6 @@ def test_a_stage_is_not_run_alone(uninterrupted):
         config.parse(["--config", str(stage)])
     (whole,) = config.parse(["--config", str(path / workdir.CONFIG)])
     assert (whole.cascade, whole.cascade_stage) == ("conv", None)
-
-
-def test_flags_of_a_cascade_need_one():
-    with pytest.raises(ConfigError, match="no meaning without --cascade"):
-        config.parse(["--cascade-epochs", "3"])
 
 
 def test_amplification_of_too_few_layers(capsys, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.support.runs import Killed
 from training.errors import RunError
 from training.run import checkpoints
 from training.run.checkpoints import Checkpoint, Checkpoints, read, write
@@ -86,37 +87,23 @@ def test_every_flipped_byte_and_every_truncation_is_noticed(two):
     assert store.newest(LIKE)[0] == newer
 
 
-def missing(path):
-    path.unlink()
+def test_the_checkpoint_before_is_used_instead(two, capsys):
+    store, older, newer = two
+    newer.unlink()
+    assert store.newest(LIKE)[0] == older
+    assert not capsys.readouterr().err
+    for damage in (newer.mkdir, lambda: newer.symlink_to("nowhere")):
+        damage()
+        path, (_, notes) = store.newest(LIKE)
+        assert (path, notes) == (older, {"epoch": 1})
+        error = capsys.readouterr().err
+        assert error.startswith(f"train.py: warning: {newer} is damaged (")
+        assert error.endswith(f"resuming from {older} instead\n")
+        newer.rmdir() if newer.is_dir() else newer.unlink()
 
 
 def empty(path):
     path.write_bytes(b"")
-
-
-def directory(path):
-    path.unlink()
-    path.mkdir()
-
-
-def dangling(path):
-    path.unlink()
-    path.symlink_to("nowhere")
-
-
-@pytest.mark.parametrize("damage", [missing, empty, directory, dangling])
-def test_the_checkpoint_before_is_used_instead(two, damage, capsys):
-    store, older, newer = two
-    damage(newer)
-    path, (_, notes) = store.newest(LIKE)
-    assert path == older
-    assert notes == {"epoch": 1}
-    error = capsys.readouterr().err
-    if damage is missing:
-        assert not error
-    else:
-        assert error.startswith(f"train.py: warning: {newer} is damaged (")
-        assert error.endswith(f"resuming from {older} instead\n")
 
 
 def test_a_damaged_checkpoint_does_not_count_as_one_of_the_newest(two):
@@ -180,10 +167,6 @@ def test_a_checkpoint_of_another_program_is_refused(two, like):
 
 
 # -- Interrupted writes ----------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """What no handler of errors sees, like SIGKILL."""
 
 
 def files(path):

@@ -15,7 +15,6 @@ from tests.support.cifar_archives import (
     by_hand,
     prepared,
     register,
-    rows,
     write_archive,
 )
 from training import __main__ as command
@@ -62,17 +61,6 @@ def test_a_prepared_set_is_its_archive(original):
     assert dataset.label_names == tuple(f"f{i}" for i in range(100))
 
 
-def test_the_validation_part_of_cifar(original):
-    root, contents = original
-    dataset = data.load("cifar100", data_dir=str(root))
-    assert len(dataset.train.labels) == 160
-    both = rows(dataset.train) + rows(dataset.validation)
-    assert sorted(both) == rows(contents["train"])
-    pixels = dataset.train.images / 255
-    np.testing.assert_allclose(dataset.mean, pixels.mean((0, 1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(dataset.std, pixels.std((0, 1, 2)), rtol=1e-5)
-
-
 def test_the_default_directory_is_created(tmp_path, original, monkeypatch):
     root = tmp_path / "new"
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(root))
@@ -83,16 +71,10 @@ def test_the_default_directory_is_created(tmp_path, original, monkeypatch):
     assert len(data.load("cifar100").test.labels) == 100
 
 
-@pytest.mark.parametrize("content", ["another archive", "not an archive", "cut"])
-def test_a_wrong_checksum_names_both(content, with_archive):
+def test_a_wrong_checksum_names_both(with_archive):
     archive = by_hand(with_archive)
     expected = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if content == "another archive":
-        write_archive(archive, "cifar100", (5, 5))
-    elif content == "cut":
-        archive.write_bytes(archive.read_bytes()[:50_000])
-    else:
-        archive.write_bytes(b"no archive")
+    write_archive(archive, "cifar100", (5, 5))
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     with pytest.raises(errors.DataError) as caught:
         data.load("cifar100", data_dir=with_archive)
@@ -100,8 +82,8 @@ def test_a_wrong_checksum_names_both(content, with_archive):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cifar100"])
-def test_prepare_writes_what_data_source_reads(name, tmp_path, monkeypatch, capsys):
+def test_prepare_writes_what_data_source_reads(tmp_path, monkeypatch, capsys):
+    name = "cifar100"
     contents = write_archive(by_hand(tmp_path, name), name)
     register(monkeypatch, tmp_path, name)
     argv = ["prepare", name, "--data-dir", str(tmp_path)]
@@ -118,9 +100,10 @@ def test_prepare_writes_what_data_source_reads(name, tmp_path, monkeypatch, caps
         labels = [record["label"] for record in records]
         np.testing.assert_array_equal(labels, examples.labels)
     file, classes = LAYOUTS[name]["labels"][0]
-    label = "coarse_label" if name == "cifar100" else "label"
     info = tfds.builder(name, data_dir=tmp_path).info
-    assert info.features[label].names == [f"{file[0]}{i}" for i in range(classes)]
+    assert info.features["coarse_label"].names == [
+        f"{file[0]}{i}" for i in range(classes)
+    ]
     assert_holds(data.load(name, data_dir=tmp_path, validation_fraction=0), contents)
     assert command.main(argv) == 2
     assert "remove it to have the set prepared again" in capsys.readouterr().err
@@ -173,11 +156,6 @@ def _cut_names(directory):
     names.write_text(names.read_text()[:200])
 
 
-def _cut_shard(directory):
-    (shard,) = directory.glob("cifar100-train*")
-    shard.write_bytes(shard.read_bytes()[:-500])
-
-
 def _flip_a_bit(directory):
     (shard,) = directory.glob("cifar100-test*")
     content = bytearray(shard.read_bytes())
@@ -187,7 +165,6 @@ def _flip_a_bit(directory):
 
 DAMAGES = {
     "removed": lambda directory: (directory / "features.json").unlink(),
-    "cut": _cut_shard,
     "flipped": _flip_a_bit,
     "too-few": _edit_info(_forget_records),
     "repeated": _repeat_records,
@@ -208,11 +185,11 @@ def test_a_damaged_set_is_named(damage, tmp_path, original):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["absent", "file/x", "link", "~no-one/x", "x" * 300])
 @pytest.mark.parametrize("name", ["cifar100", "other"])
-def test_unusable_data_directories(name, place, tmp_path, monkeypatch):
+def test_unusable_data_directories(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("link")
-    with pytest.raises(errors.DataError, match=place):
-        data.load(name, data_dir=place)
+    for place in ("absent", "file/x", "link", "~no-one/x", "x" * 300):
+        with pytest.raises(errors.DataError, match=place):
+            data.load(name, data_dir=place)

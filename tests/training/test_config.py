@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.declared import CHOICES, DECLARED, FIELDS, context, inside
 from training.errors import ConfigError
 from training.settings import config as config_lib
 from training.settings import flags
@@ -125,6 +124,9 @@ PROCESSES = ["--num-processes=2", "--process-id=1"]
         # Dependence and ranges are declared; two of them from end to end.
         (["--dropout=0.1"], "--dropout 0.1 .* --model resnet18: .* vit-tiny"),
         (["--cycle-steps=3000000000", "--schedule=cyclic"], r"below 2\*\*30"),
+        (["--cascade-epochs=3"], "no meaning without --cascade"),
+        (["--model=vgg16", "--initial-weights=a.npz"], "choose --model resnet18 or"),
+        (["--initial-weights-sha256=00"], "no meaning without"),
         # Contradictions of flags with each other.
         (
             ["--schedule=cyclic", "--learning-rate=1", "--max-learning-rate=0.5"],
@@ -227,12 +229,39 @@ def test_several_rates_are_several_runs_of_every_seed():
 
 # -- Runs that are the same, and runs that are not ------------------------------------
 
+DECLARED = {n: one for n, one in flags.flags(Config).items() if not one.hidden}
 STRINGS = {
     "dataset": st.sampled_from(["digits", "cifar100", "./a/x.npz", "./b/x.npz", "~/d"]),
     "amplify_select": st.sampled_from(["scores", "random", "all", "head"]),
     "strategy": st.sampled_from(["paper", "[(3, 0.1, 0, 1), (9, 0.1, 1, 2)]"]),
 }
-NAMES = [n for n in FIELDS if DECLARED[n].kind is not str or n in {*CHOICES, *STRINGS}]
+NAMES = [
+    name
+    for name, one in DECLARED.items()
+    if one.kind is not str or one.choices or name in STRINGS
+]
+
+
+def context(name):
+    """Choices under which a flag has a meaning."""
+    only = DECLARED[name].only
+    if only is None or only[1] == (None,):
+        return {}
+    return {**context(only[0]), only[0]: only[1][0]}
+
+
+def inside(one):
+    """A value that a flag may have by itself."""
+    if one.choices:
+        return st.sampled_from(list(one.choices))
+    if one.kind is bool:
+        return st.booleans()
+    limit = 2**31 if one.kind is int else 1e38
+    low, high = max(one.low, one.above, -limit), min(one.high, one.below, limit)
+    if one.kind is int:
+        return st.integers(int(low), int(high) - 1)
+    ends = {"exclude_min": low != one.low, "exclude_max": high != one.high}
+    return st.floats(low, high, **ends)
 
 
 @st.composite
@@ -240,7 +269,7 @@ def some_fields(draw):
     """A few flags, each with a choice under which it has a meaning."""
     fields = {}
     for name in draw(st.lists(st.sampled_from(NAMES), max_size=6, unique=True)):
-        value = draw(STRINGS[name] if name in STRINGS else inside(name))
+        value = draw(STRINGS[name] if name in STRINGS else inside(DECLARED[name]))
         fields |= {**context(name), name: value}
     return fields
 

@@ -82,65 +82,55 @@ def test_lines_of_epochs_fit_the_terminal(columns):
     """In 50 columns the speed is left out, and in 60 the legend."""
     header = epoch_header(30, columns).split("\n")
     line = epoch_line(METRICS | {"skipped_steps": 0}, 30, True, columns)
+    skipped = epoch_line(METRICS | {"skipped_steps": 3}, 30, True, columns)
+    assert skipped == f"{line} 3 skipped"
     assert max(map(len, (*header, line))) <= columns
     assert ("images/s" in header[1]) == ("12,346" in line) == (columns >= 60)
     assert ("best so far" in header[0]) == (columns >= 72)
     assert line.split()[-2:] == ["12,346" if columns >= 60 else "98.7%", "*"]
 
 
-def test_skipped_steps_are_shown():
-    line = epoch_line(METRICS | {"skipped_steps": 3}, 30, best=True)
-    assert line.endswith(" * 3 skipped")
-    result = dict.fromkeys(
-        ("test_accuracy", "test_top1_error", "test_top5_error", "train_seconds"), 0.5
-    )
-    result |= {"best_epoch": 1, "epochs": 1, "test_loss": 1.5e21, "device": "cpu"}
-    lines = result_lines(result | {"validation_loss": 2.0, "skipped_steps": 1234})
-    assert "skipped 1,234 steps that were not finite\n" in lines
-    assert "test loss 1.50e+21  " in lines
+RESULT = {
+    **{"best_epoch": 3, "epochs": 5, "validation_loss": None, "test_loss": 1.5e21},
+    **{"test_accuracy": 0.75, "test_top1_error": 0.25, "test_top5_error": 0.0123},
+    **{"train_seconds": 61.04, "device": "4 x cpu"},
+}
 
 
-def test_results_of_a_run_and_of_several_seeds():
-    rng = np.random.default_rng(0)
-    accuracies, losses = rng.uniform(size=3), rng.uniform(size=3)
-    results = [
-        {
-            "best_epoch": 3,
-            "epochs": 5,
-            "validation_loss": None,
-            "test_loss": loss,
-            "test_accuracy": accuracy,
-            "test_top1_error": 1 - accuracy,
-            "test_top5_error": 0.0123,
-            "train_seconds": 61.04,
-            "device": "4 x cpu",
-        }
-        for accuracy, loss in zip(accuracies, losses, strict=True)
-    ]
-    lines = result_lines(results[0])
-    assert "best epoch 3 of 5 (validation loss -)" in lines
-    assert f"accuracy {100 * accuracies[0]:.2f}%" in lines
-    assert f"top-1 error {100 * (1 - accuracies[0]):.2f}%" in lines
-    assert "top-5 error 1.23%" in lines
-    assert "61.0 s on 4 x cpu" in lines
-    assert max(map(len, lines.split("\n"))) < 80
-    assert "average" not in lines
-    averaged = {"average_steps": 0}
-    assert "--average-start" in result_lines(results[0] | averaged)
+def test_results_of_a_run():
+    shown = result_lines(RESULT | {"skipped_steps": 1234, "average_steps": 0})
+    for text in (
+        "best epoch 3 of 5 (validation loss -)\n",
+        "test loss 1.50e+21  accuracy 75.00%  macro-F1 -\n",
+        "top-1 error 25.00%  top-5 error 1.23%\n",
+        "the average did not begin: the run ended before --average-start\n",
+        "skipped 1,234 steps that were not finite\n",
+        "61.0 s on 4 x cpu",
+    ):
+        assert text in shown
+    assert max(map(len, shown.split("\n"))) < 80
+    assert "average" not in result_lines(RESULT)
     averaged = {"average_steps": 12, "average_validation_loss": 0.125}
     averaged |= {f"average_test_{name}": 0.25 for name in ("loss", "accuracy")}
     averaged |= {f"average_test_top{k}_error": 0.5 for k in (1, 5)}
-    shown = result_lines(results[0] | averaged).split("\n")
+    shown = result_lines(RESULT | averaged).split("\n")
     assert "average over 12 steps (validation loss 0.1250)" in shown
     assert "test loss 0.2500  accuracy 25.00%  macro-F1 -" in shown
-    summary = summary_line(results)
+
+
+def test_results_of_several_seeds():
+    numbers = np.random.default_rng(0).uniform(size=(2, 3))
+    results = [
+        {"test_accuracy": accuracy, "test_loss": loss}
+        for accuracy, loss in zip(*numbers, strict=True)
+    ]
+    (mean, loss), (deviation, spread) = numbers.mean(1), numbers.std(1, ddof=1)
+    assert summary_line(results) == (
+        f"3 seeds, mean ± standard deviation: test accuracy {100 * mean:.2f} ± "
+        f"{100 * deviation:.2f} %, test loss {loss:.4f} ± {spread:.4f}"
+    )
     averaged = [r | {"average_test_accuracy": 0.25} for r in results]
     assert summary_line(averaged).endswith("; average: 25.00 ± 0.00 %")
-    assert "average" not in summary
-    mean, deviation = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
-    assert f"3 seeds, mean ± standard deviation: test accuracy {mean:.2f} " in summary
-    assert f"± {deviation:.2f} %" in summary
-    assert f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}" in summary
 
 
 def test_selected_layers_are_named():
@@ -308,27 +298,18 @@ def history(losses, validated=True):
 
 
 def test_curves_show_both_parts_and_the_best_epoch(drawn):
-    loss, accuracy = drawn(plots.draw_curves, history([2.0, 1.0, 1.5]))
+    epochs = [m | {"average_validation_loss": 1.2} for m in history([2.0, 1.0, 1.5])]
+    loss, accuracy = drawn(plots.draw_curves, epochs)
     lines = {line.get_label(): line for line in loss.get_lines()}
-    assert set(lines) == {"train", "validation", "best epoch"}
+    assert list(lines) == ["train", "validation", "average, validation", "best epoch"]
     assert list(lines["train"].get_ydata()) == [2.0, 1.0, 1.5]
     assert list(lines["validation"].get_ydata()) == [2.1, 1.1, 1.6]
     assert list(lines["best epoch"].get_xdata()) == [2, 2]
     assert loss.get_yscale() == "linear"
     assert list(accuracy.get_lines()[0].get_ydata()) == [0.5] * 3
-
-
-def test_curves_of_other_runs(drawn):
-    """With an average and a test of each epoch; without validation; over decades."""
-    epochs = [
-        m | {"average_validation_loss": 1.2, "test_loss": 1.3} for m in history([2])
-    ]
-    loss, _ = drawn(plots.draw_curves, epochs)
-    labels = [line.get_label() for line in loss.get_lines()]
-    assert labels[:4] == ["train", "validation", "average, validation", "test"]
-    loss, _ = drawn(plots.draw_curves, history([2.0, 1.0], validated=False))
+    # Without validation, and over decades.
+    loss, accuracy = drawn(plots.draw_curves, history([200.0, 2.0, 0.02], False))
     assert [line.get_label() for line in loss.get_lines()] == ["train"]
-    loss, accuracy = drawn(plots.draw_curves, history([200.0, 2.0, 0.02]))
     assert (loss.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
 
 
@@ -430,9 +411,3 @@ def test_pictures_of_a_run_can_be_read(tmp_path, monkeypatch, classes):
     assert len(figures) == 4
     for figure in figures:
         assert_legible(figure)
-
-
-def test_without_an_analysis_nothing_is_drawn(tmp_path):
-    for draw in (plots.draw_amplification, plots.draw_layers):
-        draw(tmp_path / "picture.png", history([1.0]), "a title")
-    assert not list(tmp_path.iterdir())

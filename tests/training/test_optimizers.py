@@ -140,37 +140,26 @@ def test_methods_follow_their_definitions(fields, jump, k, period):
 @pytest.mark.parametrize(
     ("fields", "link"),
     [
+        ({"anderson_history": 3}, plp_optax.anderson(3)),
         (
-            {"method": "anderson", "anderson_history": 3},
-            plp_optax.anderson(3),
-        ),
-        (
-            {
-                "method": "anderson",
-                **{"anderson_history": 3, "anderson_period": 4},
-                "anderson_min_signal": 0.2,
-            },
+            {"anderson_history": 3, "anderson_period": 4, "anderson_min_signal": 0.2},
             plp_optax.anderson(3, period=4, min_signal=0.2),
         ),
         (
-            {
-                "method": "ema-nesterov",
-                **{"extrapolation": 0.4, "extrapolation_decay": 0.8, "epochs": 4},
-            },
+            {"extrapolation": 0.4, "extrapolation_decay": 0.8, "epochs": 4},
             plp_optax.ema_nesterov(lambda count: 0.4 * (1 - count / 12), decay=0.8),
         ),
         (
-            {
-                "method": "outer-nesterov",
-                **{"outer_rate": 0.5, "outer_momentum": 0.6, "outer_period": 3},
-            },
+            {"outer_rate": 0.5, "outer_momentum": 0.6, "outer_period": 3},
             plp_optax.outer_nesterov(0.5, momentum=0.6, period=3),
         ),
     ],
+    ids=["anderson", "anderson-cycles", "ema-nesterov", "outer-nesterov"],
 )
-def test_predictors_follow_the_optimizer(fields, link):
+def test_predictors_follow_the_optimizer(fields, link, request):
     """The library's, which have twins of their own; three steps are an epoch."""
-    tx = chain(momentum=0.8, weight_decay=0.01, **fields)
+    method = request.node.callspec.id.removesuffix("-cycles")
+    tx = chain(method=method, momentum=0.8, weight_decay=0.01, **fields)
     expected = optax.chain(
         optax.add_decayed_weights(0.01), optax.sgd(0.05, momentum=0.8), link
     )
@@ -416,17 +405,7 @@ def test_what_the_library_refuses_names_the_flag(fields, message):
     ],
 )
 def test_what_does_not_fit_the_network_names_the_flag(fields, flag):
-    tx = chain(
-        method="amplify",
-        **UNSET,
-        **fields,
-    )
+    tx = chain(method="amplify", **UNSET, **fields)
     layers = {name: {"kernel": jnp.zeros(2)} for name in "abc"}
     with pytest.raises(ConfigError, match=f"^{flag} does not fit the network: "):
         tx.init(layers)
-
-
-def test_the_chain_holds_one_window():
-    state = chain(method="plp").init(jnp.zeros(3))
-    (window,) = optax.tree.get(state, "window")
-    assert jax.tree.map(jnp.shape, window) == (3,)

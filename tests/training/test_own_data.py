@@ -142,21 +142,16 @@ def test_bad_arrays(changes, words, tmp_path):
     _assert_refused(path, str(path), words)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", "cut", "flipped", "directory"])
-def test_damaged_npz_files(content, tmp_path):
+def test_damaged_npz_files(tmp_path):
     path = _write_npz(tmp_path / "bad.npz", images=_images(), labels=_LABELS)
     good = path.read_bytes()
-    path.unlink()
-    if content == "directory":
-        path.mkdir()
-    elif content == "cut":
-        path.write_bytes(good[: len(good) // 2])
-    elif content == "flipped":
-        middle = good.index(b"\x93NUMPY") + 1000
-        path.write_bytes(good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :])
-    else:
+    middle = good.index(b"\x93NUMPY") + 1000
+    flipped = good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
+    for content in (b"", b"no archive", good[: len(good) // 2], flipped):
         path.write_bytes(content)
-    _assert_refused(path, f"{path} cannot be read")
+        _assert_refused(path, f"{path} cannot be read")
+    (tmp_path / "folder.npz").mkdir()
+    _assert_refused(tmp_path / "folder.npz", "folder.npz cannot be read")
 
 
 # --- Folders ------------------------------------------------------------------------
@@ -189,16 +184,6 @@ def test_a_folder_of_classes(channels, tmp_path):
     of = dict(zip(map(bytes, examples.images), examples.labels, strict=True))
     for part in (dataset.train, dataset.test):
         assert [1 - of[bytes(image)] for image in part.images] == list(part.labels)
-
-
-def test_a_folder_of_parts(tmp_path):
-    train, test = _examples(), _examples(6, seed=1)
-    _write_folder(tmp_path / "train", train)
-    _write_folder(tmp_path / "test", test)
-    dataset = data.load(str(tmp_path), validation_fraction=0)
-    assert rows(dataset.train) == rows(train)
-    assert rows(dataset.test) == rows(test)
-    np.testing.assert_array_equal(dataset.test.labels, [0, 0, 0, 1, 1, 1])
 
 
 def test_a_folder_that_mixes_kinds_of_images(folder):
@@ -276,14 +261,11 @@ def test_images_of_different_sizes(folder):
     )
 
 
-def test_image_size_holds_for_every_set(tmp_path):
+def test_image_size_holds_for_named_sets():
     small = data.load("digits", image_size=4)
     assert small.train.images.shape == (1150, 4, 4, 1)
     # Smoothing changes no mean by much.
     np.testing.assert_allclose(small.mean, data.load("digits").mean, rtol=0.05)
-    arrays = {"images": _images(height=6, width=9, channels=2), "labels": _LABELS}
-    path = _write_npz(tmp_path / "two-channels.npz", **arrays)
-    assert data.load(str(path), image_size=5).test.images.shape == (4, 5, 5, 2)
 
 
 def test_bad_folders(tmp_path):

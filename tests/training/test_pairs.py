@@ -7,9 +7,10 @@ import pytest
 from jax.sharding import Mesh
 
 import train
+import training
 from benchmarks.ahead_of_time import map_over_mesh
 from tests.support import programs
-from training import cascade, recipe
+from training import cascade, data, recipe
 from training.engine import parallel
 from training.run import workdir
 from training.settings.config import parse
@@ -99,3 +100,6 @@ def test_all_pairs_train(row, tmp_path):
     result = workdir.read_json(tmp_path / "run" / workdir.RESULT)
     assert result["steps"] == (4 if row["cascade"] else 2)
     assert ("average_test_accuracy" in result) == (row["average"] != "none")
+    found = training.load(tmp_path / "run").evaluate(data.load("digits").test)
+    # Rounding may decide a near tie otherwise.
+    assert found.accuracy == pytest.approx(result["test_accuracy"], abs=0.02)

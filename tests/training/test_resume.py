@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,6 +17,7 @@ import train
 import training
 from tests.support import programs
 from tests.support.killed_run import pass_by
+from tests.support.runs import Killed, arrays, assert_same_run, saved
 from training import recipe
 from training.run import checkpoints, workdir
 from training.run.checkpoints import read
@@ -29,77 +29,18 @@ ROOT = Path(__file__).parents[2]
 # Analysis, amplification, prediction and augmentation, a save after every step: all
 # that a state can hold, and every position that it can be saved at.
 STRATEGY = "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"
-EVERYTHING = [
-    *("--model", "tiny", "--width", "2", "--batch-size", "256", "--augment"),
-    *("--method", "amplify+plp", "--strategy", STRATEGY),
-    *("--amplify-threshold", "0.5", "--checkpoint-minutes", "1e-6"),
-    *("--block-means", "2"),
-]
+NETWORK = ["--model=tiny", "--width=2", "--batch-size=256"]
+EVERYTHING = [*NETWORK, "--augment", "--method=amplify+plp", "--strategy", STRATEGY]
+EVERYTHING += ["--amplify-threshold=0.5", "--checkpoint-minutes=1e-6"]
+EVERYTHING += ["--block-means=2"]
 # What follows the validation loss, and an average that begins late.
-STALLING = [
-    *("--model", "tiny", "--width", "2", "--batch-size", "256", "--method", "sgd"),
-    *("--schedule", "plateau", "--plateau-patience", "1", "--early-stopping", "3"),
-    *(
-        "--average",
-        "ema",
-        "--average-start",
-        "0.2",
-        "--lr",
-        "20",
-        "--checkpoint-minutes",
-        "1e-6",
-    ),
-]
+STALLING = [*NETWORK, "--method=sgd", "--schedule=plateau", "--plateau-patience=1"]
+STALLING += ["--early-stopping=3", "--average=ema", "--average-start=0.2", "--lr=20"]
+STALLING += ["--checkpoint-minutes=1e-6"]
 # The program of ``trained``, for more epochs.
-TINY = ["--model", "tiny", "--width", "2", "--batch-size", "256", "--method", "sgd"]
-TINY += ["--learning-rate", "0.5", "--warmup-epochs", "0", "--schedule", "constant"]
-TINY += ["--epochs", "4"]
-TIMES = {"images_per_second", "train_seconds"}
-
-
-def saved(path):
-    return sorted((path / workdir.CHECKPOINTS).glob("*.msgpack"))
-
-
-def arrays(path):
-    """Every array of a file, by its place, as bytes."""
-    return {
-        jax.tree_util.keystr(place): (x.dtype, x.shape, np.asarray(x).tobytes())
-        for place, x in jax.tree_util.tree_leaves_with_path(read(path).tree)
-    }
-
-
-def without_times(fields):
-    return {name: value for name, value in fields.items() if name not in TIMES}
-
-
-def assert_same_run(a, b):
-    """Bitwise the same state and best network; the same records, times apart."""
-    assert saved(a)[-1].name == saved(b)[-1].name
-    assert arrays(saved(a)[-1]) == arrays(saved(b)[-1])
-    assert arrays(a / workdir.BEST) == arrays(b / workdir.BEST)
-    histories = [[*map(without_times, read_metrics(path))] for path in (a, b)]
-    assert histories[0] == histories[1]
-    results = [
-        without_times(json.loads((path / "result.json").read_text())) for path in (a, b)
-    ]
-    assert results[0] == results[1]
-    kept = [
-        {
-            file.relative_to(path): file.read_bytes()
-            for name in ("layers.txt", "average.msgpack", "means/*")
-            for file in path.glob(name)
-        }
-        for path in (a, b)
-    ]
-    assert kept[0] == kept[1]
-
-
+TINY = [*NETWORK, "--method=sgd", "--learning-rate=0.5", "--warmup-epochs=0"]
+TINY += ["--schedule=constant", "--epochs=4"]
 # -- Simulated kills, in this process --------------------------------------------------
-
-
-class Killed(BaseException):
-    """What no handler of errors sees, like SIGKILL."""
 
 
 @pytest.fixture(scope="module")
@@ -191,31 +132,6 @@ def test_killed_and_resumed_is_bitwise_the_same(tmp_path, place, number):
     assert not (path / "result.json").exists()
     assert "resuming from" in run(path).stdout
     assert_same_run(whole, path)
-
-
-@pytest.mark.slow
-def test_a_signal_saves_while_a_run_saves_and_evaluates_often(tmp_path):
-    """A real signal at a random moment; the same in this process is tested below."""
-    path = tmp_path / "run"
-    argv = ["--model", "tiny", "--width", "4", "--epochs", "2000", "--method", "sgd"]
-    command = [sys.executable, "train.py", "--workdir", str(path), *argv]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for line in process.stdout:
-        if line.strip().startswith("3/2000"):
-            break
-    time.sleep(np.random.default_rng().uniform(0, 0.5))
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, error
-    assert "train.py: stopped and saved: resume with" in error
-    epochs = len(read_metrics(path))
-    assert epochs >= 3
-    assert read(saved(path)[-1]).notes["epoch"] == epochs
-    assert all(
-        np.isfinite(x).all() for x in jax.tree.leaves(training.load(path).variables)
-    )
 
 
 # -- Signals, in this process ----------------------------------------------------------
@@ -337,10 +253,8 @@ def test_ctrl_c_is_acknowledged_while_the_main_thread_is_busy(capfd, monkeypatch
 # -- More epochs -----------------------------------------------------------------------
 
 # What may not depend on the length of the run: warm-up, prediction, average, blocks.
-LONGER = [
-    *("--model", "tiny", "--width", "2", "--batch-size", "256", "--augment"),
-    *("--schedule", "constant", "--warmup-epochs", "1.5", "--block-means", "2"),
-]
+LONGER = [*NETWORK, "--augment", "--schedule=constant", "--warmup-epochs=1.5"]
+LONGER += ["--block-means=2"]
 
 
 @pytest.mark.parametrize("result", [True, False], ids=["finished", "unfinished"])
@@ -420,6 +334,15 @@ def test_a_damaged_run_is_resumed_from_the_checkpoint_before(unfinished, capsys)
     for checkpoint in saved(path):
         checkpoints._verified(checkpoint)
     assert training.load(path).config.model == "tiny"
+
+
+def test_the_best_network_is_written_again(trained, tmp_path):
+    """Where a kill came between the last checkpoint and it."""
+    path = Path(shutil.copytree(trained.path, tmp_path / "run"))
+    for name in (workdir.RESULT, workdir.BEST):
+        (path / name).unlink()
+    assert train.main([*trained.argv, "--workdir", str(path)]) == 0
+    assert arrays(path / workdir.BEST) == arrays(trained.path / workdir.BEST)
 
 
 def test_checkpoints_of_another_run_are_refused(unfinished, tmp_path, capsys):

@@ -94,34 +94,21 @@ def test_replicas_stay_the_same(engine):
             np.testing.assert_array_equal(shard, shards[0])
 
 
-def test_seeds_differ_in_parameters_and_key(engine):
-    first, again, other = (engine.initial_state(seed) for seed in (0, 0, 2**32 - 1))
-    for name in ("params", "key"):
-        a, b, c = (jax.tree.leaves(getattr(s, name)) for s in (first, again, other))
-        assert all(map(np.array_equal, a, b))
-        assert not all(map(np.array_equal, a, c))
+def test_what_depends_on_seed_and_step(engine):
+    """Parameters, order and augmentation; the last also on the step."""
 
+    def loss(parameters=0, key=0, order=0, step=0):
+        state = engine.initial_state(parameters)._replace(
+            key=engine.initial_state(key).key,
+            step=parallel.replicate(np.int32(step)),
+        )
+        for call in engine.train_steps(state, order, 0, stop=1):
+            state = call.state
+        return float(state.monitor.last.loss)
 
-def test_augmentation_and_order_depend_on_the_seed(engine):
-    """From the same parameters."""
-    losses = []
-    for key_seed, order_seed in ((0, 0), (0, 1), (1, 0), (0, 0)):
-        state = engine.initial_state(0)
-        key = engine.initial_state(key_seed).key
-        state = train_epoch(engine, state._replace(key=key), seed=order_seed)
-        losses.append(means(state.monitor.epoch)["loss"])
-    assert losses[0] == losses[3]
-    assert len(set(losses)) == 3
-
-
-def test_every_step_augments_differently(engine):
-    losses = []
-    for step in (0, 1, 0):
-        state = engine.initial_state(0)
-        state = state._replace(step=parallel.replicate(np.int32(step)))
-        for call in engine.train_steps(state, 0, 0, stop=1):
-            losses.append(float(call.state.monitor.last.loss))
-    assert losses[0] == losses[2] != losses[1]
+    others = [loss(2**32 - 1), loss(key=1), loss(order=1), loss(step=1)]
+    assert loss() == loss()
+    assert len({loss(), *others}) == 5
 
 
 def test_evaluation_pads_and_masks(engine):
@@ -152,6 +139,9 @@ def test_evaluation_pads_and_masks(engine):
         confusion_matrix(labels, order[:, 0], labels=range(programs.CLASSES)),
     )
     assert len(batches) == 2
+    nothing = engine.evaluate(variables, DATASET.test.take(np.arange(0)))
+    assert all(np.isnan(x) for x in nothing.metrics("test").values())
+    assert not nothing.confusion.any()
 
 
 def test_losses_of_batches_add_up_in_float64(engine, monkeypatch):
@@ -169,14 +159,6 @@ def test_losses_of_batches_add_up_in_float64(engine, monkeypatch):
     monkeypatch.setattr(engine, "_eval_step", eval_step)
     evaluation = engine.evaluate(engine.initial_state(0).variables, DATASET.test)
     assert evaluation.loss == (2**25 + 1) / 22
-
-
-def test_evaluation_of_nothing_is_nan(engine):
-    empty = data.Examples(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32))
-    variables = engine.initial_state(0).variables
-    evaluation = engine.evaluate(variables, empty)
-    assert all(np.isnan(x) for x in evaluation.metrics("test").values())
-    assert not evaluation.confusion.any()
 
 
 @settings(max_examples=50, deadline=None)

@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from PIL import Image
 
 import plp_optax
 import train
 import training
 from tests.support import programs
 from tests.support.bad_inputs import contents
-from training import __main__ as command
+from tests.support.runs import metrics_of
 from training import recipe
 from training.engine.engine import Engine
 from training.errors import DivergedError, RunError
@@ -38,10 +37,6 @@ AMPLIFY = [*TINY, "--width", "4", "--strategy", STRATEGY, "--method", "amplify"]
 AMPLIFY += ["--amplify-threshold", "0.5"]
 STALLING = [*TINY, "--method=sgd", "--lr=20", "--warmup-epochs=0", "--average=ema"]
 STALLING += ["--average-decay=0.5", "--schedule=plateau", "--plateau-patience=1"]
-
-
-def without_times(history):
-    return [{k: v for k, v in m.items() if k != "images_per_second"} for m in history]
 
 
 def test_work_directory_explains_itself(trained):
@@ -118,23 +113,6 @@ def test_a_run_on_other_data_is_refused(trained, name, tmp_path):
         (path / "result.json").unlink()
 
 
-def test_a_renamed_class_is_not_the_same_run(tmp_path, capsys):
-    """From the command line, for a run that has finished."""
-    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8)
-    for name, own in {"ant": images[:40], "bee": images[40:]}.items():
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for number, image in enumerate(own):
-            Image.fromarray(image).save(tmp_path / "set" / name / f"{number}.png")
-    argv = ["--dataset", str(tmp_path / "set"), "--model=tiny", "--width=2"]
-    argv += ["--epochs=1", "--batch-size=16", "--workdir", str(tmp_path / "run")]
-    assert train.main(argv) == 0
-    (tmp_path / "set" / "ant").rename(tmp_path / "set" / "wasp")
-    assert train.main(argv) == 2
-    assert "the class names and the labels of" in capsys.readouterr().err
-    assert command.main(["evaluate", str(tmp_path / "run")]) == 2
-    assert "the class names and the labels of" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
@@ -166,9 +144,9 @@ def test_several_seeds_equal_single_runs(trained, tmp_path, monkeypatch, capsys)
     argv = [*trained.argv, "--seed", "1", "0", "--workdir", str(tmp_path)]
     assert train.main(argv) == 0
     assert len(prepared) == 1
-    first, second = (read_metrics(tmp_path / f"seed-{seed}") for seed in (1, 0))
-    alone = without_times(read_metrics(trained.path))
-    assert without_times(second) == alone
+    first, second = (metrics_of(tmp_path / f"seed-{seed}") for seed in (1, 0))
+    alone = metrics_of(trained.path)
+    assert second == alone
     assert first[0]["train_loss"] != alone[0]["train_loss"]
     output = capsys.readouterr().out
     results = [read_json(tmp_path / f"seed-{n}" / workdir.RESULT) for n in (0, 1)]
@@ -534,9 +512,7 @@ def test_callbacks_see_every_call_and_epoch_and_may_end_the_run(trained, tmp_pat
     assert first.epochs == read_metrics(path)
     (result,) = recipe.train(configs, second)  # from the first epoch's checkpoint
     assert second.steps == [5, 6, 7, 8]
-    assert without_times(read_metrics(path)) == without_times(
-        read_metrics(trained.path)
-    )
+    assert metrics_of(path) == metrics_of(trained.path)
     assert result == read_json(path / workdir.RESULT)
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 import train
 import training
 from training import __main__ as command
-from training import comparing, data, recipe
+from training import data, recipe
 from training.data.images import resize
 from training.engine import networks
 from training.errors import UserError
@@ -105,17 +105,6 @@ def test_predictions_are_those_of_the_network(network, dataset):
 def test_other_images_are_refused(network, images):
     with pytest.raises(ValueError, match=r"must be uint8 \[n, 8, 8, 1\], got "):
         network.predict(images)
-
-
-def test_the_best_epoch_is_loaded(trained, network):
-    """Not the last one, and on the validation part as recorded."""
-    metrics = workdir.read_metrics(trained.path)
-    best = min(metrics, key=lambda line: line["validation_loss"])
-    assert trained.result["best_epoch"] == best["epoch"]
-    examples = trained.prepared.dataset.validation
-    found = network.predict(examples.images)
-    loss = -np.log(found[np.arange(len(examples.labels)), examples.labels]).mean()
-    assert loss == pytest.approx(best["validation_loss"], rel=1e-4)
 
 
 # -- Bad directories -------------------------------------------------------------------
@@ -226,6 +215,16 @@ def test_evaluate_takes_another_set_of_the_same_classes(
     assert f"accuracy {accuracy:.2%}" in shown
 
 
+def test_evaluate_refuses_the_runs_set_if_it_changed(trained, run, monkeypatch):
+    dataset = trained.prepared.dataset
+    part = dataset.train._replace(labels=9 - dataset.train.labels)
+    changed = dataclasses.replace(dataset, train=part)
+    monkeypatch.setattr(command, "load_data", lambda config: changed)
+    message = run("evaluate", trained.path, code=2)
+    assert "the labels of digits changed since" in message
+    assert run("evaluate", trained.path, "--dataset", "digits").startswith("359 ")
+
+
 @pytest.mark.parametrize(
     ("shape", "classes", "message"),
     [((8, 8), 3, "has other classes than the run (3, not 10"), ((9, 8), 10, "[20, 9")],
@@ -256,38 +255,33 @@ def test_predict_prints_the_five_most_probable_classes(
 
 
 def test_predict_converts_colours_and_sizes(trained, run, dataset, network, tmp_path):
-    image = dataset.test.images[0, ..., 0]
-    colour = np.stack([image] * 3, axis=-1)
-    Image.fromarray(colour).save(tmp_path / "colour.png")
-    Image.fromarray(np.full((30, 20), 90, np.uint8)).save(tmp_path / "large.png")
-    Image.fromarray(colour).convert("RGBA").save(tmp_path / "alpha.png")
-    names = ["colour.png", "large.png", "alpha.png"]
-    lines = run("predict", trained.path, *(tmp_path / name for name in names))
-    lines = lines.splitlines()
-    flat = np.full((1, 8, 8, 1), 90, np.uint8)
-    expected = network.predict(np.concatenate([dataset.test.images[:1], flat]))
-    for start, probabilities in zip((1, 7, 13), expected[[0, 1, 0]], strict=True):
-        assert lines[start].split()[0] == f"{probabilities.max():.2%}"
+    """Sizes as training does."""
+    image = dataset.test.images[0]
+    colour = Image.fromarray(np.tile(image, 3))
+    large = np.random.default_rng(0).integers(0, 256, (30, 50, 1)).astype(np.uint8)
+    pictures = {
+        "colour.png": (colour, image),
+        "alpha.png": (colour.convert("RGBA"), image),
+        "large.png": (Image.fromarray(large[..., 0]), resize(large, 8)),
+    }
+    for name, (picture, _) in pictures.items():
+        picture.save(tmp_path / name)
+    shown = run("predict", trained.path, *(tmp_path / name for name in pictures))
+    pixels = np.stack([expected for _, expected in pictures.values()])
+    for line, expected in zip(
+        shown.splitlines()[1::6], network.predict(pixels), strict=True
+    ):
+        assert line.split() == [f"{expected.max():.2%}", str(expected.argmax())]
 
 
-def test_predict_resizes_as_training_does(trained, run, network, tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (30, 50, 1)).astype(np.uint8)
-    Image.fromarray(image[..., 0]).save(tmp_path / "a.png")
-    (expected,) = network.predict(resize(image, 8)[np.newaxis])
-    first = run("predict", trained.path, tmp_path / "a.png").splitlines()[1]
-    assert first.split() == [f"{expected.max():.2%}", str(expected.argmax())]
-
-
-@pytest.mark.parametrize("content", [None, b"text", "cut short"])
-def test_predict_refuses_what_is_no_image(trained, run, tmp_path, content):
+def test_predict_refuses_what_is_no_image(trained, run, tmp_path):
     path = tmp_path / "image.png"
-    if content == "cut short":
-        pixels = np.random.default_rng(0).integers(0, 256, (40, 40))
-        Image.fromarray(pixels.astype(np.uint8)).save(path)
-        content = path.read_bytes()[:-200]
-    if content is not None:
-        path.write_bytes(content)
-    assert f"{path} cannot be read" in run("predict", trained.path, path, code=2)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40))
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    for place in (path, tmp_path / "absent.png", tmp_path):
+        assert f"{place} cannot be read" in run("predict", trained.path, place, code=2)
+    assert "name at least one image" in run("predict", trained.path, code=2)
 
 
 def test_predict_refuses_channels_that_files_lack(copy, run, tmp_path):
@@ -305,11 +299,6 @@ def test_predict_refuses_channels_that_files_lack(copy, run, tmp_path):
     assert f"{channels} channels, which image files do not have" in message
 
 
-def test_predict_needs_images(trained, run, tmp_path):
-    assert "name at least one image" in run("predict", trained.path, code=2)
-    assert "cannot be read" in run("predict", trained.path, tmp_path, code=2)
-
-
 # -- Starting from a run ---------------------------------------------------------------
 
 
@@ -322,7 +311,7 @@ def start(trained, tmp_path, monkeypatch):
         argv = ["--model=tiny", "--width=2", "--batch-size=64", *argv]
         (made,) = parse([*argv, "--start-from", str(place), "--workdir", str(tmp_path)])
         prepared = recipe.prepare(made)
-        return made, prepared.engine.initial_state(0, prepared.weights).variables
+        return made, prepared.engine.initial_state(0, prepared.given).variables
 
     return start
 
@@ -476,14 +465,20 @@ def test_compare_pairs_seeds(make_run, run, tmp_path, capsys):
     assert found["3 minus 1"][::2] == ["1", f"{losses['8'][4] - losses[''][4]:+.4f}"]
 
 
-def test_runs_on_different_data_have_no_difference():
-    result = {0: {"test_loss": 1.0}, 1: {"test_loss": 2.0}}
-    one, other, narrow = (
-        comparing.Group(settings, result)
-        for settings in ({}, {"dataset": "cifar100"}, {"width": 2})
-    )
-    assert comparing.paired(other, one, "test_loss") is None
-    assert comparing.paired(narrow, one, "test_loss").n == 2
+def test_compare_takes_what_results_hold(make_run, run):
+    """A loss that is not finite is null; other data have no difference."""
+    diverged = make_run("a", ["--seed", "1"], test_loss=None, test_accuracy=0.1)
+    runs = [
+        make_run(name, [f"--dataset={name}"], test_loss=1.0, test_accuracy=0.1)
+        for name in ("digits", "cifar100")
+    ]
+    lines = run("compare", diverged, *runs).splitlines()
+    (line,) = (line for line in lines if "defaults" in line)
+    assert "10.00 ± 0.00 %" in line
+    assert " nan " in line
+    assert not any("minus" in line for line in lines)
+    damaged = make_run("damaged", [], test_loss=1.0)
+    assert f"{damaged / 'result.json'} has no test_" in run("compare", damaged, code=2)
 
 
 def test_compare_shows_settings_complete_and_as_they_are(make_run, run, monkeypatch):
@@ -520,21 +515,6 @@ def test_compare_leaves_out_what_has_not_finished(make_run, run, tmp_path, capsy
     assert shown.err.endswith("training: none of these holds a finished run\n")
 
 
-@pytest.mark.parametrize("result", [{"test_loss": 1.0}, {"test_accuracy": 0.5}])
-def test_compare_refuses_damaged_results(make_run, run, result):
-    path = make_run("a", [], **result)
-    assert f"{path / 'result.json'} has no test_" in run("compare", path, code=2)
-
-
-def test_compare_shows_a_run_that_diverged(make_run, run):
-    """Its loss is not finite, which JSON writes as null."""
-    paths = [make_run("a", ["--seed", "1"], test_loss=None, test_accuracy=0.1)]
-    paths += [make_run("b", ["--seed", "2"], test_loss=1.0, test_accuracy=0.1)]
-    (line,) = (x for x in run("compare", *paths).splitlines() if "defaults" in x)
-    assert "10.00 ± 0.00 %" in line
-    assert " nan " in line
-
-
 # -- The program -----------------------------------------------------------------------
 
 
@@ -550,44 +530,3 @@ def test_the_reader_of_predictions_may_leave(trained, tmp_path):
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
-
-
-@pytest.mark.slow
-def test_the_program_ends_with_a_sentence(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "training", "predict", tmp_path / "nowhere", "a.png"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"training: {tmp_path}/nowhere holds no run")
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "argv", [[], ["nonsense"], ["evaluate"], ["evaluate", "a", "--nonsense"]]
-)
-def test_flags_that_cannot_be_parsed_end_with_code_2(argv, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        command.main(argv)
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float64", "bfloat16", "float16"])
-def test_other_precisions_are_used(trained, tmp_path, precision):
-    argv = [*trained.argv, "--precision", precision, "--workdir", str(tmp_path / "run")]
-    (config,) = parse(argv)
-    (result,) = recipe.train([config])
-    network = training.load(config.workdir)
-    examples = data.load("digits").test
-    found = network.predict(examples.images)
-    accuracy = (found.argmax(axis=1) == examples.labels).mean()
-    # Rounding may decide a near tie otherwise.
-    assert accuracy == pytest.approx(result["test_accuracy"], abs=0.02)
-    if precision == "float64":
-        assert found.dtype == np.float64
-        assert accuracy == pytest.approx(result["test_accuracy"])
-    assert dataclasses.asdict(network.config) == dataclasses.asdict(config)

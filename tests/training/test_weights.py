@@ -212,7 +212,7 @@ def test_a_run_starts_from_a_file(tmp_path, monkeypatch, capsys):
     prepared = recipe.prepare(parsed)
     assert "heads.head.bias is [3] in the file and [10] here" in capsys.readouterr().out
     for _ in range(2):  # although each step donates its state
-        start = prepared.engine.initial_state(0, prepared.weights)
+        start = prepared.engine.initial_state(0, prepared.given)
         np.testing.assert_array_equal(
             start.params["norm"]["scale"], state["encoder.ln.weight"].astype(np.float32)
         )
@@ -245,13 +245,6 @@ def test_bad_files_are_refused(name, sentence, tmp_path, monkeypatch):
     save("resnet18.npz", state_of("resnet18"))
     assert contents(".")
     assert_refused([*VIT, f"--initial-weights={name}"], [sentence])
-
-
-def test_flags_of_other_networks(tmp_path):
-    with pytest.raises(ConfigError, match="choose --model resnet18 or"):
-        config.parse(["--model=vgg16", "--initial-weights=a.npz"])
-    with pytest.raises(ConfigError, match="no meaning without"):
-        config.parse(["--initial-weights-sha256=00"])
 
 
 def test_images_that_are_not_square(tmp_path):

@@ -47,6 +47,19 @@ class Source(NamedTuple):
     validation: Examples | None = None
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        parts: Mapping[str, Examples],
+        label_names: Iterable[str],
+        notes: tuple[str, ...],
+    ) -> Self:
+        """From parts by their roles; see :func:`training.data.parts.roles`."""
+        train, test, validation = map(parts.get, ("train", "test", "validation"))
+        assert train is not None
+        names = tuple(label_names)
+        return cls(train, test, names, validation=validation, notes=notes)
+
 
 # Compared by identity: the comparison of arrays has no single truth value.
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -84,20 +84,11 @@ def _read(path: pathlib.Path, image_size: int | None) -> Source:
         for name, group in part.items()
         for _ in group
     ]
-    examples = Examples(pixels, np.asarray(labels, np.int32))
-    found: dict[str, Examples] = {}
-    start = 0
-    for role, own in files.items():
-        stop = start + sum(map(len, own.values()))
-        found[role] = Examples(*(array[start:stop] for array in examples))
-        start = stop
-    return Source(
-        found["train"],
-        found.get("test"),
-        tuple(classes),
-        validation=found.get("validation"),
-        notes=notes,
-    )
+    ends = np.cumsum([sum(map(len, part.values())) for part in files.values()])
+    arrays = pixels, np.asarray(labels, np.int32)
+    split = zip(files, *(np.split(x, ends[:-1]) for x in arrays), strict=True)
+    found = {role: Examples(*own) for role, *own in split}
+    return Source.of(found, classes, notes)
 
 
 def _folders(path: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -10,10 +10,6 @@ from training.data import folder, images, npz, registry
 from training.data.dataset import Dataset, Source
 from training.data.split import split_off_test, stratified_split
 
-# Imported where they are used, as tensorflow-datasets takes a second to import.
-_PREPARED = "training.data.prepared:read"
-_PREPARED_DIRECTORY = "training.data.prepared:read_directory"
-
 
 def load(
     name: str,
@@ -60,25 +56,9 @@ def load(
       part alone.
 
     Raises:
-      UserError: If an argument is out of range.
+      UserError: If the fractions leave nothing, or nothing of a class, to train on.
       DataError: If the set is absent, damaged, unsuitable or cannot be obtained.
     """
-    if not 0 <= validation_fraction < 1:
-        raise errors.UserError(
-            f"the validation fraction is {validation_fraction}: choose it in [0, 1)"
-        )
-    if not 0 < train_fraction <= 1:
-        raise errors.UserError(
-            f"the training fraction is {train_fraction}: choose it in (0, 1]"
-        )
-    if not 0 <= split_seed < 2**32:
-        raise errors.UserError(
-            f"the split seed is {split_seed}: choose it in [0, {2**32})"
-        )
-    if image_size is not None and not 1 <= image_size < 10_000:
-        raise errors.UserError(
-            f"the image size is {image_size}: choose it in [1, 10000)"
-        )
     source = _read(name, data_dir, image_size)
     for part in filter(None, (source.train, source.validation, source.test)):
         try:
@@ -142,36 +122,15 @@ def _is_path(name: str) -> bool:
 def _read(
     name: str, data_dir: str | os.PathLike[str] | None, image_size: int | None
 ) -> Source:
-    if not _is_path(name):
-        if name in registry.DATASETS:
-            source = registry.load(registry.DATASETS[name])(data_dir)
-        else:
-            source = registry.load(_PREPARED)(name, data_dir, image_size)
+    if name in registry.DATASETS:
+        source = registry.load(registry.DATASETS[name])(data_dir)
+    elif _is_path(name):
+        source = _read_path(name, image_size)
     else:
-        try:
-            path = pathlib.Path(name).expanduser()
-            exists, prepared = path.exists(), (path / "dataset_info.json").exists()
-        # The name may be too long, or begin with the home of an unknown user.
-        except (OSError, RuntimeError) as error:
-            raise errors.DataError(
-                f"the data set {name} cannot be read ({error}): choose another path"
-            ) from error
-        if not exists:
-            raise errors.DataError(
-                f"the data set {name} does not exist: name an .npz file or a folder "
-                "with one sub-folder a class"
-            )
-        if prepared:
-            source = registry.load(_PREPARED_DIRECTORY)(path, image_size)
-        elif path.suffix.lower() == ".npz":
-            source = npz.read(path)
-        elif path.suffix.lower() == ".npy":
-            raise errors.DataError(
-                f"{path} holds one array: write images and labels into one file with "
-                "numpy.savez"
-            )
-        else:
-            source = folder.read(path, image_size)
+        # Imported here, as tensorflow-datasets takes a second to import.
+        from training.data import prepared
+
+        source = prepared.read(name, data_dir, image_size)
     if image_size is not None:
         source = source._replace(
             train=images.resize_all(source.train, image_size),
@@ -180,6 +139,33 @@ def _read(
             and images.resize_all(source.validation, image_size),
         )
     return source
+
+
+def _read_path(name: str, image_size: int | None) -> Source:
+    try:
+        path = pathlib.Path(name).expanduser()
+        exists, is_prepared = path.exists(), (path / "dataset_info.json").exists()
+    # The name may be too long, or begin with the home of an unknown user.
+    except (OSError, RuntimeError) as error:
+        raise errors.DataError(
+            f"the data set {name} cannot be read ({error}): choose another path"
+        ) from error
+    if not exists:
+        raise errors.DataError(
+            f"the data set {name} does not exist: name an .npz file or a folder with "
+            "one sub-folder a class"
+        )
+    if is_prepared:
+        from training.data import prepared
+
+        return prepared.read_directory(path, image_size)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        raise errors.DataError(
+            f"{path} holds one array: write images and labels into one file with "
+            "numpy.savez"
+        )
+    return npz.read(path) if suffix == ".npz" else folder.read(path, image_size)
 
 
 def _statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -51,13 +51,7 @@ def read(path: pathlib.Path) -> Source:
         classes = _count_classes(examples)
     except ValueError as error:
         raise errors.DataError(f"in {path} {error}") from error
-    return Source(
-        examples["train"],
-        examples.get("test"),
-        tuple(map(str, range(classes))),
-        validation=examples.get("validation"),
-        notes=parts.notes(roles),
-    )
+    return Source.of(examples, map(str, range(classes)), parts.notes(roles))
 
 
 def _examples(arrays: dict[str, np.ndarray], part: str) -> Examples:

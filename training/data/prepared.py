@@ -172,13 +172,7 @@ def _read(builder: Any, directory: pathlib.Path, image_size: int | None) -> Sour
                 f"the images of {roles[role]} in {directory} have another size than "
                 "those of train: choose one with --image-size"
             )
-    return Source(
-        found["train"],
-        found.get("test"),
-        tuple(names),
-        validation=found.get("validation"),
-        notes=parts.notes(roles),
-    )
+    return Source.of(found, names, parts.notes(roles))
 
 
 def _read_part(builder: Any, part: str, image_size: int | None) -> Examples:

@@ -328,16 +328,13 @@ def _test(result: Mapping[str, Any], prefix: str) -> str:
 
 def summary_line(results: Sequence[Mapping[str, Any]]) -> str:
     """The results of several seeds in one line."""
-    accuracy = spread([100 * result["test_accuracy"] for result in results], ".2f")
     loss = spread([result["test_loss"] for result in results], ".4f")
-    name = "average_test_accuracy"
-    averages = [100 * result[name] for result in results if name in result]
     average = ""
-    if len(averages) == len(results):
-        average = f"; average: {spread(averages, '.2f')} %"
+    if all("average_test_accuracy" in result for result in results):
+        average = f"; average: {percentage(results, 'average_test_accuracy')}"
     return (
-        f"{len(results)} seeds, mean ± standard deviation: test accuracy {accuracy} %, "
-        f"test loss {loss}{average}"
+        f"{len(results)} seeds, mean ± standard deviation: test accuracy "
+        f"{percentage(results)}, test loss {loss}{average}"
     )
 
 
@@ -355,17 +352,21 @@ def show_sweep(
     lowest = min(losses.values())
     table = Table("learning rate", "seeds", "validation loss", "test accuracy", "")
     for rate, found in by_rate.items():
-        if any("diverged" in result for result in found):
-            table.add_row(f"{rate:g}", str(len(found)), "diverged")
-            continue
-        table.add_row(
-            f"{rate:g}",
-            str(len(found)),
-            spread([result["validation_loss"] for result in found], ".4f"),
-            f"{spread([100 * result['test_accuracy'] for result in found], '.2f')} %",
-            "lowest" if losses[rate] == lowest < math.inf else "",
-        )
+        cells = ["diverged"]
+        if not any("diverged" in result for result in found):
+            loss = spread([result["validation_loss"] for result in found], ".4f")
+            mark = "lowest" if losses[rate] == lowest < math.inf else ""
+            cells = [loss, percentage(found), mark]
+        table.add_row(f"{rate:g}", str(len(found)), *cells)
     Terminal(quiet=not parallel.is_coordinator()).print(table)
+
+
+def percentage(
+    results: Sequence[Mapping[str, Any]], name: str = "test_accuracy"
+) -> str:
+    """Mean and standard deviation of an accuracy, in percent."""
+    parts = [result[name] for result in results]
+    return f"{spread([None if x is None else 100 * x for x in parts], '.2f')} %"
 
 
 def spread(values: Sequence[float | None], digits: str) -> str:

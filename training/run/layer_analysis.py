@@ -1,6 +1,5 @@
 """The layers that a run amplifies or watches, read from the optimizer's state."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import jax
 import optax
 
 import plp_optax
+from training.run.records import without_nan
 
 
 class Amplification(NamedTuple):
@@ -63,15 +63,7 @@ def statistics(
     rule: Any = layers
     found = plp_optax.layer_statistics(opt_state, params, layers=rule)
     rows = {row.layer: row._asdict() for row in found}
-    return [
-        {
-            name: None
-            if isinstance(value, float) and not math.isfinite(value)
-            else value
-            for name, value in rows[layer].items()
-        }
-        for layer in by_depth(list(rows))
-    ]
+    return [without_nan(rows[layer]) for layer in by_depth(list(rows))]
 
 
 def layers_text(history: Sequence[Mapping[str, Any]]) -> str:

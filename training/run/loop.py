@@ -12,7 +12,8 @@ import optax
 
 from training import data
 from training.engine import parallel
-from training.engine.engine import Engine, Evaluation, means
+from training.engine.engine import Engine, means
+from training.engine.evaluation import Evaluation
 from training.engine.state import BLOCK_MEAN, Given
 from training.errors import DivergedError, RunError
 from training.run import layer_analysis, workdir
@@ -28,7 +29,8 @@ from training.run.display import (
 )
 from training.run.interrupts import Interrupts, Stopped
 from training.run.provenance import provenance
-from training.run.workdir import WorkDirectory, without_nan
+from training.run.records import without_nan
+from training.run.workdir import WorkDirectory
 from training.settings import plateau
 from training.settings.config import Config, signature
 from training.settings.methods import Amplify
@@ -80,14 +82,14 @@ class Prepared(NamedTuple):
       engine: Network and optimizer, compiled.
       schedule: The learning rate as a function of the optimizer step.
       total_steps: Steps in a run.
-      weights: Variables that replace the ones drawn; see :meth:`Engine.initial_state`.
+      given: Variables that replace the ones drawn; see :meth:`Engine.initial_state`.
     """
 
     dataset: data.Dataset
     engine: Engine
     schedule: optax.Schedule
     total_steps: int
-    weights: Given | None
+    given: Given | None
 
 
 class TrainingLoop:
@@ -112,20 +114,16 @@ class TrainingLoop:
         Raises:
           RunError: If there is no undamaged checkpoint to resume from.
         """
-        self._config = config
-        self._directory = directory
-        self._dataset = prepared.dataset
-        self._engine = prepared.engine
-        self._schedule = prepared.schedule
-        self._total_steps = prepared.total_steps
-        self._callback = callback
+        self._config, self._directory, self._callback = config, directory, callback
+        self._dataset, self._engine = prepared.dataset, prepared.engine
+        self._schedule, self._total_steps = prepared.schedule, prepared.total_steps
         self._interrupts = Interrupts(config.checkpoint_minutes)
         self._checkpoints = Checkpoints(
             directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
         )
         steps_per_epoch = self._engine.steps_per_epoch
         self.epochs = math.ceil(self._total_steps / steps_per_epoch)
-        self.state = self._engine.initial_state(config.seed, prepared.weights)
+        self.state = self._engine.initial_state(config.seed, prepared.given)
         self.best = copy_to_host(self.state.variables)
         self._run = signature(config)
         self.progress = Progress(data=self._dataset.facts, run=self._run)
@@ -260,18 +258,11 @@ class TrainingLoop:
             names = [f"average_validation_{name}" for name in _RECORDED]
             metrics |= dict.fromkeys(names, math.nan)
         if amplify := config.get(Amplify):
-            amplified = layer_analysis.observe(
-                state.opt_state,
-                state.params,
-                amplify.layers,
-                progress.selections,
+            found = layer_analysis.observe(
+                state.opt_state, state.params, amplify.layers, progress.selections
             )
-            metrics |= {
-                "amplified": progress.amplified,
-                "analysis": amplified.analysis,
-            }
-            progress.amplified = amplified.amplified
-            progress.selections = amplified.selections
+            metrics |= {"amplified": progress.amplified, "analysis": found.analysis}
+            progress.amplified, progress.selections = found.amplified, found.selections
         if config.monitor_layers:
             metrics["layers"] = layer_analysis.statistics(
                 state.opt_state, state.params, amplify.layers if amplify else "kernels"
@@ -379,21 +370,15 @@ class TrainingLoop:
         )
         self._directory.finish(result)
         if config.draw:
-            self._directory.draw(
-                history,
-                tested["test"].confusion,
-                self._dataset.label_names,
-                f"{name}, seed {config.seed}",
-            )
+            confusion, names = tested["test"].confusion, self._dataset.label_names
+            title = f"{name}, seed {config.seed}"
+            self._directory.draw(title, history, confusion, names)
         return result
 
     def _save(self) -> None:
-        tree = {"state": self.state, "best": self.best}
-        self._checkpoints.save(
-            self.progress.epoch,
-            self.progress.step,
-            Checkpoint(tree, dataclasses.asdict(self.progress)),
-        )
+        tree, progress = {"state": self.state, "best": self.best}, self.progress
+        checkpoint = Checkpoint(tree, dataclasses.asdict(progress))
+        self._checkpoints.save(progress.epoch, progress.step, checkpoint)
         self._write_best()
         self._interrupts.saved()
 

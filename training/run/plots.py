@@ -1,4 +1,8 @@
-"""The pictures of a run: loss and accuracy, and what is known of its layers."""
+"""The pictures of a run: loss and accuracy, and what is known of its layers.
+
+Each is drawn to the PNG file ``path``. ``history`` is the run's metrics, one entry an
+epoch, and ``title`` describes the run.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -25,13 +29,7 @@ _LONGEST = 20  # characters of a class's name
 
 
 def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draws training and validation loss and accuracy to a PNG file.
-
-    Args:
-      path: The file to write.
-      history: The run's metrics, one entry an epoch.
-      title: Describes the run.
-    """
+    """Draws training and validation loss and accuracy."""
     figure = style.figure(title, 3.9)
     axes = figure.subplots(1, 2)
     epochs = [metrics["epoch"] for metrics in history]
@@ -86,11 +84,11 @@ def draw_confusion(
     20 that are recognised least are drawn.
 
     Args:
-      path: The PNG file to write.
+      path: See above, as for ``title``.
       confusion: Number of examples by label and prediction; columns beyond the classes
         are not drawn.
       label_names: One name a class.
-      title: Describes the run.
+      title: Its title.
     """
     classes, names = len(label_names), _shown(label_names)
     examples = confusion.sum(1)
@@ -154,13 +152,7 @@ def _draw_bars(ax: Axes, bars: Sequence[tuple[str, float, str]]) -> None:
 def draw_amplification(
     path: Path, history: Sequence[Mapping[str, Any]], title: str
 ) -> None:
-    """Draws which layers were amplified when, and their scores.
-
-    Args:
-      path: The PNG file to write.
-      history: The run's metrics, one entry an epoch.
-      title: Describes the run.
-    """
+    """Draws which layers were amplified when, and their scores."""
     analyses = [m for m in history if m.get("analysis")]
     if not analyses:
         return
@@ -213,13 +205,7 @@ def draw_amplification(
 
 
 def draw_layers(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draws the signal-to-noise ratio of gradients, by layer and epoch.
-
-    Args:
-      path: The PNG file to write.
-      history: The run's metrics, one entry an epoch.
-      title: Describes the run.
-    """
+    """Draws the signal-to-noise ratio of gradients, by layer and epoch."""
     watched = [m for m in history if m.get("layers")]
     if not watched:
         return

@@ -1,7 +1,8 @@
 """The records of a run, read: each number is checked before it is used."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,17 @@ def read_json(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
       DamagedError: If the file is absent or damaged, or lacks a field that it needs.
     """
-    try:
-        fields = config_lib.read_object(path)
-    except ConfigError as error:
-        raise DamagedError(str(error)) from error
+    fields = read_object(path)
     _check(path, fields, needs)
     return fields
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads any JSON object of a run; raises DamagedError if it is absent or none."""
+    try:
+        return config_lib.read_object(path)
+    except ConfigError as error:
+        raise DamagedError(str(error)) from error
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -81,6 +87,14 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
             )
         _check(path, metrics)
     return history
+
+
+def without_nan(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with None for numbers that are not finite, which JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in fields.items()
+    }
 
 
 def _check(path: Path, fields: dict[str, Any], needs: Sequence[str] = ()) -> None:

@@ -17,12 +17,17 @@ import numpy as np
 
 from training import data
 from training.engine import parallel
-from training.errors import ConfigError, DamagedError, RunError
+from training.errors import DamagedError, RunError
 from training.run.checkpoints import is_checkpoint, read
 from training.run.display import say, warn
-from training.run.records import METRICS, RESULT_FIELDS
-from training.run.records import read_json as read_json
-from training.run.records import read_metrics as read_metrics
+from training.run.records import (
+    METRICS,
+    RESULT_FIELDS,
+    read_json,
+    read_metrics,
+    read_object,
+    without_nan,
+)
 from training.settings import config as config_lib
 from training.settings.config import Config
 
@@ -205,10 +210,11 @@ class WorkDirectory:
                 if earlier is None and (self.path / RESULT).exists():
                     result, facts = self._read_finished()
             except DamagedError as error:
-                remedy = _START_AGAIN
-                if self._config.cascade_stage is not None:
-                    remedy = f"remove {self.path} to train this stage again"
-                raise RunError(f"{error}; {remedy}") from error
+                is_stage = self._config.cascade_stage is not None
+                again = f"remove {self.path} to train this stage again"
+                raise RunError(
+                    f"{error}; {again if is_stage else _START_AGAIN}"
+                ) from error
             if result is None:
                 self._refuse_to_resume()
         elif self._config.resume == "required":
@@ -262,10 +268,7 @@ class WorkDirectory:
 
     def _refuse_other_run(self) -> int | None:
         """Returns the epochs of a run that differs only in having fewer of them."""
-        try:
-            there = config_lib.read_object(self.path / CONFIG)
-        except ConfigError as error:
-            raise DamagedError(str(error)) from error
+        there = read_object(self.path / CONFIG)
         epochs, goal = there.get("epochs"), self._config.epochs
         if isinstance(epochs, int) and 0 < epochs < goal:
             longer = there | {"epochs": goal}
@@ -327,20 +330,16 @@ class WorkDirectory:
     @_by_coordinator
     def draw(
         self,
-        history: Sequence[dict[str, Any]],
-        confusion: np.ndarray,
-        label_names: Sequence[str],
         title: str,
+        history: Sequence[dict[str, Any]],
+        confusion: np.ndarray | None = None,
+        label_names: Sequence[str] = (),
     ) -> None:
-        """Draws the pictures of a run."""
-        self._draw("draw_confusion", CONFUSION, confusion, label_names, title)
-        self._draw("draw_amplification", AMPLIFICATION, history, title)
-        self._draw("draw_layers", MONITOR, history, title)
-        self._draw("draw_curves", CURVES, history, title)
-
-    @_by_coordinator
-    def draw_curves(self, history: Sequence[dict[str, Any]], title: str) -> None:
-        """Draws loss and accuracy only."""
+        """Draws the pictures of a run; of a cascade there is no confusion."""
+        if confusion is not None:
+            self._draw("draw_confusion", CONFUSION, confusion, label_names, title)
+            self._draw("draw_amplification", AMPLIFICATION, history, title)
+            self._draw("draw_layers", MONITOR, history, title)
         self._draw("draw_curves", CURVES, history, title)
 
     def _draw(self, function: str, name: str, *arguments: Any) -> None:
@@ -413,14 +412,6 @@ def refuse_other_data(
             f"{dataset.name} changed since it started; restore them, choose another "
             f"--workdir, or --overwrite it"
         )
-
-
-def without_nan(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with None for numbers that are not finite, which JSON does not have."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in fields.items()
-    }
 
 
 def mean_path(workdir: Path, epoch: int) -> Path:

@@ -9,7 +9,7 @@ from training.errors import ConfigError
 from training.settings import flags, plateau
 from training.settings.averages import TailAverage
 from training.settings.config import Config
-from training.settings.methods import Amplify, Method
+from training.settings.methods import Amplify, Anderson, Method
 from training.settings.optimizers import OPTIMIZERS, SGD, Optimizer
 from training.settings.schedules import Cyclic, Plateau, Schedule
 from training.settings.strategy import (
@@ -121,6 +121,38 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
     if average := config.get(TailAverage):
         tx = average(tx, plan)
     return optax.with_extra_args_support(tx)
+
+
+def notes(config: Config) -> list[str]:
+    """Settings that have no effect, or less than one may think."""
+    found = []
+    if config.pin_memory and jax.default_backend() == "cpu":
+        found.append("--pin-memory means nothing on a CPU, which transfers no batches")
+    sgd, amplify = config.get(SGD), config.get(Amplify)
+    optimizer = config.get(Optimizer)
+    if amplify and optimizer and optimizer.scale_invariant:
+        if amplify.multiplies_updates(True):
+            found.append(
+                f"{config.optimizer} undoes the amplification of gradients, so its "
+                f"updates are amplified (--amplify-inner)"
+            )
+        else:
+            found.append(
+                f"{config.optimizer} is nearly invariant to the scale of gradients, so "
+                f"amplification has little effect"
+            )
+    by_score = amplify and amplify.select == "scores" and amplify.layers == "kernels"
+    if amplify and by_score and config.model == "tiny" and not config.cascade:
+        found.append(
+            f"among the three layers of tiny no z-score is above 1.41; "
+            f"--amplify-threshold is {amplify.threshold:g}"
+        )
+    if config.get(Anderson) and sgd and sgd.momentum and not sgd.nesterov:
+        found.append(
+            "a jump leaves heavy-ball momentum as it was, which is slower than "
+            "momentum alone: choose --optimizer nesterov or --momentum 0"
+        )
+    return found
 
 
 def _add_l1_decay(coefficient: float) -> optax.GradientTransformation:

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models import IN_BLOCKS, WITH_IMAGENET_STEM
+from models import NETWORKS
 from training.errors import ConfigError
 from training.settings import flags, presets
 from training.settings.methods import Amplify
 from training.settings.optimizers import SGD
-from training.settings.options import GROUPS, VGG, Config, StartFlags
+from training.settings.options import GROUPS, IN_BLOCKS, Config, StartFlags
 from training.settings.schedules import Cyclic, Plateau
 from training.settings.strategy import listed_epochs
 
@@ -293,7 +293,7 @@ def _contradictions(c: Config) -> Iterator[str]:
         )
     if amplify and amplify.lowest and amplify.two_sided:
         yield "--amplify-two-sided selects the lowest too: leave --amplify-lowest out"
-    if c.head == "mlp" and c.model not in VGG:
+    if c.head == "mlp" and not NETWORKS[c.model].has_mlp_head:
         yield f"--head mlp is for VGG; {c.model} has --head linear"
     for name in ("initial_weights", "start_from"):
         if getattr(c, f"{name}_sha256") and not getattr(c, name):
@@ -309,7 +309,7 @@ def _contradictions(c: Config) -> Iterator[str]:
             "--initial-weights and --start-from both say where to start from: give one "
             "of them"
         )
-    if c.stem == "imagenet" and c.model not in WITH_IMAGENET_STEM:
+    if c.stem == "imagenet" and not NETWORKS[c.model].has_imagenet_stem:
         yield f"{c.model} has no --stem imagenet, only cifar"
     address, count, number = c.coordinator_address, c.num_processes, c.process_id
     port = re.fullmatch(r"\S+:([0-9]{1,5})", address or "")

@@ -7,7 +7,7 @@ and range. The settings of methods, optimizers and schedules are declared with t
 import dataclasses
 from typing import Literal, TypeVar
 
-from models import IN_BLOCKS, NETWORKS, WITH_DROPOUT
+from models import NETWORKS
 from training.data.registry import DATASETS
 from training.settings.averages import AVERAGES
 from training.settings.flags import Part, flag
@@ -19,7 +19,8 @@ from training.settings.strategy import listed_epochs
 from training.weights.files import digest, start_digest
 from training.weights.fitting import WITH_NAMES
 
-VGG = tuple(name for name, module in NETWORKS.items() if module == "models.vgg")
+IN_BLOCKS = tuple(name for name, of in NETWORKS.items() if of.has_blocks)
+_WITH_DROPOUT = tuple(name for name, of in NETWORKS.items() if of.has_dropout)
 _CASCADE = ("dense", "conv")
 
 
@@ -85,14 +86,14 @@ class NetworkFlags:
     )
     stem: Literal["cifar", "imagenet"] = flag("cifar", "First layers.")
     head: Literal["mlp", "linear"] = flag(
-        lambda c: "mlp" if c.model in VGG else "linear",
+        lambda c: "mlp" if NETWORKS[c.model].has_mlp_head else "linear",
         "Last layers. Unset: mlp for VGG, linear for the others.",
     )
     dropout: float | None = flag(
         None,
         "Dropout rate. Unset: the network's own, which is 0.5 for VGG's mlp head, 0.4 "
         "for GoogLeNet, 0.2 for EfficientNet and 0 for ViT.",
-        only=("model", WITH_DROPOUT),
+        only=("model", _WITH_DROPOUT),
         low=0,
         below=1,
     )

@@ -77,7 +77,7 @@ _MAY_DIFFER = {
 
 _HEAD = "params/head/"
 
-WITH_NAMES = tuple(name for name, module in NETWORKS.items() if module in RULES)
+WITH_NAMES = tuple(name for name, of in NETWORKS.items() if of.module in RULES)
 
 
 class Pretrained(NamedTuple):
@@ -157,7 +157,7 @@ def torch_name(model: str, path: str) -> str:
     """Torchvision's name of a network's variable, such as ``params/head/kernel``."""
     module, _, leaf = path.partition("/")[2].rpartition("/")
     name = f"{module}/{_LEAVES.get(leaf, leaf)}"
-    for pattern, replacement in RULES[NETWORKS[model]]:
+    for pattern, replacement in RULES[NETWORKS[model].module]:
         name = re.sub(pattern, replacement, name)
     return name.replace("/", ".")
 

@@ -18,7 +18,7 @@ Weights are not stored: `draw` makes each array from its name. A stored network 
     <network>/count          the values that its statistics were taken over
 
 for the `images` (batch, channels, height, width) and `labels` that are stored too.
-Shallow networks have one block of each kind.
+Shallow networks have one block of each kind, and compile in a fraction.
 """
 
 import pathlib
@@ -174,21 +174,20 @@ class GoogLeNet(nn.Module):
         "5b": (384, 192, 384, 48, 128, 128),
     }
 
-    def __init__(self, divisor, names=tuple(TABLE)):
+    def __init__(self, divisor):
         super().__init__()
-        self.names = names
         a, b = 64 // divisor, 192 // divisor
         self.stem = nn.Sequential(Unit(3, a, 3), Unit(a, a, 3), Unit(a, b, 3))
         inputs = b
-        for name in names:
-            row = [n // divisor for n in self.TABLE[name]]
+        for name, row in self.TABLE.items():
+            row = [n // divisor for n in row]
             self.add_module(f"inception{name}", Inception(inputs, *row))
             inputs = row[0] + row[2] + row[4] + row[5]
         self.fc = nn.Linear(inputs, CLASSES)
 
     def forward(self, x):
         x = self.stem(x)
-        for name in self.names:
+        for name in self.TABLE:
             if name in ("3a", "4a", "5a"):
                 x = F.max_pool2d(x, 3, stride=2, padding=1)
             x = getattr(self, f"inception{name}")(x)
@@ -288,16 +287,14 @@ class EfficientNet(nn.Module):
         (6, 320, 1, 3, 1),
     )
 
-    def __init__(self, divisor, stem_stride, table=TABLE):
-        """Channels are divided exactly, where all quotients are multiples of 8."""
+    def __init__(self):
         super().__init__()
-        inputs = 32 // divisor
-        stages = [unit(3, inputs, 3, stem_stride)]
-        for expansion, channels, depth, size, stride in table:
+        inputs = 32
+        stages = [unit(3, inputs, 3)]
+        for expansion, outputs, depth, size, stride in self.TABLE:
             blocks = []
             for i in range(depth):
                 step = stride if i == 0 else 1
-                outputs = channels // divisor
                 blocks.append(MBConv(inputs, expansion, outputs, size, step))
                 inputs = outputs
             stages.append(nn.Sequential(*blocks))
@@ -312,12 +309,6 @@ class EfficientNet(nn.Module):
         return self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
 
 
-_LAYER = "encoder.layers.encoder_layer_"
-_VIT = (
-    *("conv_proj.weight", "encoder.pos_embedding", "heads.head.weight"),
-    f"{_LAYER}0.self_attention.in_proj_weight",
-)
-_EFFICIENTNET = ("features.0.0.weight", "classifier.1.weight")
 NETWORKS = {  # the network, some parameters, its last batch normalisation
     "resnet18": (
         ResNet(BasicBlock, (2, 2, 2, 2), width=8, imagenet=False),
@@ -344,45 +335,24 @@ NETWORKS = {  # the network, some parameters, its last batch normalisation
         ("conv1.weight", "fc.weight"),
         "layer4.0.bn2",
     ),
-    "resnet50-shallow": (
-        ResNet(Bottleneck, (2, 1, 1, 1), width=4, imagenet=True),
-        ("conv1.weight", "fc.weight"),
-        "layer4.0.bn3",
-    ),
     "vgg16-shallow": (
         VGG((1, 1, 2, 1, 1), width=4),
         ("conv1_1.weight", "fc8.weight"),
         "bn5_1",
     ),
-    "googlenet-shallow": (
-        GoogLeNet(divisor=8, names=("3a", "4a")),
-        ("stem.0.conv.weight", "fc.weight"),
-        "inception4a.proj.bn",
-    ),
     "vit-tiny": (
         VisionTransformer(width=24, heads=3, depth=12),
-        _VIT,
-        None,
-    ),
-    "vit-tiny-shallow": (
-        VisionTransformer(width=12, heads=3, depth=2),
-        (*_VIT, f"{_LAYER}1.mlp.3.bias"),
+        (
+            *("conv_proj.weight", "encoder.pos_embedding", "heads.head.weight"),
+            "encoder.layers.encoder_layer_0.self_attention.in_proj_weight",
+        ),
         None,
     ),
     "efficientnet-b0": (
-        EfficientNet(divisor=1, stem_stride=1),
-        (*_EFFICIENTNET, "features.7.0.block.1.0.weight"),
-        "features.8.1",
-    ),
-    "efficientnet-b0-shallow": (
-        EfficientNet(
-            divisor=1,
-            stem_stride=2,
-            table=((1, 16, 1, 3, 1), (6, 16, 2, 3, 2), (6, 24, 1, 5, 2)),
-        ),
+        EfficientNet(),
         (
-            *_EFFICIENTNET,
-            *("features.3.0.block.1.0.weight", "features.2.1.block.2.fc2.bias"),
+            *("features.0.0.weight", "classifier.1.weight"),
+            "features.7.0.block.1.0.weight",
         ),
         "features.8.1",
     ),

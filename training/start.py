@@ -1,0 +1,80 @@
+"""What a run starts from: weights from a file, another run, or the stage before."""
+
+from pathlib import Path
+from typing import Any
+
+from training import data
+from training.engine import networks
+from training.engine.state import Given
+from training.errors import ConfigError, RunError
+from training.run import workdir
+from training.run.checkpoints import read_variables
+from training.run.display import say
+from training.settings.config import Config
+from training.weights import fitting
+from training.weights.files import start_digest, start_file
+
+
+def initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
+    """The variables that replace the ones drawn; None if all are drawn.
+
+    Raises:
+      ConfigError: If a file cannot be used, or is not of the network.
+    """
+    module = networks.make_network(config, dataset.num_classes, axis_name=None)
+    if config.cascade_stage is not None:
+        return _of_stage_before(config, module)
+    shape = dataset.train.images.shape[1:]
+    if config.start_from:
+        values, notes = _of_run(config, module, dataset)
+    elif config.initial_weights:
+        values, notes = fitting.load(config, module, shape)
+    else:
+        return None
+    start = config.start_from or config.initial_weights
+    say("; ".join((f"starting from {start}", *notes)))
+    return values
+
+
+def _of_stage_before(config: Config, module: Any) -> Given | None:
+    """Those of the best epoch of the stage before, except its head.
+
+    The stage that trains all blocks keeps the head. The first one starts at random.
+    """
+    assert config.workdir is not None
+    assert config.cascade_stage is not None
+    if config.cascade_stage == 1:
+        return None
+    before = Path(config.workdir).with_name(f"{config.cascade_stage - 1:02d}")
+    flat, _ = read_variables(before / workdir.BEST)
+    has_new_head = module.cut is not None
+    return {
+        path: x
+        for path, x in flat.items()
+        if not (has_new_head and path.split("/")[1] == "head")
+    }
+
+
+def _of_run(config: Config, module: Any, dataset: data.Dataset) -> fitting.Pretrained:
+    """Those that ``--start-from`` names."""
+    start = str(config.start_from)
+    if (found := start_digest(start)) != config.start_from_sha256:
+        raise ConfigError(
+            f"--start-from {start} has variables with the SHA-256 digest {found}, not "
+            f"{config.start_from_sha256}: restore those that were meant"
+        )
+    try:
+        variables, facts = read_variables(start_file(start))
+    except RunError as error:
+        raise ConfigError(f"--start-from {error}") from error
+    shape = dataset.train.images.shape[1:]
+    values, notes = fitting.take_over(variables, config, module, shape)
+    changes = dataset.changes(facts.get("data", {}))
+    if changes == ["split"]:
+        notes += (
+            "the split differs, so that it may have been trained on images of the "
+            "validation part",
+        )
+    elif changes:
+        notes += (f"it was trained on other {' and '.join(changes)}",)
+    return fitting.Pretrained(values, notes)
