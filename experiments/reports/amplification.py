@@ -35,9 +35,7 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
         _accuracies(table),
         "## Curves (the paper's Figure 11)",
         *(
-            figures.curves(
-                table, model, main, _control(table, model), "accuracy", _DECIDING
-            )
+            figures.curves(table, model, main, _control(table, model), _DECIDING)
             for model in table.models
         ),
         *_rises(table),
