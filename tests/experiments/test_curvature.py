@@ -82,28 +82,6 @@ def test_float32_reaches_its_tolerance():
     np.testing.assert_allclose(found.value, exact, rtol=1e-4)
 
 
-def test_networks_against_the_dense_hessian(float64):
-    rng = np.random.default_rng(4)
-    images = jnp.asarray(rng.normal(size=(8, 4)))
-    labels = jnp.arange(8) % 3
-    params = {
-        "first": jnp.asarray(rng.normal(size=(4, 5))),
-        "last": jnp.asarray(rng.normal(size=(5, 3))),
-    }
-
-    def loss(params):
-        logits = jnp.tanh(images @ params["first"]) @ params["last"]
-        return -jax.nn.log_softmax(logits)[jnp.arange(8), labels].mean()
-
-    flat, unravel = ravel_pytree(params)
-    gradient = jax.jit(jax.grad(lambda w: loss(unravel(w))))
-    steps = 1e-5 * np.eye(flat.size)
-    dense = [(gradient(flat + d) - gradient(flat - d)) / 2e-5 for d in steps]
-    found = top_eigenvalue(loss, params, tolerance=1e-7, key=KEY)
-    top = np.linalg.eigvalsh(np.array(dense))[-1]
-    np.testing.assert_allclose(found.value, top, rtol=1e-7)
-
-
 def test_what_is_not_finite_is_reported():
     found = top_eigenvalue(lambda w: jnp.log(w).sum(), -jnp.ones(3), key=KEY)
     assert np.isfinite(found.value)  # 1/w**2 is

@@ -355,23 +355,6 @@ def test_complex_parameters():
 # -- Arguments -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"history": 1}, "history must be an int of at least 2, got 1"),
-        ({"history": 4, "period": 3}, "period must be at least 4"),
-        ({"regularization": 0.0}, "regularization must be above 0, got 0.0"),
-        ({"regularization": jnp.ones(2)}, "regularization must be a scalar"),
-        ({"min_signal": float("nan")}, "min_signal must be a finite number"),
-        ({"revert": 1}, "revert must be True or False, got 1"),
-        ({"accumulator_dtype": int}, "accumulator_dtype must be a floating-point"),
-    ],
-)
-def test_arguments_are_checked(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        plp_optax.anderson(**kwargs)
-
-
 def test_asks_for_the_value():
     tx = plp_optax.anderson(revert=True)
     with pytest.raises(ValueError, match="value=loss"):

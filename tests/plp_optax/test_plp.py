@@ -138,42 +138,6 @@ def test_injected_step_does_not_change_a_cycle_half_way():
     assert emitted == [1.0, 2.0, 5.0, 1.0, 2.0, 11.0]
 
 
-def test_arguments_that_inject_hyperparams_made_arrays_of_are_refused():
-    factory = optax.inject_hyperparams(plp_optax.plp, static_args=("window", "period"))
-    with pytest.raises(ValueError, match="'active' in static_args"):
-        factory(active=lambda count: count > 3).init(jnp.zeros(2))
-    with pytest.raises(ValueError, match="'accumulator_dtype' in static_args"):
-        factory(accumulator_dtype=jnp.float32).init(jnp.zeros(2))
-    with pytest.raises(ValueError, match="'window' in static_args"):
-        optax.inject_hyperparams(plp_optax.plp)(step=1.0).init(jnp.zeros(2))
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: plp_optax.plp("1"), "step must be a finite number, got '1'"),
-        (lambda: plp_optax.plp(jnp.ones(3)), r"scalar, got an array of \(3,\)"),
-        (lambda: plp_optax.plp(window=1), "window must be an int of at least 2, got 1"),
-        (
-            lambda: plp_optax.plp(fit="cubic"),
-            "'least_squares', got 'cubic'",
-        ),
-        (lambda: plp_optax.plp(fit=["midpoint"]), "got .'midpoint'"),
-        (lambda: plp_optax.plp(period=2), "period must be at least 3, .* got 2"),
-        (lambda: plp_optax.plp(store="none"), "got 'none'"),
-        (lambda: plp_optax.plp(active=3), "active must be a function .* got 3"),
-        (lambda: plp_optax.plp_coefficients(np.nan), "step .* got nan"),
-        (lambda: plp_optax.plp_sgd(np.nan), "learning_rate .* got nan"),
-        (lambda: plp_optax.plp_sgd(0.1, "0.9"), "momentum .* got '0.9'"),
-        (lambda: plp_optax.plp_sgd(0.1, weight_decay=None), "weight_decay .* got None"),
-        (lambda: plp_optax.plp_adamw(0.1, b2=np.inf), "b2 .* got inf"),
-    ],
-)
-def test_bad_arguments_are_named(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
-
-
 def test_sgd_without_decay_needs_no_parameters():
     tx = plp_optax.plp_sgd(0.1, weight_decay=np.float32(0))
     updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
