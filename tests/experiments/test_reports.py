@@ -1,6 +1,5 @@
 """Reports: every committed one is rebuilt; and made-up records whose truth is known."""
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -99,27 +98,6 @@ def test_a_study_without_a_module_gets_the_generic_report(tmp_path):
     assert "## Conclusions" not in text  # nobody has written any
     assert "figures/accuracy-tiny.png" in text
     assert "2 seeds instead of 5" in text
-
-
-def test_a_study_that_does_not_train_by_the_recipe(tmp_path):
-    study = dataclasses.replace(PAIR, execute=lambda config, tick: None)
-    records = [
-        dataclasses.replace(run(a, s, test_accuracy=0.5), config={"units": 4})
-        for a in ("old", "new")
-        for s in range(2)
-    ]
-    _, header, _ = make("plp")
-    assert write(study, header, records, tmp_path).startswith("# Two arms: tiny\n")
-
-
-def test_diverged_runs_are_counted_and_left_out(tmp_path):
-    study, header, records = make("plp")
-    records = [diverge(r) if (r.arm, r.seed) == ("plp-4", 1) else r for r in records]
-    found = tables_of(write(study, header, records, tmp_path))
-    compared = found["Test accuracy: arm minus control (points; higher is better)"]
-    assert next(r for r in compared if r[1] == "PLP, period 4")[4] == (
-        "2; diverged: 1 / 0"
-    )
 
 
 # -- What falls short ------------------------------------------------------------------

@@ -100,34 +100,11 @@ def test_restarted_window_of_n_plus_1_minimises_a_quadratic_in_one_cycle():
         assert values[-1] < 1e-16 * values[-2]
 
 
-def test_sliding_window_minimises_a_quadratic_in_n_plus_1_steps():
-    hessian, w = quadratic(5, 10)
-    values = follow(descent(6, regularization=1e-16, rate=0.15), hessian, w, 6)
-    assert values[-1] < 1e-14 * values[0]
-
-
 def test_large_regularization_is_the_average():
     average = plp_optax.affine_window(plp_optax.average_coefficients(4), period=5)
     expected = run(optax.chain(optax.sgd(RATE), average), 15)
     actual = run(descent(4, period=5, regularization=1e12), 15)
     np.testing.assert_allclose(actual, expected, rtol=1e-10)
-
-
-def test_small_regularization_is_the_secant_step():
-    """Two updates in one dimension: the root of the line through them."""
-    tx = jitted(descent(2, period=2, regularization=1e-14, rate=0.1))
-    with jax.enable_x64(True):
-        w = jnp.asarray(3.0)
-        state, points, updates = tx.init(w), [], []
-        for _ in range(2):
-            emitted, state = tx.update(jnp.exp(w) - 2, state, w)
-            points.append(w)
-            updates.append(-0.1 * (jnp.exp(w) - 2))
-            w = w + emitted
-        slope = (updates[1] - updates[0]) / (points[1] - points[0])
-        # The combination is that of the points after the updates.
-        expected = points[1] - updates[1] / slope
-        np.testing.assert_allclose(w, expected, rtol=1e-10)
 
 
 def test_saves_a_third_of_nesterovs_steps_on_an_ill_conditioned_quadratic():

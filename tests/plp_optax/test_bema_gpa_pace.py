@@ -117,20 +117,6 @@ def test_gpa_follows_the_three_sequences(mu_y, kwargs, mu_x):
         assert_equal(ours, expected)
 
 
-def test_gpas_reference_step():
-    """facebookresearch/optimizers: y and z in place, x where they are evaluated."""
-    mu_y, mu_x = 0.7, 0.95
-    y = z = W0
-    for t in range(STEPS):
-        gradient = noisy_gradient(y, t)
-        y = y + (1 - mu_x) * (z - y)
-        y = y + RATE * (mu_y * mu_x - 1) * gradient
-        z = z - RATE * gradient
-    params, averages = read_out(descend(plp_optax.gpa(mu_y, decay=mu_x)), STEPS)
-    assert_equal(params[-1], y)
-    assert_equal(averages[-1], y + (1 - 1 / mu_y) * (z - y))
-
-
 def test_the_uniform_gpa_is_schedule_free():
     free = optax.contrib.schedule_free(optax.sgd(RATE), RATE, b1=0.9)
     expected = read_out(free, STEPS)
@@ -182,12 +168,6 @@ def test_pace_follows_the_twin(c, kappa, eta):
     assert 0.02 < clipped < 0.98 if c > 3 else clipped == 0
 
 
-def test_pace_without_a_pull_is_adamw():
-    actual = run(plp_optax.pace(0.1, 0.0, weight_decay=0.01), STEPS)
-    expected = run(optax.adamw(0.1, weight_decay=0.01), STEPS)
-    np.testing.assert_allclose(actual, expected, rtol=1e-12)
-
-
 def test_paces_weight_decay_has_a_mask():
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
     tx = plp_optax.pace(0.1, weight_decay=0.5, mask={"a": True, "b": False})
@@ -195,16 +175,6 @@ def test_paces_weight_decay_has_a_mask():
     updates, _ = tx.update(zero, tx.init(params), params)
     np.testing.assert_allclose(updates["a"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["b"], 0)
-
-
-def test_a_pull_that_is_clipped_ends_at_the_average():
-    tx = plp_optax.pace(1e-9, 1e12, weight_decay=0.0)
-    w = jnp.ones(3)
-    state = tx.init(w)
-    offset = jnp.asarray([0.5, -2.0, 1.0])
-    average = state.average._replace(average_offset=offset)
-    updates, _ = tx.update(jnp.ones(3), state._replace(average=average), w)
-    np.testing.assert_allclose(updates, offset, rtol=1e-6)
 
 
 # -- Read-outs and precision -----------------------------------------------------------

@@ -229,16 +229,6 @@ def test_the_table_before_the_first_window_and_of_both_states():
         plp_optax.layer_table(optax.sgd(0.1).init(params), params)
 
 
-def test_members_have_a_table_each():
-    tx = plp_optax.monitor_layers(measure="g1_per_weight")
-    gradients = kernels(np.random.default_rng(0).normal(size=(3, 2, 4)))
-    _, state = jax.jit(jax.vmap(tx.update))(
-        gradients, jax.vmap(tx.init)(gradients), gradients
-    )
-    table = plp_optax.layer_table(state, gradients)
-    assert [x.splitlines()[0] for x in table.split("\n\n")] == ["member 0", "member 1"]
-
-
 # -- noise-adaptive rates --------------------------------------------------------------
 
 NOISES = {"a": 0.1, "b": 1.0, "c": 3.0}

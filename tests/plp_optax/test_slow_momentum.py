@@ -67,17 +67,6 @@ def test_outer_nesterov_follows_the_twin(eta, mu, period):
 # -- Precision -------------------------------------------------------------------------
 
 
-def test_schedules_are_read_in_float64():
-    with jax.enable_x64(True):
-        tx = plp_optax.ema_nesterov(optax.linear_schedule(0.6, 0.0, 30), decay=0.8)
-        state = tx.init(jnp.zeros(()))
-        for t in range(1, 31):
-            _, state = tx.update(jnp.ones(()), state)
-            assert float(state.extrapolation) == pytest.approx(
-                0.6 * (1 - t / 30), abs=1e-15
-            )
-
-
 def test_a_slow_average_in_half_precision_does_not_stick():
     tx = plp_optax.ema_nesterov(0.0, decay=0.999)
     update = jnp.asarray(1e-3, jnp.bfloat16)
