@@ -56,16 +56,6 @@ def test_follows_the_paper(window, period, fit, step, store):
     np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-12)
 
 
-def test_adamw_chain_is_adamw_then_plp():
-    ready = plp_optax.plp_adamw(
-        0.1, b1=0.8, weight_decay=0.1, prediction=plp_optax.plp(0.7, period=5)
-    )
-    spelled = optax.chain(
-        optax.adamw(0.1, b1=0.8, weight_decay=0.1), plp_optax.plp(0.7, period=5)
-    )
-    np.testing.assert_array_equal(run(ready, 12), run(spelled, 12))
-
-
 def test_vector_worked_by_hand():
     """Rate 1, start 0, gradients 1, 2, 4, 1, period 3.
 
@@ -84,15 +74,6 @@ def test_the_printed_midpoint_would_reset_the_weights():
     assert abs(m23 + (m23 - m12)) < 0.1
     c = plp_optax.plp_coefficients(1.0)
     np.testing.assert_allclose(c @ [0.0, w1, w2, w3], w3 + (w2 - w1) / 2)
-
-
-@pytest.mark.parametrize("fit", ["midpoint", "least_squares"])
-def test_steady_updates_drift_as_the_matched_rate(fit):
-    """1 + (step - 1/2)/period, whatever the window and the fit."""
-    for window, period, step in ((2, 2, 0.0), (3, 4, 1.0), (4, 6, 0.5), (5, 5, 2.0)):
-        c = plp_optax.plp_coefficients(step, window=window, fit=fit)
-        multiplier = plp_optax.effective_rate_multiplier(c, period=period)
-        np.testing.assert_allclose(multiplier, 1 + (step - 0.5) / period)
 
 
 def test_a_line_searchs_stored_value_is_of_the_point_before_the_jump():
