@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
@@ -171,7 +170,7 @@ def collect(results: Path, claims: Sequence[Claim] = CLAIMS) -> pl.DataFrame:
 
 def _difference(metric: Metric, row: dict[str, Any]) -> str:
     """``**-0.038 nats [-0.050, -0.025]**``, bold where it is decided."""
-    low, high = (_number(metric, row[end]) for end in ("low", "high"))
+    low, high = (markdown.difference(metric, row[end], 3) for end in ("low", "high"))
     found = f"{_mean(metric, row['mean'])} [{low}, {high}]"
     if row["verdict"] == UNCORRECTED:
         return f"{found}, {UNCORRECTED}"
@@ -179,13 +178,8 @@ def _difference(metric: Metric, row: dict[str, Any]) -> str:
 
 
 def _mean(metric: Metric, mean: float) -> str:
-    return f"{_number(metric, mean)} {'times' if metric.is_ratio else metric.unit}"
-
-
-def _number(metric: Metric, value: float | None) -> str:
-    if metric.is_ratio and value is not None:
-        return f"{np.exp(value):.3g}"
-    return markdown.signed(value, min(metric.digits, 3))
+    unit = "times" if metric.is_ratio else metric.unit
+    return f"{markdown.difference(metric, mean, 3)} {unit}"
 
 
 def write(frame: pl.DataFrame, about: str) -> str:

@@ -221,32 +221,31 @@ def timeline(windows, steps, **kwargs):
     return [float(u["a"]["kernel"][0]) for u in outputs], selected
 
 
-def test_a_window_at_step_0_and_one_right_behind():
-    windows = [AmplificationWindow(0, 4, 2, 3.0), AmplificationWindow(4, 7, 1, 5.0)]
-    factors, selected = timeline(windows, 9)
-    assert factors == [1, 1, 3, 3, 1, 5, 5, 1, 1]
-    assert selected == [1, 4]
+WINDOW = AmplificationWindow(2, 12, 2, 3.0)  # analysis in 2-3, amplified in 4 to 11
 
 
 @pytest.mark.parametrize(
-    ("reselect_every", "selected"),
-    [(None, [3]), (1, [3, 5, 7, 9]), (3, [3, 9])],
+    ("windows", "reselect_every", "factors", "selected"),
+    [
+        (
+            [AmplificationWindow(0, 4, 2, 3.0), AmplificationWindow(4, 7, 1, 5.0)],
+            None,
+            [1, 1, 3, 3, 1, 5, 5, 1, 1],
+            [1, 4],
+        ),
+        # Selected again at the end of every k amplified epochs but the last.
+        ([WINDOW], None, [1] * 4 + [3] * 8 + [1] * 2, [3]),
+        ([WINDOW], 1, [1] * 4 + [3] * 8 + [1] * 2, [3, 5, 7, 9]),
+        ([WINDOW], 3, [1] * 4 + [3] * 8 + [1] * 2, [3, 9]),
+        # A partial last epoch is amplified and not analysed.
+        ([AmplificationWindow(0, 7, 2, 3.0)], 1, [1, 1, 3, 3, 3, 3, 3, 1], [1, 3, 5]),
+    ],
 )
-def test_reselection_is_at_the_end_of_every_k_amplified_epochs(
-    reselect_every, selected
+def test_when_layers_are_amplified_and_selected(
+    windows, reselect_every, factors, selected
 ):
-    """Epochs of two steps: analysis in 2-3, amplified 4-5, 6-7, 8-9 and 10-11."""
-    windows = [AmplificationWindow(2, 12, 2, 3.0)]
-    factors, actual = timeline(windows, 14, reselect_every=reselect_every)
-    assert factors == [1] * 4 + [3] * 8 + [1] * 2
-    assert actual == selected
-
-
-def test_a_partial_last_epoch_is_amplified_and_not_analyzed():
-    windows = [AmplificationWindow(0, 7, 2, 3.0)]
-    factors, selected = timeline(windows, 8, reselect_every=1)
-    assert factors == [1, 1, 3, 3, 3, 3, 3, 1]
-    assert selected == [1, 3, 5]  # the partial epoch 6 follows the one of 4 and 5
+    found = timeline(windows, len(factors), reselect_every=reselect_every)
+    assert found == (factors, selected)
 
 
 def test_windows_up_to_the_last_step_that_int32_counts():
