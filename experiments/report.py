@@ -120,8 +120,7 @@ def _introduction(table: Table, path: Path) -> list[Block]:
     if short := shortfalls(table):
         blocks.append(f"> A reduced form of the study: {'; '.join(short)}.")
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    # They end with the next section, or with a picture.
-    if kept := re.search(r"^## Conclusions\n.+?(?=\n\n(?:## |!\[))", before, _LINES):
+    if kept := re.search(r"^## Conclusions\n.+?(?=\n\n## )", before, _LINES):
         blocks.append(kept[0])
     return blocks
 
