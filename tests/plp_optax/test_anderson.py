@@ -180,33 +180,6 @@ def test_revert_goes_back_to_where_the_optimizer_would_have_been(period):
         np.testing.assert_array_equal(again, us[0])
 
 
-def test_with_revert_values_at_kept_points_never_rise():
-    def loss(w):
-        return jnp.log(jnp.cosh(4 * w)).sum() + (w**2).sum() / 100
-
-    def values(**kwargs):
-        tx = descent(4, rate=0.02, **kwargs)
-
-        def step(carry, _):
-            w, state = carry
-            value, gradient = jax.value_and_grad(loss)(w)
-            updates, state = tx.update(gradient, state, w, value=value)
-            return (optax.apply_updates(w, updates), state), value
-
-        w = jnp.array([3.0, -2.0, 1.0])
-        train = jax.jit(lambda carry: jax.lax.scan(step, carry, length=60)[1])
-        return np.asarray(train((w, tx.init(w))))
-
-    def rises(v):
-        return v[1:] > v[:-1] + 1e-4
-
-    without, v = values(), values(revert=True)
-    assert rises(without).any()
-    # A rise is followed by the way back, below the value before the jump.
-    for i in np.flatnonzero(rises(v)):
-        assert v[i + 2 :][:1] <= v[i] + 1e-4
-
-
 @pytest.mark.parametrize(("period", "bad"), [(None, jnp.nan), (3, jnp.inf)])
 def test_an_update_that_is_not_finite_passes_and_is_forgotten(period, bad):
     tx = jitted(plp_optax.anderson(3, period=period))

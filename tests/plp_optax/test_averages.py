@@ -107,21 +107,39 @@ def test_updates_that_rounding_swallows_move_no_average_and_no_momentum(
             tx.update(updates, state)
 
 
-@pytest.mark.parametrize("kwargs", [{"power": 4.0}, {"decay": 0.999}])
-def test_average_of_rounded_parameters(kwargs):
-    tx = jitted(plp_optax.tail_average(**kwargs))
+ROUNDED = {  # with the weight of the t-th parameters in the average
+    "power": (plp_optax.tail_average(4.0), lambda t: 5 / (t + 4)),
+    "decay": (plp_optax.tail_average(decay=0.99), lambda t: 0.01 / (1 - 0.99**t)),
+    "bema": (plp_optax.bema(), lambda t: (10 + t) ** -0.5),
+    "pace": (plp_optax.pace(0.01), lambda t: (1 + t) ** -0.5),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_average_of_rounded_parameters(name):
+    """Of what parameters were in bfloat16, with an offset in float32."""
+    tx, weight = ROUNDED[name]
+    tx = jitted(tx)
     rng = np.random.default_rng(0)
     w = jnp.asarray(rng.normal(size=50), jnp.bfloat16)
-    state, average = tx.init(w), np.asarray(w, np.float64)
-    for n in range(1, 201):
+    state, first = tx.init(w), np.asarray(w, np.float64)
+    average = first
+    for t in range(1, 101):
         # In float32, as an optimizer with a float32 learning rate emits them.
         updates = jnp.asarray(0.01 * rng.normal(size=50), jnp.float32)
         updates, state = tx.update(updates, state, w)
         w = optax.apply_updates(w, updates)
-        rho = 5 / (n + 4) if "power" in kwargs else 1e-3 / (1 - 0.999**n)
-        average += rho * (np.asarray(w, np.float64) - average)
-    actual = np.asarray(w, np.float64) + np.asarray(state.average_offset, np.float64)
-    np.testing.assert_allclose(actual, average, atol=1e-5)
+        last = np.asarray(w, np.float64)
+        average = average + weight(t) * (last - average)
+    field = "ema_offset" if name == "bema" else "average_offset"
+    offset = optax.tree.get(state, field)
+    assert offset.dtype == jnp.float32
+    np.testing.assert_allclose(last + np.asarray(offset, float), average, atol=1e-5)
+    read = plp_optax.evaluation_params(state, w)
+    assert read.dtype == jnp.bfloat16
+    if name == "bema":
+        average = average + 110**-0.2 * (last - first)
+    np.testing.assert_allclose(np.asarray(read, float), average, rtol=2**-8)
 
 
 def test_long_runs():

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import plp_optax
-from tests.support.problems import W0, jitted, noisy_gradient, read_out, run
+from tests.support.problems import W0, noisy_gradient, read_out, run
 
 RATE = 0.07
 STEPS = 25
@@ -203,32 +203,6 @@ def test_masked_leaves_are_read_as_they_are(make):
     expected = plp_optax.evaluation_params(own, v)
     np.testing.assert_allclose(found["a"], expected, rtol=1e-6)
     assert (found["a"] != w["a"]).all()
-
-
-@pytest.mark.parametrize("name", ["bema", "pace"])
-def test_averages_of_rounded_parameters(name):
-    """In bfloat16, with buffers in float32: the average of what parameters were."""
-    tx = jitted(plp_optax.bema() if name == "bema" else plp_optax.pace(0.01))
-    rng = np.random.default_rng(0)
-    w = jnp.asarray(rng.normal(size=50), jnp.bfloat16)
-    state, path = tx.init(w), [np.asarray(w, np.float64)]
-    average = path[0]
-    for t in range(1, 101):
-        updates = jnp.asarray(0.01 * rng.normal(size=50), jnp.bfloat16)
-        updates, state = tx.update(updates, state, w)
-        w = optax.apply_updates(w, updates)
-        path.append(np.asarray(w, np.float64))
-        beta = ((10 if name == "bema" else 1) + t) ** -0.5
-        average = average + beta * (path[-1] - average)
-    kept = state.ema_offset if name == "bema" else state.average.average_offset
-    assert kept.dtype == jnp.float32
-    np.testing.assert_allclose(path[-1] + np.asarray(kept, float), average, atol=1e-6)
-    read = plp_optax.evaluation_params(state, w)
-    assert read.dtype == jnp.bfloat16
-    if name == "bema":
-        assert state.initial_params.dtype == jnp.bfloat16
-        average = average + 110**-0.2 * (path[-1] - path[0])
-    np.testing.assert_allclose(np.asarray(read, float), average, rtol=2**-8)
 
 
 def test_initial_parameters_are_asked_for():
