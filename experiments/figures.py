@@ -325,12 +325,10 @@ def curves(
     control: str,
     first: Sequence[str] = (),
 ) -> Picture | None:
-    """Draws how far arms are from a control by epoch.
+    """Draws how far arms are from a control by epoch, with four arms in colour.
 
     Accuracy is above loss, each on the training part, and next to it on the test or
     else the validation part.
-
-    Four arms are in colour.
 
     Args:
       table: The study's tables.

@@ -54,11 +54,11 @@ def write(table: Table, folder: Path) -> Path:
     """Writes a study's report: ``report.md`` and ``figures/*.png``.
 
     Conclusions come first, then charts of the comparisons, all comparisons and results,
-    what a study shows of its own, settings and versions. The section of conclusions is
-    written by hand, and kept.
-    What is special to a study is in a module of ``experiments.reports`` with its name:
-    ``sections(table, found)`` returns blocks, and ``METRICS`` and ``results(table)``
-    replace those of ``experiments.table``. Without it there are curves of the arms.
+    what a study shows of its own, settings and versions. The section Conclusions is
+    written by hand, and kept as it stands in the file. What is special to a study is in
+    a module of ``experiments.reports`` with its name: ``sections(table, found)``
+    returns blocks, and ``METRICS`` and ``results(table)`` replace those of
+    ``experiments.table``. Without it there are curves of the arms.
 
     Args:
       table: The study's tables, of one run at least.

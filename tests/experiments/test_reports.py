@@ -63,7 +63,11 @@ def test_pictures_can_be_drawn(name, tmp_path, monkeypatch):
     monkeypatch.undo()
     # The network "plain" has no blocks.
     first = "tiny" if name in ("cascade", "vanishing") else "plain"
-    study, header, records = make(name, models=(first, "resnet18"))
+    # All arms differ, so that all comparisons are decided.
+    gains = {arm.name: i / 100 for i, arm in enumerate(studies.load(name).arms)}
+    study, header, records = make(
+        name, models=(first, "resnet18"), seeds=9, gains=gains
+    )
     write(study, header, records, tmp_path)
     pictures = list(tmp_path.rglob("*.png"))
     assert pictures
