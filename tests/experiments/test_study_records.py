@@ -34,7 +34,7 @@ values = st.none() | floats | st.integers() | st.text()
 tables = st.lists(st.dictionaries(st.sampled_from("abc"), values), max_size=4)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(tables, st.dictionaries(st.text(), floats), tables)
 def test_what_is_written_is_what_is_read(rows, result, analysis):
     history = [{"epoch": i, **row} for i, row in enumerate(rows)]
