@@ -20,7 +20,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from training.run import style
 from training.settings import config as config_lib
 from training.settings.config import Config
 
+METHODS = (tables.BASE, "plp", "amplify", "amplify+plp", "lookahead")
 IMAGES = 40_000  # the training images of CIFAR-100 without the validation part
 _HOST = (2, 2, 1)  # at most this many TPU chips share a host
 _COLLECTIVE = re.compile(
@@ -264,17 +265,23 @@ def count_collectives(hlo: str) -> tuple[int, int]:
 
 
 def run(
-    platform: str,
-    topology: list[str],
-    target_config: str,
-    model: list[str],
-    width: int,
-    methods: list[str],
-    precision: list[str],
-    input: list[str],
-    device_batch: int,
-    steps_per_call: int,
-    images: list[int],
+    platform: str = "tpu",
+    topology: Sequence[str] = ("v5e:2x2",),
+    target_config: str = "",
+    model: Sequence[str] = ("resnet18",),
+    width: int = 64,
+    methods: Sequence[str] = (
+        tables.BASE,
+        "plp",
+        "amplify",
+        "amplify+plp",
+        "lookahead",
+    ),
+    precision: Sequence[str] = ("bfloat16",),
+    input: Sequence[str] = ("resident",),
+    device_batch: int = 128,
+    steps_per_call: int = 10,
+    images: Sequence[int] = (IMAGES,),
 ) -> dict[str, Any]:
     """Compiles all combinations; takes the flags, returns the figures.
 
@@ -377,22 +384,7 @@ def _sentence(error: Exception) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    options = vars(
-        measure.parser(
-            __doc__,
-            platform="tpu",
-            topology=["v5e:2x2"],
-            target_config="",
-            model=["resnet18"],
-            width=64,
-            methods=[tables.BASE, "plp", "amplify", "amplify+plp", "lookahead"],
-            precision=["bfloat16"],
-            input=["resident"],
-            device_batch=128,
-            steps_per_call=10,
-            images=[IMAGES],
-        ).parse_args(argv)
-    )
+    options = vars(measure.parser(__doc__, run).parse_args(argv))
     out = options.pop("out")
     out = out or tables.RECORDS / f"ahead_of_time-{options['platform']}.json"
     try:

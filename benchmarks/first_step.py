@@ -62,7 +62,7 @@ def start(flags: Sequence[str], folder: Path, name: str) -> dict[str, float]:
     return {"to_compiling": seconds[_COMPILING], "to_first_epoch": seconds[_EPOCH]}
 
 
-def run(flags: Sequence[str], rounds: int) -> dict[str, Any]:
+def run(flags: Sequence[str], rounds: int = 3) -> dict[str, Any]:
     """Measures both arms; takes flags of ``train.py``, returns the figures."""
     arms: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
     floor = []
@@ -88,7 +88,7 @@ def run(flags: Sequence[str], rounds: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark, prints its table and writes its record."""
-    options, flags = measure.parser(__doc__, rounds=3).parse_known_args(argv)
+    options, flags = measure.parser(__doc__, run).parse_known_args(argv)
     record = {"rounds": options.rounds, **run(flags, options.rounds)}
     measure.report("first_step", record, options.out)
 

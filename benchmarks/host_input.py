@@ -60,12 +60,12 @@ class Grain(feed.Host):
 
 
 def run(
-    model: str,
-    width: int,
-    batch_size: int,
-    steps: int,
-    feed_steps: int,
-    rounds: int,
+    model: str = "tiny",
+    width: int = 8,
+    batch_size: int = 128,
+    steps: int = 20,
+    feed_steps: int = 400,
+    rounds: int = 10,
 ) -> dict[str, Any]:
     """Measures all feeds; takes the flags, returns the figures."""
     config = measure.training_config(model=model, width=width, batch_size=batch_size)
@@ -135,10 +135,4 @@ if __name__ == "__main__":
             "steps": 100,
             "feed_steps": 100,
         },
-        model="tiny",
-        width=8,
-        batch_size=128,
-        steps=20,
-        feed_steps=400,
-        rounds=10,
     )

@@ -1,6 +1,7 @@
 """What the benchmarks share: flags, data, a training step, timing, and records."""
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -59,21 +60,19 @@ def main(
     *,
     on_accelerator: Mapping[str, Any] | None = None,
     split_cpu: bool = False,
-    **defaults: Any,
 ) -> None:
     """A benchmark's command: runs it, prints its table and writes its record.
 
     Args:
       name: The benchmark.
       doc: Its description.
-      run: Takes the flags as keyword arguments and returns what it measured.
+      run: Takes the flags as keyword arguments and returns what it measured. Its
+        arguments and their defaults are the flags; see :func:`parser`.
       on_accelerator: Defaults that differ on an accelerator.
       split_cpu: Whether a CPU is as many devices as ``train.py`` makes of it for the
         batch size, the smallest if there are several.
-      **defaults: The benchmark's flags and their defaults. A flag whose default is a
-        list takes several values.
     """
-    flags = parser(doc, on_accelerator, **defaults)
+    flags = parser(doc, run, on_accelerator)
     options = vars(flags.parse_args())
     if split_cpu:  # before the first look at the devices
         size = int(np.min(options["batch_size"]))
@@ -86,16 +85,24 @@ def main(
 
 
 def parser(
-    doc: str | None, on_accelerator: Mapping[str, Any] | None = None, **defaults: Any
+    doc: str | None,
+    run: Callable[..., Any],
+    on_accelerator: Mapping[str, Any] | None = None,
 ) -> argparse.ArgumentParser:
-    """A parser of these flags, see :func:`main`, and of ``--out``."""
+    """A parser of a benchmark's flags, see :func:`main`, and of ``--out``.
+
+    They are its arguments with a default; one that is a tuple takes several values.
+    """
     result = argparse.ArgumentParser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for name, default in defaults.items():
-        several = isinstance(default, list)
+    for name, argument in inspect.signature(run).parameters.items():
+        if argument.default is argument.empty:
+            continue
+        several = isinstance(argument.default, tuple)
+        default = list(argument.default) if several else argument.default
         is_text = isinstance(default[0] if several else default, str)
         details = dict(_FLAGS[name])
         other = (on_accelerator or {}).get(name)

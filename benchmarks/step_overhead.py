@@ -116,7 +116,9 @@ def make_step(name: str, params: Any, gradient: Any) -> Step:
     return Step(run, _bytes(carry) - params_bytes, memory.temp_size_in_bytes)
 
 
-def run(model: str, width: int, batch_size: int, rounds: int) -> dict[str, Any]:
+def run(
+    model: str = "resnet18", width: int = 64, batch_size: int = 32, rounds: int = 20
+) -> dict[str, Any]:
     """Measures all arms; takes the flags, returns the figures."""
     config = measure.training_config(model=model, width=width, batch_size=batch_size)
     init, loss_fn = measure.make_loss(config, measure.synthetic(batch_size))
@@ -159,12 +161,4 @@ def _bytes(tree: Any) -> int:
 
 
 if __name__ == "__main__":
-    measure.main(
-        "step_overhead",
-        __doc__,
-        run,
-        model="resnet18",
-        width=64,
-        batch_size=32,
-        rounds=20,
-    )
+    measure.main("step_overhead", __doc__, run)

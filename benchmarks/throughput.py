@@ -28,7 +28,7 @@ import importlib
 import importlib.util
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +40,7 @@ from training import data
 from training.engine import networks, parallel
 from training.settings.config import Config
 
-MODELS = ["resnet18", "vgg16", "googlenet"]  # PyTorch has these
+MODELS = ("resnet18", "vgg16", "googlenet")  # PyTorch has these
 OURS = "jax"
 EAGER, COMPILED = PEERS = ("torch eager", "torch compiled")
 # Where PyTorch runs when JAX runs there.
@@ -48,12 +48,12 @@ _TORCH_DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
 def run(
-    model: list[str],
-    precision: list[str],
-    batch_size: list[int],
-    width: int,
-    steps: int,
-    rounds: int,
+    model: Sequence[str] = MODELS,
+    precision: Sequence[str] = ("float32", "bfloat16"),
+    batch_size: Sequence[int] = (128,),
+    width: int = 16,
+    steps: int = 1,
+    rounds: int = 5,
 ) -> dict[str, Any]:
     """Measures every combination; takes the flags, returns the figures."""
     absent = why_no_torch()
@@ -177,10 +177,4 @@ if __name__ == "__main__":
             "steps": 50,
             "rounds": 10,
         },
-        model=MODELS,
-        precision=["float32", "bfloat16"],
-        batch_size=[128],
-        width=16,
-        steps=1,
-        rounds=5,
     )

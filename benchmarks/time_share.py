@@ -12,7 +12,7 @@ on a CPU convolutions end after their entry in the trace.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +46,12 @@ class Layer(NamedTuple):
     y: Any  # and outputs
 
 
-def run(model: str, width: list[int], batch_size: int, rounds: int) -> dict[str, Any]:
+def run(
+    model: str = "resnet18",
+    width: Sequence[int] = (16, 64),
+    batch_size: int = 128,
+    rounds: int = 5,
+) -> dict[str, Any]:
     """Measures each width; takes the flags, returns the figures."""
     if absent := throughput.why_no_torch():
         raise SystemExit(f"time_share: {absent}")
@@ -223,13 +228,4 @@ def draw(path: Path, record: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    measure.main(
-        "time_share",
-        __doc__,
-        run,
-        split_cpu=True,
-        model="resnet18",
-        width=[16, 64],
-        batch_size=128,
-        rounds=5,
-    )
+    measure.main("time_share", __doc__, run, split_cpu=True)

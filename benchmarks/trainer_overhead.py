@@ -38,7 +38,11 @@ SESSION = "session, plp, with records"
 
 
 def run(
-    model: str, width: int, batch_size: int, steps: int, rounds: int
+    model: str = "resnet18",
+    width: int = 64,
+    batch_size: int = 32,
+    steps: int = 2,
+    rounds: int = 20,
 ) -> dict[str, Any]:
     """Measures all arms; takes the flags, returns the figures."""
     dataset = measure.synthetic(steps * batch_size)
@@ -138,9 +142,4 @@ if __name__ == "__main__":
         __doc__,
         run,
         on_accelerator={"batch_size": 128, "steps": 50},
-        model="resnet18",
-        width=64,
-        batch_size=32,
-        steps=2,
-        rounds=20,
     )

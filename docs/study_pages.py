@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-# What a study's ``conclusions.md`` says, in a line. Others have the report's title.
+# What a study's conclusions say, in a line. Others have the report's title.
 RESULTS = {
     "quick/readouts": "An average of one run comes close to a tuned decay",
     "full/small_batches": "On Muon EMA-Nesterov gains beyond rate and momentum",
@@ -80,7 +80,7 @@ def write(results: Path, docs: Path) -> None:
         shutil.copytree(
             found[place].parent,
             folder / place,
-            ignore=shutil.ignore_patterns("*.jsonl", "conclusions.md"),
+            ignore=shutil.ignore_patterns("*.jsonl"),
         )
         text = found[place].read_text()
         (folder / place / "report.md").write_text(page(text, place))
@@ -101,8 +101,6 @@ def page(report: str, place: str) -> str:
     for block in (block for i, block in enumerate(blocks) if i not in main):
         if block.startswith("## "):
             sections.append([block])
-        elif block.startswith("![") and len(sections) == 2:  # after the conclusions
-            sections.append(["## More pictures", block])
         else:
             sections[-1].append(block)
     head, conclusions, *folded = sections

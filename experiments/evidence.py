@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
@@ -36,262 +35,59 @@ _NOTE = (
     "control, the one with the least favourable mean, in units of its standard "
     "deviation over seeds (of logarithms, where the table has ratios)."
 )
-# What a method is for, in README's few words.
-_PURPOSES = {
-    "Anderson acceleration": "full batches of a smooth loss",
-    "BEMA": "an EMA of weights without its lag, for fine-tuning",
-    "Deep cascade learning": "deep networks without normalisation",
-    "EMA-Nesterov": "Muon, on its published schedule",
-    "Extended Kalman filter": "streams, one sample at a time",
-    "GPA": "a constant rate, after AdamW with momentum",
-    "GPA, AdamW without momentum": "a constant rate, small batches",
-    "Layer-wise amplification": "layers whose gradients agree",
-    "Lookahead": "small batches",
-    "Noise-adaptive layer rates": "layers whose gradients are noisy",
-    "Outer Nesterov": "long runs of large models",
-    "PACE": "AdamW pulled towards its own average",
-    "PLP": "jumps along the trajectory",
-    "Power average of one run": "evaluation at any step of a constant rate",
-    "Tail average, constant rate": "evaluation without a decay",
+# The page about a method, in ``docs/methods``, and what it is for, in README's few
+# words.
+_METHODS = {
+    "Anderson acceleration": ("anderson", "full batches of a smooth loss"),
+    "BEMA": ("bema", "an EMA of weights without its lag, for fine-tuning"),
+    "Deep cascade learning": ("cascade", "deep networks without normalisation"),
+    "EMA-Nesterov": ("ema_nesterov", "Muon, on its published schedule"),
+    "Extended Kalman filter": ("ekf", "streams, one sample at a time"),
+    "GPA": ("gpa", "a constant rate, after AdamW with momentum"),
+    "GPA, AdamW without momentum": ("gpa", "a constant rate, small batches"),
+    "Layer-wise amplification": ("amplify_layers", "layers whose gradients agree"),
+    "Lookahead": ("plp", "small batches"),
+    "Noise-adaptive layer rates": (
+        "noise_adaptive_rates",
+        "layers whose gradients are noisy",
+    ),
+    "Outer Nesterov": ("outer_nesterov", "long runs of large models"),
+    "PACE": ("pace", "AdamW pulled towards its own average"),
+    "PLP": ("plp", "jumps along the trajectory"),
+    "Power average of one run": (
+        "tail_average",
+        "evaluation at any step of a constant rate",
+    ),
+    "Tail average, constant rate": ("tail_average", "evaluation without a decay"),
 }
 
 
 class Claim(NamedTuple):
-    """A row: what a study says of a method.
+    """A row of ``claims.csv``: what a study says of a method.
 
     Attributes:
       method: The method, as readers know it.
-      card: The page about it, in ``docs/methods``.
-      task: What was trained.
       record: The study's folder in ``results``.
       model: The network or setup, as in its records.
       arm: The arm that has the method.
       base: Its tuned base, the name of an arm; None if it was not compared.
       matched: Its matched control, likewise.
       metric: The name of a metric of the study.
+      task: What was trained.
     """
 
     method: str
-    card: str
-    task: str
     record: str
     model: str
     arm: str
     base: str | None
     matched: str | None
-    metric: str = "loss"
+    metric: str
+    task: str
 
 
-def _claims() -> tuple[Claim, ...]:
-    on = functools.partial
-    characters = on(
-        Claim,
-        task="characters, AdamW, 400 steps",
-        record="quick/small_batches",
-        model="characters",
-        base="base",
-    )
-    average = on(
-        Claim,
-        "Power average of one run",
-        "tail_average",
-        record="quick/readouts",
-        arm="one",
-        base="last",
-        matched="decay",
-    )
-    anderson = on(
-        Claim,
-        "Anderson acceleration",
-        "anderson",
-        record="quick/predictors",
-        base="nesterov",
-        matched="lbfgs",
-        metric="gradients_fine",
-    )
-    digits = on(Claim, metric="test_accuracy")
-    stream = on(
-        Claim,
-        "Extended Kalman filter",
-        "ekf",
-        record="quick/sequential",
-        arm="fixed-ekf",
-        base="fixed-sgd",
-        matched="fixed-adam",
-        metric="test_error",
-    )
-    return (
-        *(
-            average(
-                task=f"characters, AdamW with its best momentum, {n} steps; against "
-                f"the last parameters and a decay tuned for these steps",
-                model=f"characters, {n} steps",
-            )
-            for n in (1600, 800, 400, 200)
-        ),
-        characters(
-            "GPA, AdamW without momentum",
-            "gpa",
-            arm="plain-gpa",
-            base="b1-0.5",
-            matched="schedule-free",
-            task="characters, AdamW with its best momentum, 400 steps; control: "
-            "schedule-free",
-        ),
-        characters(
-            "Tail average, constant rate",
-            "tail_average",
-            arm="b1-0.5-tail",
-            base="b1-0.5",
-            matched="b1-0.5-constant",
-            task="characters, AdamW with its best momentum, 400 steps",
-        ),
-        characters(
-            "Lookahead",
-            "plp",
-            arm="b1-0.5-lookahead",
-            base="b1-0.5",
-            matched="b1-0.5-lookahead-matched",
-            task="characters, AdamW with its best momentum, 400 steps",
-        ),
-        characters(
-            "Tail average, constant rate",
-            "tail_average",
-            arm="tail-constant",
-            matched="constant",
-        ),
-        characters("Lookahead", "plp", arm="lookahead", matched="lookahead-matched"),
-        characters(
-            "EMA-Nesterov",
-            "ema_nesterov",
-            arm="muon-ema",
-            base="muon",
-            matched="muon-0.9",
-            record="full/small_batches",
-            task="characters, Muon, 4,000 steps; control: its best momentum",
-        ),
-        characters("EMA-Nesterov", "ema_nesterov", arm="ema", matched="ema-matched"),
-        characters(
-            "Outer Nesterov", "outer_nesterov", arm="outer", matched="outer-matched"
-        ),
-        characters("GPA", "gpa", arm="gpa", matched="gpa-matched"),
-        characters(
-            "PACE",
-            "pace",
-            arm="pace",
-            matched="ema-of-bema",
-            task="characters, AdamW, 400 steps; control: an average that it ignores",
-        ),
-        characters(
-            "BEMA",
-            "bema",
-            arm="bema",
-            base="constant",
-            matched="ema-of-bema",
-            task="characters, AdamW, 400 steps; control: without the correction",
-        ),
-        characters("PLP", "plp", arm="plp", matched="plp-matched"),
-        digits(
-            "PLP",
-            "plp",
-            "digits, `tiny`",
-            "quick/ablation",
-            "tiny",
-            "plp",
-            "sgd",
-            "matched-9-8",
-        ),
-        digits(
-            "PLP",
-            "plp",
-            "digits, ResNet-18",
-            "quick/plp",
-            "resnet18",
-            "plp-4",
-            "sgd",
-            "matched-4",
-        ),
-        digits(
-            "Layer-wise amplification",
-            "amplify_layers",
-            "digits, ResNet-18; control: amplification by 1",
-            "quick/together",
-            "resnet18",
-            "amplify",
-            "sgd",
-            "noop",
-        ),
-        digits(
-            "Noise-adaptive layer rates",
-            "noise_adaptive_rates",
-            "digits, VGG-19; control: the same program with even rates",
-            "quick/amplification",
-            "vgg19",
-            "noise-1",
-            None,
-            "noise-even",
-        ),
-        digits(
-            "Deep cascade learning",
-            "cascade",
-            "digits, VGG-29 without normalisation, rates of VGG-16; against SGD and "
-            "Adam with He's initialisation",
-            "quick-vgg29/vanishing",
-            "vgg29",
-            "conv",
-            "sgd",
-            "he-adam",
-        ),
-        digits(
-            "Deep cascade learning",
-            "cascade",
-            "digits, VGG-16 without normalisation; against SGD and Adam with He's "
-            "initialisation",
-            "quick/vanishing",
-            "vgg16",
-            "conv",
-            "sgd",
-            "he-adam",
-        ),
-        digits(
-            "Deep cascade learning",
-            "cascade",
-            "digits, ResNet-18 with batch normalisation",
-            "quick/cascade",
-            "resnet18",
-            "conv",
-            "end-to-end",
-            None,
-        ),
-        anderson(
-            task="full batch, logistic regression on digits; against Nesterov and "
-            "L-BFGS",
-            model="logistic-digits",
-            arm="sliding",
-        ),
-        anderson(
-            task="full batch, logistic regression on breast cancer, `revert`; against "
-            "Nesterov and L-BFGS",
-            model="logistic-cancer",
-            arm="revert",
-        ),
-        anderson(
-            task="full batch, logistic regression on Wine; against Nesterov and L-BFGS",
-            model="logistic-wine",
-            arm="sliding",
-        ),
-        stream(
-            task="Mackey-Glass, 500 samples; against SGD and Adam",
-            model="mackey-glass-17",
-        ),
-        stream(
-            task="Mackey-Glass with noise, 500 samples; against SGD and Adam",
-            model="mackey-glass-17-noisy",
-        ),
-    )
-
-
-CLAIMS = _claims()
+_TABLE = pl.read_csv(Path(__file__).with_name("claims.csv"))
+CLAIMS = tuple(Claim(*row) for row in _TABLE.iter_rows())
 _ENDS = ("low", "mean", "high")
 
 
@@ -374,7 +170,7 @@ def collect(results: Path, claims: Sequence[Claim] = CLAIMS) -> pl.DataFrame:
 
 def _difference(metric: Metric, row: dict[str, Any]) -> str:
     """``**-0.038 nats [-0.050, -0.025]**``, bold where it is decided."""
-    low, high = (_number(metric, row[end]) for end in ("low", "high"))
+    low, high = (markdown.difference(metric, row[end], 3) for end in ("low", "high"))
     found = f"{_mean(metric, row['mean'])} [{low}, {high}]"
     if row["verdict"] == UNCORRECTED:
         return f"{found}, {UNCORRECTED}"
@@ -382,13 +178,8 @@ def _difference(metric: Metric, row: dict[str, Any]) -> str:
 
 
 def _mean(metric: Metric, mean: float) -> str:
-    return f"{_number(metric, mean)} {'times' if metric.is_ratio else metric.unit}"
-
-
-def _number(metric: Metric, value: float | None) -> str:
-    if metric.is_ratio and value is not None:
-        return f"{np.exp(value):.3g}"
-    return markdown.signed(value, min(metric.digits, 3))
+    unit = "times" if metric.is_ratio else metric.unit
+    return f"{markdown.difference(metric, mean, 3)} {unit}"
 
 
 def write(frame: pl.DataFrame, about: str) -> str:
@@ -448,13 +239,16 @@ def update_pages(root: Path) -> None:
     seen = "; ".join(
         f"{v}: {markdown.join(names)}" for v, names in verdicts.iter_rows()
     )
+    card, purpose = (
+        c("method").replace_strict({name: about[i] for name, about in _METHODS.items()})
+        for i in (0, 1)
+    )
     by_task = every.with_columns(
-        method=pl.format("[{}]({}.md)", "method", "card"),
+        method=pl.format("[{}]({}.md)", "method", card),
         task=pl.format("[{}](../studies/{}/report.md)", "task", "record"),
     )
-    purpose = c("method").replace_strict(_PURPOSES)
     by_purpose = heads.with_columns(
-        pl.format("[{}](docs/methods/{}.md)", purpose, "card").alias("what for"),
+        pl.format("[{}](docs/methods/{}.md)", purpose, card).alias("what for"),
         method=pl.format("[{}](results/{}/report.md)", "method", "record"),
     )
     for page, table in (

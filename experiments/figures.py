@@ -154,7 +154,7 @@ def forests(table: Table, found: pl.DataFrame, metric: Metric) -> list[Picture]:
     one with the least favourable difference.
 
     Returns:
-      A picture a network, without those on which nothing differs.
+      A picture a network, of those on which anything is decided.
     """
     of_metric = found.filter(c("metric") == metric.name)
     tests = len(of_metric.drop_nulls("corrected"))
@@ -162,16 +162,16 @@ def forests(table: Table, found: pl.DataFrame, metric: Metric) -> list[Picture]:
     drawn = of_metric.filter(c("n") > 0)
     if metric.is_ratio:
         drawn = drawn.with_columns(c("mean", "low", "high").exp())
-    pictures = [
+    return [
         _forest(table, metric, str(model), rows, corrected)
         for (model,), rows in drawn.group_by("model", maintain_order=True)
+        if rows["verdict"].is_in([BETTER, WORSE]).any()
     ]
-    return [picture for picture in pictures if picture is not None]
 
 
 def _forest(
     table: Table, metric: Metric, model: str, found: pl.DataFrame, corrected: str
-) -> Picture | None:
+) -> Picture:
     sign = -1 if metric.higher_is_better else 1
     arms: dict[str, list[_Row]] = {}
     for row in found.iter_rows(named=True):
@@ -183,8 +183,6 @@ def _forest(
         if others
     }
     every = [*bases.values(), *strongest.values()]
-    if all(row["mean"] == metric.is_ratio for row in every):
-        return None
     new = style.figure(
         f"Which arms beat their controls? {metric.title}, {table.place(model)}",
         1.6 + 0.29 * len(arms),
@@ -325,76 +323,80 @@ def curves(
     model: str,
     arms: Sequence[str],
     control: str,
-    quantity: str,
     first: Sequence[str] = (),
 ) -> Picture | None:
-    """Draws how far arms are from a control by epoch, a panel a part of the data.
+    """Draws how far arms are from a control by epoch, with four arms in colour.
 
-    Four arms are in colour.
+    Accuracy is above loss, each on the training part, and next to it on the test or
+    else the validation part.
 
     Args:
       table: The study's tables.
       model: The network.
       arms: Names of arms; those without a run are left out.
       control: The arm to subtract, seed by seed.
-      quantity: ``accuracy`` or ``loss``, on the training part, and on the test or else
-        the validation part.
       first: The arms in colour; empty for the first ones.
 
     Returns:
       The picture; None if there is nothing to draw.
     """
     epochs = table.epochs.filter(c("model") == model, c("arm").is_in([*arms, control]))
-    recorded = [
-        name
-        for part in ("train", "validation", "test")
-        if (name := f"{part}_{quantity}") in epochs.columns
-        and epochs[name].is_not_null().any()
+    columns = [
+        [
+            name
+            for part in ("train", "validation", "test")
+            if (name := f"{part}_{quantity}") in epochs.columns
+            and epochs[name].is_not_null().any()
+        ]
+        for quantity in ("accuracy", "loss")
     ]
     base = epochs.filter(c("arm") == control)
-    if not len(base) or epochs["arm"].n_unique() < 2 or not recorded:
+    if not len(base) or epochs["arm"].n_unique() < 2 or not all(columns):
         return None
-    names = list(dict.fromkeys((recorded[0], recorded[-1])))
     label = table.labels[control]
     new = style.figure(
-        f"{quantity.capitalize()} minus that of {label}, {table.place(model)}", 3.9
+        f"Accuracy and loss minus those of {label}, {table.place(model)}", 6.2
     )
-    axes = new.subplots(1, len(names), squeeze=False)[0]
-    is_accuracy = quantity == "accuracy"
-    scale, unit = (100, "points; higher") if is_accuracy else (1, "nats; lower")
+    axes = new.subplots(2, min(2, max(map(len, columns))), squeeze=False)
     ran = [*dict.fromkeys(epochs.filter(c("arm") != control)["arm"])]
     order = sorted(ran, key=lambda arm: [*first, arm].index(arm))
     looks = dict.fromkeys(order, OTHERS) | dict(zip(order, COLORED, strict=False))
     others = [table.labels[arm] for arm, look in looks.items() if look == OTHERS]
-    for ax, name in zip(axes, names, strict=True):
-        title = name.replace("train_", "training_").replace("_", " ")
-        ax.axhline(0, color=style.BLACK, lw=1, label=f"{label} (control)")
-        theirs = base.select("seed", "epoch", base=name)
-        pairs = (
-            epochs.filter(~c("diverged"), c("arm") != control)
-            .join(theirs, on=["seed", "epoch"], maintain_order="left")
-            .with_columns(difference=scale * (c(name) - c("base")))
-        )
-        for arm, look in looks.items():
-            of_arm = pairs.filter(c("arm") == arm)
-            drawn = "others" if look == OTHERS else table.labels[arm]
-            band(ax, of_arm, "epoch", "difference", look, drawn, has_error=True)
-        sizes = np.abs(_drawn(ax))
-        typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 0
-        if typical and sizes.max() > 30 * typical:
-            ax.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(typical)))
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-            title += " (symmetric-log axis)"
-        style.dress(
-            ax, xlabel="epoch", ylabel=f"difference ({unit} is better)", title=title
-        )
-    last = pairs.filter(c("epoch") == c("epoch").max())
-    means = dict(last.group_by("arm").agg(c("difference").mean()).iter_rows())
-    ends = [
-        f"{table.labels[arm]} {means[arm]:+.2g}"
-        for arm, look in looks.items()
-        if look != OTHERS and means.get(arm) is not None
-    ]
+    shows = []
+    units = (100, "points; higher"), (1, "nats; lower")
+    for row, names, (scale, unit) in zip(axes, columns, units, strict=True):
+        for ax, name in zip(row, dict.fromkeys((names[0], names[-1])), strict=False):
+            title = name.replace("train_", "training_").replace("_", " ")
+            ax.axhline(0, color=style.BLACK, lw=1, label=f"{label} (control)")
+            pairs = (
+                epochs.filter(~c("diverged"), c("arm") != control)
+                .join(
+                    base.select("seed", "epoch", base=name),
+                    on=["seed", "epoch"],
+                    maintain_order="left",
+                )
+                .with_columns(difference=scale * (c(name) - c("base")))
+            )
+            for arm, look in looks.items():
+                of_arm = pairs.filter(c("arm") == arm)
+                drawn = "others" if look == OTHERS else table.labels[arm]
+                band(ax, of_arm, "epoch", "difference", look, drawn, has_error=True)
+            if _is_log_symmetric(ax):
+                title += " (symmetric-log axis)"
+            style.dress(
+                ax,
+                xlabel="epoch",
+                ylabel=f"difference ({unit} is better)",
+                title=title,
+            )
+        last = pairs.filter(c("epoch") == c("epoch").max())
+        means = dict(last.group_by("arm").agg(c("difference").mean()).iter_rows())
+        ends = [
+            f"{table.labels[arm]} {means[arm]:+.2g}"
+            for arm, look in looks.items()
+            if look != OTHERS and means.get(arm) is not None
+        ]
+        shows.append(f"{name.replace('_', ' ')}: {', '.join(ends)}")
     n = count(epochs.group_by("arm").agg(c("seed").n_unique())["seed"])
     style.legend(new, title=f"mean ± standard error, n = {n}")
     diverged = epochs.group_by("arm", maintain_order=True).agg(
@@ -402,14 +404,29 @@ def curves(
     )
     named = [f"{table.labels[a]} {n} of {of}" for a, n, of in diverged.iter_rows() if n]
     return Picture(
-        f"{quantity}-{model}",
+        f"curves-{model}-minus-{control}",
         new,
-        f"last epoch, {names[-1].replace('_', ' ')}: {', '.join(ends)}",
+        f"last epoch, {'; '.join(shows)}",
         f"Arm minus {label}, seed by seed: mean over the finished runs, and its "
         f"standard error."
         + f" In grey: {'; '.join(others)}." * bool(others)
         + f" Diverged: {'; '.join(named)}." * bool(named),
     )
+
+
+def _is_log_symmetric(ax: Axes) -> bool:
+    """Makes an axis of differences symmetric-log where some are far larger than most.
+
+    Returns:
+      Whether they are.
+    """
+    sizes = np.abs(_drawn(ax))
+    typical = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 0
+    if not typical or sizes.max() <= 30 * typical:
+        return False
+    ax.set_yscale("symlog", linthresh=10.0 ** math.ceil(math.log10(typical)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    return True
 
 
 def sensitivity(

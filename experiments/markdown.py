@@ -26,6 +26,13 @@ def signed(value: float | None, digits: int = 4) -> str:
     return NONE if value is None or np.isnan(value) else f"{value:+z.{digits}f}"
 
 
+def difference(metric: Metric, value: float | None, most: int = 9) -> str:
+    """A metric's difference, to so many digits at most; as a ratio if it is one."""
+    if metric.is_ratio and value is not None:
+        return f"{np.exp(value):.3g}"
+    return signed(value, min(metric.digits, most))
+
+
 def spread(values: Iterable[float | None], digits: int = 4) -> str:
     """``mean ± standard deviation`` (of the sample); of one value the value alone."""
     found = np.array([value for value in values if value is not None], float)
@@ -125,11 +132,7 @@ def _compared(table: Table, metric: Metric, found: pl.DataFrame) -> str:
             f"comparisons."
         )
 
-    def written(value: float | None) -> str:
-        if not metric.is_ratio or value is None:
-            return signed(value, metric.digits)
-        return f"{np.exp(value):.3g}"
-
+    written = functools.partial(difference, metric)
     wins, losses = ("up", "down") if metric.higher_is_better else ("down", "up")
     diverged = pl.format("; diverged: {} / {}", "diverged", "control_diverged")
     any_diverged = c("diverged") + c("control_diverged") > 0

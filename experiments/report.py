@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,8 @@ from experiments.figures import Picture
 from experiments.study import Study
 from experiments.table import METRICS, Metric, Table
 
-CONCLUSIONS = "conclusions.md"  # written by hand, next to the records
 _MOST = 8  # values that are listed
+_LINES = re.DOTALL | re.MULTILINE
 _READ = (
     "The test set was read once a run, with the parameters of the best epoch: the one "
     "with the lowest validation loss, or the last one without a validation part."
@@ -52,12 +53,12 @@ Block = str | Picture | None
 def write(table: Table, folder: Path) -> Path:
     """Writes a study's report: ``report.md`` and ``figures/*.png``.
 
-    Conclusions and charts of the comparisons come first, then all comparisons and
-    results, what a study shows of its own, settings and versions. Conclusions are
-    written by hand: the content of ``conclusions.md`` in the folder, if there is one.
-    What is special to a study is in a module of ``experiments.reports`` with its name:
-    ``sections(table, found)`` returns blocks, and ``METRICS`` and ``results(table)``
-    replace those of ``experiments.table``. Without it there are curves of the arms.
+    Conclusions come first, then charts of the comparisons, all comparisons and results,
+    what a study shows of its own, settings and versions. The section Conclusions is
+    written by hand, and kept as it stands in the file. What is special to a study is in
+    a module of ``experiments.reports`` with its name: ``sections(table, found)``
+    returns blocks, and ``METRICS`` and ``results(table)`` replace those of
+    ``experiments.table``. Without it there are curves of the arms.
 
     Args:
       table: The study's tables, of one run at least.
@@ -66,6 +67,7 @@ def write(table: Table, folder: Path) -> Path:
     Returns:
       The Markdown file.
     """
+    path = folder / "report.md"
     metrics = metrics_of(table.study)
     found = table_lib.compare(table, metrics)
     module = own(table.study)
@@ -77,14 +79,14 @@ def write(table: Table, folder: Path) -> Path:
         map(markdown.join, filter(None, (table.models, table.datasets)))
     )
     compared: list[Block] = [
-        *figures.forests(table, found, metrics[0]),
         "## Comparisons",
+        *figures.forests(table, found, metrics[0]),
         *markdown.comparisons(table, found, metrics),
     ]
     blocks: list[Block] = [
         f"# {table.study.title}: {place}",
         table.study.question,
-        *_introduction(table, folder),
+        *_introduction(table, path),
         *(compared if len(found) else ()),
         "## Results",
         *results(table),
@@ -94,7 +96,6 @@ def write(table: Table, folder: Path) -> Path:
         settings(table),
         versions(table),
     ]
-    path = folder / "report.md"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     parts = [b if isinstance(b, str) else _picture(b, folder) for b in blocks if b]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -114,14 +115,13 @@ def own(study: Study) -> ModuleType | None:
     return importlib.import_module(name) if has_own else None
 
 
-def _introduction(table: Table, folder: Path) -> list[Block]:
+def _introduction(table: Table, path: Path) -> list[Block]:
     blocks: list[Block] = []
     if short := shortfalls(table):
         blocks.append(f"> A reduced form of the study: {'; '.join(short)}.")
-    conclusions = folder / CONCLUSIONS
-    if conclusions.exists():
-        text = conclusions.read_text(encoding="utf-8").strip()
-        blocks += ["## Conclusions", text]
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    if kept := re.search(r"^## Conclusions\n.+?(?=\n\n## )", before, _LINES):
+        blocks.append(kept[0])
     return blocks
 
 
@@ -129,10 +129,7 @@ def _curves(table: Table, found: pl.DataFrame) -> list[Block]:
     """Curves of the main part's arms."""
     del found
     first, *others = [arm.name for arm in table.study.arms if not arm.group]
-    drawn = [
-        figures.curves(table, model, others, first, "accuracy")
-        for model in table.models
-    ]
+    drawn = [figures.curves(table, model, others, first) for model in table.models]
     return ["## Curves", *drawn] if any(drawn) else []
 
 

@@ -24,9 +24,7 @@ from plp_optax._measures import (
     layer_scores,
     scale_layers,
     standardize,
-    tree_leaves,
     weights_by_layer,
-    with_leaves,
 )
 from plp_optax._selectors import Selector, by_score
 from plp_optax._strategy import (
@@ -281,17 +279,12 @@ def amplify_layers(
         check_layers_of_state(names, state.scores.size)
         now = phase_at(windows, reselect_every, state.gradients_seen)
 
-        flat = tree_leaves(gradients)
-        finite = finite_layers(measure, flat, places, len(names), axis_name)
+        finite = finite_layers(measure, gradients, places, len(names), axis_name)
         sums = add_to_sums(
             measure,
-            flat,
+            gradients,
             places,
-            Sums(
-                tree_leaves(state.signed_sums),
-                tree_leaves(state.absolute_sums),
-                state.gradients_counted,
-            ),
+            Sums(state.signed_sums, state.absolute_sums, state.gradients_counted),
             begins=now.begins | (state.gradients_seen == 0),
             counts=now.analyzes & finite,
             axis_name=axis_name,
@@ -323,8 +316,8 @@ def amplify_layers(
             updates = scale_layers(updates, state.factors, places)
         return updates, AmplifyLayersState(
             gradients_seen=step_after,
-            signed_sums=with_leaves(state.signed_sums, sums.signed),
-            absolute_sums=with_leaves(state.absolute_sums, sums.absolute),
+            signed_sums=sums.signed,
+            absolute_sums=sums.absolute,
             gradients_counted=sums.counted,
             scores=scores,
             z_scores=z_scores,

@@ -143,12 +143,7 @@ def tail_average(
       Polyak and Juditsky, `Acceleration of Stochastic Approximation by Averaging
       <https://doi.org/10.1137/0330046>`_, 1992
     """
-    if power is not None and decay is not None:
-        raise ValueError(f"give power or decay, not both, got {power!r} and {decay!r}")
-    if power is not None:
-        _checks.check_number("power", power, low=0)
-    if decay is not None:
-        _checks.check_number("decay", decay, low=0, below=1)
+    _checks.check_average(power, decay)
     _checks.check_int("start", start, low=0)
     _checks.check_accumulator_dtype(accumulator_dtype)
 

@@ -81,6 +81,16 @@ def check_number(
         raise ValueError(f"{name} must be {valid}, got {value!r}")
 
 
+def check_average(power: Any, decay: Any) -> None:
+    """Raises unless one at most is given: a power from 0 up, a decay in [0, 1)."""
+    if power is not None and decay is not None:
+        raise ValueError(f"give power or decay, not both, got {power!r} and {decay!r}")
+    if power is not None:
+        check_number("power", power, low=0)
+    if decay is not None:
+        check_number("decay", decay, low=0, below=1)
+
+
 def check_predicate(name: str, value: object) -> None:
     """Raises unless ``value`` is None or a function from a step count to a scalar."""
     if isinstance(value, jax.Array):

@@ -118,13 +118,8 @@ def gpa(
       Defazio et al., `The Road Less Scheduled <https://arxiv.org/abs/2405.15682>`_,
       2024
     """
-    if power is not None and decay is not None:
-        raise ValueError(f"give power or decay, not both, got {power!r} and {decay!r}")
     _checks.check_number("interpolation", interpolation, low=0, high=1)
-    if power is not None:
-        _checks.check_number("power", power, low=0)
-    if decay is not None:
-        _checks.check_number("decay", decay, low=0, below=1)
+    _checks.check_average(power, decay)
     _checks.check_accumulator_dtype(accumulator_dtype)
 
     def init_fn(params: optax.Params) -> GPAState:

@@ -1,7 +1,7 @@
 """Measures: how consistently a layer's gradients point one way.
 
-Trees come as lists of leaves in which None, for a gradient that does not exist, has a
-position too. ``places`` says which layers each leaf counts for.
+``places`` says which layers each leaf of a tree counts for, where None, for a gradient
+that does not exist, has a position too.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,22 +68,23 @@ def init_sums(
 
 def finite_layers(
     measure: Measure,
-    gradients: Leaves,
+    gradients: Any,
     places: Sequence[Place | None],
     layers: int,
     axis_name: Any = None,
 ) -> jax.Array:
     """Which layers have a gradient whose entries are all finite; bool ``[L]``."""
+    leaves = tree_leaves(gradients)
     # "g2" takes the plain sum: magnitudes that are used twice would be stored.
-    values = gradients if measure == "g2" else _each(jnp.abs, gradients)
+    values = leaves if measure == "g2" else _each(jnp.abs, leaves)
     total = sum_by_layer(values, places, layers, axis_name)
-    exists = weights_by_layer(gradients, places, layers) > 0
+    exists = weights_by_layer(leaves, places, layers) > 0
     return jnp.isfinite(total) & jnp.asarray(exists)
 
 
 def add_to_sums(
     measure: Measure,
-    gradients: Leaves,
+    gradients: Any,
     places: Sequence[Place | None],
     sums: Sums,
     *,
@@ -104,8 +105,8 @@ def add_to_sums(
       decay: What earlier gradients are multiplied by, in an exponential average.
       axis_name: Mapped axes over which each layer's parameters are split.
     """
-    layers = sums.counted.size
-    magnitudes = _each(jnp.abs, gradients)
+    layers, leaves = sums.counted.size, tree_leaves(gradients)
+    magnitudes = _each(jnp.abs, leaves)
     (starts,) = unstack(begins.reshape(1))
     by_layer = unstack(counts)
 
@@ -120,26 +121,27 @@ def add_to_sums(
             total = jnp.maximum(total, start)
         return jnp.where(counts, total, base)
 
-    def add_per_weight(old: Leaves, values: Leaves, start: Any = 0) -> Leaves:
-        return [
+    def add_per_weight(old: Any, values: Leaves, start: Any = 0) -> Any:
+        total = [
             o
             if p is None or v is None
             else add(o, v, entries(counts, by_layer, p, v.ndim), start)
-            for o, v, p in zip(old, values, places, strict=True)
+            for o, v, p in zip(tree_leaves(old), values, places, strict=True)
         ]
+        return with_leaves(old, total)
 
     if measure == "g1":
-        signed_total = sum_by_layer(gradients, places, layers, axis_name)
-        signed = [add(sums.signed[0], signed_total, counts)]
+        total = sum_by_layer(leaves, places, layers, axis_name)
+        signed = add(sums.signed, total, counts)
     else:
-        signed = add_per_weight(sums.signed, gradients)
+        signed = add_per_weight(sums.signed, leaves)
     if measure == "g2":
         # Never quite 0, so that the ratio of the sums needs no guard, for which the
         # CPU compiler would store a copy.
         absolute = add_per_weight(sums.absolute, magnitudes, _TINY)
     else:
         total = sum_by_layer(magnitudes, places, layers, axis_name)
-        absolute = [add(sums.absolute[0], total, counts)]
+        absolute = add(sums.absolute, total, counts)
     counted = add(sums.counted, jnp.ones_like(sums.counted), counts)
     return Sums(signed, absolute, counted)
 
@@ -153,19 +155,20 @@ def layer_scores(
     """The measure of each layer, from its sums; ``[L]``, in [0, 1]."""
     layers = sums.counted.size
     if measure == "g1":
-        scores = _ratio(jnp.abs(sums.signed[0]), sums.absolute[0])
+        scores = _ratio(jnp.abs(sums.signed), sums.absolute)
     elif measure == "g1_per_weight":
-        totals = sum_by_layer(_each(jnp.abs, sums.signed), places, layers, axis_name)
-        scores = _ratio(totals, sums.absolute[0])
+        moved = _each(jnp.abs, tree_leaves(sums.signed))
+        scores = _ratio(sum_by_layer(moved, places, layers, axis_name), sums.absolute)
     else:
+        absolute = tree_leaves(sums.absolute)
         ratios = [
             None if s is None else jnp.abs(s) / a
-            for s, a in zip(sums.signed, sums.absolute, strict=True)
+            for s, a in zip(tree_leaves(sums.signed), absolute, strict=True)
         ]
         # The mean over weights that have had a gradient: those of a tap that only sees
         # padding, or of a unit that is dead, say nothing about consistency. Their sums
         # are still _TINY, so that this ratio is 1, and about 0 for all others.
-        without = _each(lambda a: _TINY / a, sums.absolute)
+        without = _each(lambda a: _TINY / a, absolute)
         weights = jnp.asarray(weights_by_layer(ratios, places, layers), float)
         if axis_name is not None:
             weights = jax.lax.psum(weights, axis_name)

@@ -24,7 +24,6 @@ from plp_optax._measures import (
     sum_by_layer,
     tree_leaves,
     weights_by_layer,
-    with_leaves,
 )
 from plp_optax._trees import AxisName, arrays, widened
 
@@ -242,13 +241,9 @@ def monitor_layers(
         factor = None if decay is None else jnp.asarray(decay, squares.dtype)
         sums = add_to_sums(
             measure,
-            flat,
+            gradients,
             places,
-            Sums(
-                tree_leaves(state.weighted_sums.signed),
-                tree_leaves(state.weighted_sums.absolute),
-                state.weighted_sums.counted,
-            ),
+            state.weighted_sums,
             begins=begins,
             counts=counts,
             decay=factor,
@@ -276,11 +271,7 @@ def monitor_layers(
             )
         return updates, MonitorLayersState(
             monitored_steps=optax.safe_increment(step),
-            weighted_sums=Sums(
-                with_leaves(state.weighted_sums.signed, sums.signed),
-                with_leaves(state.weighted_sums.absolute, sums.absolute),
-                sums.counted,
-            ),
+            weighted_sums=sums,
             squared_weights=squared_weights,
             squared_norms=squared_norms,
             moments=moments,
@@ -306,7 +297,7 @@ def _moments(
     signal = noise = None
     if measure != "g1":
         squared_sums = sum_by_layer(
-            _squared(sums.signed), places, total.size, axis_name
+            _squared(tree_leaves(sums.signed)), places, total.size, axis_name
         ).astype(total.dtype)
         squared_mean = squared_sums / (total * total)
         # Of one sample there is no variance.

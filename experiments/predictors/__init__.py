@@ -1,1 +1,1 @@
-"""Problems and optimizers of the study of predictors on full batches."""
+"""Problems and optimizers of the studies of predictors, on full and small batches."""

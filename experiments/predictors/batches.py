@@ -86,6 +86,11 @@ def _bema(start: float = 0.0, **kwargs: Any) -> Callable[[int], Any]:
     return lambda steps: plp_optax.bema(start=round(start * steps), **kwargs)
 
 
+def _lookahead(steps: int) -> optax.GradientTransformation:
+    del steps
+    return plp_optax.lookahead(5, 0.5)
+
+
 def _gpa(steps: int) -> optax.GradientTransformation:
     del steps
     return plp_optax.gpa(decay=_GPA_DECAY)
@@ -193,6 +198,14 @@ SETUPS = {
         lanes=9,
     ),
 }
+_constant = functools.partial(Method, last_rate=1.0)
+_average = functools.partial(_constant, is_average=True)
+
+
+def _published_drift(part: np.ndarray) -> np.ndarray:
+    return 1 / (1 - np.asarray(_published(part)))
+
+
 METHODS = {
     "base": Method("base optimizer", _nothing, "base"),
     "plp": Method("PLP", lambda steps: plp_optax.plp(), "base", drift=9 / 8),
@@ -208,7 +221,7 @@ METHODS = {
         "EMA-Nesterov, published schedule",
         _published_ema(_GAMMA),
         "base",
-        drift=lambda part: 1 / (1 - np.asarray(_published(part))),
+        drift=_published_drift,
     ),
     "outer": Method(
         "outer Nesterov",
@@ -216,12 +229,7 @@ METHODS = {
         "base",
         drift=_ETA / (1 - _MU),
     ),
-    "lookahead": Method(
-        "Lookahead",
-        lambda steps: plp_optax.lookahead(5, 0.5),
-        "base",
-        drift=0.5,
-    ),
+    "lookahead": Method("Lookahead", _lookahead, "base", drift=0.5),
     "tail": Method("tail average", _tail, "base", is_average=True),
     "gated": Method(
         "Anderson, noise gate",
@@ -230,56 +238,31 @@ METHODS = {
         drift=None,
     ),
     "to-zero": Method("base optimizer, rate to 0", _nothing, "to-zero", last_rate=0.0),
-    "constant": Method(
-        "base optimizer, constant rate", _nothing, "constant", last_rate=1.0
-    ),
-    "tail-constant": Method(
-        "tail average, constant rate", _tail, "constant", last_rate=1.0, is_average=True
-    ),
+    "constant": _constant("base optimizer, constant rate", _nothing, "constant"),
+    "tail-constant": _average("tail average, constant rate", _tail, "constant"),
     "gpa": Method("GPA", _gpa, "base", is_average=True),
-    "gpa-constant": Method(
-        "GPA, constant rate", _gpa, "constant", last_rate=1.0, is_average=True
+    "gpa-constant": _average("GPA, constant rate", _gpa, "constant"),
+    "bema": _average("BEMA", _bema(), "constant"),
+    "bema-tail": _average("BEMA, last quarter", _bema(_TAIL), "constant"),
+    "ema-of-bema": _average(
+        "BEMA's average, not corrected", _bema(bias_power=None), "constant"
     ),
-    "bema": Method("BEMA", _bema(), "constant", last_rate=1.0, is_average=True),
-    "bema-tail": Method(
-        "BEMA, last quarter", _bema(_TAIL), "constant", last_rate=1.0, is_average=True
-    ),
-    "ema-of-bema": Method(
-        "BEMA's average, not corrected",
-        _bema(bias_power=None),
-        "constant",
-        last_rate=1.0,
-        is_average=True,
-    ),
-    "pace": Method(
-        "PACE",
-        _in_place_of_the_base(_pace),
-        "constant",
-        drift=None,
-        last_rate=1.0,
-        is_average=True,
-    ),
+    "pace": _average("PACE", _in_place_of_the_base(_pace), "constant", drift=None),
     # Averages that are followed have momentum in them: what its length alone does.
     "b1-0.5": Method("AdamW, b1 0.5", _adamw(0.5), "b1-0.5"),
     "b1-0.5-lookahead": Method(
-        "Lookahead, b1 0.5",
-        _adamw(0.5, lambda steps: plp_optax.lookahead(5, 0.5)),
-        "b1-0.5",
-        drift=0.5,
+        "Lookahead, b1 0.5", _adamw(0.5, _lookahead), "b1-0.5", drift=0.5
     ),
-    "b1-0.5-tail": Method(
-        "tail average, b1 0.5, constant rate",
-        _adamw(0.5, _tail),
-        "b1-0.5-constant",
-        last_rate=1.0,
-        is_average=True,
+    "b1-0.5-tail": _average(
+        "tail average, b1 0.5, constant rate", _adamw(0.5, _tail), "b1-0.5-constant"
     ),
-    "b1-0.5-constant": Method(
-        "AdamW, b1 0.5, constant rate", _adamw(0.5), "b1-0.5-constant", last_rate=1.0
+    "b1-0.5-constant": _constant(
+        "AdamW, b1 0.5, constant rate", _adamw(0.5), "b1-0.5-constant"
     ),
-    "b1-0.7": Method("AdamW, b1 0.7", _adamw(0.7), "b1-0.7"),
-    "b1-0.95": Method("AdamW, b1 0.95", _adamw(0.95), "b1-0.95"),
-    "b1-0.975": Method("AdamW, b1 0.975", _adamw(0.975), "b1-0.975"),
+    **{
+        f"b1-{b1}": Method(f"AdamW, b1 {b1}", _adamw(b1), f"b1-{b1}")
+        for b1 in (0.7, 0.95, 0.975)
+    },
     "nesterov": Method(
         "AdamW, Nesterov momentum 0.974",
         _in_place_of_the_base(_long_nesterov),
@@ -290,48 +273,27 @@ METHODS = {
         "EMA-Nesterov on Muon, as published",
         _muon(_published_ema(0.99)),
         "muon",
-        drift=lambda part: 1 / (1 - np.asarray(_published(part))),
+        drift=_published_drift,
     ),
     # Whether the length of Muon's momentum explains what EMA-Nesterov gains.
     "muon-0.9": Method("Muon, momentum 0.9", _muon(momentum=0.9), "muon-0.9"),
     "muon-0.98": Method("Muon, momentum 0.98", _muon(momentum=0.98), "muon-0.98"),
-    "muon-constant": Method(
-        "Muon, constant rate", _muon(), "muon-constant", last_rate=1.0
+    "muon-constant": _constant("Muon, constant rate", _muon(), "muon-constant"),
+    "muon-tail": _average(
+        "tail average on Muon, constant rate", _muon(_tail), "muon-constant"
     ),
-    "muon-tail": Method(
-        "tail average on Muon, constant rate",
-        _muon(_tail),
-        "muon-constant",
-        last_rate=1.0,
-        is_average=True,
+    "plain": _constant("AdamW without momentum, constant rate", _adamw(0.0), "plain"),
+    "plain-tail": _average(
+        "tail average without momentum, constant rate", _adamw(0.0, _tail), "plain"
     ),
-    "plain": Method(
-        "AdamW without momentum, constant rate",
-        _adamw(0.0),
-        "plain",
-        last_rate=1.0,
+    "plain-gpa": _average(
+        "GPA without momentum, constant rate", _adamw(0.0, _gpa), "plain"
     ),
-    "plain-tail": Method(
-        "tail average without momentum, constant rate",
-        _adamw(0.0, _tail),
-        "plain",
-        last_rate=1.0,
-        is_average=True,
-    ),
-    "plain-gpa": Method(
-        "GPA without momentum, constant rate",
-        _adamw(0.0, _gpa),
-        "plain",
-        last_rate=1.0,
-        is_average=True,
-    ),
-    "schedule-free": Method(
+    "schedule-free": _average(
         "schedule-free",
         _in_place_of_the_base(_schedule_free),
         "plain",
         drift=1 - _SCHEDULE_FREE / 2,
-        last_rate=1.0,
-        is_average=True,
     ),
 }
 

@@ -35,13 +35,10 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
         _accuracies(table),
         "## Curves (the paper's Figure 11)",
         *(
-            figures.curves(
-                table, model, main, _control(table, model), "accuracy", _DECIDING
-            )
+            figures.curves(table, model, main, _control(table, model), _DECIDING)
             for model in table.models
         ),
         *_rises(table),
-        *_times(table),
     ]
 
 
@@ -81,24 +78,6 @@ def _accuracies(table: Table) -> str:
         "read once a run.",
         left=2,
     )
-
-
-def _times(table: Table) -> list[str]:
-    """The paper's running times, with their deviations."""
-    paper = published("amplification")["running_times"]
-    rows = [
-        [model, f"{number - 2} ({dataset})", *(f"{m:.2f} ± {s:.2f}" for m, s in cells)]
-        for dataset, number in _papers(table).items()
-        for model, cells in paper["minutes"][dataset].items()
-    ]
-    if not rows:
-        return []
-    title = "Running times (the paper's Tables 1 and 2)"
-    frame = pl.DataFrame(
-        rows, schema=["network", "table", *paper["columns"]], orient="row"
-    )
-    note = "Minutes, mean ± standard deviation of ten runs on an NVIDIA V100."
-    return [f"## {title}", markdown.write("Minutes", frame, note=note, left=2)]
 
 
 def _ours(table: Table) -> str:

@@ -34,10 +34,9 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     return [
         "## Curves",
         *(
-            figures.curves(table, model, arms, control, metric)
+            figures.curves(table, model, arms, control)
             for model in table.models
             for arms, control in ((_DRAWN, SGD), (amplified, NOOP))
-            for metric in ("accuracy", "loss")
         ),
         "## Chosen rates",
         _RATES.format(chosen=chosen, rates=", ".join(map(str, RATES))),

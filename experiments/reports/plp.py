@@ -58,10 +58,8 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
     arms.sort(key=lambda name: name not in ("plp-4", "matched-4", "plp-3", "matched-3"))
     return [
         *(_accuracies(table, paper) if paper else ()),
-        '## The paper\'s Figure 3: the difference in accuracy ("Acc Diff")',
-        *(figures.curves(table, m, arms, CONTROL, "accuracy") for m in table.models),
-        "## The paper's Figure 4: loss",
-        *(figures.curves(table, m, arms, CONTROL, "loss") for m in table.models),
+        '## The paper\'s Figures 3 (accuracy, "Acc Diff") and 4 (loss)',
+        *(figures.curves(table, model, arms, CONTROL) for model in table.models),
     ]
 
 

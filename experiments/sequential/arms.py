@@ -8,6 +8,7 @@ that are not reported.
 import functools
 import math
 from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -70,14 +71,18 @@ class Algorithm(NamedTuple):
     """A way to learn.
 
     Attributes:
+      label: What reports call it.
       learn: Maps the name of a setup, a seed and the chosen number to a curve.
       chosen: What the number is.
       candidates: Its values.
+      base: The name of the one that it is compared with, if there is one.
     """
 
+    label: str
     learn: Callable[[str, int, float], Curve]
     chosen: str
     candidates: tuple[float, ...]
+    base: str | None = None
 
 
 @functools.cache
@@ -218,25 +223,27 @@ def _learn_kernel_ridge(setup_name: str, seed: int, value: float) -> Curve:
 
 _RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
 _NOISES = (0.001, 0.01, 0.1, 1.0, 10.0)
+_RATE, _NOISE = "learning rate", "measurement noise"
 ALGORITHMS = {
-    "ran-lms": Algorithm(
-        functools.partial(_learn_growing, "sgd"), "learning rate", _RATES
-    ),
+    "ran-lms": Algorithm("RAN-LMS", partial(_learn_growing, "sgd"), _RATE, _RATES),
     "ran-ekf": Algorithm(
-        functools.partial(_learn_growing, "ekf"), "measurement noise", _NOISES
+        "RAN-EKF", partial(_learn_growing, "ekf"), _NOISE, _NOISES, "ran-lms"
     ),
-    "fixed-sgd": Algorithm(
-        functools.partial(_learn_fixed, "sgd"), "learning rate", _RATES
-    ),
+    "fixed-sgd": Algorithm("fixed, SGD", partial(_learn_fixed, "sgd"), _RATE, _RATES),
     "fixed-adam": Algorithm(
-        functools.partial(_learn_fixed, "adam"),
-        "learning rate",
+        "fixed, Adam",
+        partial(_learn_fixed, "adam"),
+        _RATE,
         (0.0003, 0.001, 0.003, 0.01, 0.03),
+        "fixed-sgd",
     ),
     "fixed-ekf": Algorithm(
-        functools.partial(_learn_fixed, "ekf"), "measurement noise", _NOISES
+        "fixed, EKF", partial(_learn_fixed, "ekf"), _NOISE, _NOISES, "fixed-sgd"
     ),
     "kernel-ridge": Algorithm(
-        _learn_kernel_ridge, "penalty", (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
+        "kernel ridge (reference)",
+        _learn_kernel_ridge,
+        "penalty",
+        (1e-8, 1e-6, 1e-4, 1e-2, 1.0),
     ),
 }

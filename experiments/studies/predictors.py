@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.predictors import descent
-from experiments.predictors.methods import METHODS
+from experiments.predictors.descent import METHODS
 from experiments.predictors.problems import PROBLEMS
 from experiments.study import Comparison, Outcome, Scale, Study, Tick
 from experiments.tuning import arms, check_setup, rounded

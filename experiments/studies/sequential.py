@@ -16,16 +16,6 @@ from experiments.tuning import check_setup, rounded
 from training.errors import DivergedError
 from training.run.provenance import provenance
 
-_LABELS = {
-    "ran-lms": "RAN-LMS",
-    "ran-ekf": "RAN-EKF",
-    "fixed-sgd": "fixed, SGD",
-    "fixed-adam": "fixed, Adam",
-    "fixed-ekf": "fixed, EKF",
-    "kernel-ridge": "kernel ridge (reference)",
-}
-_BASELINES = {"ran-ekf": "ran-lms", "fixed-adam": "fixed-sgd", "fixed-ekf": "fixed-sgd"}
-
 
 def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     """Learns a stream with one arm.
@@ -83,8 +73,8 @@ STUDY = Study(
     "with the extended Kalman filter than with LMS? And does growth gain anything over "
     "a fixed network of the same size?",
     arms=tuple(
-        Arm(name, label, {"algorithm": name}, baseline=_BASELINES.get(name))
-        for name, label in _LABELS.items()
+        Arm(name, one.label, {"algorithm": name}, baseline=one.base)
+        for name, one in arms.ALGORITHMS.items()
     ),
     scales=(
         _FULL,

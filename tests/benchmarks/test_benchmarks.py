@@ -264,11 +264,12 @@ def run_command(monkeypatch, *flags, **options):
     given = {}
     monkeypatch.setattr(sys, "argv", ["benchmark", *flags])
     monkeypatch.setitem(tables.TABLES, "name", lambda record: str(record["width"]))
-    measure.main(
-        *("name", "What it measures.", lambda **options: given.update(options) or {}),
-        **{"model": ["tiny"], "width": 2, "batch_size": [64, 16]},
-        **options,
-    )
+
+    def run(model=("tiny",), width=2, batch_size=(64, 16)):
+        given.update(model=model, width=width, batch_size=batch_size)
+        return {}
+
+    measure.main("name", "What it measures.", run, **options)
     return given
 
 

@@ -22,8 +22,8 @@ def test_pages_have_the_tables_of_the_records(tmp_path):
     evidence.update_pages(tmp_path)
     for page in pages:
         assert (tmp_path / page).read_text() == (ROOT / page).read_text()
-    for claim in evidence.CLAIMS:
-        assert (ROOT / "docs/methods" / f"{claim.card}.md").exists()
+    for card, _ in evidence._METHODS.values():
+        assert (ROOT / "docs/methods" / f"{card}.md").exists()
 
 
 def test_evidence_is_judged_by_the_strongest_control_and_sorted(monkeypatch):
@@ -46,7 +46,7 @@ def test_evidence_is_judged_by_the_strongest_control_and_sorted(monkeypatch):
         evidence, "_study", lambda folder: evidence._Study([loss], found)
     )
     claims = [
-        evidence.Claim(arm, "plp", "t", "r", "m", arm, "base", matched)
+        evidence.Claim(arm, "r", "m", arm, "base", matched, "loss", "t")
         for arm, matched in (("c", None), ("a", "matched"), ("b", "matched"))
     ]
     frame = evidence.collect(Path(), claims)

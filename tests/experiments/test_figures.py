@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments import evidence, figures, report, studies, table
 from experiments.reports import mechanism as mechanism_report
-from experiments.statistics import BETTER, TOO_FEW
+from experiments.statistics import BETTER, WORSE
 from experiments.table import ACCURACY
 from tests.support.pictures import assert_legible
 from tests.support.reports import PAIR, diverge, make, run, table_of
@@ -36,7 +36,7 @@ def two(gain, seeds=6):
 
 @pytest.mark.parametrize(
     ("gain", "seeds", "verdict", "color"),
-    [(0.1, 6, BETTER, style.BLUE), (0.1, 3, TOO_FEW, style.GREY)],
+    [(0.1, 6, BETTER, style.BLUE), (-0.1, 6, WORSE, style.VERMILION)],
 )
 def test_a_forest_plot_shows_mean_interval_verdict_and_evidence(
     gain, seeds, verdict, color
@@ -54,9 +54,14 @@ def test_a_forest_plot_shows_mean_interval_verdict_and_evidence(
     assert to_hex(dot.get_color()) == color.lower()
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [verdict]
-    corrected = ", corrected over 1 comparisons" if seeds == 6 else ""
-    title = f"mean and 95 % interval, n = {seeds}{corrected}"
+    title = f"mean and 95 % interval, n = {seeds}, corrected over 1 comparisons"
     assert legend.get_title().get_text() == title
+
+
+@pytest.mark.parametrize(("gain", "seeds"), [(0.0, 6), (0.1, 3)])
+def test_there_is_no_forest_plot_where_nothing_is_decided(gain, seeds):
+    made = table_of(two(gain, seeds))
+    assert figures.forests(made, table.compare(made), ACCURACY) == []
 
 
 def test_an_extreme_arm_does_not_flatten_the_others():
@@ -101,11 +106,11 @@ def test_curves_are_differences_with_four_arms_in_colour():
     records = [diverge(r) if (r.arm, r.seed) == ("plp-3", 2) else r for r in records]
     made = table_of(records, study)
     arms = [arm.name for arm in study.arms if not arm.group]
-    picture = figures.curves(made, "tiny", arms, "sgd", "loss")
-    assert picture.title == "Loss minus that of SGD, tiny on digits"
+    picture = figures.curves(made, "tiny", arms, "sgd")
+    assert picture.title == "Accuracy and loss minus those of SGD, tiny on digits"
     assert "In grey: Lookahead; window average." in picture.caption
     assert "Diverged: PLP, period 3 1 of 3." in picture.caption
-    _, validation = picture.figure.axes
+    *_, validation = picture.figure.axes  # loss is below accuracy
     drawn = lines_of(validation)
     assert {"others", "SGD (control)", "PLP, period 4"} <= set(drawn)
     colors = {line.get_color() for line in validation.get_lines()} - {style.BLACK}
@@ -118,7 +123,7 @@ def test_curves_are_differences_with_four_arms_in_colour():
     }
     expected = (losses["plp-4"] - losses["sgd"]).mean(axis=0)
     np.testing.assert_allclose(drawn["PLP, period 4"].get_ydata(), expected)
-    assert figures.curves(made, "vgg16", arms, "sgd", "loss") is None
+    assert figures.curves(made, "vgg16", arms, "sgd") is None
 
 
 def test_losses_by_rate_are_relative_to_the_best_of_the_base():
@@ -192,7 +197,7 @@ def pictures_of(name):
     [
         ("quick/small_batches", "differences-loss-characters"),
         ("quick/sequential", "differences-test-error-mackey-glass-17"),
-        ("quick/plp", "loss-googlenet"),
+        ("quick/plp", "curves-googlenet-minus-sgd"),
         ("quick/readouts", "anytime-characters"),
         ("quick/cascade", "gradients-resnet18"),
         ("quick/mechanism", "curvature-tiny"),

@@ -51,7 +51,7 @@ def test_tuning_takes_the_lowest_error(monkeypatch):
         asked.append((seed, value))
         return curve(np.inf if value == 3 else (value - 2) ** 2 + seed / 1000)
 
-    algorithm = arms.Algorithm(learn, "rate", (1.0, 2.5, 3.0))
+    algorithm = arms.Algorithm("made up", learn, "rate", (1.0, 2.5, 3.0))
     monkeypatch.setitem(arms.ALGORITHMS, "made-up", algorithm)
     tuned = arms.tune("made-up", "mackey-glass-17-noisy")
     assert tuned.value == 2.5

@@ -78,15 +78,6 @@ def test_tuning_continues_the_grid_and_matches_each_steps_drift(setups):
     np.testing.assert_allclose(matched.losses, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_the_tail_average_is_that_of_the_points(setups):
-    rate = [0.1] * 3
-    average = batches.courses("quadratic", "tail", rate, range(3), STEPS)
-    plain = batches.courses("quadratic", "base", rate, range(3), STEPS)
-    for a, b in zip(average, plain, strict=True):
-        np.testing.assert_allclose(a.losses[:6], b.losses[:6], rtol=1e-5)
-        assert abs(a.losses[-1] - b.losses[-1]) > 1e-6
-
-
 def test_an_optimizer_takes_the_place_of_the_base(setups):
     """At the rate of each step, on gradients at its own parameters; its average."""
     rate, seed = 0.1, 3

@@ -83,22 +83,6 @@ def test_runs_of_the_transformation_grow_as_predicted(cycle, curvature, nesterov
     np.testing.assert_allclose(slope, np.log(expected), atol=3e-3)
 
 
-@pytest.mark.parametrize("curvature", [0.7, 2.5])
-def test_cycle_multiplies_the_error_by_the_closed_form(curvature):
-    """r^3 + (r^2 - r)/2 with r = 1 - curvature, and once more r at period 4."""
-    r = 1 - curvature
-    factor = r**3 + (r**2 - r) / 2
-    for period in (3, 4):
-        tx = optax.chain(optax.sgd(1.0), plp_optax.plp(period=period))
-        with jax.enable_x64(True):
-            w = jnp.ones(())
-            state = tx.init(w)
-            for _ in range(period):
-                updates, state = tx.update(curvature * w, state)
-                w = optax.apply_updates(w, updates)
-        np.testing.assert_allclose(w, factor * r ** (period - 3), rtol=1e-12)
-
-
 def test_a_cycle_that_is_none_is_refused():
     with pytest.raises(ValueError, match="sum"):
         stability.growth(Cycle((0.5, 0.6), 1), 0.1)

@@ -7,7 +7,7 @@ import pytest
 from experiments import runner
 from experiments.records import RecordFile
 from experiments.study import Arm, Outcome, Scale, Study
-from training.errors import ConfigError, DataError, DivergedError
+from training.errors import ConfigError, DivergedError
 
 SCALE = Scale("small", models=("stream",), seeds=2, fields={})
 ARMS = (Arm("sgd", "SGD", {"method": "sgd"}), Arm("plp", "PLP", {"method": "plp"}))
@@ -90,17 +90,6 @@ def test_what_is_recorded_is_not_run_again(world, capsys):
     assert world.finished[5:] == [("sgd", 2), ("plp", 2)]
 
 
-def test_an_arm_that_is_declared_differently_is_run_again(world):
-    world.run()
-    changed = Arm("plp", "PLP", {"method": "plp", "step": 2})
-    world.study = Study(
-        "streams", "?", "?", arms=(ARMS[0], changed), scales=(), execute=world.execute
-    )
-    world.run()
-    assert world.finished[4:] == [("plp", 0), ("plp", 1)]
-    assert {r.config.get("step") for r in world.records if r.arm == "plp"} == {2}
-
-
 def test_divergence_is_a_result(world):
     def diverge(config, tick):
         raise DivergedError("the loss is not finite")
@@ -111,18 +100,6 @@ def test_divergence_is_a_result(world):
         {"diverged": "the loss is not finite"}
     ] * 2
     assert all(record.diverged for record in world.records)
-
-
-def test_an_error_keeps_what_has_finished(world):
-    def fail(config, tick):
-        if config["method"] == "plp":
-            raise DataError("no data")
-        return world.execute(config, tick)
-
-    world.study = Study("streams", "?", "?", arms=ARMS, scales=(), execute=fail)
-    with pytest.raises(DataError):
-        world.run()
-    assert [r.arm for r in world.records] == ["sgd"]
 
 
 # -- The budget ------------------------------------------------------------------------

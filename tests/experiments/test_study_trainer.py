@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from experiments import runner, trainer
@@ -16,25 +15,16 @@ from training.engine import feed
 from training.engine.engine import Engine
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
-from training.settings.methods import METHODS, Method
 
 FIELDS = {"width": 2, "epochs": 2, "batch_size": 256}
 STEPS_PER_EPOCH = 1438 * 4 // 5 // 256
 SCALE = Scale("small", models=("tiny",), seeds=2, fields=FIELDS)
 SGD = Arm("sgd", "SGD", {})
-SIGN = Arm("sign", "sign of the gradient", {"method": "sign"}, baseline="sgd")
+PLP = Arm("plp", "PLP", {"method": "plp"}, baseline="sgd")
 ALL = Arm("all", "all layers", {"method": "amplify", "amplify_select": "all"})
 RANDOM = Arm(
     "random", "?", {**ALL.fields, "amplify_select": "random", "amplify_ratio": 0.4}
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sign(Method):
-    """A method: the sign of the gradient."""
-
-    def __call__(self, base, plan):
-        return optax.chain(optax.scale_by_sign(), base)
 
 
 class Following(Callback):
@@ -84,16 +74,14 @@ def finished(tmp_path_factory):
 
     following = Following()
     study = study_of(
-        SGD, SIGN, observe=lambda prepared, c: following if c.seed == 1 else None
+        SGD, PLP, observe=lambda prepared, c: following if c.seed == 1 else None
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "initial_state", spying_state)
         patch.setattr(feed.Resident, "calls", spying_calls)
-        patch.setitem(METHODS, "sign", Sign)
         runner.run(study, dataclasses.replace(SCALE, seeds=1), folder)
         runner.run(dataclasses.replace(study, arms=(SGD,)), SCALE, folder)
     return SimpleNamespace(
-        study=study,
         folder=folder,
         records=RecordFile(folder).read(),
         starts=starts,
@@ -104,20 +92,13 @@ def finished(tmp_path_factory):
 
 def test_finished_runs_leave_their_records_alone(finished):
     assert [path.name for path in finished.folder.iterdir()] == ["records.jsonl"]
-    runs = [("sgd", 0), ("sign", 0), ("sgd", 1)]
+    runs = [("sgd", 0), ("plp", 0), ("sgd", 1)]
     assert [(r.arm, r.seed) for r in finished.records] == runs
     for record in finished.records:
         assert record.model == "tiny"
         assert [m["epoch"] for m in record.history] == [1, 2]
         assert 0 <= record.result["test_accuracy"] <= 1
         assert 0 < record.result["train_seconds"] < record.seconds
-
-
-def test_a_method_is_one_entry_and_its_arm_another(finished):
-    sgd, sign, _ = finished.records
-    assert sign.config == {**sgd.config, "method": "sign"}
-    assert sign.history[-1]["train_loss"] != sgd.history[-1]["train_loss"]
-    assert finished.study.comparisons == (("sign", "sgd"),)
 
 
 def test_arms_start_alike(finished):

@@ -15,7 +15,6 @@ from tests.support.reports import (
     run,
     table_of,
     tables_of,
-    without_validation,
 )
 from training.errors import RunError
 
@@ -98,21 +97,6 @@ def test_an_interval_that_excludes_0_may_not_survive_the_correction():
     assert set(by_verdict["verdict"]) == {UNCORRECTED}
     assert (by_verdict["low"] * by_verdict["high"] > 0).all()
     assert set(accuracy.filter(pl.col("p") > 0.05)["verdict"]) == {NOT_SHOWN}
-
-
-def test_without_a_validation_part_the_test_set_is_compared_alone():
-    study, _, records = make("plp", arms=("sgd", "plp-4"))
-    blind = [without_validation(r) for r in records]
-    for runs, count in ((blind, 1), (records, 4)):
-        found = table.compare(table_of(runs, study), METRICS)
-        assert found["metric"].n_unique() == count
-
-
-def test_where_all_runs_diverge_the_comparison_still_appears():
-    records = [run("new", s, diverged="nan") for s in range(3)]
-    records += [run("old", s, test_accuracy=0.5) for s in range(3)]
-    (found,) = table.compare(table_of(records), METRICS).rows(named=True)
-    assert (found["n"], found["diverged"], found["control_diverged"]) == (0, 3, 0)
 
 
 def test_p_is_corrected_within_a_metric():

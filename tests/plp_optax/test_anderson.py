@@ -100,34 +100,11 @@ def test_restarted_window_of_n_plus_1_minimises_a_quadratic_in_one_cycle():
         assert values[-1] < 1e-16 * values[-2]
 
 
-def test_sliding_window_minimises_a_quadratic_in_n_plus_1_steps():
-    hessian, w = quadratic(5, 10)
-    values = follow(descent(6, regularization=1e-16, rate=0.15), hessian, w, 6)
-    assert values[-1] < 1e-14 * values[0]
-
-
 def test_large_regularization_is_the_average():
     average = plp_optax.affine_window(plp_optax.average_coefficients(4), period=5)
     expected = run(optax.chain(optax.sgd(RATE), average), 15)
     actual = run(descent(4, period=5, regularization=1e12), 15)
     np.testing.assert_allclose(actual, expected, rtol=1e-10)
-
-
-def test_small_regularization_is_the_secant_step():
-    """Two updates in one dimension: the root of the line through them."""
-    tx = jitted(descent(2, period=2, regularization=1e-14, rate=0.1))
-    with jax.enable_x64(True):
-        w = jnp.asarray(3.0)
-        state, points, updates = tx.init(w), [], []
-        for _ in range(2):
-            emitted, state = tx.update(jnp.exp(w) - 2, state, w)
-            points.append(w)
-            updates.append(-0.1 * (jnp.exp(w) - 2))
-            w = w + emitted
-        slope = (updates[1] - updates[0]) / (points[1] - points[0])
-        # The combination is that of the points after the updates.
-        expected = points[1] - updates[1] / slope
-        np.testing.assert_allclose(w, expected, rtol=1e-10)
 
 
 def test_saves_a_third_of_nesterovs_steps_on_an_ill_conditioned_quadratic():
@@ -201,33 +178,6 @@ def test_revert_goes_back_to_where_the_optimizer_would_have_been(period):
         # Only a jump is reverted.
         again, _ = update(us[0], back, alone, value=1e9)
         np.testing.assert_array_equal(again, us[0])
-
-
-def test_with_revert_values_at_kept_points_never_rise():
-    def loss(w):
-        return jnp.log(jnp.cosh(4 * w)).sum() + (w**2).sum() / 100
-
-    def values(**kwargs):
-        tx = descent(4, rate=0.02, **kwargs)
-
-        def step(carry, _):
-            w, state = carry
-            value, gradient = jax.value_and_grad(loss)(w)
-            updates, state = tx.update(gradient, state, w, value=value)
-            return (optax.apply_updates(w, updates), state), value
-
-        w = jnp.array([3.0, -2.0, 1.0])
-        train = jax.jit(lambda carry: jax.lax.scan(step, carry, length=60)[1])
-        return np.asarray(train((w, tx.init(w))))
-
-    def rises(v):
-        return v[1:] > v[:-1] + 1e-4
-
-    without, v = values(), values(revert=True)
-    assert rises(without).any()
-    # A rise is followed by the way back, below the value before the jump.
-    for i in np.flatnonzero(rises(v)):
-        assert v[i + 2 :][:1] <= v[i] + 1e-4
 
 
 @pytest.mark.parametrize(("period", "bad"), [(None, jnp.nan), (3, jnp.inf)])
@@ -353,23 +303,6 @@ def test_complex_parameters():
 
 
 # -- Arguments -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"history": 1}, "history must be an int of at least 2, got 1"),
-        ({"history": 4, "period": 3}, "period must be at least 4"),
-        ({"regularization": 0.0}, "regularization must be above 0, got 0.0"),
-        ({"regularization": jnp.ones(2)}, "regularization must be a scalar"),
-        ({"min_signal": float("nan")}, "min_signal must be a finite number"),
-        ({"revert": 1}, "revert must be True or False, got 1"),
-        ({"accumulator_dtype": int}, "accumulator_dtype must be a floating-point"),
-    ],
-)
-def test_arguments_are_checked(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        plp_optax.anderson(**kwargs)
 
 
 def test_asks_for_the_value():

@@ -71,44 +71,75 @@ def test_the_default_is_a_power_average():
 # -- Precision -------------------------------------------------------------------------
 
 
+FOLLOWING = {
+    "tail_average": lambda: plp_optax.tail_average(0.0),
+    "bema": lambda: plp_optax.bema(bias_power=None),
+    "gpa": lambda: plp_optax.gpa(decay=0.9),
+    "outer_nesterov": lambda: plp_optax.outer_nesterov(0.7, momentum=0.9, period=2),
+}
+
+
 @pytest.mark.parametrize(
-    ("dtype", "update"), [("bfloat16", 1e-3), ("float16", 1e-4), ("float32", 2e-8)]
+    ("name", "dtype", "update"),
+    [
+        *((name, "bfloat16", 1e-3) for name in FOLLOWING),
+        ("tail_average", "float16", 1e-4),
+        ("tail_average", "float32", 2e-8),
+    ],
 )
-def test_parameters_that_never_move_are_their_average(dtype, update):
-    tx = plp_optax.tail_average(0.0)
+def test_updates_that_rounding_swallows_move_no_average_and_no_momentum(
+    name, dtype, update
+):
+    """In half precision nobody can know it without the parameters."""
+    tx = jitted(FOLLOWING[name]())
     w = jnp.ones((), dtype)
     state = tx.init(w)
-    step = jax.jit(tx.update)
     for _ in range(30):
-        updates, state = step(jnp.asarray(-update, dtype), state, w)
+        updates, state = tx.update(jnp.asarray(-update, dtype), state, w)
         w = optax.apply_updates(w, updates)
     assert w == 1
-    assert state.average_offset.dtype == jnp.float32
-    assert plp_optax.averaged_params(state, w) == 1
+    if name == "outer_nesterov":
+        assert state.outer_velocity == 0
+    else:
+        assert plp_optax.evaluation_params(state, w) == 1
+    if dtype != "float32":
+        with pytest.raises(ValueError, match="in half precision parameters round"):
+            tx.update(updates, state)
 
 
-@pytest.mark.parametrize("kwargs", [{"power": 4.0}, {"decay": 0.999}])
-def test_average_of_rounded_parameters(kwargs):
-    tx = jitted(plp_optax.tail_average(**kwargs))
+ROUNDED = {  # with the weight of the t-th parameters in the average
+    "power": (plp_optax.tail_average(4.0), lambda t: 5 / (t + 4)),
+    "decay": (plp_optax.tail_average(decay=0.99), lambda t: 0.01 / (1 - 0.99**t)),
+    "bema": (plp_optax.bema(), lambda t: (10 + t) ** -0.5),
+    "pace": (plp_optax.pace(0.01), lambda t: (1 + t) ** -0.5),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_average_of_rounded_parameters(name):
+    """Of what parameters were in bfloat16, with an offset in float32."""
+    tx, weight = ROUNDED[name]
+    tx = jitted(tx)
     rng = np.random.default_rng(0)
     w = jnp.asarray(rng.normal(size=50), jnp.bfloat16)
-    state, average = tx.init(w), np.asarray(w, np.float64)
-    for n in range(1, 201):
+    state, first = tx.init(w), np.asarray(w, np.float64)
+    average = first
+    for t in range(1, 101):
         # In float32, as an optimizer with a float32 learning rate emits them.
         updates = jnp.asarray(0.01 * rng.normal(size=50), jnp.float32)
         updates, state = tx.update(updates, state, w)
         w = optax.apply_updates(w, updates)
-        rho = 5 / (n + 4) if "power" in kwargs else 1e-3 / (1 - 0.999**n)
-        average += rho * (np.asarray(w, np.float64) - average)
-    actual = np.asarray(w, np.float64) + np.asarray(state.average_offset, np.float64)
-    np.testing.assert_allclose(actual, average, atol=1e-5)
-
-
-def test_half_precision_needs_the_parameters():
-    tx = plp_optax.tail_average()
-    state = tx.init(jnp.ones(2, jnp.bfloat16))
-    with pytest.raises(ValueError, match="pass them, as in update"):
-        tx.update(jnp.ones(2, jnp.bfloat16), state)
+        last = np.asarray(w, np.float64)
+        average = average + weight(t) * (last - average)
+    field = "ema_offset" if name == "bema" else "average_offset"
+    offset = optax.tree.get(state, field)
+    assert offset.dtype == jnp.float32
+    np.testing.assert_allclose(last + np.asarray(offset, float), average, atol=1e-5)
+    read = plp_optax.evaluation_params(state, w)
+    assert read.dtype == jnp.bfloat16
+    if name == "bema":
+        average = average + 110**-0.2 * (last - first)
+    np.testing.assert_allclose(np.asarray(read, float), average, rtol=2**-8)
 
 
 def test_long_runs():
@@ -291,36 +322,3 @@ def test_merge_weights_blocks_by_the_fall_of_the_rate(decay, shape):
 def test_a_decay_shorter_than_a_block_is_the_last_block(over):
     weights = plp_optax.merge_weights(4, [3, 7, 11, 13], decay="linear", over=over)
     np.testing.assert_array_equal(weights, [0, 0, 0, 1])
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"decay": "exponential"}, "decay must be one of 'linear'"),
-        ({"decay": lambda x: 1 - x / 2}, "rates from 1 to 0"),
-        ({"over": 0.0}, "over must be above 0 and at most 1"),
-        ({"counts": [1]}, "counts must be 2 positive numbers"),
-        ({"counts": [1, 0]}, "counts must be 2 positive numbers"),
-    ],
-)
-def test_wrong_merges_are_refused(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        plp_optax.merge([jnp.zeros(1), jnp.ones(1)], **kwargs)
-
-
-# -- Arguments -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"power": -1.0}, "power must be at least 0"),
-        ({"decay": 1.0}, "decay must be at least 0 and below 1"),
-        ({"power": 1.0, "decay": 0.5}, "give power or decay"),
-        ({"start": -1}, "start must be an int of at least 0"),
-        ({"accumulator_dtype": jnp.bfloat16}, "accumulator_dtype must be float32"),
-    ],
-)
-def test_arguments_are_checked(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        plp_optax.tail_average(**kwargs)

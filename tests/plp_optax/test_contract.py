@@ -17,7 +17,6 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import v1 as ocp
 
-import plp_optax
 from tests.support.factories import CASES
 from tests.support.problems import avals, jitted, run_tree
 
@@ -226,15 +225,6 @@ def test_inject_hyperparams(name):
     assert_close(actual[-1], expected(name)[0][-1])
     assert_close(state.inner_state, expected(name)[1])
     assert_close(state.hyperparams["value"], jnp.asarray(value))
-
-
-@pytest.mark.parametrize("factory", [plp_optax.plp_sgd, plp_optax.plp_adamw])
-def test_the_learning_rate_of_the_chains_is_injected_without_more(factory):
-    injected = optax.inject_hyperparams(factory)(learning_rate=0.1)
-    actual, state = run_tree(jitted(injected), PARAMS, GRADIENTS[:4])
-    plain, _ = run_tree(jitted(factory(0.1)), PARAMS, GRADIENTS[:4])
-    assert_close(actual[-1], plain[-1])
-    assert float(state.hyperparams["learning_rate"]) == np.float32(0.1)
 
 
 @every_case

@@ -213,23 +213,6 @@ def test_a_chain_without_parameters_passes():
 # -- what it refuses -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("prior_variance", 0.0),
-        ("measurement_noise", -1),
-        ("process_noise", -1e-9),
-        ("forgetting", 0),
-        ("forgetting", 1.01),
-        ("process_noise", np.nan),
-        ("forgetting", "1"),
-    ],
-)
-def test_refuses_arguments(name, value):
-    with pytest.raises(ValueError, match=name):
-        plp_optax.ekf(**{name: value})
-
-
 def test_names_the_bytes_of_a_covariance_that_is_too_large():
     init = plp_optax.ekf().init
     fits = jax.ShapeDtypeStruct((100, _ekf.MAX_PARAMETERS // 100), jnp.float32)

@@ -30,16 +30,6 @@ def linen_params(name):
 # -- linen -----------------------------------------------------------------------------
 
 
-def test_linen_tiny():
-    params = linen_params("tiny")
-    convolutions = ("stage1/conv", "stage2/conv")
-    assert plp_optax.layer_names(params) == ("head", *convolutions)
-    assert plp_optax.layer_names(params, "modules") == (
-        "head",
-        *("stage1/conv", "stage1/norm", "stage2/conv", "stage2/norm"),
-    )
-
-
 # VGG-16: 13 convolutions and 3 linear layers, and 13 normalisations.
 # ResNet-18: a stem, 4 stages of 2 blocks of 2 convolutions, 3 projections, a head:
 # 1 + 16 + 3 + 1 = 21, all but the head with a normalisation.
@@ -158,14 +148,6 @@ TREE = {
     ],
     "temperature": jnp.ones(()),
 }
-
-
-def test_kernels_and_modules():
-    assert plp_optax.layer_names(TREE) == ("block/0", "stem")
-    assert plp_optax.layer_names(TREE, "modules") == (
-        *("block/0", "block/1", "block/2"),
-        *("stem", "."),  # the temperature is the root's own
-    )
 
 
 def assigned(tree, layers):

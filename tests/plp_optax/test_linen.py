@@ -410,23 +410,6 @@ def test_nn_jit_is_refused(dense, traced_before):
         jax.grad(loss_fn)(params)
 
 
-@pytest.mark.parametrize("dense", [nn.Dense, nn.remat(nn.Dense)])
-def test_modules_of_one_class_are_amplified_by_their_names(dense):
-    network = of_class(dense)
-    params = network.init(jax.random.key(0), X)
-
-    def gradient(factors):
-        def loss_fn(params):
-            with propagate_amplification(factors):
-                return network.apply(params, X)
-
-        return jax.grad(loss_fn)(params)["params"]
-
-    raw, amplified = gradient({}), gradient({"d0": 2.0})
-    expected = raw | {"d0": jax.tree.map(lambda g: 2 * g, raw["d0"])}
-    chex.assert_trees_all_close(amplified, expected, rtol=1e-6)
-
-
 def test_forward_mode_raises():
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jacfwd(lambda x: amplify_cotangent(x, 2.0))(jnp.ones(2))

@@ -229,33 +229,6 @@ def test_the_table_before_the_first_window_and_of_both_states():
         plp_optax.layer_table(optax.sgd(0.1).init(params), params)
 
 
-def test_members_have_a_table_each():
-    tx = plp_optax.monitor_layers(measure="g1_per_weight")
-    gradients = kernels(np.random.default_rng(0).normal(size=(3, 2, 4)))
-    _, state = jax.jit(jax.vmap(tx.update))(
-        gradients, jax.vmap(tx.init)(gradients), gradients
-    )
-    table = plp_optax.layer_table(state, gradients)
-    assert [x.splitlines()[0] for x in table.split("\n\n")] == ["member 0", "member 1"]
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: plp_optax.monitor_layers(measure="g3"), "measure must be one of"),
-        (lambda: plp_optax.monitor_layers(decay=1.0), "decay must be .* got 1.0"),
-        (lambda: plp_optax.monitor_layers(window=1), "window must be .* got 1"),
-        (lambda: plp_optax.monitor_layers(decay=0.5, window=3), "give one of them"),
-        (lambda: plp_optax.monitor_layers(layers="kernel"), "got 'kernel'"),
-        (lambda: plp_optax.noise_adaptive_rates(alpha=0), "alpha must be above 0"),
-        (lambda: plp_optax.noise_adaptive_rates(decay=0), "decay must be above 0"),
-    ],
-)
-def test_bad_arguments_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 # -- noise-adaptive rates --------------------------------------------------------------
 
 NOISES = {"a": 0.1, "b": 1.0, "c": 3.0}

@@ -56,16 +56,6 @@ def test_follows_the_paper(window, period, fit, step, store):
     np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-12)
 
 
-def test_adamw_chain_is_adamw_then_plp():
-    ready = plp_optax.plp_adamw(
-        0.1, b1=0.8, weight_decay=0.1, prediction=plp_optax.plp(0.7, period=5)
-    )
-    spelled = optax.chain(
-        optax.adamw(0.1, b1=0.8, weight_decay=0.1), plp_optax.plp(0.7, period=5)
-    )
-    np.testing.assert_array_equal(run(ready, 12), run(spelled, 12))
-
-
 def test_vector_worked_by_hand():
     """Rate 1, start 0, gradients 1, 2, 4, 1, period 3.
 
@@ -84,15 +74,6 @@ def test_the_printed_midpoint_would_reset_the_weights():
     assert abs(m23 + (m23 - m12)) < 0.1
     c = plp_optax.plp_coefficients(1.0)
     np.testing.assert_allclose(c @ [0.0, w1, w2, w3], w3 + (w2 - w1) / 2)
-
-
-@pytest.mark.parametrize("fit", ["midpoint", "least_squares"])
-def test_steady_updates_drift_as_the_matched_rate(fit):
-    """1 + (step - 1/2)/period, whatever the window and the fit."""
-    for window, period, step in ((2, 2, 0.0), (3, 4, 1.0), (4, 6, 0.5), (5, 5, 2.0)):
-        c = plp_optax.plp_coefficients(step, window=window, fit=fit)
-        multiplier = plp_optax.effective_rate_multiplier(c, period=period)
-        np.testing.assert_allclose(multiplier, 1 + (step - 0.5) / period)
 
 
 def test_a_line_searchs_stored_value_is_of_the_point_before_the_jump():
@@ -136,42 +117,6 @@ def test_injected_step_does_not_change_a_cycle_half_way():
         emitted.append(float(update))
     # Step 1 in the first cycle, 4 + 2/2; then step 3, 4 + 3/2 * 2 + 1 * 4.
     assert emitted == [1.0, 2.0, 5.0, 1.0, 2.0, 11.0]
-
-
-def test_arguments_that_inject_hyperparams_made_arrays_of_are_refused():
-    factory = optax.inject_hyperparams(plp_optax.plp, static_args=("window", "period"))
-    with pytest.raises(ValueError, match="'active' in static_args"):
-        factory(active=lambda count: count > 3).init(jnp.zeros(2))
-    with pytest.raises(ValueError, match="'accumulator_dtype' in static_args"):
-        factory(accumulator_dtype=jnp.float32).init(jnp.zeros(2))
-    with pytest.raises(ValueError, match="'window' in static_args"):
-        optax.inject_hyperparams(plp_optax.plp)(step=1.0).init(jnp.zeros(2))
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: plp_optax.plp("1"), "step must be a finite number, got '1'"),
-        (lambda: plp_optax.plp(jnp.ones(3)), r"scalar, got an array of \(3,\)"),
-        (lambda: plp_optax.plp(window=1), "window must be an int of at least 2, got 1"),
-        (
-            lambda: plp_optax.plp(fit="cubic"),
-            "'least_squares', got 'cubic'",
-        ),
-        (lambda: plp_optax.plp(fit=["midpoint"]), "got .'midpoint'"),
-        (lambda: plp_optax.plp(period=2), "period must be at least 3, .* got 2"),
-        (lambda: plp_optax.plp(store="none"), "got 'none'"),
-        (lambda: plp_optax.plp(active=3), "active must be a function .* got 3"),
-        (lambda: plp_optax.plp_coefficients(np.nan), "step .* got nan"),
-        (lambda: plp_optax.plp_sgd(np.nan), "learning_rate .* got nan"),
-        (lambda: plp_optax.plp_sgd(0.1, "0.9"), "momentum .* got '0.9'"),
-        (lambda: plp_optax.plp_sgd(0.1, weight_decay=None), "weight_decay .* got None"),
-        (lambda: plp_optax.plp_adamw(0.1, b2=np.inf), "b2 .* got inf"),
-    ],
-)
-def test_bad_arguments_are_named(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
 
 
 def test_sgd_without_decay_needs_no_parameters():

@@ -1,0 +1,245 @@
+"""A run at a constant rate, what is read out of it, and runs that decay from it.
+
+The run is cut into blocks of steps. A decay over the last part of a horizon starts from
+the constant-rate run's state at that place, with the same batches as that run has.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import plp_optax
+from experiments.predictors import characters
+
+BLOCKS = 80
+HORIZONS = (10, 20, 40, 80)  # in blocks
+POWERS = (4, 8, 16, 32)
+PARTS = (0.1, 0.2, 0.5, 1.0)  # of a horizon, over which the rate falls
+WINDOWS = (0.1, 0.2, 0.3, 0.5)  # parts that are averaged
+BIAS_POWERS = (0.2, 0.4)  # of BEMA's correction
+BLEND = 0.3  # weight of the average
+_BLENDED = 16  # its power
+_WARMUP = 1 / 40  # part of the longest horizon
+
+# The learning rate over its peak, by the part of the decay that is done: the names are
+# those of plp_optax.merge.
+SHAPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": lambda x: 1 - x,
+    "1-sqrt": lambda x: 1 - np.sqrt(x),
+    "cosine": lambda x: (1 + np.cos(np.pi * x)) / 2,
+}
+
+
+_BEMA = {
+    f"bema-{power}": plp_optax.bema(bias_power=power, keep_initial=False)
+    for power in BIAS_POWERS
+}
+_AVERAGES = {str(power): plp_optax.tail_average(power) for power in POWERS} | _BEMA
+
+
+class Task(NamedTuple):
+    """A network, its data and its optimizer.
+
+    Attributes:
+      init: Maps a key to parameters.
+      loss: Maps parameters and a batch to the loss.
+      sample: Maps a key to a batch.
+      evaluate: Maps parameters to the losses on the two halves of the held-out data.
+      direction: The optimizer at a learning rate of -1.
+    """
+
+    init: Callable[[jax.Array], Any]
+    loss: Callable[[Any, Any], jax.Array]
+    sample: Callable[[jax.Array], Any]
+    evaluate: Callable[[Any], jax.Array]
+    direction: optax.GradientTransformation
+
+
+SIZES = {"characters": (32, 2), "characters-large": (64, 4)}  # width, layers
+
+
+@functools.cache
+def make_task(name: str, momentum: float) -> Task:
+    """Characters in one of the ``SIZES``, with AdamW."""
+    width, layers = SIZES[name]
+    train, held_out = characters.text()
+    starts = np.linspace(0, len(held_out) - characters.CONTEXT - 1, 256).astype(int)
+    windows = jnp.asarray(held_out[starts[:, None] + np.arange(characters.CONTEXT + 1)])
+    text = jnp.asarray(train)
+    return Task(
+        init=lambda key: characters.init(key, width, layers),
+        loss=characters.loss,
+        sample=lambda key: characters.batch((text, None), key),
+        evaluate=jax.jit(
+            lambda params: jnp.stack(
+                [characters.loss(params, windows[i::2]) for i in (0, 1)]
+            )
+        ),
+        direction=optax.chain(
+            optax.scale_by_adam(b1=momentum, b2=0.99), optax.add_decayed_weights(0.01)
+        ),
+    )
+
+
+class _Carry(NamedTuple):
+    """What a step changes."""
+
+    params: Any
+    opt_state: Any
+    averages: dict[str, Any]  # states of _AVERAGES
+
+
+@functools.cache
+def _make_block(task: Task) -> Callable[..., tuple[_Carry, Any]]:
+    """Returns ``block(carry, rates, keys)``: the carry, the mean of the parameters."""
+
+    def step(carry: _Carry, rate: jax.Array, key: jax.Array) -> _Carry:
+        params = carry.params
+        gradient = jax.grad(task.loss)(params, task.sample(key))
+        updates, opt_state = task.direction.update(gradient, carry.opt_state, params)
+        updates = jax.tree.map(lambda u: -rate * u, updates)
+        averages = {
+            name: _AVERAGES[name].update(updates, average, params)[1]
+            for name, average in carry.averages.items()
+        }
+        return _Carry(optax.apply_updates(params, updates), opt_state, averages)
+
+    @jax.jit
+    def block(carry: _Carry, rates: jax.Array, keys: jax.Array) -> Any:
+        def advance(carry_and_mean: Any, given: Any) -> Any:
+            carry, mean = carry_and_mean
+            carry = step(carry, *given)
+            add = jax.tree.map(lambda m, p: m + p / len(rates), mean, carry.params)
+            return (carry, add), None
+
+        zero = jax.tree.map(jnp.zeros_like, carry.params)
+        return jax.lax.scan(advance, (carry, zero), (rates, keys))[0]
+
+    return block
+
+
+class Readout(NamedTuple):
+    """The losses of some parameters.
+
+    Attributes:
+      step: Steps that led to them.
+      readout: Which parameters: ``last``, ``power-8``, ``decay-linear-0.2``.
+      choice: Loss on the first half of the held-out data, to choose by; in nats.
+      loss: Loss on the other half, to report.
+    """
+
+    step: int
+    readout: str
+    choice: float
+    loss: float
+
+
+def run(
+    task: Task,
+    *,
+    rate: float,
+    seed: int,
+    steps: int,
+    shapes: Sequence[str] = tuple(SHAPES),
+    parts: Sequence[float] = PARTS,
+) -> Iterator[Readout]:
+    """Trains at a constant rate, and yields all losses.
+
+    Args:
+      task: What is trained.
+      rate: The rate after the warm-up.
+      seed: Of initial parameters and batches.
+      steps: Steps of the longest horizon; a multiple of ``BLOCKS``.
+      shapes: Of the decays that are trained; names of ``SHAPES``.
+      parts: Of a horizon, over which the rate falls.
+    """
+    block = _make_block(task)
+    size = steps // BLOCKS
+    warmup = np.minimum(1, (np.arange(steps) + 1) / (_WARMUP * steps))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), steps)
+
+    def advance(carry: _Carry, start: int, stop: int, factors: Any) -> Any:
+        """Trains from block to block; yields the carry and the block's mean."""
+        rates = jnp.asarray(rate * warmup[start * size : stop * size] * factors)
+        for i in range(stop - start):
+            place = slice(i * size, (i + 1) * size)
+            own = keys[start * size + i * size : start * size + (i + 1) * size]
+            carry, mean = block(carry, rates[place], own)
+            yield carry, mean
+
+    def losses(params: Any, stop: int, name: str) -> Readout:
+        return Readout(stop * size, name, *map(float, task.evaluate(params)))
+
+    params = task.init(jax.random.key(seed))
+    averages = {name: average.init(params) for name, average in _AVERAGES.items()}
+    carries = [_Carry(params, task.direction.init(params), averages)]
+    means: list[Any] = []
+    ends: list[Any] = []
+    for carry, mean in advance(carries[0], 0, BLOCKS, np.ones(steps)):
+        carries.append(carry)
+        means.append(mean)
+        ends.append(carry.params)
+
+    for stop in HORIZONS:
+        carry = carries[stop]
+        for name, readout in _readouts(carry, params, means[:stop], ends[:stop]):
+            yield losses(readout, stop, name)
+        for shape in shapes:
+            for part in parts:
+                start = stop - round(part * stop)
+                part_steps = (stop - start) * size
+                factors = SHAPES[shape](np.arange(part_steps) / part_steps)
+                *_, (end, _) = advance(carries[start], start, stop, factors)
+                yield losses(end.params, stop, f"decay-{shape}-{part}")
+                average = end.averages[str(_BLENDED)]
+                blend = plp_optax.averaged_params(average, end.params, BLEND)
+                yield losses(blend, stop, f"blend-{shape}-{part}")
+
+
+def _readouts(
+    carry: _Carry, initial: Any, means: Sequence[Any], ends: Sequence[Any]
+) -> Iterator[tuple[str, Any]]:
+    """What a run at a constant rate gives, by name."""
+    last = carry.params
+    yield "last", last
+    for power in POWERS:
+        average = carry.averages[str(power)]
+        yield f"power-{power}", plp_optax.averaged_params(average, last)
+    for name in _BEMA:
+        yield name, plp_optax.bema_params(carry.averages[name], last, initial)
+    count = len(means)
+    for part in WINDOWS:
+        yield f"merge-linear-{part}", plp_optax.merge(means, over=part)
+    for shape in ("1-sqrt", "cosine"):
+        yield f"merge-{shape}-0.2", plp_optax.merge(means, decay=shape, over=0.2)
+    # Checkpoints in place of the means between them.
+    for part in (0.1, 0.2):
+        yield f"raw-linear-{part}", plp_optax.merge(ends, over=part)
+    for decay in (0.7, 0.85):  # by block
+        weights = decay ** np.arange(count)[::-1]
+        yield f"ema-{decay}", _combine(weights / weights.sum(), means)
+    # The line through two consecutive averages, as in Extra-Merge (arXiv 2605.26484).
+    for part in (0.1, 0.2):
+        length = round(part * count)
+        window = np.zeros((2, count))
+        window[0, count - 2 * length : count - length] = 1 / length
+        window[1, count - length :] = 1 / length
+        for step in (0.25, 0.5):
+            weights = window[1] + step * (window[1] - window[0])
+            yield f"extrapolated-{part}-{step}", _combine(weights, means)
+
+
+def _combine(weights: np.ndarray, trees: Sequence[Any]) -> Any:
+    """The linear combination of trees."""
+    pairs = [(w, t) for w, t in zip(weights, trees, strict=True) if w]
+
+    def add(*leaves: jax.Array) -> jax.Array:
+        terms = [w * x for (w, _), x in zip(pairs, leaves, strict=True)]
+        return jnp.asarray(sum(terms), leaves[0].dtype)
+
+    return jax.tree.map(add, *(t for _, t in pairs))

@@ -1,1 +1,0 @@
-"""Averages of a constant-rate run next to runs whose rate decays."""
