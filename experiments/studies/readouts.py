@@ -9,18 +9,28 @@ on the other seeds and the other half.
 import math
 from typing import Any
 
-from experiments import readouts
+from experiments.readouts import courses, tasks
 from experiments.study import Arm, Outcome, Scale, Study, Tick
-from experiments.tuning import check_setup, rounded
-from training.errors import DivergedError
+from training.errors import ConfigError, DivergedError
 from training.run.provenance import provenance
 
 CHOICE_SEEDS = (0, 1, 2)
 _SEEDS = 12
-_DECAYS = {"shapes": list(readouts.SHAPES), "parts": list(readouts.PARTS)}
 _USUAL = 0.9
-# By momentum. AdamW does better with short momentum in the study small_batches.
-_RATES = {_USUAL: (0.0018, 0.0032, 0.0056, 0.01), 0.5: (0.0032, 0.0056, 0.01, 0.018)}
+# By optimizer and momentum. AdamW does better with short momentum in the study
+# small_batches.
+_RATES = {
+    ("adamw", _USUAL): (0.0018, 0.0032, 0.0056, 0.01),
+    ("adamw", 0.5): (0.0032, 0.0056, 0.01, 0.018),
+    ("nesterov", _USUAL): (0.0125, 0.025, 0.05, 0.1),
+}
+_OPTIMIZERS = {
+    "characters": "adamw",
+    "characters-large": "adamw",
+    "digits": "nesterov",
+    "cifar100-patches": "nesterov",
+    "cifar100-resnet18": "nesterov",
+}
 
 
 def execute(config: dict[str, Any], tick: Tick) -> Outcome:
@@ -28,27 +38,44 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
 
     Args:
       config: ``rate``, ``steps``, ``shapes`` and ``parts`` of the decays, ``model``
-        (the task) and ``seed``; ``momentum``, if given.
+        (the task) and ``seed``; ``momentum`` and ``data_dir``, if given.
       tick: Called after each loss.
 
     Returns:
       ``result`` has the last ``loss`` at the constant rate, in nats, and ``steps``.
-      ``history`` has the fields of :class:`experiments.readouts.Readout`.
+      ``history`` has the fields of :class:`experiments.readouts.courses.Readout`.
 
     Raises:
       ConfigError: If there is no such task.
       DivergedError: If the loss at the constant rate is not finite.
     """
-    check_setup(config["model"], readouts.SIZES)
-    task = readouts.make_task(config["model"], config.get("momentum", _USUAL))
+    if config["model"] not in _OPTIMIZERS:
+        raise ConfigError(
+            f"--models {config['model']}: choose from {', '.join(_OPTIMIZERS)}"
+        )
+    task = tasks.make(
+        config["model"], config.get("data_dir"), config.get("momentum", _USUAL)
+    )
     rows: list[dict[str, Any]] = []
-    count = len(readouts.HORIZONS) * (
+    count = len(courses.HORIZONS) * (
         19 + 2 * len(config["shapes"]) * len(config["parts"])
     )
-    chosen = {name: config[name] for name in ("rate", "seed", "steps", *_DECAYS)}
-    for line in readouts.run(task, **chosen):
-        losses = {"choice": rounded(line.choice, 6), "loss": rounded(line.loss, 6)}
-        rows.append({**line._asdict(), **losses})
+    found = courses.run(
+        task,
+        rate=config["rate"],
+        seed=config["seed"],
+        steps=config["steps"],
+        shapes=config["shapes"],
+        parts=config["parts"],
+    )
+    for line in found:
+        rows.append(
+            {
+                **line._asdict(),
+                "choice": float(f"{line.choice:.6g}"),
+                "loss": float(f"{line.loss:.6g}"),
+            }
+        )
         tick(min(len(rows) / count, 1.0), f"{line.readout} {line.loss:.4f}")
     last = [row["loss"] for row in rows if row["readout"] == "last"][-1]
     if not math.isfinite(last):
@@ -56,15 +83,22 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     return Outcome({"loss": last, "steps": config["steps"], **provenance()}, rows, {})
 
 
-def _arm(rate: float, momentum: float) -> Arm:
-    if momentum == _USUAL:
-        return Arm(f"adamw-{rate:g}", f"rate {rate:g}", {"rate": rate})
-    return Arm(
-        f"adamw-{rate:g}-{momentum:g}",
-        f"rate {rate:g}, momentum {momentum:g}",
-        {"rate": rate, "momentum": momentum},
-    )
+def _arm(optimizer: str, rate: float, momentum: float) -> Arm:
+    name, label = f"{optimizer}-{rate:g}", f"rate {rate:g}"
+    fields = {"rate": rate}
+    if momentum != _USUAL:
+        name, label = f"{name}-{momentum:g}", f"{label}, momentum {momentum:g}"
+        fields["momentum"] = momentum
+    models = tuple(m for m, o in _OPTIMIZERS.items() if o == optimizer)
+    return Arm(name, label, fields, models=models)
 
+
+_ARMS = tuple(
+    _arm(optimizer, rate, momentum)
+    for (optimizer, momentum), rates in _RATES.items()
+    for rate in rates
+)
+_DECAYS = {"shapes": list(courses.SHAPES), "parts": list(courses.PARTS)}
 
 STUDY = Study(
     name="readouts",
@@ -72,10 +106,26 @@ STUDY = Study(
     question="Does an average of a run at a constant learning rate reach the loss of a "
     "run whose rate decays, with shape, length and rate of the decay tuned for each "
     "horizon?",
-    arms=tuple(_arm(rate, b1) for b1, rates in _RATES.items() for rate in rates),
+    arms=_ARMS,
     scales=(
-        Scale("full", tuple(readouts.SIZES), _SEEDS, {"steps": 16_000, **_DECAYS}),
-        Scale("quick", ("characters",), _SEEDS, {"steps": 1600, **_DECAYS}),
+        Scale(
+            "full",
+            models=("characters-large", "cifar100-patches", "cifar100-resnet18"),
+            seeds=_SEEDS,
+            fields={"steps": 16_000, **_DECAYS},
+        ),
+        Scale(
+            "quick",
+            models=("characters",),
+            seeds=_SEEDS,
+            fields={"steps": 1600, **_DECAYS},
+        ),
+        Scale(
+            "small",
+            models=("characters-large", "cifar100-patches", "cifar100-resnet18"),
+            seeds=_SEEDS,
+            fields={"steps": 1600, **_DECAYS},
+        ),
     ),
     execute=execute,
 )

@@ -7,8 +7,9 @@ import optax
 import polars as pl
 import pytest
 
-from experiments import readouts
 from experiments import table as tables
+from experiments.readouts import courses
+from experiments.readouts.tasks import Task
 from experiments.records import Header, Record
 from experiments.reports import readouts as report
 from experiments.studies.readouts import CHOICE_SEEDS, STUDY
@@ -21,12 +22,15 @@ def noise(key):
     return jax.random.normal(key, (2,))
 
 
-TASK = readouts.Task(
-    init=lambda key: jnp.zeros(2),
-    loss=lambda params, batch: ((params - TARGET - batch) ** 2).sum() / 2,
+TASK = Task(
+    init=lambda key: {"params": jnp.zeros(2)},
+    loss=lambda variables, batch: (
+        ((variables["params"] - TARGET - batch) ** 2).sum() / 2
+    ),
     sample=noise,
-    evaluate=lambda params: params - TARGET,
+    evaluate=lambda variables: variables["params"] - TARGET,
     direction=optax.identity(),
+    loops=True,
 )
 
 
@@ -47,7 +51,7 @@ def by_hand(stop, part, shape):
 def test_read_outs_and_decays():
     found = {
         (r.step, r.readout): np.array([r.choice, r.loss])
-        for r in readouts.run(TASK, rate=RATE, seed=SEED, steps=STEPS, parts=(0.5,))
+        for r in courses.run(TASK, rate=RATE, seed=SEED, steps=STEPS, parts=(0.5,))
     }
     for stop in (20, 160):
         path = by_hand(stop, 0, None)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import plp_optax
-from experiments.predictors import characters
+from experiments.readouts.tasks import Task
 
 BLOCKS = 80
 HORIZONS = (10, 20, 40, 80)  # in blocks
@@ -42,85 +42,67 @@ _BEMA = {
 _AVERAGES = {str(power): plp_optax.tail_average(power) for power in POWERS} | _BEMA
 
 
-class Task(NamedTuple):
-    """A network, its data and its optimizer.
-
-    Attributes:
-      init: Maps a key to parameters.
-      loss: Maps parameters and a batch to the loss.
-      sample: Maps a key to a batch.
-      evaluate: Maps parameters to the losses on the two halves of the held-out data.
-      direction: The optimizer at a learning rate of -1.
-    """
-
-    init: Callable[[jax.Array], Any]
-    loss: Callable[[Any, Any], jax.Array]
-    sample: Callable[[jax.Array], Any]
-    evaluate: Callable[[Any], jax.Array]
-    direction: optax.GradientTransformation
-
-
-SIZES = {"characters": (32, 2), "characters-large": (64, 4)}  # width, layers
-
-
-@functools.cache
-def make_task(name: str, momentum: float) -> Task:
-    """Characters in one of the ``SIZES``, with AdamW."""
-    width, layers = SIZES[name]
-    train, held_out = characters.text()
-    starts = np.linspace(0, len(held_out) - characters.CONTEXT - 1, 256).astype(int)
-    windows = jnp.asarray(held_out[starts[:, None] + np.arange(characters.CONTEXT + 1)])
-    text = jnp.asarray(train)
-    return Task(
-        init=lambda key: characters.init(key, width, layers),
-        loss=characters.loss,
-        sample=lambda key: characters.batch((text, None), key),
-        evaluate=jax.jit(
-            lambda params: jnp.stack(
-                [characters.loss(params, windows[i::2]) for i in (0, 1)]
-            )
-        ),
-        direction=optax.chain(
-            optax.scale_by_adam(b1=momentum, b2=0.99), optax.add_decayed_weights(0.01)
-        ),
-    )
-
-
 class _Carry(NamedTuple):
     """What a step changes."""
 
-    params: Any
+    variables: Any
     opt_state: Any
     averages: dict[str, Any]  # states of _AVERAGES
 
 
-@functools.cache
-def _make_block(task: Task) -> Callable[..., tuple[_Carry, Any]]:
-    """Returns ``block(carry, rates, keys)``: the carry, the mean of the parameters."""
-
+def _make_step(task: Task) -> Callable[[_Carry, jax.Array, jax.Array], _Carry]:
     def step(carry: _Carry, rate: jax.Array, key: jax.Array) -> _Carry:
-        params = carry.params
-        gradient = jax.grad(task.loss)(params, task.sample(key))
+        variables = carry.variables
+        params = variables["params"]
+
+        def loss(params: Any) -> jax.Array:
+            return task.loss({**variables, "params": params}, task.sample(key))
+
+        gradient = jax.grad(loss)(params)
         updates, opt_state = task.direction.update(gradient, carry.opt_state, params)
         updates = jax.tree.map(lambda u: -rate * u, updates)
         averages = {
             name: _AVERAGES[name].update(updates, average, params)[1]
             for name, average in carry.averages.items()
         }
-        return _Carry(optax.apply_updates(params, updates), opt_state, averages)
+        params = optax.apply_updates(params, updates)
+        return _Carry({**variables, "params": params}, opt_state, averages)
 
-    @jax.jit
-    def block(carry: _Carry, rates: jax.Array, keys: jax.Array) -> Any:
-        def advance(carry_and_mean: Any, given: Any) -> Any:
-            carry, mean = carry_and_mean
-            carry = step(carry, *given)
-            add = jax.tree.map(lambda m, p: m + p / len(rates), mean, carry.params)
-            return (carry, add), None
+    return step
 
-        zero = jax.tree.map(jnp.zeros_like, carry.params)
-        return jax.lax.scan(advance, (carry, zero), (rates, keys))[0]
 
-    return block
+@functools.cache
+def _make_block(task: Task) -> Callable[..., tuple[_Carry, Any]]:
+    """Returns ``block(carry, rates, keys)``: the carry, the mean of the parameters."""
+    step = _make_step(task)
+
+    def add(mean: Any, carry: _Carry, count: int) -> Any:
+        params = carry.variables["params"]
+        return jax.tree.map(lambda m, p: m + p / count, mean, params)
+
+    if task.loops:
+
+        @jax.jit
+        def block(carry: _Carry, rates: jax.Array, keys: jax.Array) -> Any:
+            def advance(carry_and_mean: Any, given: Any) -> Any:
+                carry = step(carry_and_mean[0], *given)
+                return (carry, add(carry_and_mean[1], carry, len(rates))), None
+
+            zero = jax.tree.map(jnp.zeros_like, carry.variables["params"])
+            return jax.lax.scan(advance, (carry, zero), (rates, keys))[0]
+
+        return block
+
+    one_step, one_add = jax.jit(step), jax.jit(add)
+
+    def unrolled(carry: _Carry, rates: jax.Array, keys: jax.Array) -> Any:
+        mean = jax.tree.map(jnp.zeros_like, carry.variables["params"])
+        for rate, key in zip(rates, keys, strict=True):
+            carry = one_step(carry, rate, key)
+            mean = one_add(mean, carry, len(rates))
+        return carry, mean
+
+    return unrolled
 
 
 class Readout(NamedTuple):
@@ -172,40 +154,43 @@ def run(
             carry, mean = block(carry, rates[place], own)
             yield carry, mean
 
-    def losses(params: Any, stop: int, name: str) -> Readout:
-        return Readout(stop * size, name, *map(float, task.evaluate(params)))
+    def losses(carry: _Carry, params: Any, stop: int, name: str) -> Readout:
+        found = task.evaluate({**carry.variables, "params": params})
+        return Readout(stop * size, name, *map(float, found))
 
-    params = task.init(jax.random.key(seed))
+    variables = task.init(jax.random.key(seed))
+    params = variables["params"]
     averages = {name: average.init(params) for name, average in _AVERAGES.items()}
-    carries = [_Carry(params, task.direction.init(params), averages)]
+    carries = [_Carry(variables, task.direction.init(params), averages)]
     means: list[Any] = []
     ends: list[Any] = []
     for carry, mean in advance(carries[0], 0, BLOCKS, np.ones(steps)):
         carries.append(carry)
         means.append(mean)
-        ends.append(carry.params)
+        ends.append(carry.variables["params"])
 
     for stop in HORIZONS:
         carry = carries[stop]
         for name, readout in _readouts(carry, params, means[:stop], ends[:stop]):
-            yield losses(readout, stop, name)
+            yield losses(carry, readout, stop, name)
         for shape in shapes:
             for part in parts:
                 start = stop - round(part * stop)
                 part_steps = (stop - start) * size
                 factors = SHAPES[shape](np.arange(part_steps) / part_steps)
                 *_, (end, _) = advance(carries[start], start, stop, factors)
-                yield losses(end.params, stop, f"decay-{shape}-{part}")
+                last = end.variables["params"]
+                yield losses(end, last, stop, f"decay-{shape}-{part}")
                 average = end.averages[str(_BLENDED)]
-                blend = plp_optax.averaged_params(average, end.params, BLEND)
-                yield losses(blend, stop, f"blend-{shape}-{part}")
+                blend = plp_optax.averaged_params(average, last, BLEND)
+                yield losses(end, blend, stop, f"blend-{shape}-{part}")
 
 
 def _readouts(
     carry: _Carry, initial: Any, means: Sequence[Any], ends: Sequence[Any]
 ) -> Iterator[tuple[str, Any]]:
     """What a run at a constant rate gives, by name."""
-    last = carry.params
+    last = carry.variables["params"]
     yield "last", last
     for power in POWERS:
         average = carry.averages[str(power)]

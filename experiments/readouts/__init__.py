@@ -1,0 +1,1 @@
+"""Averages of a constant-rate run next to runs whose rate decays."""
