@@ -15,7 +15,6 @@ import numpy as np
 
 import plp_optax
 from training import recipe
-from training.engine import parallel
 from training.engine.evaluation import Evaluation
 from training.errors import ConfigError, RunError
 from training.run import workdir
@@ -85,7 +84,7 @@ def merge(
     with recipe.precision(config):
         dataset = recipe.load_data(config)
         engine = recipe.assemble(config, dataset)
-        engine.compile_evaluation(parallel.replicate(best))
+        engine.compile_evaluation(best)
         variables, found = {}, {}
         for part, own in weights.items():
             params = _average(files, own)

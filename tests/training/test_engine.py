@@ -143,8 +143,7 @@ def make_step(dtype, module=None, batch=64, augment=False, **options):
     """An initial state, and a compiled step that takes it, on a batch of everything."""
     tx = programs.momentum()
     module = module or Linear()
-    initial_state, _ = make_initial_state(module, tx, (8, 8, 1), dtype)
-    state = initial_state(jax.random.key(0))
+    state = make_initial_state(module, tx, (8, 8, 1), dtype)(jax.random.key(0))
     preprocess = Preprocess(DATASET, dtype, augment)
     source = Resident(DATASET.train, batch, 1)
     step = source.wrap(make_train_step(module, tx, preprocess, **options))

@@ -109,7 +109,7 @@ class Engine:
         self._feed = feed
         self._most_skipped = most_skipped
         self._average_start = average_start
-        self._initial_state, self._lower_initial_state = make_initial_state(
+        self._initial_state = make_initial_state(
             module, tx, self._image_shape, dtype, with_block=with_block
         )
         self._statistics_function = make_statistics_step(module, preprocess)
@@ -124,26 +124,19 @@ class Engine:
         start = time.perf_counter()
         # Compiled ahead of time for the arguments of a first call, whose values do not
         # matter; the steps of every seed have the same shapes and shardings.
-        state, initial = self._lower_initial_state()
-        others = [
-            parallel.compile_ahead(function)
-            for function in (*initial, *state.lower_readings())
-        ]
-        if jax.process_count() > 1:
-            state = self.initial_state(0)
+        state = self.initial_state(0)
         arguments = next(self._feed.calls(0, 0, range(1))).arguments
         training = parallel.compile_step(
             self.train_function, state, *arguments, donate=True
         )
         self.compile_evaluation(state.variables)
         self.train_call: Any = training.result()
-        for function in others:
-            function.result()
         self.compile_seconds = time.perf_counter() - start
         return self
 
     def compile_evaluation(self, variables: Any) -> None:
         """Compiles what evaluates variables like these, and not the training."""
+        variables = parallel.replicate(variables)
         batch = next(self._eval_batches(self._dataset.train))
         evaluation = parallel.compile_step(self._eval_function, variables, batch)
         split = self._with_frozen_apart(variables)

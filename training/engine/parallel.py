@@ -93,12 +93,7 @@ def compile_step(
         done: Future[Callable[..., Any]] = Future()
         done.set_result(mapped)
         return done
-    return compile_ahead(mapped.lower(*arguments))
-
-
-def compile_ahead(lowered: Any) -> Future[Callable[..., Any]]:
-    """Compiles in a thread. Calls of a function of ``jax.jit`` then use the result."""
-    return _COMPILER.submit(lowered.compile)
+    return _COMPILER.submit(mapped.lower(*arguments).compile)
 
 
 def replicated() -> NamedSharding:

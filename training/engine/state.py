@@ -109,25 +109,12 @@ class TrainState(NamedTuple):
         params = _averaged_params(average, self.params)
         return self._replace(params=params).variables
 
-    @property
-    def parameter_norm(self) -> jax.Array:
-        """The norm of all parameters."""
-        return _norm(self.variables["params"])
-
-    def lower_readings(self) -> list[Any]:
-        """What the first evaluation of a state like this one would compile."""
-        lowered = [_norm.lower(self.variables["params"])]
-        if optax.tree.get(self.opt_state, "tail_steps") is not None:
-            lowered.append(_averaged_params.lower(self.opt_state, self.params))
-        return lowered
-
 
 # The mean of a block's parameters, to be followed by the training step.
 BLOCK_MEAN = plp_optax.tail_average(0.0)
 
 # Compiled as one function: the first call otherwise compiles several for each shape.
 _averaged_params = jax.jit(plp_optax.averaged_params)
-_norm = jax.jit(optax.tree.norm)
 
 
 def make_initial_state(
@@ -137,14 +124,12 @@ def make_initial_state(
     dtype: jax.typing.DTypeLike,
     *,
     with_block: bool = False,
-) -> tuple[Callable[..., TrainState], Callable[[], tuple[TrainState, tuple]]]:
-    """Returns ``initial_state(key, given)`` and ``lower()``.
+) -> Callable[..., TrainState]:
+    """Returns ``initial_state(key, given)``, which draws the initial variables.
 
-    ``initial_state`` draws the initial variables; those that are ``given`` replace the
-    ones drawn. ``lower`` returns the state's shapes and shardings, and the functions
-    that a first call would compile, to be compiled before it. Both raise ConfigError if
-    the optimizer's options do not fit the network's layers. ``dtype`` is the type of
-    the network's arithmetic; with ``with_block`` the state has the mean of a block.
+    Those that are ``given`` replace the ones drawn. It raises ConfigError if the
+    optimizer's options do not fit the network's layers. ``dtype`` is the type of the
+    network's arithmetic; with ``with_block`` the state has the mean of a block.
     """
 
     def init_variables(key: jax.Array) -> Any:
@@ -176,31 +161,23 @@ def make_initial_state(
     # a CPU with little optimisation, since it runs once and would take long to compile.
     quick = {"xla_backend_optimization_level": 0}
     options = quick if jax.default_backend() == "cpu" else None
-    placed = parallel.replicated()
-    draw = jax.jit(init_variables, out_shardings=placed, compiler_options=options)
-    make = jax.jit(make_state, out_shardings=placed)
-
-    def of_variables(function: Any, variables: Any, key: jax.Array) -> Any:
-        try:
-            return function(variables, key)
-        except ValueError as error:  # an option that does not fit the layers
-            raise ConfigError(
-                f"the optimizer does not fit the network: {error}"
-            ) from error
+    init_variables = jax.jit(
+        init_variables, out_shardings=parallel.replicated(), compiler_options=options
+    )
+    make_state = jax.jit(make_state, out_shardings=parallel.replicated())
 
     def initial_state(key: jax.Array, given: Given | None = None) -> TrainState:
-        variables = draw(key)
+        variables = init_variables(key)
         if given:
             drawn = traverse_util.flatten_dict(variables, sep="/")
             variables = traverse_util.unflatten_dict(
                 drawn | parallel.replicate(given), sep="/"
             )
-        return of_variables(make, variables, key)
+        try:
+            return make_state(variables, key)
+        except ValueError as error:  # an option that does not fit the layers
+            raise ConfigError(
+                f"the optimizer does not fit the network: {error}"
+            ) from error
 
-    def lower() -> tuple[TrainState, tuple]:
-        key = jax.random.key(0)
-        drawing = draw.lower(key)
-        making = of_variables(make.lower, drawing.out_info, key)
-        return making.out_info, (drawing, making)
-
-    return initial_state, lower
+    return initial_state

@@ -36,6 +36,9 @@ from training.settings.config import Config, signature
 from training.settings.methods import Amplify
 from training.settings.schedules import Plateau
 
+# Compiled as one function: the first call otherwise compiles two for each shape.
+_norm = jax.jit(optax.tree.norm)
+
 # The metrics of an evaluation that are recorded after an epoch.
 _RECORDED = ("loss", "accuracy", "macro_f1")
 
@@ -244,7 +247,7 @@ class TrainingLoop:
             * plateau.scale(state.opt_state),
             "gradient_norm": trained["gradient_norm"],
             "update_norm": trained["update_norm"],
-            "parameter_norm": float(state.parameter_norm),
+            "parameter_norm": float(_norm(state.variables["params"])),
             "skipped_steps": int(sums.skipped),
             "images_per_second": progress.step * engine.batch_size / progress.seconds,
         }
