@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from benchmarks import measure
-from training import data
+from training import data, recipe
 from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.run.callbacks import Callback
@@ -125,8 +125,8 @@ def make_session(
     directory = stack.enter_context(WorkDirectory(config))
     stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
     schedule = optax.constant_schedule(config.learning_rate)
-    steps = config.epochs * engine.steps_per_epoch
-    prepared = Prepared(dataset, engine, schedule, steps, None)
+    plan = recipe.count_steps(config, dataset)
+    prepared = Prepared(dataset, engine, schedule, plan, None)
     session = TrainingLoop(config, directory, prepared, Callback())
 
     def train_and_record() -> None:

@@ -139,10 +139,10 @@ class Trainer:
             while not steps or time.monotonic() - start < seconds:
                 state, taken = next(calls)
                 steps += taken
-            training = (time.monotonic() - start) / steps * prepared.total_steps
+            training = (time.monotonic() - start) / steps * prepared.plan.last_step
             start = time.monotonic()
             engine.evaluate(state.variables, prepared.dataset.validation)
-            evaluation = (time.monotonic() - start) * _epochs(prepared)
+            evaluation = (time.monotonic() - start) * prepared.plan.epochs
         return compilation, training + evaluation
 
     def _config(self, task: Task) -> Config:
@@ -182,8 +182,7 @@ class _Ticking(Callback):
         """See :class:`Callback`."""
         self._observer.on_start(config, engine, dataset)
         self._stage = config.cascade_stage or 1
-        steps = recipe.count_steps(config, dataset).last_step
-        self._epochs = -(-steps // engine.steps_per_epoch)
+        self._epochs = recipe.count_steps(config, dataset).epochs
         self._epoch: int | None = None  # unknown until the first call, if resumed
         self._calls = 0
         self._steps_per_epoch = engine.steps_per_epoch
@@ -215,10 +214,6 @@ class _Ticking(Callback):
             (self._stage - 1 + part) / self._stages,
             f"{where}epoch {epoch}/{self._epochs}{self._loss}",
         )
-
-
-def _epochs(prepared: Prepared) -> int:
-    return -(-prepared.total_steps // prepared.engine.steps_per_epoch)
 
 
 def _calls(prepared: Prepared, seed: int) -> Iterator[tuple[TrainState, int]]:

@@ -203,7 +203,7 @@ def prepare(
                 f"evaluations: batch statistics over {count} training batches (precise "
                 f"batch norm)"
             )
-    return Prepared(dataset, engine, schedule, plan.last_step, given)
+    return Prepared(dataset, engine, schedule, plan, given)
 
 
 def load_data(config: Config) -> data.Dataset:

@@ -15,6 +15,7 @@ from training.engine import feed
 from training.engine.engine import Engine
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
+from training.settings.strategy import Plan
 
 FIELDS = {"width": 2, "epochs": 2, "batch_size": 256}
 STEPS_PER_EPOCH = 1438 * 4 // 5 // 256
@@ -140,7 +141,7 @@ def recipe_calls(monkeypatch, tmp_path):
 
     def prepare(config):
         seen.prepared.append(config)
-        return SimpleNamespace(engine=engine, total_steps=2)
+        return SimpleNamespace(engine=engine)
 
     def run(prepared, config, callback):
         seen.configs.append(config)
@@ -229,7 +230,9 @@ def test_a_run_is_measured_from_a_few_steps(tmp_path, monkeypatch):
         evaluate=lambda variables, examples: advance(7),
     )
     prepared = SimpleNamespace(
-        engine=engine, total_steps=40, dataset=SimpleNamespace(validation=None)
+        engine=engine,
+        plan=Plan(10, 40, 40, seed=0, strategy=None),
+        dataset=SimpleNamespace(validation=None),
     )
     fake = SimpleNamespace(
         prepare=lambda config: advance(100, prepared),

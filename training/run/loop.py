@@ -35,6 +35,7 @@ from training.settings import plateau
 from training.settings.config import Config, signature
 from training.settings.methods import Amplify
 from training.settings.schedules import Plateau
+from training.settings.strategy import Plan
 
 # Compiled as one function: the first call otherwise compiles two for each shape.
 _norm = jax.jit(optax.tree.norm)
@@ -84,14 +85,14 @@ class Prepared(NamedTuple):
       dataset: The data.
       engine: Network and optimizer, compiled.
       schedule: The learning rate as a function of the optimizer step.
-      total_steps: Steps in a run.
+      plan: How long a run is.
       given: Variables that replace the ones drawn; see :meth:`Engine.initial_state`.
     """
 
     dataset: data.Dataset
     engine: Engine
     schedule: optax.Schedule
-    total_steps: int
+    plan: Plan
     given: Given | None
 
 
@@ -119,21 +120,20 @@ class TrainingLoop:
         """
         self._config, self._directory, self._callback = config, directory, callback
         self._dataset, self._engine = prepared.dataset, prepared.engine
-        self._schedule, self._total_steps = prepared.schedule, prepared.total_steps
+        self._schedule, self._plan = prepared.schedule, prepared.plan
         self._interrupts = Interrupts(config.checkpoint_minutes)
         self._checkpoints = Checkpoints(
             directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
         )
-        steps_per_epoch = self._engine.steps_per_epoch
-        self.epochs = math.ceil(self._total_steps / steps_per_epoch)
+        self.epochs = self._plan.epochs
         self.state = self._engine.initial_state(config.seed, prepared.given)
         self.best = copy_to_host(self.state.variables)
         self._run = signature(config)
         self.progress = Progress(data=self._dataset.facts, run=self._run)
         self._fresh: dict[str, Any] = {}
         self._start()
-        done = self.progress.epoch * steps_per_epoch + self.progress.step
-        self._bar = ProgressBar(self._total_steps, done)
+        done = self.progress.epoch * self._plan.steps_per_epoch + self.progress.step
+        self._bar = ProgressBar(self._plan.last_step, done)
 
     def _start(self) -> None:
         directory = self._directory
@@ -207,7 +207,7 @@ class TrainingLoop:
         config, engine, progress = self._config, self._engine, self.progress
         epoch = progress.epoch
         before = epoch * engine.steps_per_epoch
-        stop = min(engine.steps_per_epoch, self._total_steps - before)
+        stop = min(engine.steps_per_epoch, self._plan.last_step - before)
         # The clock leaves out saving, and counts the part of the epoch before a resume.
         clock = time.perf_counter() - progress.seconds
         calls = engine.train_steps(self.state, config.seed, epoch, progress.step, stop)
@@ -364,7 +364,7 @@ class TrainingLoop:
                 "epochs": progress.epoch,
                 "stopped_early": progress.epoch < self.epochs,
                 "steps": min(
-                    progress.epoch * self._engine.steps_per_epoch, self._total_steps
+                    progress.epoch * self._plan.steps_per_epoch, self._plan.last_step
                 ),
                 "skipped_steps": sum(m["skipped_steps"] for m in history),
                 "parameters": sum(x.size for x in jax.tree.leaves(self.best["params"])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from training.errors import ConfigError
@@ -25,6 +26,11 @@ class Plan(NamedTuple):
     strategy: plp_optax.TrainingStrategy | None
     # Whether the updates of the base optimizer hardly depend on the scale of gradients.
     scale_invariant: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the run begins."""
+        return math.ceil(self.last_step / self.steps_per_epoch)
 
 
 # (End epoch, learning rate, amplify?, factor) as in the paper, which does not publish
