@@ -33,15 +33,20 @@ def difference(metric: Metric, value: float | None, most: int = 9) -> str:
     return signed(value, min(metric.digits, most))
 
 
-def spread(values: Iterable[float | None], digits: int = 4) -> str:
-    """``mean ± standard deviation`` (of the sample); of one value the value alone."""
+def spread(
+    values: Iterable[float | None], mean: str = ".4f", deviation: str | None = None
+) -> str:
+    """``mean ± standard deviation`` (of the sample); of one value the value alone.
+
+    ``mean`` and ``deviation`` are formats; a deviation without one has the mean's.
+    """
     found = np.array([value for value in values if value is not None], float)
-    if not found.size:
+    if not found.size or np.isnan(found).any():
         return NONE
-    mean = number(float(found.mean()), digits)
+    text = f"{found.mean():{mean}}"
     if found.size == 1:
-        return mean
-    return f"{mean} ± {number(float(found.std(ddof=1)), digits)}"
+        return text
+    return f"{text} ± {found.std(ddof=1):{deviation or mean}}"
 
 
 def join(words: Iterable[str]) -> str:
@@ -63,7 +68,7 @@ def spreads(
     return grouped.with_columns(
         pl.Series(
             name,
-            [spread(values, count) for values in grouped[name]],
+            [spread(values, f".{count}f") for values in grouped[name]],
             dtype=pl.String,
         )
         for name, count in digits.items()
@@ -126,11 +131,9 @@ def comparisons(
 def _compared(table: Table, metric: Metric, found: pl.DataFrame) -> str:
     order = "higher" if metric.higher_is_better else "lower"
     is_tied = (found["up"] + found["down"] == 0) & (found["n"] > 0)
-    if is_tied.all() and len(found) > 1:
-        return (
-            f"**{metric.title}**: all differences are 0, in all {len(found)} "
-            f"comparisons."
-        )
+    if is_tied.all():
+        where = f"all {len(found)} comparisons" if len(found) > 1 else "one comparison"
+        return f"**{metric.title}**: all differences are 0, in {where}."
 
     written = functools.partial(difference, metric)
     wins, losses = ("up", "down") if metric.higher_is_better else ("down", "up")

@@ -23,6 +23,10 @@ KEYS = ("model", "arm", "seed")
 TARGET = 0.95
 
 c = pl.col
+_KEY = {
+    **{"model": pl.String, "arm": pl.String, "seed": pl.Int64},
+    "diverged": pl.Boolean,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +89,28 @@ class Table:
         """The runs that did not diverge."""
         return self.runs.filter(~c("diverged"))
 
-    def measured(self, name: str, *, finished: bool = True) -> list[tuple[Record, Any]]:
-        """The runs that observed something, with what they observed."""
-        return [
-            (record, record.measures[name])
+    def long(
+        self, *, finished: bool = True, **entries: pl.DataType | type[pl.DataType]
+    ) -> pl.DataFrame:
+        """Measures in long form: the keys of runs, ``diverged``, a column a measure.
+
+        Args:
+          finished: Whether to leave out runs that diverged.
+          entries: Names of measures, and the types of a row's entries. Of a run they
+            are lists of equal length, or single values.
+        """
+
+        def listed(value: Any) -> list[Any]:
+            return value if isinstance(value, list) else [value]
+
+        rows = [
+            _key(record) | {name: listed(record.measures[name]) for name in entries}
             for record in self.records
-            if name in record.measures and not (finished and record.diverged)
+            if entries.keys() <= record.measures.keys()
+            and not (finished and record.diverged)
         ]
+        schema = _KEY | {name: pl.List(kind) for name, kind in entries.items()}
+        return pl.DataFrame(rows, schema, strict=False).explode(list(entries))
 
     def named(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Arms and controls by their labels, for readers."""
@@ -133,8 +152,6 @@ def make(study: Study, header: Header, records: Sequence[Record]) -> Table:
                 f"there are two {one.model} runs of {one.arm} with seed {one.seed}: "
                 f"report on one scale at a time"
             )
-    keys = {"model": pl.String, "arm": pl.String, "seed": pl.Int64}
-    schema = {**keys, "diverged": pl.Boolean}
     runs = [_key(r) | _numbers(r.result) for r in kept]
     epochs = [
         _key(r) | {n: v for n, v in row.items() if n != "analysis"}
@@ -144,8 +161,8 @@ def make(study: Study, header: Header, records: Sequence[Record]) -> Table:
 
     def frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
         if not rows:
-            return pl.DataFrame(schema=schema)
-        return pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
+            return pl.DataFrame(schema=_KEY)
+        return pl.DataFrame(rows, schema_overrides=_KEY, infer_schema_length=None)
 
     results = ensure(frame(runs), "test_accuracy", "validation_loss", "train_seconds")
     return Table(study, tuple(kept), results, frame(epochs), tuple(models))
@@ -170,6 +187,11 @@ def select(frame: pl.DataFrame, **columns: pl.Expr) -> pl.DataFrame:
     """The keys of runs and named columns; what was never recorded is null."""
     needed = [name for column in columns.values() for name in column.meta.root_names()]
     return ensure(frame, *needed).select(*KEYS, **columns)
+
+
+def is_first_seed() -> pl.Expr:
+    """Whether a row is of the first seed of its network and arm."""
+    return c("seed") == c("seed").min().over("model", "arm")
 
 
 # -- What is compared ------------------------------------------------------------------

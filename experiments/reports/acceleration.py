@@ -1,7 +1,5 @@
 """The report of acceleration techniques: time and memory."""
 
-from typing import Any
-
 import polars as pl
 
 from experiments import markdown
@@ -24,8 +22,12 @@ _MEMORY = (
     "state, and the data set or a batch), and its scratch memory. Device peak: the "
     "most in use on the device, where it is reported and this run raised it."
 )
-# The order in which the review is compared.
-_TUNING = ("without", "with")
+# The review's networks, and ours below them.
+_NETWORKS = (
+    *("ResNet50", "resnet50"),
+    *("ViT", "vit-tiny"),
+    *("EfficientNet", "efficientnet-b0"),
+)
 _PAPER = (
     "With: accumulation, mixed precision and pinned memory; ours also clips, and is "
     "the mean over the runs of a small form of the network. The review's ratio is its "
@@ -83,60 +85,62 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
 
 def _paper(table: Table) -> str:
     """The review's Table I, with and without its techniques, and ours below it."""
-    ours = {
-        "ResNet50": "resnet50",
-        "ViT": "vit-tiny",
-        "EfficientNet": "efficientnet-b0",
-    }
-    measured = {
-        (model, arm): (seconds, accuracy)
-        for model, arm, seconds, accuracy in _seconds_per_epoch(table)
+    review = published("acceleration")
+    printed = pl.DataFrame(
+        review["table"], review["columns"], orient="row", infer_schema_length=None
+    ).select(
+        "network",
+        source=pl.format("paper ({})", "dataset"),
+        unit=pl.lit("h"),
+        tuning="tuning",
+        time="hours",
+        accuracy="accuracy_percent",
+    )
+    ours = (
+        _seconds_per_epoch(table)
         .join(ACCURACY.values(table), on=tables.KEYS, suffix="_accuracy")
-        .group_by(_ARM)
-        .agg(c("value").mean(), c("value_accuracy").mean())
-        .iter_rows()
-    }
-    columns = published("acceleration")["columns"]
-    rows = []
-
-    def add(network: str, source: str, pairs: Any, unit: str) -> None:
-        (before, plain), (after, fast) = pairs
-        cells = (f"{plain:.2f}", f"{fast:.2f}", f"{before:.3g}", f"{after:.3g}")
-        rows.append([network, source, *cells, unit, f"{after / before:.2f}"])
-
-    for name, model in ours.items():
-        for dataset, printed in published("acceleration")["table"][name].items():
-            found = [dict(zip(columns, printed[k], strict=True)) for k in _TUNING]
-            pairs = [(row["hours"], row["accuracy_percent"]) for row in found]
-            add(name, f"paper ({dataset})", pairs, "h")
-        runs = [measured.get((model, arm)) for arm in (NONE, ALL)]
-        if all(runs):
-            add(model, f"ours ({markdown.join(table.datasets)})", runs, "s an epoch")
-    accuracies = ("accuracy without (%)", "accuracy with (%)")
-    times = ("time without", "time with", "unit", "with / without")
+        .filter(c("arm").is_in([NONE, ALL]))
+        .group_by(
+            network="model",
+            source=pl.lit(f"ours ({markdown.join(table.datasets)})"),
+            unit=pl.lit("s an epoch"),
+            tuning=c("arm").replace({NONE: "without", ALL: "with"}),
+        )
+        .agg(time=c("value").mean(), accuracy=c("value_accuracy").mean())
+    )
+    both = pl.concat([printed, ours]).with_columns(
+        c("network").cast(pl.Enum(_NETWORKS), strict=False)
+    )
     return markdown.write(
         "Times with all techniques together, and without (the review's Table I)",
-        pl.DataFrame(
-            rows, schema=["network", "source", *accuracies, *times], orient="row"
-        ),
+        both.pivot(
+            "tuning", index=["network", "source", "unit"], values=["time", "accuracy"]
+        )
+        .with_columns(ratio=c("time_with") / c("time_without"))
+        .drop_nulls()
+        .sort("network", maintain_order=True),
+        {
+            **{"network": "network", "source": "source"},
+            "accuracy_without": ("accuracy without (%)", 2),
+            "accuracy_with": ("accuracy with (%)", 2),
+            "time_without": ("time without", "{:.3g}".format),
+            "time_with": ("time with", "{:.3g}".format),
+            **{"unit": "unit", "ratio": ("with / without", 2)},
+        },
         note=_PAPER,
         left=2,
     )
 
 
 def _speeds(table: Table) -> list[str]:
-    memory = [
-        {"model": r.model, "arm": r.arm, "device_peak": None, **memory}
-        for r, memory in table.measured("memory")
-    ]
-    if not memory:
+    sizes = dict.fromkeys(("held", "temporary", "device_peak"), pl.Float64)
+    memory = table.long(memory=pl.Struct(sizes)).unnest("memory")
+    if memory.is_empty():
         return []
     epochs = tables.select(table.epochs, rate=c("images_per_second"))
     rates = epochs.group_by(tables.KEYS, maintain_order=True).agg(c("rate").median())
-    megabytes = (
-        pl.DataFrame(memory, infer_schema_length=None)
-        .group_by(_ARM, maintain_order=True)
-        .agg(c("held", "temporary").first() / 1e6, c("device_peak").max() / 1e6)
+    megabytes = memory.group_by(_ARM, maintain_order=True).agg(
+        c("held", "temporary").first() / 1e6, c("device_peak").max() / 1e6
     )
     rows = megabytes.join(
         markdown.spreads(rates, _ARM, {"rate": 0}), on=_ARM, how="left"

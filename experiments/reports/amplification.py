@@ -56,7 +56,7 @@ def _accuracies(table: Table) -> str:
     of = c("arm").str.replace(r"-t[\d.]+$", "")  # an arm at all its thresholds
     accuracy = table.finished.with_columns(of=of, accuracy=100 * c("test_accuracy"))
     fixed = accuracy.group_by("model", "arm").agg("accuracy")
-    means = {(m, a): markdown.spread(x, 2) for m, a, x in fixed.iter_rows()}
+    means = {(m, a): markdown.spread(x, ".2f") for m, a, x in fixed.iter_rows()}
     best = accuracy.group_by("model", "of").agg(c("accuracy").max())
     highest = {(m, a): markdown.number(x, 2) for m, a, x in best.iter_rows()}
     rows = []

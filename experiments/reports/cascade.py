@@ -26,14 +26,10 @@ _COSTS = (
 
 def stages(table: Table) -> pl.DataFrame:
     """What was measured of each stage of a run, from 1."""
-    rows = [
-        {**{n: getattr(r, n) for n in tables.KEYS}, "stage": number, **stage}
-        for r, of_run in table.measured("stages")
-        for number, stage in enumerate(of_run, start=1)
-    ]
-    keys = {"model": pl.String, "arm": pl.String, "seed": pl.Int64, "stage": pl.Int64}
     costs = dict.fromkeys(("operations", "held", "temporary"), pl.Float64)
-    return pl.DataFrame(rows, schema={**keys, **costs}, strict=False)
+    found = table.long(stages=pl.Struct(costs)).unnest("stages")
+    number = pl.int_range(1, pl.len() + 1).over(tables.KEYS)
+    return found.select(*tables.KEYS, *costs, stage=number)
 
 
 def operations(table: Table) -> pl.DataFrame:
@@ -88,7 +84,7 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
 
 
 def _costs(table: Table) -> str | None:
-    first = stages(table).filter(c("seed") == c("seed").min().over(_ARM))
+    first = stages(table).filter(tables.is_first_seed())
     if not len(first):
         return None
     spent = operations(table).group_by(_ARM).agg(c("spent").max() / 1e9)
@@ -135,9 +131,9 @@ def gradients(table: Table, model: str) -> pl.DataFrame:
     """
     rows = [
         (r.arm, layer, norm)
-        for r, measured in table.measured("gradients")
-        if r.model == model
-        for moment in measured
+        for r in table.records
+        if r.model == model and not r.diverged
+        for moment in r.measures.get("gradients", ())
         for layer, norm in moment["norms"].items()
         if not layer.startswith("head")
     ]
@@ -163,14 +159,13 @@ def gradient_picture(table: Table, model: str, arms: Sequence[str]) -> Picture |
         style.dress(ax, xlabel="layer, from the input", ylabel="", title=time)
         for arm, look, marker in zip(arms, figures.COLORED, "os^v", strict=False):
             near = (c("part") - part).abs()
-            at = dict(
+            at = (
                 found.filter(c("arm") == arm)
                 .filter(near == near.min().over("layer"))
                 .unique("layer", keep="first", maintain_order=True)
-                .select("layer", "norm")
-                .iter_rows()
             )
-            norms = [at[name] for name in by_depth(list(at))]
+            layers = pl.Enum(by_depth(at["layer"].to_list()))
+            norms = at.sort(c("layer").cast(layers))["norm"]
             ax.plot(
                 range(1, len(norms) + 1),
                 norms,

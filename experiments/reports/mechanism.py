@@ -1,7 +1,6 @@
 """The report of the mechanism: what theory predicts, and what was measured."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -42,38 +41,41 @@ def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
 
 def curvatures(table: Table) -> pl.DataFrame:
     """A row a measurement: ``step``, ``curvature``, ``product`` with the rate."""
-    rows = [
-        {**_run(r), "diverged": r.diverged, "step": step, "curvature": value,
-         "product": rate * value}
-        for r, steps in table.measured("step", finished=False)
-        for rate in [table.configs[r.model, r.arm]["learning_rate"]]
-        for step, value in zip(steps, r.measures["top_eigenvalue"], strict=True)
-    ]  # fmt: skip
-    values = {"curvature": pl.Float64, "product": pl.Float64}
-    schema = {**_RUN, "diverged": pl.Boolean, "step": pl.Int64, **values}
-    return pl.DataFrame(rows, schema=schema)
+    rates = pl.DataFrame(
+        [(*key, config["learning_rate"]) for key, config in table.configs.items()],
+        schema={"model": pl.String, "arm": pl.String, "rate": pl.Float64},
+        orient="row",
+    )
+    found = table.long(finished=False, step=pl.Int64, top_eigenvalue=pl.Float64)
+    return (
+        _named(found)
+        .join(rates, on=["model", "arm"], maintain_order="left")
+        .rename({"top_eigenvalue": "curvature"})
+        .with_columns(product=c("rate") * c("curvature"))
+    )
 
 
 def distances(table: Table) -> pl.DataFrame:
     """How far from ``method`` PLP ends, in percent, if both finished."""
-    finished = {(r.model, r.arm, r.seed) for r in table.records if not r.diverged}
-    rows = []
-    for r, of_run in table.measured("distance"):
-        run = _run(r)
-        for method, values in of_run.items():
-            pair = [(r.model, f"{m}-{run['regime']}", r.seed) for m in ("plp", method)]
-            if finished.issuperset(pair):
-                rows.append({**run, "method": method, "distance": 100 * values[-1]})
-    return pl.DataFrame(rows, schema={**_RUN, "distance": pl.Float64})
+    others = dict.fromkeys(("sgd", "matched"), pl.List(pl.Float64))
+    keys = ["model", "regime", "seed"]
+    finished = _named(table.finished)
+    return (
+        _named(table.long(distance=pl.Struct(others)))
+        .drop("method")
+        .unnest("distance")
+        .unpivot(list(others), index=keys, variable_name="method")
+        .drop_nulls("value")
+        .join(finished, on=[*keys, "method"], how="semi")
+        .join(finished.filter(method="plp"), on=keys, how="semi")
+        .select(*keys, "method", distance=100 * c("value").list.last())
+    )
 
 
-_RUN = {"model": pl.String, "regime": pl.String, "method": pl.String, "seed": pl.Int64}
-
-
-def _run(record: Any) -> dict[str, Any]:
-    method, _, regime = record.arm.partition("-")
-    values = (record.model, regime, method, record.seed)
-    return dict(zip(_RUN, values, strict=True))
+def _named(frame: pl.DataFrame) -> pl.DataFrame:
+    """Adds ``method`` and ``regime``, by the arm's name."""
+    parts = c("arm").str.splitn("-", 2).struct.rename_fields(["method", "regime"])
+    return frame.with_columns(parts.alias("parts")).unnest("parts")
 
 
 def limit(method: str, regime: Regime) -> float:

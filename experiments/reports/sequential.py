@@ -1,8 +1,7 @@
 """The report of sequential learning: errors, units and samples."""
 
-from collections.abc import Iterable
+import functools
 
-import numpy as np
 import polars as pl
 
 from experiments import markdown
@@ -12,6 +11,7 @@ from experiments.table import Metric, Table
 
 c = pl.col
 LMS, EKF = "ran-lms", "ran-ekf"
+_NUMBERS = {name: arm.chosen for name, arm in arms.ALGORITHMS.items()}
 _METHOD = (
     "Each sample is seen once, in order. The test error is the mean squared error over "
     "50 test samples after the stream, divided by the variance of their targets: 1 is "
@@ -101,7 +101,8 @@ def results(table: Table) -> list[str]:
     }
     keys = ["model", "arm"]
     cells = table.finished.group_by(keys, maintain_order=True).agg(*columns)
-    written = cells.with_columns(markdown.texts(name, _spread) for name in columns)
+    spread = functools.partial(markdown.spread, mean=".3g", deviation=".2g")
+    written = cells.with_columns(markdown.texts(name, spread) for name in columns)
     rows = markdown.counts(table).join(
         written, on=keys, how="left", maintain_order="left"
     )
@@ -116,29 +117,29 @@ def results(table: Table) -> list[str]:
     return [text]
 
 
-def _spread(values: Iterable[float]) -> str:
-    """Mean ± standard deviation, to digits that fit values of all magnitudes."""
-    found = np.array(list(values), float)
-    spread = f" ± {found.std(ddof=1):.2g}" if found.size > 1 else ""
-    return f"{found.mean():.3g}{spread}"
-
-
 def _tuning(table: Table) -> str:
-    first = {
-        (r.model, r.arm): (r, candidates)
-        for r, candidates in reversed(table.measured("candidates"))
-    }
-    rows = []
-    for (model, arm), (record, candidates) in reversed(first.items()):
-        scores = zip(candidates, record.measures["errors"], strict=True)
-        listed = (f"{v:g}: {'diverged' if e < 0 else f'{e:.3g}'}" for v, e in scores)
-        chosen = f"{record.result['chosen']:g}"
-        number = arms.ALGORITHMS[arm].chosen
-        rows.append((model, arm, number, chosen, "; ".join(listed)))
-    columns = ["stream", "arm", "number", "chosen", "candidates and their final errors"]
+    tried = table.long(candidates=pl.Float64, errors=pl.Float64).with_columns(
+        candidate=markdown.texts("candidates", "{:g}".format),
+        error=markdown.texts(
+            "errors", lambda error: "diverged" if error < 0 else f"{error:.3g}"
+        ),
+    )
+    chosen = tables.select(table.finished, chosen=c("chosen"))
+    rows = (
+        tried.filter(tables.is_first_seed())
+        .group_by(tables.KEYS, maintain_order=True)
+        .agg(listed=pl.format("{}: {}", "candidate", "error").str.join("; "))
+        .join(chosen, on=tables.KEYS, maintain_order="left")
+        .with_columns(number=c("arm").replace_strict(_NUMBERS))
+    )
     return markdown.write(
         "The chosen numbers",
-        table.named(pl.DataFrame(rows, schema=columns, orient="row")),
+        table.named(rows),
+        {
+            **{"model": "stream", "arm": "arm", "number": "number"},
+            "chosen": ("chosen", "{:g}".format),
+            "listed": "candidates and their final errors",
+        },
         note=f"Mean final error over seeds "
         f"{markdown.join(map(str, arms.TUNING_SEEDS))}, "
         f"which are not among the reported ones. Where the lowest or the highest "

@@ -3,6 +3,7 @@
 import polars as pl
 
 from experiments import figures, markdown
+from experiments import table as tables
 from experiments.figures import Picture
 from experiments.table import Metric, Table
 
@@ -60,21 +61,16 @@ def grids(table: Table) -> pl.DataFrame:
 
     A row a rate and tuning seed, null where a run diverged.
     """
-    first = {
-        (r.model, r.arm): (rates, r.measures["losses"])
-        for r, rates in table.measured("rates", finished=False)
-    }
-    return pl.DataFrame(
-        [
-            (model, arm, rate, None if loss < 0 else loss)
-            for (model, arm), (rates, losses) in first.items()
-            for rate, of_rate in zip(rates, losses, strict=True)
-            for loss in of_rate
-        ],
-        schema={"model": pl.String, "arm": pl.String, "rate": pl.Float64,
-                "loss": pl.Float64},
-        orient="row",
-    )  # fmt: skip
+    return (
+        table.long(finished=False, rates=pl.Float64, losses=pl.List(pl.Float64))
+        .filter(tables.is_first_seed())
+        .explode("losses")
+        .select(
+            *("model", "arm"),
+            rate="rates",
+            loss=pl.when(c("losses") >= 0).then("losses"),
+        )
+    )
 
 
 def means(table: Table) -> pl.DataFrame:
