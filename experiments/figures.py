@@ -188,7 +188,7 @@ def _forest(
         1.6 + 0.29 * len(arms),
     )
     axes = new.subplots(1, 1 + bool(strongest), sharey=True, squeeze=False)[0]
-    labels = [_short(table.labels[arm], 34) for arm in arms]
+    labels = [_wrapped(table.labels[arm], 34) for arm in arms]
     axes[0].set_yticks(range(len(arms)), labels)
     axes[0].set_ylim(len(arms) - 0.4, -0.6)
     side = "higher" if metric.higher_is_better else "lower"
@@ -208,7 +208,7 @@ def _forest(
             has_several |= not is_base
         style.dress(ax, xlabel=f"{unit}; {side} is better", ylabel="", title=title)
         draw_intervals(ax, rows, every, is_ratio=metric.is_ratio)
-        label_right(ax, {y: _short(name, 26) for y, name in names.items()})
+        label_right(ax, {y: _wrapped(name, 26) for y, name in names.items()})
         shows.append(f"{title}: {_verdicts(row['verdict'] for row in rows.values())}")
     explain(new, every, corrected)
     strongest_is = "Strongest: of an arm's others, the least favourable mean. "
@@ -233,7 +233,7 @@ def _verdicts(found: Iterable[str]) -> str:
     return ", ".join(f"{counts[v]} {v}" for v in _VERDICTS if v in counts)
 
 
-def _short(text: str, width: int) -> str:
+def _wrapped(text: str, width: int) -> str:
     """On two lines where it is longer than the width."""
     return text if len(text) <= width else textwrap.fill(text, len(text) // 2 + 6)
 

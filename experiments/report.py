@@ -14,6 +14,7 @@ import polars as pl
 from experiments import figures, markdown
 from experiments import table as table_lib
 from experiments.figures import Picture
+from experiments.reports import ReportBlock
 from experiments.study import Study
 from experiments.table import METRICS, Metric, Table
 
@@ -46,9 +47,6 @@ _FIELDS = {
 _SIZES = ("dataset", "train_fraction", "width", "epochs", "batch_size", "max_steps")
 _PROVENANCE = ("device", "python", "jax", "flax", "optax", "plp_optax", "commit")
 
-# Markdown, a picture, or None for a picture that could not be drawn.
-Block = str | Picture | None
-
 
 def write(table: Table, folder: Path) -> Path:
     """Writes a study's report: ``report.md`` and ``figures/*.png``.
@@ -78,12 +76,12 @@ def write(table: Table, folder: Path) -> Path:
     place = " on ".join(
         map(markdown.join, filter(None, (table.models, table.datasets)))
     )
-    compared: list[Block] = [
+    compared: list[ReportBlock] = [
         "## Comparisons",
         *figures.forests(table, found, metrics[0]),
         *markdown.comparisons(table, found, metrics),
     ]
-    blocks: list[Block] = [
+    blocks: list[ReportBlock] = [
         f"# {table.study.title}: {place}",
         table.study.question,
         *_introduction(table, path),
@@ -115,8 +113,8 @@ def own(study: Study) -> ModuleType | None:
     return importlib.import_module(name) if has_own else None
 
 
-def _introduction(table: Table, path: Path) -> list[Block]:
-    blocks: list[Block] = []
+def _introduction(table: Table, path: Path) -> list[ReportBlock]:
+    blocks: list[ReportBlock] = []
     if short := shortfalls(table):
         blocks.append(f"> A reduced form of the study: {'; '.join(short)}.")
     before = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -125,7 +123,7 @@ def _introduction(table: Table, path: Path) -> list[Block]:
     return blocks
 
 
-def _curves(table: Table, found: pl.DataFrame) -> list[Block]:
+def _curves(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """Curves of the main part's arms."""
     del found
     first, *others = [arm.name for arm in table.study.arms if not arm.group]

@@ -8,10 +8,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.study import Arm, Scale
+from experiments.study import TUNING_SEEDS, Arm, Scale
 from training.settings.config import Config
-
-TUNING_SEED = 1000
 
 
 def _learning_rate(config: Config, rate: float) -> Mapping[str, Any]:
@@ -19,7 +17,7 @@ def _learning_rate(config: Config, rate: float) -> Mapping[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class RecipeMethod:
     """A way to train.
 
     Attributes:
@@ -58,7 +56,7 @@ def at_rate(name: str, rate: float) -> str:
     return f"{name}-at-{rate:g}"
 
 
-def compared(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
+def compared(methods: Mapping[str, RecipeMethod]) -> tuple[Arm, ...]:
     """Each method at its rate; with a drift, its base at the rate times the drift.
 
     Where that is the base's own rate, the base itself is the control.
@@ -78,7 +76,7 @@ def compared(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
     return tuple(arms.values())
 
 
-def tried(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
+def tried(methods: Mapping[str, RecipeMethod]) -> tuple[Arm, ...]:
     """Each method at all its rates, a part of its own."""
     return tuple(
         method.arm(
@@ -93,8 +91,8 @@ def tried(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
 
 
 def scale_tune(
-    methods: Mapping[str, Method], model: str, fields: Mapping[str, Any]
+    methods: Mapping[str, RecipeMethod], model: str, fields: Mapping[str, Any]
 ) -> Scale:
     """The scale that chooses the rates, on a network with a scale's fields."""
     arms = tuple(arm.name for arm in tried(methods))
-    return Scale("tune", (model,), 1, fields, arms, first_seed=TUNING_SEED)
+    return Scale("tune", (model,), 1, fields, arms, first_seed=TUNING_SEEDS[0])

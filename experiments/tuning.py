@@ -72,7 +72,7 @@ def tune(
     return Tuned(best, tried, [found[value] for value in tried])
 
 
-class Method(NamedTuple):
+class OptaxMethod(NamedTuple):
     """What a study compares: an optimizer, or what follows a base optimizer.
 
     Attributes:
@@ -96,7 +96,7 @@ class Method(NamedTuple):
     is_average: bool = False
 
 
-def arms(methods: Mapping[str, Method]) -> tuple[Arm, ...]:
+def arms(methods: Mapping[str, OptaxMethod]) -> tuple[Arm, ...]:
     """Each method, and its base at the method's rate times its drift."""
     found = []
     for name, method in methods.items():

@@ -12,9 +12,9 @@ import optax
 import plp_optax
 from experiments import tuning
 from experiments.predictors import characters
-from experiments.tuning import Method, Tuned
+from experiments.study import TUNING_SEEDS
+from experiments.tuning import OptaxMethod, Tuned
 
-TUNING_SEEDS = (1000, 1001, 1002)  # not among the reported ones
 _WARMUP, _LAST_RATE = 0.05, 0.1  # parts of the steps, of the peak
 _BETA, _GAMMA = 0.5, 0.95
 _ETA, _MU, _K = 0.7, 0.5, 10
@@ -26,7 +26,7 @@ _SCHEDULE_FREE = 0.9
 _POINTS = 10  # of a curve
 
 
-class Setup(NamedTuple):
+class BatchSetup(NamedTuple):
     """What is trained.
 
     Attributes:
@@ -188,7 +188,7 @@ def _long_nesterov(rate: jax.Array, steps: int) -> optax.GradientTransformation:
 
 
 SETUPS = {
-    "characters": Setup(
+    "characters": BatchSetup(
         characters,
         optax.chain(
             optax.scale_by_adam(b2=_B2), optax.add_decayed_weights(_WEIGHT_DECAY)
@@ -198,7 +198,7 @@ SETUPS = {
         lanes=9,
     ),
 }
-_constant = functools.partial(Method, last_rate=1.0)
+_constant = functools.partial(OptaxMethod, last_rate=1.0)
 _average = functools.partial(_constant, is_average=True)
 
 
@@ -207,9 +207,9 @@ def _published_drift(part: np.ndarray) -> np.ndarray:
 
 
 METHODS = {
-    "base": Method("base optimizer", _nothing, "base"),
-    "plp": Method("PLP", lambda steps: plp_optax.plp(), "base", drift=9 / 8),
-    "ema": Method(
+    "base": OptaxMethod("base optimizer", _nothing, "base"),
+    "plp": OptaxMethod("PLP", lambda steps: plp_optax.plp(), "base", drift=9 / 8),
+    "ema": OptaxMethod(
         "EMA-Nesterov",
         lambda steps: plp_optax.ema_nesterov(
             optax.linear_schedule(_BETA, 0.0, steps), decay=_GAMMA
@@ -217,30 +217,32 @@ METHODS = {
         "base",
         drift=lambda part: 1 / (1 - _BETA * (1 - part)),
     ),
-    "ema-published": Method(
+    "ema-published": OptaxMethod(
         "EMA-Nesterov, published schedule",
         _published_ema(_GAMMA),
         "base",
         drift=_published_drift,
     ),
-    "outer": Method(
+    "outer": OptaxMethod(
         "outer Nesterov",
         lambda steps: plp_optax.outer_nesterov(_ETA, momentum=_MU, period=_K),
         "base",
         drift=_ETA / (1 - _MU),
     ),
-    "lookahead": Method("Lookahead", _lookahead, "base", drift=0.5),
-    "tail": Method("tail average", _tail, "base", is_average=True),
-    "gated": Method(
+    "lookahead": OptaxMethod("Lookahead", _lookahead, "base", drift=0.5),
+    "tail": OptaxMethod("tail average", _tail, "base", is_average=True),
+    "gated": OptaxMethod(
         "Anderson, noise gate",
         lambda steps: plp_optax.anderson(10, period=20, min_signal=0.5),
         "base",
         drift=None,
     ),
-    "to-zero": Method("base optimizer, rate to 0", _nothing, "to-zero", last_rate=0.0),
+    "to-zero": OptaxMethod(
+        "base optimizer, rate to 0", _nothing, "to-zero", last_rate=0.0
+    ),
     "constant": _constant("base optimizer, constant rate", _nothing, "constant"),
     "tail-constant": _average("tail average, constant rate", _tail, "constant"),
-    "gpa": Method("GPA", _gpa, "base", is_average=True),
+    "gpa": OptaxMethod("GPA", _gpa, "base", is_average=True),
     "gpa-constant": _average("GPA, constant rate", _gpa, "constant"),
     "bema": _average("BEMA", _bema(), "constant"),
     "bema-tail": _average("BEMA, last quarter", _bema(_TAIL), "constant"),
@@ -249,8 +251,8 @@ METHODS = {
     ),
     "pace": _average("PACE", _in_place_of_the_base(_pace), "constant", drift=None),
     # Averages that are followed have momentum in them: what its length alone does.
-    "b1-0.5": Method("AdamW, b1 0.5", _adamw(0.5), "b1-0.5"),
-    "b1-0.5-lookahead": Method(
+    "b1-0.5": OptaxMethod("AdamW, b1 0.5", _adamw(0.5), "b1-0.5"),
+    "b1-0.5-lookahead": OptaxMethod(
         "Lookahead, b1 0.5", _adamw(0.5, _lookahead), "b1-0.5", drift=0.5
     ),
     "b1-0.5-tail": _average(
@@ -260,24 +262,24 @@ METHODS = {
         "AdamW, b1 0.5, constant rate", _adamw(0.5), "b1-0.5-constant"
     ),
     **{
-        f"b1-{b1}": Method(f"AdamW, b1 {b1}", _adamw(b1), f"b1-{b1}")
+        f"b1-{b1}": OptaxMethod(f"AdamW, b1 {b1}", _adamw(b1), f"b1-{b1}")
         for b1 in (0.7, 0.95, 0.975)
     },
-    "nesterov": Method(
+    "nesterov": OptaxMethod(
         "AdamW, Nesterov momentum 0.974",
         _in_place_of_the_base(_long_nesterov),
         "nesterov",
     ),
-    "muon": Method("Muon", _muon(), "muon"),
-    "muon-ema": Method(
+    "muon": OptaxMethod("Muon", _muon(), "muon"),
+    "muon-ema": OptaxMethod(
         "EMA-Nesterov on Muon, as published",
         _muon(_published_ema(0.99)),
         "muon",
         drift=_published_drift,
     ),
     # Whether the length of Muon's momentum explains what EMA-Nesterov gains.
-    "muon-0.9": Method("Muon, momentum 0.9", _muon(momentum=0.9), "muon-0.9"),
-    "muon-0.98": Method("Muon, momentum 0.98", _muon(momentum=0.98), "muon-0.98"),
+    "muon-0.9": OptaxMethod("Muon, momentum 0.9", _muon(momentum=0.9), "muon-0.9"),
+    "muon-0.98": OptaxMethod("Muon, momentum 0.98", _muon(momentum=0.98), "muon-0.98"),
     "muon-constant": _constant("Muon, constant rate", _muon(), "muon-constant"),
     "muon-tail": _average(
         "tail average on Muon, constant rate", _muon(_tail), "muon-constant"
@@ -311,7 +313,7 @@ def multipliers(
     return np.asarray(jax.vmap(schedule)(jnp.arange(1, steps + 1))) * factor
 
 
-def _make_step(setup: Setup, method: str, steps: int) -> Any:
+def _make_step(setup: BatchSetup, method: str, steps: int) -> Any:
     """A carry to begin with, a step ``(carry, rate, key, data)``, an evaluation."""
     part, base = setup.part, setup.direction
     link = optax.with_extra_args_support(METHODS[method].make(steps))

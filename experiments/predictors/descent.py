@@ -13,9 +13,9 @@ import optax
 import plp_optax
 from experiments import tuning
 from experiments.predictors.problems import PROBLEMS, Problem
-from experiments.tuning import Method, Tuned
+from experiments.study import TUNING_SEEDS
+from experiments.tuning import OptaxMethod, Tuned
 
-TUNING_SEED = 1000  # not among the reported ones
 _REFERENCE_STEPS = 1500
 Rate = jax.typing.ArrayLike
 
@@ -50,39 +50,39 @@ def _after(
 
 _window = plp_optax.anderson
 METHODS = {
-    "gd": Method("gradient descent", _sgd, "gd"),
-    "nesterov": Method("Nesterov", _nesterov, "nesterov", momenta=MOMENTA),
-    "adam": Method("Adam", lambda rate, momentum: optax.adam(rate), "adam"),
-    "lbfgs": Method("L-BFGS", lambda rate, momentum: optax.lbfgs(), "lbfgs"),
-    "plp": Method("PLP", _after(_sgd, plp_optax.plp), "gd", drift=9 / 8),
-    "ema": Method(
+    "gd": OptaxMethod("gradient descent", _sgd, "gd"),
+    "nesterov": OptaxMethod("Nesterov", _nesterov, "nesterov", momenta=MOMENTA),
+    "adam": OptaxMethod("Adam", lambda rate, momentum: optax.adam(rate), "adam"),
+    "lbfgs": OptaxMethod("L-BFGS", lambda rate, momentum: optax.lbfgs(), "lbfgs"),
+    "plp": OptaxMethod("PLP", _after(_sgd, plp_optax.plp), "gd", drift=9 / 8),
+    "ema": OptaxMethod(
         "EMA-Nesterov",
         _after(_sgd, plp_optax.ema_nesterov, _BETA, decay=_GAMMA),
         "gd",
         drift=1 / (1 - _BETA),
     ),
-    "outer": Method(
+    "outer": OptaxMethod(
         "outer Nesterov",
         _after(_sgd, plp_optax.outer_nesterov, _ETA, momentum=_MU, period=_K),
         "gd",
         drift=_ETA / (1 - _MU),
     ),
-    "sliding": Method(
+    "sliding": OptaxMethod(
         "sliding window", _after(_sgd, _window, WINDOW), "gd", drift=None
     ),
-    "revert": Method(
+    "revert": OptaxMethod(
         "sliding window, revert",
         _after(_sgd, _window, WINDOW, revert=True),
         "gd",
         drift=None,
     ),
-    "restarted": Method(
+    "restarted": OptaxMethod(
         "restarted window",
         _after(_sgd, _window, WINDOW, period=WINDOW),
         "gd",
         drift=None,
     ),
-    "restarted-nesterov": Method(
+    "restarted-nesterov": OptaxMethod(
         "restarted window on Nesterov",
         _after(_nesterov, _window, WINDOW, period=2 * WINDOW),
         "nesterov",
@@ -176,7 +176,7 @@ def problem_of(model: str, seed: int) -> tuple[Problem, float]:
 @functools.cache
 def curvature(model: str) -> float:
     """The largest curvature at the start of the tuning seed, by power iteration."""
-    problem, _ = problem_of(model, TUNING_SEED)
+    problem, _ = problem_of(model, TUNING_SEEDS[0])
     gradient = jax.grad(problem.loss)
 
     def times(v: Any) -> Any:
@@ -232,7 +232,7 @@ def tune(model: str, method: str, steps: int) -> Tuned[Choice]:
         with jax.enable_x64(True):
             first = [m / curvature(model) for m in MULTIPLES]
     momenta = METHODS[method].momenta
-    gaps = PROBLEMS[model](TUNING_SEED).gaps
+    gaps = PROBLEMS[model](TUNING_SEEDS[0]).gaps
 
     def cost(run: Descent) -> tuple[float, ...]:
         last = run.gap[-1] if np.isfinite(run.gap[-1]) else np.inf
@@ -242,7 +242,7 @@ def tune(model: str, method: str, steps: int) -> Tuned[Choice]:
     def choices(rates: list[float]) -> Iterator[Choice]:
         grid = list(itertools.product(rates, momenta))
         tried, tried_momenta = zip(*grid, strict=True)
-        runs = descend(model, method, TUNING_SEED, tried, tried_momenta, steps)
+        runs = descend(model, method, TUNING_SEEDS[0], tried, tried_momenta, steps)
         costs = list(map(cost, runs))
         for i in range(0, len(grid), len(momenta)):
             of_rate = range(i, i + len(momenta))

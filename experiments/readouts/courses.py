@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import plp_optax
-from experiments.readouts.tasks import Task
+from experiments.readouts.tasks import ReadoutTask
 
 BLOCKS = 80
 HORIZONS = (10, 20, 40, 80)  # in blocks
@@ -50,7 +50,7 @@ class _Carry(NamedTuple):
     averages: dict[str, Any]  # states of _AVERAGES
 
 
-def _make_step(task: Task) -> Callable[[_Carry, jax.Array, jax.Array], _Carry]:
+def _make_step(task: ReadoutTask) -> Callable[[_Carry, jax.Array, jax.Array], _Carry]:
     def step(carry: _Carry, rate: jax.Array, key: jax.Array) -> _Carry:
         variables = carry.variables
         params = variables["params"]
@@ -72,7 +72,7 @@ def _make_step(task: Task) -> Callable[[_Carry, jax.Array, jax.Array], _Carry]:
 
 
 @functools.cache
-def _make_block(task: Task) -> Callable[..., tuple[_Carry, Any]]:
+def _make_block(task: ReadoutTask) -> Callable[..., tuple[_Carry, Any]]:
     """Returns ``block(carry, rates, keys)``: the carry, the mean of the parameters."""
     step = _make_step(task)
 
@@ -122,7 +122,7 @@ class Readout(NamedTuple):
 
 
 def run(
-    task: Task,
+    task: ReadoutTask,
     *,
     rate: float,
     seed: int,

@@ -19,7 +19,7 @@ _EVALUATED, _EVALUATION_BATCH = 2000, 500  # held-out images
 _PATCH, _MIXERS = 4, 2
 
 
-class Task(NamedTuple):
+class ReadoutTask(NamedTuple):
     """A network, its data and its optimizer.
 
     Attributes:
@@ -55,17 +55,17 @@ def _nesterov(momentum: float) -> optax.GradientTransformation:
 
 
 @functools.cache
-def make(name: str, data_dir: str | None = None, momentum: float = 0.9) -> Task:
+def make(name: str, data_dir: str | None = None, momentum: float = 0.9) -> ReadoutTask:
     """Returns a task by name; ``data_dir`` holds prepared sets."""
     return _TASKS[name](data_dir, momentum)
 
 
-def _characters(width: int, layers: int, momentum: float) -> Task:
+def _characters(width: int, layers: int, momentum: float) -> ReadoutTask:
     train, held_out = characters.text()
     starts = np.linspace(0, len(held_out) - characters.CONTEXT - 1, 256).astype(int)
     windows = jnp.asarray(held_out[starts[:, None] + np.arange(characters.CONTEXT + 1)])
     text = jnp.asarray(train)
-    return Task(
+    return ReadoutTask(
         init=lambda key: {"params": characters.init(key, width, layers)},
         loss=lambda variables, batch: characters.loss(variables["params"], batch),
         sample=lambda key: characters.batch((text, None), key),
@@ -110,7 +110,9 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def _patches(dataset: str, width: int, data_dir: str | None, momentum: float) -> Task:
+def _patches(
+    dataset: str, width: int, data_dir: str | None, momentum: float
+) -> ReadoutTask:
     """Layers that mix patches and layers that mix channels, without batch statistics.
 
     After MLP-Mixer (Tolstikhin et al., arXiv 2105.01601).
@@ -172,14 +174,14 @@ def _patches(dataset: str, width: int, data_dir: str | None, momentum: float) ->
         losses = jax.lax.map(one, tuple(batches)).reshape(-1)
         return jnp.stack([losses[0::2].mean(), losses[1::2].mean()])
 
-    return Task(init, loss, sample, evaluate, _nesterov(momentum), loops=True)
+    return ReadoutTask(init, loss, sample, evaluate, _nesterov(momentum), loops=True)
 
 
 def _normal(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
 
 
-def _resnet(width: int, data_dir: str | None, momentum: float) -> Task:
+def _resnet(width: int, data_dir: str | None, momentum: float) -> ReadoutTask:
     """ResNet-18; batch statistics are those of the parameters that are evaluated."""
     sample, prepare, (images, *held_out) = _images("cifar100", data_dir)
     network = models.create("resnet18", 100, width=width)
@@ -223,10 +225,10 @@ def _resnet(width: int, data_dir: str | None, momentum: float) -> Task:
         of_all = jnp.concatenate(parts)
         return jnp.stack([of_all[0::2].mean(), of_all[1::2].mean()])
 
-    return Task(init, loss, sample, evaluate, _nesterov(momentum), loops=False)
+    return ReadoutTask(init, loss, sample, evaluate, _nesterov(momentum), loops=False)
 
 
-_TASKS: dict[str, Callable[[str | None, float], Task]] = {
+_TASKS: dict[str, Callable[[str | None, float], ReadoutTask]] = {
     "characters": lambda data_dir, b1: _characters(32, 2, b1),
     "characters-large": lambda data_dir, b1: _characters(64, 4, b1),
     "digits": lambda data_dir, b1: _patches("digits", 32, data_dir, b1),

@@ -4,6 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from experiments.figures import Picture
+
+# Markdown, a picture, or None for a picture that could not be drawn.
+ReportBlock = str | Picture | None
+
 
 def published(name: str) -> dict[str, Any]:
     """A paper's numbers, from ``experiments/published``."""

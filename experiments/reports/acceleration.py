@@ -4,8 +4,7 @@ import polars as pl
 
 from experiments import markdown
 from experiments import table as tables
-from experiments.figures import Picture
-from experiments.reports import published
+from experiments.reports import ReportBlock, published
 from experiments.studies.acceleration import ALL, NONE, PINNED
 from experiments.table import ACCURACY, LOSS, SECONDS_TO_TARGET, Metric, Table
 
@@ -77,7 +76,7 @@ METRICS = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """Time and memory."""
     del found
     return ["## Time and memory", _TIMES, *_speeds(table), _paper(table)]

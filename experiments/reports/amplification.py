@@ -3,9 +3,8 @@
 import polars as pl
 
 from experiments import figures, markdown
-from experiments.figures import Picture
 from experiments.rates import stages
-from experiments.reports import published
+from experiments.reports import ReportBlock, published
 from experiments.table import KEYS, Table
 from training.settings.config import resolve
 from training.settings.methods import Amplify
@@ -26,7 +25,7 @@ PAPER = {
 _DECIDING = ("g2-case1", "random", "all", "rate-1.1")
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """The paper's Tables 3 and 4 and its Figure 11, and the rise of the rate."""
     del found
     main = [arm.name for arm in table.study.arms if not arm.group]

@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from experiments import figures, markdown
 from experiments import table as tables
 from experiments.figures import Picture
+from experiments.reports import ReportBlock
 from experiments.studies.cascade import AMPLIFIED, END_TO_END
 from experiments.table import ACCURACY, LOSS, SECONDS_TO_TARGET, TARGET, Metric, Table
 from training.run import style
@@ -72,7 +73,7 @@ METRICS = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """Costs, and gradients by layer."""
     del found
     return [

@@ -3,7 +3,7 @@
 import polars as pl
 
 from experiments import figures
-from experiments.figures import Picture
+from experiments.reports import ReportBlock
 from experiments.reports.tried_rates import sensitivity
 from experiments.studies.head_to_head import METHODS, NOOP, RATES, SGD
 from experiments.table import Table
@@ -23,7 +23,7 @@ _RATES = (
 _DRAWN = ("plp", "lookahead", "constant", "noise")
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """Curves by epoch, and rates; at scale tune losses by rate."""
     if not len(found):
         return ["## Sensitivity to the learning rate", sensitivity(table, METHODS)]

@@ -3,7 +3,7 @@
 import polars as pl
 
 from experiments import figures
-from experiments.figures import Picture
+from experiments.reports import ReportBlock
 from experiments.reports.tried_rates import losses, sensitivity
 from experiments.studies.image_batches import BASE, METHODS, RATES
 from experiments.table import Table
@@ -17,7 +17,7 @@ _METHOD = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """How rates were chosen; at scale tune losses by rate."""
     if not len(found):
         labels = {name: method.label for name, method in METHODS.items()}

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from experiments import figures, markdown, stability
 from experiments import table as tables
 from experiments.figures import Picture
+from experiments.reports import ReportBlock
 from experiments.statistics import compare
 from experiments.studies.mechanism import LABELS, PERIOD, REGIMES, Regime
 from experiments.table import Table
@@ -26,7 +27,7 @@ _LOOKS = {
 _LIMITS = {"sgd": (0, (1, 1)), "plp": (0, (4, 1, 1, 1))}
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """Predictions and measurements, and the curvature along training."""
     del found
     return [

@@ -6,8 +6,7 @@ import polars as pl
 
 from experiments import figures, markdown
 from experiments import table as tables
-from experiments.figures import Picture
-from experiments.reports import published
+from experiments.reports import ReportBlock, published
 from experiments.table import METRICS as COMMON
 from experiments.table import TARGET, Metric, Table
 
@@ -49,7 +48,7 @@ METRICS = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """The paper's Table 4 and its Figures 3 and 4."""
     del found
     is_papers = table.datasets == (published("plp")["protocol"]["dataset"],)

@@ -8,6 +8,7 @@ import polars as pl
 from experiments import figures, markdown
 from experiments import table as tables
 from experiments.figures import Picture
+from experiments.reports import ReportBlock
 from experiments.studies.readouts import CHOICE_SEEDS
 from experiments.study import Arm, Comparison
 from experiments.table import Metric, Table
@@ -113,7 +114,7 @@ def compared(table: Table) -> Table:
     return Table(study, (), runs, runs, tuple(m for m in models if m in ran))
 
 
-def results(table: Table) -> list[str | Picture | None]:
+def results(table: Table) -> list[ReportBlock]:
     """Comparisons and losses of read-outs, for the runs of the reported seeds."""
     if table.runs.filter(~c("seed").is_in(CHOICE_SEEDS)).is_empty():
         return ["Only the seeds that choose settings have run."]
@@ -128,7 +129,7 @@ def results(table: Table) -> list[str | Picture | None]:
     ]
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """The anytime figure, chosen settings, losses of all rates."""
     del found
     return [

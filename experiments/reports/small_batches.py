@@ -4,7 +4,7 @@ import polars as pl
 
 from experiments import figures, markdown
 from experiments import table as tables
-from experiments.figures import Picture
+from experiments.reports import ReportBlock
 from experiments.table import Metric, Table
 
 c = pl.col
@@ -36,7 +36,7 @@ _BASES = ("base", "muon")
 _DRAWN = ("b1-0.5", "plain-gpa", "b1-0.5-tail", "lookahead", "muon-ema", "muon-tail")
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """Sensitivity to the rate, and chosen rates."""
     del found
     losses = means(table).rename({"arm": "method", "loss": "value"})

@@ -6,12 +6,12 @@ import polars as pl
 
 from experiments import markdown
 from experiments.table import LOSS, Table
-from experiments.tried_rates import Method, at_rate
+from experiments.tried_rates import RecipeMethod, at_rate
 
 c = pl.col
 
 
-def losses(table: Table, methods: Mapping[str, Method]) -> pl.DataFrame:
+def losses(table: Table, methods: Mapping[str, RecipeMethod]) -> pl.DataFrame:
     """Mean validation losses of the tuning seeds: columns method, rate, arm, value."""
     frame = pl.DataFrame(
         [(n, r, at_rate(n, r)) for n, method in methods.items() for r in method.rates],
@@ -22,7 +22,7 @@ def losses(table: Table, methods: Mapping[str, Method]) -> pl.DataFrame:
     return frame.join(means, on="arm", how="left", maintain_order="left")
 
 
-def sensitivity(table: Table, methods: Mapping[str, Method]) -> str:
+def sensitivity(table: Table, methods: Mapping[str, RecipeMethod]) -> str:
     """A table of the validation losses by learning rate."""
     found = losses(table, methods)
     rates = sorted(found["rate"].unique())

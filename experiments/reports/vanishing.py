@@ -3,7 +3,7 @@
 import polars as pl
 
 from experiments import markdown
-from experiments.figures import Picture
+from experiments.reports import ReportBlock
 from experiments.reports.cascade import gradient_picture, gradients
 from experiments.reports.tried_rates import sensitivity
 from experiments.studies.vanishing import DRAWN, METHODS
@@ -21,7 +21,7 @@ _RATES = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str | Picture | None]:
+def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     """Gradients by layer, and how rates were chosen; at scale tune losses by rate."""
     if not len(found):
         return ["## Sensitivity to the learning rate", sensitivity(table, METHODS)]

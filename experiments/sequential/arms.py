@@ -21,15 +21,15 @@ from experiments import tuning
 from experiments.sequential import learning, streams
 from experiments.sequential.learning import Growth
 from experiments.sequential.streams import Stream
+from experiments.study import TUNING_SEEDS
 from experiments.tuning import Tuned
 from models import ran
 
 EVERY = 10  # samples between two points of a curve
-TUNING_SEEDS = (1000, 1001, 1002)  # reported seeds are below
 _EVERY_FIT = 50  # the same for kernel ridge, which is fitted again at each point
 
 
-class Setup(NamedTuple):
+class StreamSetup(NamedTuple):
     """When networks grow on the stream of the same name, and to how many units."""
 
     growth: Growth
@@ -37,10 +37,10 @@ class Setup(NamedTuple):
 
 
 SETUPS = {
-    "mackey-glass-17": Setup(Growth(), 100),
+    "mackey-glass-17": StreamSetup(Growth(), 100),
     # Thresholds of 3 standard deviations of the noise, and of a little more than the
     # distance that it puts between two equal inputs of seven lags.
-    "mackey-glass-17-noisy": Setup(Growth(epsilon=0.2, delta_min=0.3), 100),
+    "mackey-glass-17-noisy": StreamSetup(Growth(epsilon=0.2, delta_min=0.3), 100),
 }
 
 

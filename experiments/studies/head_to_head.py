@@ -5,7 +5,7 @@ from typing import Any
 from experiments import tried_rates
 from experiments.rates import matched, paper_strategy
 from experiments.study import Comparison, Scale, Study
-from experiments.tried_rates import Method
+from experiments.tried_rates import RecipeMethod
 from training.settings.config import Config
 
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4)
@@ -18,24 +18,24 @@ def _strategy(config: Config, rate: float) -> dict[str, str]:
     return paper_strategy(config.epochs, rate)
 
 
-def _amplified(label: str, base: str | None = NOOP, **fields: Any) -> Method:
+def _amplified(label: str, base: str | None = NOOP, **fields: Any) -> RecipeMethod:
     fields = {"method": "amplify", **fields}
     rates = RATES if base is None else ()
-    return Method(label, 0.1, rates, fields, base=base, derived=_strategy)
+    return RecipeMethod(label, 0.1, rates, fields, base=base, derived=_strategy)
 
 
 METHODS = {
-    SGD: Method("SGD", _RATE, RATES),
-    "plp": Method(
+    SGD: RecipeMethod("SGD", _RATE, RATES),
+    "plp": RecipeMethod(
         "PLP, period 4", _RATE, (), {"method": "plp"}, base=SGD, drift=float(matched())
     ),
-    "lookahead": Method(
+    "lookahead": RecipeMethod(
         "Lookahead", _RATE, (), {"method": "lookahead"}, base=SGD, drift=0.5
     ),
-    "noise": Method(
+    "noise": RecipeMethod(
         "noise-adaptive rates", _RATE, (), {"method": "noise-adaptive"}, base=SGD
     ),
-    CONSTANT: Method(
+    CONSTANT: RecipeMethod(
         "power average, constant rate",
         0.1,
         RATES,

@@ -13,7 +13,7 @@ from experiments.study import SMALL, Comparison, Scale, Study
 
 RATES = (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 BASE = "nesterov"
-_Method = functools.partial(tried_rates.Method, rates=RATES)
+_Method = functools.partial(tried_rates.RecipeMethod, rates=RATES)
 
 
 def falling_drift(extrapolation: float) -> float:

@@ -5,6 +5,7 @@ trained, and compiles it once for all rates and seeds.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -15,6 +16,8 @@ from experiments.study import Comparison, Outcome, Scale, Study, Tick
 from experiments.tuning import arms, check_setup, rounded
 from training.errors import DivergedError
 from training.run.provenance import provenance
+
+_rounded = functools.partial(rounded, digits=5)
 
 
 def execute(config: dict[str, Any], tick: Tick) -> Outcome:
@@ -48,30 +51,26 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
         drift = float(np.mean(drift(np.arange(steps) / steps)))
     result = {
         "loss": loss,
-        "learning_rate": _short(tuned.value),
-        "drift": _short(drift),
+        "learning_rate": _rounded(tuned.value),
+        "drift": _rounded(drift),
         "steps": steps,
         **provenance(),
     }
     ends = np.linspace(0, steps, len(course.losses) + 1)[1:]
     history = [
-        {"step": round(end), "loss": _short(value)}
+        {"step": round(end), "loss": _rounded(value)}
         for end, value in zip(ends, course.losses, strict=True)
     ]
     measures = {}
     if not config["matched"]:
         measures = {
-            "rates": list(map(_short, tuned.tried)),
+            "rates": list(map(_rounded, tuned.tried)),
             "losses": [
-                [_short(c.last) if math.isfinite(c.last) else -1 for c in of_rate]
+                [_rounded(c.last) if math.isfinite(c.last) else -1 for c in of_rate]
                 for of_rate in tuned.runs
             ],
         }
     return Outcome(result, history, measures)
-
-
-def _short(value: float) -> float:
-    return rounded(value, 5)
 
 
 _FULL = Scale("full", models=tuple(batches.SETUPS), seeds=18, fields={"steps": 4000})

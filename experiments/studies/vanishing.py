@@ -13,7 +13,7 @@ import models
 from experiments import tried_rates
 from experiments.studies.cascade import observe
 from experiments.study import SMALL, Comparison, Scale, Study
-from experiments.tried_rates import Method
+from experiments.tried_rates import RecipeMethod
 from models.blocks import BlockNetwork
 from training.settings.config import Config
 
@@ -60,13 +60,13 @@ def _epochs_per_block(config: Config) -> int:
 
 def _method(
     label: str, rate: float, rates: tuple[float, ...] = _SGD_RATES, **fields: Any
-) -> Method:
+) -> RecipeMethod:
     finetunes = fields.pop("finetunes", False)
     derived = functools.partial(_derived, asked=fields, finetunes=finetunes)
-    return Method(label, rate, rates, fields, base=SGD, derived=derived)
+    return RecipeMethod(label, rate, rates, fields, base=SGD, derived=derived)
 
 
-def _amplified(rate: float, layers: str, factor: int, form: str) -> Method:
+def _amplified(rate: float, layers: str, factor: int, form: str) -> RecipeMethod:
     names = {"scores": "layers by score", "all": "all layers", EARLY: "early layers"}
     return _method(
         f"{names[layers]} x {factor}, {form}",

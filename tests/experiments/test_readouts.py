@@ -9,7 +9,7 @@ import pytest
 
 from experiments import table as tables
 from experiments.readouts import courses
-from experiments.readouts.tasks import Task
+from experiments.readouts.tasks import ReadoutTask
 from experiments.records import Header, Record
 from experiments.reports import readouts as report
 from experiments.studies.readouts import CHOICE_SEEDS, STUDY
@@ -22,7 +22,7 @@ def noise(key):
     return jax.random.normal(key, (2,))
 
 
-TASK = Task(
+TASK = ReadoutTask(
     init=lambda key: {"params": jnp.zeros(2)},
     loss=lambda variables, batch: (
         ((variables["params"] - TARGET - batch) ** 2).sum() / 2

@@ -31,7 +31,7 @@ def quadratic():
         evaluate=lambda params, data: loss(params, 0.0),
         data=lambda: jnp.asarray(0.1),
     )
-    return batches.Setup(part, optax.trace(0.5), (0.1, 0.2, 0.4), 2, lanes=3)
+    return batches.BatchSetup(part, optax.trace(0.5), (0.1, 0.2, 0.4), 2, lanes=3)
 
 
 @pytest.fixture

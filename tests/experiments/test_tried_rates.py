@@ -11,7 +11,8 @@ import plp_optax
 from experiments import table
 from experiments.reports.tried_rates import losses
 from experiments.studies import head_to_head, image_batches, vanishing
-from experiments.tried_rates import TUNING_SEED, Method, at_rate, compared
+from experiments.study import TUNING_SEEDS
+from experiments.tried_rates import RecipeMethod, at_rate, compared
 from training.settings.config import resolve
 
 TUNED = Path(__file__).parents[2] / "results" / "tune"
@@ -29,15 +30,21 @@ def test_the_rates_are_those_that_tuning_found(study):
     assert set(tuned.runs.filter(tuned.runs["diverged"])["arm"]) >= {
         at_rate(name, rate) for name in diverged for rate in study.METHODS[name].rates
     }
-    assert set(tuned.runs["seed"]) == {TUNING_SEED}
+    assert set(tuned.runs["seed"]) == {TUNING_SEEDS[0]}
 
 
 def test_the_base_is_the_control_where_its_rate_is_the_matched_one():
     methods = {
-        "base": Method("base", 0.1, (0.1, 0.2)),
-        "even": Method("even", 0.1, (), {"method": "plp"}, base="base", drift=1.0),
-        "half": Method("half", 0.2, (), {"method": "plp"}, base="base", drift=0.5),
-        "more": Method("more", 0.2, (), {"method": "plp"}, base="base", drift=1.5),
+        "base": RecipeMethod("base", 0.1, (0.1, 0.2)),
+        "even": RecipeMethod(
+            "even", 0.1, (), {"method": "plp"}, base="base", drift=1.0
+        ),
+        "half": RecipeMethod(
+            "half", 0.2, (), {"method": "plp"}, base="base", drift=0.5
+        ),
+        "more": RecipeMethod(
+            "more", 0.2, (), {"method": "plp"}, base="base", drift=1.5
+        ),
     }
     arms = {arm.name: arm for arm in compared(methods)}
     assert set(arms) == {"base", "even", "half", "more", "more-matched"}
