@@ -264,27 +264,23 @@ def test_every_prediction_has_its_matched_rate(name, size):
 
 
 @pytest.mark.parametrize(
-    ("name", "label", "field", "value", "matched"),
+    ("base", "suffix", "field", "value"),
     [
-        ("g1-case2-t0.9", "g1 case 2, threshold 0.9", "amplify_threshold", 0.9, None),
-        (
-            "g2-case1-r5",
-            "g2 case 1, selected again every 5 epochs",
-            "amplify_reselect_every",
-            5,
-            None,
-        ),
-        ("g2-case1-f3", "g2 case 1, factor 3", "amplify_factor", 3.0, "rate-1.2"),
+        ("g1-case2", "t0.9", "amplify_threshold", 0.9),
+        ("g2-case1", "r5", "amplify_reselect_every", 5),
+        ("g2-case1", "f3", "amplify_factor", 3.0),
     ],
 )
-def test_swept_arms_are_made_from_their_names(name, label, field, value, matched):
+def test_a_swept_arm_is_an_arm_with_one_other_field(base, suffix, field, value):
     study = studies.load("amplification")
-    arm = study.find(name)
-    assert (arm.name, arm.label, arm.matched) == (name, label, matched)
-    config = configure(study, "full", "resnet18", name)
-    assert getattr(config, field) == value
-    assert arm not in study.arms
-    assert arm in study.including([name]).arms
+    name = f"{base}-{suffix}"
+    ours, theirs = (
+        study.configure(study.scale("full").fields, "resnet18", study.arm(arm))
+        for arm in (name, base)
+    )
+    assert ours == {**theirs, field: value}
+    assert study.find(name) not in study.arms
+    assert study.find(name) in study.including([name]).arms
 
 
 @pytest.mark.parametrize("name", ["g3-case1-t1", "g2-case1-t", "rate-x"])
