@@ -52,7 +52,7 @@ def top_eigenvalue(
         eigenvalue is of the order of its square, where the spectrum has a gap below it.
       max_restarts: Restarts, of at most 20 products each, after which the tolerance is
         raised by 10 and the iteration begins again.
-      key: Of the random start.
+      key: Draws the random start.
 
     Returns:
       The eigenvalue and how well it converged.

@@ -73,7 +73,7 @@ class Claim(NamedTuple):
       base: Its tuned base, the name of an arm; None if it was not compared.
       matched: Its matched control, likewise.
       metric: The name of a metric of the study.
-      task: What was trained.
+      task: The network and the data that were trained.
     """
 
     method: str

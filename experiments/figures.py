@@ -29,10 +29,10 @@ class Picture(NamedTuple):
     """A figure of a report.
 
     Attributes:
-      name: Of its file, without extension.
+      name: Name of its file, without extension.
       figure: The figure; its title is the question that it answers.
-      shows: What is to be seen, for readers who cannot see it.
-      caption: What a reader must know to read it.
+      shows: A description, for readers who cannot see it.
+      caption: The note below it.
     """
 
     name: str
@@ -286,7 +286,7 @@ def draw_intervals(
 
 
 def _limits(rows: Iterable[_Row], is_ratio: bool) -> tuple[float, float]:
-    """What an axis must show: all intervals, but of extreme arms."""
+    """The limits of an axis: around all intervals, except those of extreme arms."""
     ends = np.array([
         end for row in rows for end in (row["mean"], row["low"], row["high"])
         if end is not None
@@ -441,10 +441,10 @@ def sensitivity(
     Args:
       losses: A row a method and rate: ``method``, ``rate``, ``value``, which is null
         where a run diverged.
-      labels: What to call the methods.
+      labels: Labels of the methods.
       base: The method whose lowest loss is subtracted.
       first: Up to four methods in colour.
-      place: What was trained, for title and name.
+      place: The network and the data set, for title and name.
 
     Returns:
       The picture; None if the base has not run.

@@ -92,10 +92,10 @@ def write(
     Columns that are empty in all rows are left out.
 
     Args:
-      title: What the table shows.
+      title: The table's title.
       frame: Its cells.
       columns: The columns to show; None for all, under their names.
-      note: What a reader must know to read it.
+      note: The note below it.
       left: How many columns are text; the rest are numbers, and aligned to the right.
     """
     shown = columns or {name: name for name in frame.columns}

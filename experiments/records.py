@@ -1,4 +1,4 @@
-"""What studies keep of their runs: one file for a study at a scale, a line a run."""
+"""Records of runs: one file for a study at a scale, a line a run."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ class Record:
       arm: The name of its arm.
       model: The network.
       seed: The seed, which pairs it with the other arms' runs.
-      config: What the run computed: ``training.settings.config.chosen``,
+      config: The run's configuration: ``training.settings.config.chosen``,
         without fields that follow by default.
       result: Its ``result.json``: ``best_epoch``, ``validation_loss`` (of that epoch),
         ``test_loss``, ``test_accuracy``, ``test_top1_error``, ``test_top5_error``,
@@ -32,7 +32,7 @@ class Record:
         ``validation_accuracy``, ``learning_rate``, norms; with amplification
         ``amplified`` (names of layers), and ``analysis`` (a list of rows) after epochs
         that were analysed.
-      measures: What the study observed during the run, by name.
+      measures: Measurements that the study made during the run, by name.
       seconds: How long the run took since it was last resumed, with evaluation and
         observation and without compilation. NaN for records older than this field.
     """
@@ -89,7 +89,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the records of a file have in common: its first line.
+    """The first line of a file: fields that all its records share.
 
     Attributes:
       study: The study's name.
@@ -107,8 +107,8 @@ class Header:
 class RecordFile:
     """Records of a study at one scale, in the order in which the runs finished.
 
-    Lines are only ever appended. Of records with the same arm, network and seed the
-    last one counts.
+    Lines are only ever appended. The last of several records with the same arm,
+    network and seed counts.
 
     Attributes:
       path: ``FOLDER/records.jsonl``.
@@ -141,7 +141,7 @@ class RecordFile:
         """Writes a record to the disk, after the header if the file is new.
 
         Args:
-          header: What the file's header must be.
+          header: The file's header; an existing file must have the same.
           record: The record; None to write the header alone.
 
         Raises:

@@ -52,10 +52,10 @@ def write(table: Table, folder: Path) -> Path:
     """Writes a study's report: ``report.md`` and ``figures/*.png``.
 
     Conclusions come first, then charts of the comparisons, all comparisons and results,
-    what a study shows of its own, settings and versions. The section Conclusions is
-    written by hand, and kept as it stands in the file. What is special to a study is in
-    a module of ``experiments.reports`` with its name: ``sections(table, found)``
-    returns blocks, and ``METRICS`` and ``results(table)`` replace those of
+    sections of this study alone, settings and versions. The section Conclusions is
+    written by hand, and kept as it stands in the file. A study's own sections are in a
+    module of ``experiments.reports`` with its name: ``sections(table, found)`` returns
+    blocks, and ``METRICS`` and ``results(table)`` replace those of
     ``experiments.table``. Without it there are curves of the arms.
 
     Args:
@@ -101,7 +101,7 @@ def write(table: Table, folder: Path) -> Path:
 
 
 def metrics_of(study: Study) -> Sequence[Metric]:
-    """What a study compares."""
+    """The metrics that a study compares."""
     metrics: Sequence[Metric] = getattr(own(study), "METRICS", METRICS)
     return metrics
 
@@ -139,7 +139,7 @@ def _picture(picture: Picture, folder: Path) -> str:
     return f"![{seen}]({path.as_posix()}){note}"
 
 
-# -- What was run ----------------------------------------------------------------------
+# -- Runs ------------------------------------------------------------------------------
 
 
 def settings(table: Table) -> str:

@@ -67,7 +67,7 @@ def run(
     budget, as far as earlier runs of this call let one expect.
 
     Args:
-      study: What to run.
+      study: The study.
       scale: How large.
       folder: The study's folder, for its records.
       settings: Fields of a configuration that do not change what runs compute.
@@ -164,7 +164,7 @@ class _Durations:
         return statistics.fmean(alike or self._seconds.values() or [0.0])
 
 
-# -- What is shown ---------------------------------------------------------------------
+# -- Display ---------------------------------------------------------------------------
 
 _SECONDS_BETWEEN_LINES = 60  # without a terminal
 
@@ -261,7 +261,7 @@ def describe_seconds(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-# -- What a study would take -----------------------------------------------------------
+# -- Plans -----------------------------------------------------------------------------
 
 
 def describe(

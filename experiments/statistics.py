@@ -49,8 +49,8 @@ class PairedDifference(NamedTuple):
       low: Lower end of its 95 % confidence interval; None where differences have no
         spread to estimate it from: fewer than two of them, or all equal.
       high: The upper end.
-      p: Of the two-sided paired t-test. Where all differences are equal, of the sign
-        test; None for a single pair that differs.
+      p: p-value of the two-sided paired t-test; of the sign test where all
+        differences are equal; None for a single pair that differs.
       up: Seeds on which the arm has the higher value.
       tied: Seeds on which both are equal.
       down: Seeds on which the control has.
@@ -73,8 +73,8 @@ def compare(
     """Compares two arms whose values are paired by seed, in the values' unit.
 
     Args:
-      arm_values: Of the arm.
-      control_values: Of the control, in the same order of seeds.
+      arm_values: The arm's values.
+      control_values: The control's values, in the same order of seeds.
 
     Raises:
       ValueError: If the values are not finite, or not as many on both sides.
@@ -116,7 +116,7 @@ def corrected(found: Sequence[PairedDifference]) -> list[float | None]:
 def verdict(
     found: PairedDifference, corrected_p: float | None, *, higher_is_better: bool
 ) -> str:
-    """What the pairs show.
+    """The verdict on the pairs.
 
     ``TOO_FEW`` below ``MIN_SEEDS`` pairs, whatever they are. At 3 pairs an interval is
     five standard deviations of the differences wide, and rests on an assumption, normal

@@ -1,4 +1,4 @@
-"""What a study is: arms that differ in one thing, paired by seed; and its runs."""
+"""Studies: arms that differ in one thing, paired by seed; and their runs."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ class Arm:
 
     Attributes:
       name: Short, and fit for a command line: ``plp-4``.
-      label: What reports call it: ``PLP, period 4``.
+      label: Its name in reports: ``PLP, period 4``.
       fields: Fields of ``training.settings.config.Config``, on top of the study's.
       rate: Multiplies the learning rate of the completed configuration: all of
         ``learning_rate``, ``max_learning_rate`` and the rates of a strategy. Not in a
@@ -133,7 +133,7 @@ class Scale:
 
 TUNING_SEEDS = (1000, 1001, 1002)  # seeds that choose settings; reported ones are below
 
-# What the scales named small have in common.
+# Fields that the scales named small share.
 SMALL: Mapping[str, Any] = {
     "dataset": "cifar100",
     "width": 8,
@@ -143,7 +143,7 @@ SMALL: Mapping[str, Any] = {
 
 
 class Outcome(NamedTuple):
-    """What a run leaves: the parts of a record with the same names."""
+    """The results of a run: the parts of a record with the same names."""
 
     result: dict[str, Any]
     history: list[dict[str, Any]]
@@ -162,7 +162,7 @@ class Task(NamedTuple):
       arm: Its arm.
       model: The network.
       seed: The seed.
-      config: What its record says of its configuration.
+      config: Its configuration, as recorded.
     """
 
     arm: Arm
@@ -177,7 +177,7 @@ class Task(NamedTuple):
 
     @property
     def block(self) -> tuple[str, str, int]:
-        """What it shares with the runs that it is paired with."""
+        """Group, network and seed, which runs that are paired share."""
         return *self.part, self.seed
 
     @property
@@ -197,7 +197,7 @@ class Study:
     Attributes:
       name: ``plp``.
       title: One line for the list of studies.
-      question: What the study answers, in a sentence or two.
+      question: The question that the study answers, in a sentence or two.
       arms: In the order in which reports show them.
       scales: ``full`` is the paper's; ``small`` is CIFAR-100 in an hour on two CPU
         cores, with a narrow network and part of the images; ``quick`` is the embedded
@@ -272,7 +272,7 @@ class Study:
         return tuple(dict.fromkeys((*found, *self.extra_comparisons)))
 
     def header(self, scale: Scale) -> Header:
-        """What the records at a scale have in common."""
+        """The header of records at a scale."""
         return Header(self.name, scale.name, list(scale.models), dict(scale.fields))
 
     def configure(

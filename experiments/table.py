@@ -31,7 +31,7 @@ _KEY = {
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What a study declares and what was run of it, at one scale.
+    """A study and its runs at one scale.
 
     Attributes:
       study: The study, with the arms of sweeps that were run.
@@ -53,12 +53,12 @@ class Table:
 
     @property
     def kind(self) -> str:
-        """What ``models`` are: networks, or a study's own setups."""
+        """The heading of ``models``: networks, or a study's own setups."""
         return "network" if self.study.execute is None else "setup"
 
     @functools.cached_property
     def labels(self) -> dict[str, str]:
-        """What reports call each arm."""
+        """The labels of arms, by name."""
         return {arm.name: arm.label for arm in self.study.arms}
 
     @functools.cached_property
@@ -96,8 +96,8 @@ class Table:
 
         Args:
           finished: Whether to leave out runs that diverged.
-          entries: Names of measures, and the types of a row's entries. Of a run they
-            are lists of equal length, or single values.
+          entries: Names of measures, and the types of a row's entries. The measures of
+            a run are lists of equal length, or single values.
         """
 
         def listed(value: Any) -> list[Any]:
@@ -194,22 +194,22 @@ def is_first_seed() -> pl.Expr:
     return c("seed") == c("seed").min().over("model", "arm")
 
 
-# -- What is compared ------------------------------------------------------------------
+# -- Comparisons -----------------------------------------------------------------------
 
 
 class Metric(NamedTuple):
-    """What is compared.
+    """A quantity that is compared.
 
     Attributes:
       name: Short, for names of files.
       label: As reports call it.
-      unit: Of its differences.
+      unit: Unit of the differences.
       digits: Decimals to print.
       value: An expression on the table of runs; or a function from a table to
         ``model``, ``arm``, ``seed``, ``value`` and, for values that depend on what a
         run is compared with, ``control``.
       higher_is_better: Whether a higher value is the better one.
-      note: What a reader must know of it.
+      note: The note below its table.
       comparisons: Arms and controls; None for all of the study.
       is_ratio: Whether values are logarithms, whose differences are shown as ratios.
     """
@@ -263,16 +263,16 @@ def _validation_loss(table: Table) -> pl.DataFrame:
 
 
 LOSS = Metric("validation_loss", "validation loss", "nats", 4, _validation_loss)
-# What is compared in runs of the training recipe. The first one is charted first.
+# The metrics of runs of the training recipe. The first one is charted first.
 METRICS: tuple[Metric, ...] = (ACCURACY, LOSS)
 
 
 def until_target(epochs: pl.DataFrame, beyond: pl.Expr) -> pl.DataFrame:
-    """What runs have spent when they first reach the target of a control.
+    """The cost of runs until they first reach the target of a control.
 
     Args:
       epochs: The epochs of finished runs, with ``spent``, the sum until their end.
-      beyond: What stands for a run that never reaches it, by its ``spent``.
+      beyond: The value of a run that never reaches it, by its ``spent``.
 
     Returns:
       ``model``, ``arm``, ``seed``, ``control``, ``value``: each run with each control.

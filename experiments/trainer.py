@@ -78,7 +78,7 @@ class Trainer:
     def execute(self, task: Task, tick: Tick) -> Outcome:
         """Trains, and removes what training left.
 
-        What training prints goes to ``log.txt`` in the folder of the unfinished run.
+        The output of training goes to ``log.txt`` in the folder of the unfinished run.
 
         Raises:
           UserError: If the data or the folder do not allow it.
@@ -150,9 +150,9 @@ class Trainer:
 
 
 class _Kept(NamedTuple):
-    """What is compiled, and the runs that it serves: ``seed`` None for all seeds.
+    """A compiled program, and the runs that it serves: ``seed`` None for all seeds.
 
-    Of a cascade, what each of its stages has left.
+    A cascade has a program for each stage that has run.
     """
 
     part: tuple[str, str]

@@ -21,7 +21,7 @@ class RecipeMethod:
     """A way to train.
 
     Attributes:
-      label: What reports call it.
+      label: Its name in reports.
       rate: The one of ``rates`` with the lowest last validation loss at scale tune.
       rates: The rates to try, ascending. Empty for a method that trains at the rate of
         its base.

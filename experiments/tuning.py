@@ -1,4 +1,4 @@
-"""What studies share that tune for themselves and don't use the training recipe."""
+"""Tuning and arms of studies that don't use the training recipe."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -19,7 +19,7 @@ class Tuned(NamedTuple, Generic[Run]):
     Attributes:
       value: The chosen one.
       tried: All that were tried, ascending.
-      runs: What came of each of them.
+      runs: The result of each of them.
     """
 
     value: float
@@ -28,7 +28,7 @@ class Tuned(NamedTuple, Generic[Run]):
 
     @property
     def run(self) -> Run:
-        """What came of the chosen value."""
+        """The result of the chosen value."""
         return self.runs[self.tried.index(self.value)]
 
 
@@ -42,10 +42,10 @@ def tune(
     """Chooses the value with the lowest cost; of equal ones the first tried.
 
     Args:
-      values: What to try, ascending; for a grid that is continued the same ratio from
+      values: Values to try, ascending; for a grid that is continued the same ratio from
         each to the next.
-      run: Maps values to what comes of them.
-      cost: Maps that to something that can be compared.
+      run: Maps values to their results.
+      cost: Maps a result to something that can be compared.
       is_continued: Whether the grid is continued, two values at a time, until the best
         one is within it.
     """
@@ -73,10 +73,10 @@ def tune(
 
 
 class OptaxMethod(NamedTuple):
-    """What a study compares: an optimizer, or what follows a base optimizer.
+    """An optimizer, or a transformation after a base optimizer.
 
     Attributes:
-      label: What reports call it.
+      label: Its name in reports.
       make: Makes the transformation, from what the study says.
       base: The method that it is compared with; itself for a plain one.
       drift: How much further it moves on steady updates than its base, a number or a

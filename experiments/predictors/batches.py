@@ -27,7 +27,7 @@ _POINTS = 10  # of a curve
 
 
 class BatchSetup(NamedTuple):
-    """What is trained.
+    """A network, its base optimizer, and how its rates are tuned.
 
     Attributes:
       part: ``init``, ``batch``, ``loss``, ``evaluate`` and ``data`` of a network.

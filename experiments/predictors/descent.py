@@ -112,7 +112,7 @@ class Descent(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What came of a learning rate on the tuning seed.
+    """The result of a learning rate on the tuning seed.
 
     Attributes:
       momentum: The best momentum at this rate; 0 for methods without.

@@ -43,7 +43,7 @@ _AVERAGES = {str(power): plp_optax.tail_average(power) for power in POWERS} | _B
 
 
 class _Carry(NamedTuple):
-    """What a step changes."""
+    """The state that a step changes."""
 
     variables: Any
     opt_state: Any
@@ -133,12 +133,12 @@ def run(
     """Trains at a constant rate, and yields all losses.
 
     Args:
-      task: What is trained.
+      task: The network, its data and its optimizer.
       rate: The rate after the warm-up.
-      seed: Of initial parameters and batches.
+      seed: Seed of the initial parameters and the batches.
       steps: Steps of the longest horizon; a multiple of ``BLOCKS``.
-      shapes: Of the decays that are trained; names of ``SHAPES``.
-      parts: Of a horizon, over which the rate falls.
+      shapes: Shapes of the decays that are trained; names of ``SHAPES``.
+      parts: Parts of a horizon over which the rate falls.
     """
     block = _make_block(task)
     size = steps // BLOCKS
@@ -189,7 +189,7 @@ def run(
 def _readouts(
     carry: _Carry, initial: Any, means: Sequence[Any], ends: Sequence[Any]
 ) -> Iterator[tuple[str, Any]]:
-    """What a run at a constant rate gives, by name."""
+    """The read-outs of a run at a constant rate, by name."""
     last = carry.variables["params"]
     yield "last", last
     for power in POWERS:

@@ -1,4 +1,4 @@
-"""What is trained: characters with AdamW, images with SGD and Nesterov momentum."""
+"""Tasks: characters with AdamW, images with SGD and Nesterov momentum."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the report of a study shows of its own, a module a study."""
+"""Sections that only one study's report has, a module a study."""
 
 import json
 from pathlib import Path

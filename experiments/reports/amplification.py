@@ -21,7 +21,7 @@ PAPER = {
     "g2-case1": "g2 case 1",
     "g2-case2": "g2 case 2",
 }
-# What decides: the method, and what could explain its gain instead.
+# The arms in colour: the method, and others that could explain its gain.
 _DECIDING = ("g2-case1", "random", "all", "rate-1.1")
 
 
@@ -42,7 +42,7 @@ def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
 
 
 def _control(table: Table, model: str) -> str:
-    """What arms that amplify are compared with in pictures."""
+    """The control of arms that amplify, in pictures."""
     ran = table.finished.filter(c("model") == model)["arm"]
     return _PLAIN if _PLAIN in set(ran) else CONTROL
 
@@ -93,7 +93,7 @@ def _papers(table: Table) -> dict[str, int]:
 
 
 def analyses(table: Table) -> pl.DataFrame:
-    """What analyses of finished runs found: a row a layer and analysed epoch."""
+    """Analyses of finished runs: a row a layer and analysed epoch."""
     rows = [
         {**{n: getattr(r, n) for n in KEYS}, "epoch": m["epoch"], **row}
         for r in table.records

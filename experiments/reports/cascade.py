@@ -26,7 +26,7 @@ _COSTS = (
 
 
 def stages(table: Table) -> pl.DataFrame:
-    """What was measured of each stage of a run, from 1."""
+    """Costs of the stages of finished runs, which count from 1."""
     costs = dict.fromkeys(("operations", "held", "temporary"), pl.Float64)
     found = table.long(stages=pl.Struct(costs)).unnest("stages")
     number = pl.int_range(1, pl.len() + 1).over(tables.KEYS)

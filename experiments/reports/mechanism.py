@@ -37,7 +37,7 @@ def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     ]
 
 
-# -- What was measured -----------------------------------------------------------------
+# -- Measurements ----------------------------------------------------------------------
 
 
 def curvatures(table: Table) -> pl.DataFrame:

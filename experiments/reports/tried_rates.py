@@ -1,4 +1,4 @@
-"""What reports show of learning rates that were tried: losses by method and rate."""
+"""Learning rates that were tried: losses by method and rate."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What the study ``sequential`` compares: how each arm learns a stream, and its tuning.
+"""The arms of the study ``sequential``: how each learns a stream, and its tuning.
 
 Each arm has one number that is chosen: a learning rate, the variance of the measurement
 noise, or a penalty. All arms get the same budget for it: five values, on three seeds
@@ -71,9 +71,9 @@ class Algorithm(NamedTuple):
     """A way to learn.
 
     Attributes:
-      label: What reports call it.
+      label: Its name in reports.
       learn: Maps the name of a setup, a seed and the chosen number to a curve.
-      chosen: What the number is.
+      chosen: Meaning of the number: ``learning rate``.
       candidates: Its values.
       base: The name of the one that it is compared with, if there is one.
     """
@@ -151,7 +151,7 @@ def fixed_network(
       inputs: Shape (n, inputs), of the stream to come: the network sees them early.
       units: How many, at most n.
       capacity: Pads the arrays, as in the networks that grow.
-      seed: Of the draw.
+      seed: Seed of the draw.
     """
     drawn = np.random.default_rng(seed).choice(len(inputs), units, replace=False)
     centers = np.zeros((capacity, inputs.shape[1]), np.float32)
@@ -165,7 +165,7 @@ def fixed_network(
 
 
 def _squared_distances(inputs: np.ndarray) -> np.ndarray:
-    """Of all pairs of different inputs, [pairs]."""
+    """Squared distances of all pairs of different inputs, [pairs]."""
     i, j = np.triu_indices(len(inputs), 1)
     return ((inputs[i] - inputs[j]) ** 2).sum(axis=1)
 

@@ -77,7 +77,7 @@ class State(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What happened along a stream of n samples.
+    """Outputs along a stream of n samples.
 
     Attributes:
       error: Target minus prediction, before learning from the sample; shape (n,).

@@ -1,4 +1,4 @@
-"""What prediction's settings do, and what it does to other optimizers."""
+"""The settings of prediction, and prediction after other optimizers."""
 
 from typing import Any
 

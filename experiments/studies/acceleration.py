@@ -18,7 +18,7 @@ from training.run.callbacks import Callback
 from training.settings.config import Config
 from training.settings.presets import PRESETS
 
-# -- What is measured ------------------------------------------------------------------
+# -- Measurements ----------------------------------------------------------------------
 
 
 class Memory(Callback):
@@ -62,7 +62,7 @@ _ENLARGED = {"batches_per_step": 2}
 _HOST = {"input": "host"}
 _CLIPPED = {"clip_value": 0.01}
 _ALL = {**_BFLOAT16, **_ENLARGED, **_HOST, **_CLIPPED}
-# Of gradients, also before Adam and AdamW, which undo most of it.
+# Amplifies gradients, also before Adam and AdamW, which undo most of it.
 _AMPLIFY = {"method": "amplify", "amplify_inner": False}
 _FACTOR = matched()
 

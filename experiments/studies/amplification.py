@@ -121,7 +121,7 @@ def _plain(rise: float, group: str = "") -> Arm:
 _NOOP = {"method": "amplify", "amplify_factor": 1.0}
 
 _FIXED = tuple(_scores(measure, case) for measure in _MEASURES for case in (1, 2))
-# What the paper does not publish.
+# Settings that the paper does not publish.
 _FORMS = (
     Arm(
         "g2-case1-propagated",
@@ -180,7 +180,7 @@ _ADAPTIVE = (
         for alpha in (1.0, 0.1)
     ),
 )
-# Of 0.001, 0.002, 0.004, 0.008 and 0.016 the one with the lowest validation loss of
+# The one of 0.001, 0.002, 0.004, 0.008 and 0.016 with the lowest validation loss of
 # amplification by 1, over the seeds 1000 and 1001.
 _ATTENTION_RATE = 0.008
 _QUICK: Mapping[str, Any] = {

@@ -21,14 +21,14 @@ from training.recipe import Prepared
 from training.run.callbacks import Callback
 from training.settings.config import Config
 
-# -- What is measured ------------------------------------------------------------------
+# -- Measurements ----------------------------------------------------------------------
 
 # Images on which the gradient is measured.
 _IMAGES = 256
 
 
 class Costs(Callback):
-    """What the training function of each stage costs, and the norms of gradients.
+    """Costs of each stage's training function, and norms of gradients.
 
     Args:
       has_gradients: Whether to measure gradients, which takes time.

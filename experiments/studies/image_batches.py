@@ -102,7 +102,7 @@ STUDY = Study(
         ),
         tried_rates.scale_tune(METHODS, "resnet18", _SMALL),
     ),
-    # What a rate that falls is worth.
+    # The gain of a rate that falls.
     extra_comparisons=(
         Comparison("constant", BASE),
     ),

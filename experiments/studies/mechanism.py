@@ -39,11 +39,11 @@ MATCHED = matched(period=PERIOD)
 
 
 class Regime(NamedTuple):
-    """What arms that are compared have in common.
+    """Settings that arms which are compared share.
 
     Attributes:
       name: The group of its arms, and the end of their names.
-      label: What reports call it.
+      label: Its name in reports.
       momentum: The coefficient.
       nesterov: Nesterov momentum, not heavy ball.
       full_batch_rate: The learning rate of SGD and PLP on the full batch.
@@ -120,7 +120,7 @@ def _arms(regime: Regime) -> tuple[Arm, ...]:
     )
 
 
-# -- What is measured ------------------------------------------------------------------
+# -- Measurements ----------------------------------------------------------------------
 
 # Length of a sketch. Distances have a relative error (standard deviation) of
 # 1/sqrt(2 * 256), 4 %; they are exact for networks with no more parameters.
@@ -174,7 +174,7 @@ def distance(path: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.divide(apart, covered, out=unknown, where=covered > 0)
 
 
-# Of the full batch two cycles, so that measurements fall on ends of cycles.
+# Two cycles on the full batch, so that measurements fall on ends of cycles.
 _EPOCHS_BETWEEN = 2 * PERIOD
 _IMAGES = 512
 _TOLERANCE = 0.01
@@ -242,7 +242,7 @@ class Observer(Callback):
 
     @property
     def measures(self) -> dict[str, Any]:
-        """What was measured."""
+        """The measurements."""
         distances = self._distances()
         return {**self._seen, **({"distance": distances} if distances else {})}
 

@@ -1,4 +1,4 @@
-"""What the study of cascades measures, and its report."""
+"""The measurements of the study of cascades, and its report."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ class Softmax(nn.Module):
 
 
 def test_norms_are_those_of_the_gradient():
-    """Of softmax regression, whose gradient is x^T (p - y) / n."""
+    """For softmax regression, whose gradient is x^T (p - y) / n."""
     images, labels = programs.DATASET.train
     kernel = np.random.default_rng(0).normal(size=(images[0].size, 10))
     with jax.enable_x64(True):

@@ -80,7 +80,7 @@ def test_an_extreme_arm_does_not_flatten_the_others():
 
 
 def test_the_strongest_of_the_other_controls_has_a_panel_and_a_name():
-    """Of three controls the second and the third are rivals of the first, the base."""
+    """The second and the third of three controls are rivals of the first, the base."""
     arm = dataclasses.replace(PAIR.arms[1], matched="fast")
     more = [dataclasses.replace(PAIR.arms[0], name=n, label=n) for n in ("fast", "far")]
     study = dataclasses.replace(

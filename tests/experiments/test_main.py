@@ -40,7 +40,7 @@ def streams(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def reports(monkeypatch):
-    """What reports are written of; none is written."""
+    """The folders that reports are written for; none is written."""
     seen = []
 
     def write(table, folder):

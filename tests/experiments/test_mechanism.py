@@ -78,7 +78,7 @@ def test_plain_trains_on_its_complete_training_part(dataset, part):
     assert config.weight_decay == 0
 
 
-# -- what is measured ------------------------------------------------------------------
+# -- measurements ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_sketches_keep_distances():
         apart = {name: one[name] - two[name] for name in one}
         found = np.linalg.norm(mechanism.sketch(one) - mechanism.sketch(two))
         ratios.append(found / norm(apart))
-    # Of relative error 1/sqrt(2 * 256) = 0.044 each.
+    # The relative error of each is 1/sqrt(2 * 256) = 0.044.
     assert abs(np.mean(ratios) - 1) < 0.02
     assert 0.03 < np.std(ratios) < 0.06
 

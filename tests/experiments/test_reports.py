@@ -107,7 +107,7 @@ def test_a_study_without_a_module_gets_the_generic_report(tmp_path):
     assert by_hand in write(PAIR, header, records, tmp_path)  # and kept
 
 
-# -- What falls short ------------------------------------------------------------------
+# -- Shortfalls ------------------------------------------------------------------------
 
 
 def test_full_scale_falls_short_of_nothing():

@@ -136,7 +136,7 @@ def test_budget_must_be_positive(world, budget):
     assert not world.folder.exists()
 
 
-# -- What is shown ---------------------------------------------------------------------
+# -- Display ---------------------------------------------------------------------------
 
 
 def test_piped_output_has_a_line_a_minute_and_a_line_a_run(

@@ -52,7 +52,7 @@ def study_of(*arms, observe=None):
     )
 
 
-# -- What is trained -------------------------------------------------------------------
+# -- Training --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_observations_join_the_record(finished):
     assert observed.measures == finished.following.measures
 
 
-# -- What is shared and resumed --------------------------------------------------------
+# -- Sharing and resuming --------------------------------------------------------------
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_interrupted_runs_are_resumed_unless_they_are_observed(
     assert len(RecordFile(tmp_path).read()) == 2
 
 
-# -- What a study would take -----------------------------------------------------------
+# -- Plans -----------------------------------------------------------------------------
 
 
 def test_plans_count_arms_runs_and_hours(tmp_path, monkeypatch):

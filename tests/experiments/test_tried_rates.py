@@ -60,7 +60,7 @@ def test_the_base_is_the_control_where_its_rate_is_the_matched_one():
 
 
 def emitted(link, steps, u=1.0):
-    """What a transformation makes of equal updates, mean of the last half."""
+    """The mean emitted update, over the last half of equal updates."""
     with jax.enable_x64(True):
         state, found, update = link.init(np.zeros(1)), [], jax.jit(link.update)
         for _ in range(steps):
