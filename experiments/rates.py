@@ -8,7 +8,7 @@ import plp_optax
 from training.settings import chain
 from training.settings import config as config_lib
 from training.settings.config import Config
-from training.settings.strategy import paper_stages
+from training.settings.plan import paper_stages
 
 
 def multiplied(config: Config, factor: float) -> dict[str, Any]:

@@ -33,19 +33,20 @@ def stage_configs(config: Config) -> dict[str, Config]:
     Returns:
       The configurations by the block that is trained; "all" if all are.
     """
-    c: Any = config
-    epochs = {
-        block: c.cascade_epochs + i * c.cascade_extra_epochs
-        for i, block in enumerate(_network(config).blocks())
-    }
-    if c.cascade_finetune:
-        epochs["all"] = c.cascade_finetune
+    first, more = config.cascade_epochs, config.cascade_extra_epochs
+    assert config.workdir is not None
+    assert first is not None
+    assert more is not None
+    blocks = _network(config).blocks()
+    epochs = {block: first + i * more for i, block in enumerate(blocks)}
+    if config.cascade_finetune:
+        epochs["all"] = config.cascade_finetune
     return {
         block: dataclasses.replace(
             config,
             cascade_stage=number,
             epochs=epochs[block],
-            workdir=str(Path(c.workdir, workdir.STAGES, f"{number:02d}")),
+            workdir=str(Path(config.workdir, workdir.STAGES, f"{number:02d}")),
             overwrite=False,
             resume="auto",
             draw=False,

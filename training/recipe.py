@@ -36,7 +36,7 @@ from training.settings import chain
 from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Amplify
-from training.settings.strategy import Plan
+from training.settings.plan import Plan
 from training.start import initial_variables
 
 # Steps in a row that may be skipped before a run stops.

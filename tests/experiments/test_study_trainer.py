@@ -15,7 +15,7 @@ from training.engine import feed
 from training.engine.engine import Engine
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
-from training.settings.strategy import Plan
+from training.settings.plan import Plan
 
 FIELDS = {"width": 2, "epochs": 2, "batch_size": 256}
 STEPS_PER_EPOCH = 1438 * 4 // 5 // 256

@@ -34,8 +34,8 @@ from training.run.workdir import WorkDirectory
 from training.settings import plateau
 from training.settings.config import Config, signature
 from training.settings.methods import Amplify
+from training.settings.plan import Plan
 from training.settings.schedules import Plateau
-from training.settings.strategy import Plan
 
 # Compiled as one function: the first call otherwise compiles two for each shape.
 _norm = jax.jit(optax.tree.norm)

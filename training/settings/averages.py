@@ -6,7 +6,7 @@ import dataclasses
 
 from training.settings.flags import Part, flag
 from training.settings.lazy import Transformation, optax, plp_optax
-from training.settings.strategy import Plan
+from training.settings.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ from training.settings import flags, presets
 from training.settings.methods import Amplify
 from training.settings.optimizers import SGD
 from training.settings.options import GROUPS, IN_BLOCKS, Config, StartFlags
+from training.settings.plan import listed_epochs
 from training.settings.schedules import Cyclic, Plateau
-from training.settings.strategy import listed_epochs
 
 
 def parse(argv: Sequence[str]) -> list[Config]:

@@ -13,9 +13,9 @@ from training.settings.averages import AVERAGES
 from training.settings.flags import Part, flag
 from training.settings.methods import METHODS
 from training.settings.optimizers import OPTIMIZERS
+from training.settings.plan import listed_epochs
 from training.settings.presets import PRESETS
 from training.settings.schedules import SCHEDULES
-from training.settings.strategy import listed_epochs
 from training.weights.files import digest, start_digest
 from training.weights.fitting import WITH_NAMES
 

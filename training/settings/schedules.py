@@ -11,7 +11,7 @@ from typing import Any
 
 from training.settings.flags import Part, flag
 from training.settings.lazy import jnp, optax
-from training.settings.strategy import Plan
+from training.settings.plan import Plan
 
 
 class Schedule(Part):
