@@ -74,7 +74,7 @@ class Progress:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What the run's files of variables say of where they come from."""
+        """The origin that the run's files of variables name."""
         return {"data": self.data, "run": self.run}
 
 

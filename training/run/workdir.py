@@ -403,7 +403,8 @@ def refuse_other_data(
 
     Args:
       path: The run's work directory.
-      facts: What it recorded of its data; see :meth:`training.data.Dataset.changes`.
+      facts: The facts that it recorded of its data; see
+        :meth:`training.data.Dataset.changes`.
       dataset: The data.
     """
     if changes := dataset.changes(facts):

@@ -162,7 +162,7 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
 
 
 def signature(config: Config) -> str:
-    """What a run's files say of the run that they belong to, however long it is.
+    """The name of a run in its files, however long it is.
 
     Without digests of other files, which are no default once those are gone.
     """
@@ -226,7 +226,7 @@ def _default_workdir(config: Config) -> str:
 
 
 def _contradictions(c: Config) -> Iterator[str]:
-    """What is wrong with fields that contradict each other, the first one first."""
+    """Sentences on fields that contradict each other, the first one first."""
     if c.cascade is not None and c.cascade_stage is None:
         if c.model not in IN_BLOCKS:
             yield (
