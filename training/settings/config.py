@@ -173,12 +173,17 @@ def signature(config: Config) -> str:
 
 
 def differences(config: Config, other: Mapping[str, Any]) -> list[str]:
-    """Sentences such as ``seed is 0 there and 1 here``, one a field that differs."""
-    own = identity(config)
+    """Sentences such as ``seed is 0 there and 1 here``, one a field that differs.
+
+    A field that is not there has its default: it was added after that run.
+    """
+    declared, own = flags.flags(Config), identity(config)
+    defaults = {n: flags.default(declared[n], own) for n in set(own) - set(other)}
+    there = {n: json.dumps({**defaults, **other}[n]) for n in own}
     return [
-        f"{name} is {json.dumps(other.get(name))} there and {json.dumps(value)} here"
+        f"{name} is {there[name]} there and {json.dumps(value)} here"
         for name, value in own.items()
-        if json.dumps(other.get(name)) != json.dumps(value)
+        if there[name] != json.dumps(value)
     ] + [f"{name} is unknown here" for name in sorted(set(other) - set(own))]
 
 
