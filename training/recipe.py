@@ -19,7 +19,14 @@ import jax.numpy as jnp
 from training import cascade, data
 from training.engine import feed, networks, parallel
 from training.engine.engine import Engine
+from training.engine.optimizer import (
+    make_optimizer,
+    make_plan,
+    make_schedule,
+    notes,
+)
 from training.engine.state import split_frozen
+from training.engine.step import Preprocess, make_train_step
 from training.errors import ConfigError, DivergedError, RunError
 from training.run.callbacks import Callback
 from training.run.display import (
@@ -32,8 +39,6 @@ from training.run.display import (
 from training.run.interrupts import acknowledged
 from training.run.loop import Prepared, TrainingLoop
 from training.run.workdir import WorkDirectory
-from training.settings import chain
-from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Amplify
 from training.settings.plan import Plan
@@ -144,7 +149,7 @@ def _check_stages(config: Config, dataset: data.Dataset) -> None:
     At the beginning, and not only in the stage itself, hours later.
     """
     for block, stage in cascade.stage_configs(config).items():
-        tx = chain.make_optimizer(stage, count_steps(stage, dataset))
+        tx = make_optimizer(stage, count_steps(stage, dataset))
         try:
             jax.eval_shape(tx.init, _param_shapes(stage, dataset))
         except (ConfigError, ValueError) as error:
@@ -183,7 +188,7 @@ def prepare(
         dataset = dataset or load_data(config)
         plan = count_steps(config, dataset)
         # Compiled as one function: the first call otherwise compiles a dozen.
-        schedule = jax.jit(chain.make_schedule(config, plan))
+        schedule = jax.jit(make_schedule(config, plan))
         for epochs in {epochs for epochs in earlier if epochs is not None}:
             _refuse_another_beginning(config, epochs, dataset)
         say(
@@ -193,7 +198,7 @@ def prepare(
             f"{len(dataset.test.labels):,} test images; "
             f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
         )
-        for note in (*dataset.notes, *chain.notes(config)):
+        for note in (*dataset.notes, *notes(config)):
             say(f"note: {note}")
         given = initial_variables(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
@@ -235,7 +240,7 @@ def count_steps(config: Config, dataset: data.Dataset) -> Plan:
             f"--batch-size {config.batch_size}{times} is more than the {count} "
             f"training examples of {dataset.name}: choose a smaller one"
         )
-    return chain.make_plan(config, steps_per_epoch)
+    return make_plan(config, steps_per_epoch)
 
 
 def _refuse_another_beginning(
@@ -250,7 +255,10 @@ def _refuse_another_beginning(
 
     def programs(config: Config) -> tuple[str, str]:
         plan = count_steps(config, dataset)
-        rate, tx = chain.make_schedule(config, plan), chain.make_optimizer(config, plan)
+        rate, tx = (
+            make_schedule(config, plan),
+            make_optimizer(config, plan),
+        )
         state = jax.eval_shape(tx.init, params)
         return (
             jax.jit(rate).lower(0).as_text(),
@@ -311,25 +319,33 @@ def assemble(
 ) -> Engine:
     """As :func:`build`, without compiling."""
     plan = count_steps(config, dataset)
-    amplify, average = config.get(Amplify), config.get(TailAverage)
+    amplify = config.get(Amplify)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
-    return Engine(
-        networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS),
-        chain.make_optimizer(config, plan),
-        dataset,
-        source or _feed(config, dataset.train),
-        batch_size=config.batch_size * config.batches_per_step,
-        dtype=networks.DTYPES[config.precision],
-        augment=config.augment,
-        with_block=config.block_means is not None,
-        precise_bn=config.precise_bn,
-        average_start=average.first_step(plan) if average else 0,
-        most_skipped=_MOST_SKIPPED if is_patient else 1,
+    most_skipped = _MOST_SKIPPED if is_patient else 1
+    module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
+    tx = make_optimizer(config, plan)
+    preprocess = Preprocess(dataset, networks.DTYPES[config.precision], config.augment)
+    train_step = make_train_step(
+        module,
+        tx,
+        preprocess,
         propagate=amplify.layers if amplify and amplify.propagate else None,
         parts=config.batch_parts * config.batches_per_step,
         unroll=jax.default_backend() == "cpu",
         label_smoothing=config.label_smoothing,
+        most_skipped=most_skipped,
+    )
+    return Engine(
+        module,
+        tx,
+        preprocess,
+        source or _feed(config, dataset.train),
+        train_step,
+        batch_size=config.batch_size * config.batches_per_step,
+        with_block=config.block_means is not None,
+        precise_bn=config.precise_bn,
+        most_skipped=most_skipped,
     )
 
 

@@ -21,10 +21,11 @@ from tests.support.factories import CASES, Case
 from tests.support.programs import Parameters
 from training import data, recipe
 from training.data import registry
+from training.engine.optimizer import make_optimizer, make_plan
 from training.errors import ConfigError
 from training.run import workdir
-from training.settings import chain, methods, optimizers, schedules
 from training.settings import config as config_lib
+from training.settings import methods, optimizers, schedules
 from training.settings.flags import flag
 
 HERE = "tests.repo.test_extending"
@@ -128,7 +129,7 @@ def test_an_optimizer_and_a_schedule(monkeypatch):
     argv = ["--optimizer=signed", "--signed-share=0.5", "--lr=0.5", "--weight-decay=0"]
     argv += ["--schedule=halved", "--warmup-epochs=1", "--epochs=5", "--method=none"]
     (config,) = config_lib.parse([*argv, "--average=none"])
-    tx = chain.make_optimizer(config, chain.make_plan(config, steps_per_epoch=4))
+    tx = make_optimizer(config, make_plan(config, steps_per_epoch=4))
     state, rates = tx.init(3.0), []
     for _ in range(20):
         update, state = tx.update(jnp.array(3.0), state, jnp.zeros(()))

@@ -36,6 +36,10 @@ class TailAverage(Part):
         """The number of optimizer steps before the average begins."""
         return round(self.start * plan.total_steps)
 
+    def steps(self, state: optax.OptState, plan: Plan) -> int:
+        """The number of steps in the average so far, 0 before it begins."""
+        return max(int(optax.tree.get(state, "tail_steps")) - self.first_step(plan), 0)
+
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         """Adds the average to a complete optimizer, whose updates it follows."""
         is_mean = self.power is None and self.decay is None

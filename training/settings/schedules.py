@@ -123,7 +123,7 @@ class OneCycle(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Plateau(Constant):
-    """Divided by ten when the validation loss stalls: ``training.settings.plateau``."""
+    """Divided by ten when the validation loss stalls: ``training.engine.plateau``."""
 
     plateau_patience: int = flag(
         10,

@@ -238,18 +238,6 @@ def test_without_normalisation_there_are_no_statistics_to_compute():
     assert engine.with_statistics(variables) is variables
 
 
-def test_an_average_begins_after_its_start():
-    tx = optax.chain(programs.momentum(), plp_optax.tail_average(start=6))
-    engine = programs.make(Linear(), tx, average_start=6)
-    state, counts = engine.initial_state(0), []
-    for epoch in range(2):
-        state = train_epoch(engine, state, epoch)
-        counts.append(engine.average_steps(state))
-    assert counts == [0, 2]
-    plain = programs.make(Linear())
-    assert plain.average_steps(plain.initial_state(0)) is None
-
-
 def test_pinned_batches_are_the_same_batches():
     """A CPU has pinned memory too."""
     plain, pinned = (

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import optax
 
 import plp_optax
+from training.engine import plateau
 from training.errors import ConfigError
-from training.settings import flags, plateau
+from training.settings import flags
 from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Amplify, Anderson, Method
