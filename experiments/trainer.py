@@ -15,7 +15,7 @@ import jax
 from experiments.records import explained
 from experiments.study import Outcome, Study, Task, Tick
 from training import cascade, data, recipe
-from training.engine import parallel
+from training.engine import networks, parallel
 from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.errors import DivergedError
@@ -132,7 +132,7 @@ class Trainer:
         prepared = self._programs[task.arm.name].prepared
         assert not isinstance(prepared, dict)
         engine = prepared.engine
-        with jax.enable_x64(self._config(task).precision == "float64"):
+        with networks.precision(self._config(task)):
             calls = _calls(prepared, task.seed)
             next(calls)  # the first call is slower
             start, steps = time.monotonic(), 0

@@ -123,7 +123,7 @@ def _run_cascade(
     stages: dict[int, Prepared],
 ) -> dict[str, Any]:
     """Runs the stages of a cascade, each of them as an ordinary run."""
-    with precision(config):
+    with networks.precision(config):
         dataset = load_data(config)
         _check_stages(config, dataset)
 
@@ -184,7 +184,7 @@ def prepare(
         have been another.
     """
     _cache_programs(config.cache_dir)
-    with precision(config):
+    with networks.precision(config):
         dataset = dataset or load_data(config)
         plan = count_steps(config, dataset)
         # Compiled as one function: the first call otherwise compiles a dozen.
@@ -405,7 +405,7 @@ def run(
             directory.refuse_other_data(prepared.dataset)
             return directory.result
         if directory.earlier_epochs is not None:
-            with precision(config):
+            with networks.precision(config):
                 _refuse_another_beginning(
                     config, directory.earlier_epochs, prepared.dataset
                 )
@@ -419,7 +419,7 @@ def _run(
     callback: Callback | None,
 ) -> dict[str, Any]:
     callback = callback or Callback()
-    with precision(config):
+    with networks.precision(config):
         callback.on_start(config, prepared.engine, prepared.dataset)
         loop = TrainingLoop(config, directory, prepared, callback)
         with loop.saved_when_stopped():
@@ -431,8 +431,3 @@ def _run(
         result = loop.report(tested)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
-
-
-def precision(config: Config) -> contextlib.AbstractContextManager[None]:
-    """The context in which everything of a run is computed."""
-    return jax.enable_x64(config.precision == "float64")
