@@ -1,8 +1,8 @@
 """The training program: what happens to a configuration, from top to bottom.
 
 :func:`train` prepares and runs several seeds, and the stages of a cascade.
-:func:`prepare` loads the data, builds network and optimizer, and compiles. :func:`run`
-trains epoch by epoch, tests the best epoch once, and records everything.
+:func:`prepare` loads the data, builds network and optimizer, and compiles. A run trains
+epoch by epoch, tests the best epoch once, and records everything.
 """
 
 import contextlib
@@ -38,11 +38,15 @@ from training.run.display import (
 )
 from training.run.interrupts import acknowledged
 from training.run.loop import Prepared, TrainingLoop
+from training.run.records import read_metrics
 from training.run.workdir import WorkDirectory
 from training.settings.config import Config
 from training.settings.methods import Amplify
 from training.settings.plan import Plan
 from training.start import initial_variables
+
+# By the stage of a cascade; None for an ordinary run.
+Kept = dict[int | None, Prepared]
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
@@ -51,7 +55,7 @@ _MOST_SKIPPED = 25
 def train(
     configs: Sequence[Config],
     callback: Callback | None = None,
-    stages: dict[int, Prepared] | None = None,
+    kept: Kept | None = None,
 ) -> list[dict[str, Any]]:
     """Runs trainings that differ in learning rate and seed only; a rate compiles once.
 
@@ -61,18 +65,17 @@ def train(
     Args:
       configs: Complete configurations.
       callback: Called while they train.
-      stages: Where to keep the compiled stages of a cascade, for a call with another
-        seed.
+      kept: What earlier calls have prepared for any seed; new programs are added.
 
     Raises:
       UserError: If the data, the devices or a work directory do not allow it, or a run
         diverges.
     """
     parallel.join(configs[0])
-    prepared: Prepared | None = None
-    stages = {} if stages is None else stages
+    kept = {} if kept is None else kept
     rates = [config.learning_rate for config in configs]
-    is_sweep, rate = len(set(rates)) > 1, rates[0]
+    is_sweep = len(set(rates)) > 1
+    before: Config | None = None  # the run before
     finished: data.Dataset | None = None  # the data of runs that have finished
     results = []
     with acknowledged(), contextlib.ExitStack() as stack:
@@ -84,9 +87,14 @@ def train(
             raise
         earlier = [d.earlier_epochs for d in directories]
         for config, directory in zip(configs, directories, strict=True):
+            if before is not None and (
+                depends_on_seed(config) or config.learning_rate != before.learning_rate
+            ):
+                kept.clear()
+            before = config
             if directory.result is not None:
                 if finished is None or config.split_per_seed:
-                    finished = prepared.dataset if prepared else load_data(config)
+                    finished = kept[None].dataset if None in kept else load_data(config)
                 directory.refuse_other_data(finished)
                 say(f"{directory.path} has finished:\n{result_lines(directory.result)}")
                 results.append(directory.result)
@@ -95,15 +103,17 @@ def train(
                 of_rate = f"learning rate {config.learning_rate}, " if is_sweep else ""
                 say(f"{of_rate}seed {config.seed}")
             try:
-                if depends_on_seed(config) or config.learning_rate != rate:
-                    prepared, rate = None, config.learning_rate
-                    stages.clear()
                 if config.cascade is not None:
-                    results.append(_run_cascade(config, directory, callback, stages))
+                    results.append(_run_cascade(config, directory, callback, kept))
                     continue
-                if prepared is None:
-                    prepared = prepare(config, earlier=earlier)
-                results.append(_run(prepared, config, directory, callback))
+                if None not in kept:
+                    kept[None] = prepare(config, earlier=earlier)
+                elif directory.earlier_epochs is not None:
+                    with networks.precision(config):
+                        _refuse_another_beginning(
+                            config, directory.earlier_epochs, kept[None].dataset
+                        )
+                results.append(_run(kept[None], config, directory, callback))
             except DivergedError as error:
                 if not is_sweep:
                     raise
@@ -120,27 +130,52 @@ def _run_cascade(
     config: Config,
     directory: WorkDirectory,
     callback: Callback | None,
-    stages: dict[int, Prepared],
+    kept: Kept,
 ) -> dict[str, Any]:
-    """Runs the stages of a cascade, each of them as an ordinary run."""
+    """Runs the stages of a cascade, each of them as an ordinary run.
+
+    A stage that has finished is not repeated, and one that has not is resumed.
+    """
     with networks.precision(config):
         dataset = load_data(config)
         _check_stages(config, dataset)
-
-    def run_stage(stage: Config, directory: WorkDirectory) -> dict[str, Any]:
-        number = stage.cascade_stage
-        assert number is not None
-        # JAX keeps compiled functions that can no longer be called. Those of about a
-        # hundred stages use up the memory maps of a process on Linux.
-        jax.clear_caches()
-        if number in stages:
-            given = initial_variables(stage, dataset)
-            stages[number] = stages[number]._replace(given=given)
-        else:
-            stages[number] = prepare(stage, dataset)
-        return _run(stages[number], stage, directory, callback)
-
-    return cascade.run(config, directory, dataset, run_stage)
+    if not directory.is_unfinished:
+        directory.start(dataset)
+    stages = cascade.stage_configs(config)
+    history: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for number, (block, stage) in enumerate(stages.items(), 1):
+        with WorkDirectory(stage) as part:
+            if part.result is None:
+                say(f"stage {number} of {len(stages)}: {block}")
+                # JAX keeps compiled functions that can no longer be called. Those of
+                # about a hundred stages use up a process's memory maps on Linux.
+                jax.clear_caches()
+                if number in kept:
+                    given = initial_variables(stage, dataset)
+                    kept[number] = kept[number]._replace(given=given)
+                else:
+                    kept[number] = prepare(stage, dataset)
+                results.append(_run(kept[number], stage, part, callback))
+            else:
+                part.refuse_other_data(dataset)
+                results.append(part.result)
+            # Epochs and steps count on from the stage before.
+            last = history[-1] if history else {"epoch": 0, "step": 0}
+            history += [
+                line
+                | {name: last[name] + line[name] for name in ("epoch", "step")}
+                | {"stage": number, "block": block}
+                for line in read_metrics(part.path)
+            ]
+        directory.rewrite(dataset, history)
+    result = cascade.summary(stages, results)
+    directory.finish(result)
+    if config.draw:
+        name = f"{config.model} on {dataset.name}, {config.optimization}"
+        directory.draw(f"{name}, seed {config.seed}", history)
+    say(f"{result_lines(result)}\nrecorded in {directory.path}")
+    return result
 
 
 def _check_stages(config: Config, dataset: data.Dataset) -> None:
@@ -385,31 +420,6 @@ def _cache_programs(cache_dir: str | None) -> None:
 
 
 # -- Running ---------------------------------------------------------------------------
-
-
-def run(
-    prepared: Prepared, config: Config, callback: Callback | None = None
-) -> dict[str, Any]:
-    """Runs one training, and returns the content of its ``result.json``.
-
-    Args:
-      prepared: The result of :func:`prepare` for this configuration with any seed.
-      config: The configuration.
-      callback: Called while it trains.
-
-    Raises:
-      UserError: If the work directory does not allow it, or the run diverges.
-    """
-    with WorkDirectory(config) as directory:
-        if directory.result is not None:
-            directory.refuse_other_data(prepared.dataset)
-            return directory.result
-        if directory.earlier_epochs is not None:
-            with networks.precision(config):
-                _refuse_another_beginning(
-                    config, directory.earlier_epochs, prepared.dataset
-                )
-        return _run(prepared, config, directory, callback)
 
 
 def _run(

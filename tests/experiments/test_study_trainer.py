@@ -143,14 +143,15 @@ def recipe_calls(monkeypatch, tmp_path):
         seen.prepared.append(config)
         return SimpleNamespace(engine=engine)
 
-    def run(prepared, config, callback):
+    def train(configs, callback, kept):
+        (config,) = configs
         seen.configs.append(config)
         if seen.error is not None:
             raise seen.error
-        return {"test_accuracy": 0.5}
+        return [{"test_accuracy": 0.5}]
 
     fake = SimpleNamespace(
-        prepare=prepare, run=run, depends_on_seed=recipe.depends_on_seed
+        prepare=prepare, train=train, depends_on_seed=recipe.depends_on_seed
     )
     monkeypatch.setattr(trainer, "recipe", fake)
     return seen

@@ -79,7 +79,7 @@ def test_a_method_and_a_network(tmp_path):
     prepared = recipe.prepare(config)
     before = jax.device_get(prepared.engine.initial_state(config.seed).params)
     callback = Parameters()
-    result = recipe.run(prepared, config, callback)
+    (result,) = recipe.train([config], callback, {None: prepared})
     (after,) = callback.seen
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_allclose(np.abs(new - old), 0.5, rtol=1e-5)

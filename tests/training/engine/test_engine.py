@@ -179,7 +179,8 @@ def test_accumulation_is_the_large_batch(large_batch, parts, unroll):
 
 def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
     seen = {}
-    monkeypatch.setattr(recipe, "Engine", lambda *_, **options: seen.update(options))
+    for part in ("Engine", "make_train_step"):
+        monkeypatch.setattr(recipe, part, lambda *_, **options: seen.update(options))
     fields = {"batch_size": 8, "batch_parts": 2, "batches_per_step": 3}
     recipe.assemble(resolve(fields), DATASET)
     assert (seen["batch_size"], seen["parts"]) == (24, 6)
