@@ -196,21 +196,17 @@ def results(table: Table, metrics: Sequence[Metric] = METRICS) -> list[str]:
             rows = rows.join(
                 cells, on=["model", "arm"], how="left", maintain_order="left"
             )
-    groups: dict[str, list[str]] = {}
-    for arm in table.study.arms:
-        groups.setdefault(arm.group, []).append(arm.name)
     found = []
-    for group, arms in groups.items():
-        of_group = rows.filter(c("arm").is_in(arms))
+    for group in dict.fromkeys(arm.group for arm in table.study.arms):
+        arms = [arm for arm in table.study.arms if arm.group == group]
+        of_group = rows.filter(c("arm").is_in([arm.name for arm in arms]))
         if not len(of_group):
             continue
         note = "Mean ± standard deviation over the finished runs."
         for model in table.models:
             ran = set(of_group.filter(c("model") == model)["arm"])
             missing = [
-                table.labels[name]
-                for name in arms
-                if name not in ran and table.study.arm(name).trains(model)
+                arm.label for arm in arms if arm.name not in ran and arm.trains(model)
             ]
             if missing:
                 more = f"; and {len(missing) - _MOST} more" * (len(missing) > _MOST)

@@ -106,7 +106,7 @@ class Table:
         rows = [
             _key(record) | {name: listed(record.measures[name]) for name in entries}
             for record in self.records
-            if entries.keys() <= record.measures.keys()
+            if all(record.measures.get(name) for name in entries)
             and not (finished and record.diverged)
         ]
         schema = _KEY | {name: pl.List(kind) for name, kind in entries.items()}

@@ -1,5 +1,6 @@
 """From made-up runs to comparisons: which runs are paired, and every metric's sign."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -132,6 +133,27 @@ def test_the_first_epoch_that_reaches_the_target_of_the_control(target, epoch):
     assert found == epoch
 
 
+# -- Measures --------------------------------------------------------------------------
+
+
+def test_measures_have_a_row_an_entry():
+    measures = [{"step": [0, 8], "loss": [1, 0.5]}, {"step": [], "loss": []}, {}]
+    records = [
+        dataclasses.replace(run("new", seed), measures=of_run)
+        for seed, of_run in enumerate(measures)
+    ]
+    records.append(dataclasses.replace(diverge(run("old", 0)), measures=measures[0]))
+    loaded = table_of(records)
+    kinds = {"step": pl.Int64, "loss": pl.Float64}
+    found = loaded.long(**kinds)
+    assert found.select("arm", "seed", *kinds).rows() == [
+        ("new", 0, 0, 1.0),
+        ("new", 0, 8, 0.5),
+    ]
+    assert len(loaded.long(finished=False, **kinds)) == 4
+    assert found.schema == loaded.long(absent=pl.Int64, **kinds).drop("absent").schema
+
+
 # -- Markdown --------------------------------------------------------------------------
 
 
@@ -142,6 +164,9 @@ def test_a_metric_without_any_difference_becomes_a_sentence():
     first, rule = markdown.comparisons(loaded, table.compare(loaded))
     assert first == "**Test accuracy**: all differences are 0, in all 2 comparisons."
     assert "not after correction" in rule
+    found = table.compare(loaded).filter(model="tiny")
+    first, _ = markdown.comparisons(loaded, found)
+    assert first == "**Test accuracy**: all differences are 0, in one comparison."
 
 
 def test_tables_leave_out_empty_columns_and_align_numbers():
