@@ -15,6 +15,7 @@ from experiments import figures, markdown, report
 from experiments import table as tables
 from experiments.statistics import BETTER, NOT_SHOWN, UNCORRECTED, WORSE
 from experiments.table import Metric
+from training.errors import UserError
 from training.run import style
 
 c = pl.col
@@ -130,7 +131,7 @@ def collect(results: Path, claims: Sequence[Claim] = CLAIMS) -> pl.DataFrame:
       its interval over the control's standard deviation, below 0 if better.
 
     Raises:
-      UserError: If a study has no records.
+      UserError: If a study has no records, or a comparison no interval.
       KeyError: If a study does not make the comparison.
     """
     loaded = functools.cache(lambda record: _study(results / record))
@@ -152,6 +153,11 @@ def collect(results: Path, claims: Sequence[Claim] = CLAIMS) -> pl.DataFrame:
         sign = -1 if metric.higher_is_better else 1
         strongest = max(given.values(), key=lambda row: sign * row["mean"])
         texts = {kind: _difference(metric, row) for kind, row in given.items()}
+        if strongest["low"] is None:
+            raise UserError(
+                f"the claim on {claim.method} in {claim.record} has no interval: run "
+                f"more seeds, or leave it out"
+            )
         names = ("n", "verdict", "mean", "against")
         ends = sorted(sign * strongest[end] / strongest["spread"] for end in _ENDS)
         rows.append(

@@ -124,7 +124,7 @@ class RecordFile:
         Raises:
           RunError: If there are no records, or the line is damaged.
         """
-        return self._read()[0]
+        return self.read_all()[0]
 
     def read(self) -> list[Record]:
         """All records.
@@ -135,7 +135,7 @@ class RecordFile:
         Raises:
           RunError: If there are no records, or a line is damaged.
         """
-        return self._read()[1]
+        return self.read_all()[1]
 
     def append(self, header: Header, record: Record | None = None) -> None:
         """Writes a record to the disk, after the header if the file is new.
@@ -167,7 +167,8 @@ class RecordFile:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _read(self) -> tuple[Header, list[Record]]:
+    def read_all(self) -> tuple[Header, list[Record]]:
+        """Both, read once."""
         try:
             content = self.path.read_text(encoding="utf-8")
         except OSError as error:

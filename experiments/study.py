@@ -342,9 +342,9 @@ class Study:
     def current(self, header: Header, records: Sequence[Record]) -> list[Record]:
         """The records whose configuration is the one that is declared today."""
         declared = {
-            (record.arm, record.model): self.configure(header.fields, record.model, arm)
-            for record in records
-            if (arm := self.find(record.arm))
+            (name, model): self.configure(header.fields, model, arm)
+            for name, model in {(record.arm, record.model) for record in records}
+            if (arm := self.find(name))
         }
         return [
             record

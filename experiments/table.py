@@ -125,7 +125,7 @@ def load(folder: Path) -> Table:
       UserError: If there are no records, or they are damaged.
     """
     file = RecordFile(folder)
-    header, records = file.read_header(), file.read()
+    header, records = file.read_all()
     study = studies.load(header.study)
     current = study.current(header, records)
     loaded = make(study, header, current)

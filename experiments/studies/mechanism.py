@@ -210,7 +210,7 @@ class Observer(Callback):
         self._seen: dict[str, list[Any]] = {
             name: [] for name in ("step", "top_eigenvalue", "residual", "converged")
         }
-        with jax.enable_x64(config.precision == "float64"):
+        with networks.precision(config):
             images = data.normalize(
                 jnp.asarray(dataset.train.images[part]),
                 dataset.mean,

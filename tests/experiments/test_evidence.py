@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from experiments import evidence
+from training.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,3 +63,11 @@ def test_evidence_is_judged_by_the_strongest_control_and_sorted(monkeypatch):
     ]
     with pytest.raises(KeyError):
         evidence.collect(Path(), [claims[0]._replace(base="none")])
+    # One seed, or equal differences: nothing can be said.
+    none = pl.lit(None, pl.Float64)
+    alone = found.with_columns(low=none, high=none)
+    monkeypatch.setattr(
+        evidence, "_study", lambda folder: evidence._Study([loss], alone)
+    )
+    with pytest.raises(UserError, match="on c in r has no interval"):
+        evidence.collect(Path(), claims)
