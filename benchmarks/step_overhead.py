@@ -1,4 +1,4 @@
-"""What an optimizer step costs with and without the methods.
+"""The cost of an optimizer step with and without the methods.
 
     python -m benchmarks.step_overhead
 

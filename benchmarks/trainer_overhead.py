@@ -1,4 +1,4 @@
-"""What the trainer adds to a bare training step.
+"""The time that the trainer adds to a bare training step.
 
     python -m benchmarks.trainer_overhead
 

@@ -71,7 +71,7 @@ def _places(
     strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
 ) -> list[jax.Array]:
-    """What each place of a kernel meets: arrays of the output's sides."""
+    """The inputs that each place of a kernel meets: arrays of the output's sides."""
     edges = [(low, high, 0) for low, high in padding]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
     batch, height, width, channels = x.shape

@@ -47,7 +47,7 @@ class Layers:
       train: Whether batch statistics (or running ones) normalise, and units drop.
       dtype: The type of the computation.
       axis_name: The mapped axis over which batch statistics are averaged.
-      normalization: What ``norm`` does: "batch", "layer" or "none".
+      normalization: The kind of ``norm``: "batch", "layer" or "none".
       kernel_init: How layers start. "pytorch": kernels and biases uniform within
         1/sqrt(fan_in), PyTorch's default (its kaiming_uniform with a = sqrt(5) is that
         bound). "he": kernels normal with variance 2/fan_in, which keeps the mean square

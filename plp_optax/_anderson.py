@@ -406,7 +406,7 @@ def _stored(
     trees: tuple[optax.Updates, ...], here: jax.Array, new: optax.Updates
 ) -> tuple[optax.Updates, ...]:
     """The trees, with ``new`` in the place that ``here`` marks, if any."""
-    # All trees are written again. Of lax.cond for each place, XLA copies the window.
+    # All trees are written again: with a lax.cond for each, XLA copies the window.
     return tuple(select(h, new, tree) for h, tree in zip(here, trees, strict=False))
 
 

@@ -1,4 +1,4 @@
-"""What is known of each layer, as plain text."""
+"""Tables of layers as plain text: one call shows an analysis, a monitor, or both."""
 
 import math
 from collections.abc import Sequence

@@ -102,7 +102,7 @@ def add_to_sums(
       sums: The sums so far.
       begins: Whether the sums start again with this step; true for the first.
       counts: The layers whose gradients count, bool ``[L]``; the sums of others stay.
-      decay: What earlier gradients are multiplied by, in an exponential average.
+      decay: The factor of earlier gradients, for an exponential average.
       axis_name: Mapped axes over which each layer's parameters are split.
     """
     layers, leaves = sums.counted.size, tree_leaves(gradients)

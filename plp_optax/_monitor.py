@@ -115,8 +115,8 @@ def monitor_layers(
     Args:
       inner: The optimizer to watch; None to watch what passes a place in a chain.
       measure: The measure of agreement, as above.
-      decay: Of the exponential average, in (0, 1); by default 0.99. A scalar jax array
-        may be traced.
+      decay: The exponential average's decay, in (0, 1); by default 0.99. A scalar jax
+        array may be traced.
       window: With n, statistics over the steps 1 to n, n + 1 to 2n, and so on, instead
         of the exponential average.
       layers: How parameters group into layers; see :func:`layer_names`.
@@ -300,7 +300,7 @@ def _moments(
             _squared(tree_leaves(sums.signed)), places, total.size, axis_name
         ).astype(total.dtype)
         squared_mean = squared_sums / (total * total)
-        # Of one sample there is no variance.
+        # One sample has no variance.
         several = samples > 1.5
         others = jnp.where(several, samples - 1, 1)
         variance = jnp.maximum(mean_squares[0] - squared_mean, 0) * samples / others

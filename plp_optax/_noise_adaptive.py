@@ -20,7 +20,7 @@ class NoiseAdaptiveRatesState(NamedTuple):
     """State of :func:`noise_adaptive_rates`, for L layers.
 
     Attributes:
-      layer_rates: What the last updates of each layer were multiplied by, ``[L]``.
+      layer_rates: The factor of each layer's last updates, ``[L]``.
       layer_monitor: The state of :func:`monitor_layers`, with the noise.
     """
 
@@ -66,7 +66,7 @@ def noise_adaptive_rates(
       alpha: How even the rates are: large values make them equal, small ones make them
         fall with the fourth root of the noise. Above 0; a scalar jax array may be
         traced.
-      decay: Of the exponential averages, in (0, 1).
+      decay: The exponential averages' decay, in (0, 1).
       layers: How parameters group into layers; see :func:`layer_names`.
       axis_name: As for :func:`monitor_layers`.
       accumulator_dtype: As for :func:`monitor_layers`.

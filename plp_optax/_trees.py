@@ -51,7 +51,7 @@ def zeros(params: Any, accumulator_dtype: Any = None, *, wide: bool = False) -> 
 
 
 def movement(updates: Any, params: Any | None, *, of_wide: bool = True) -> Any:
-    """What ``optax.apply_updates`` does to the parameters, after rounding.
+    """The change of the parameters by ``optax.apply_updates``, after rounding.
 
     The compiler keeps a copy of the parameters for it. Without ``of_wide`` those of
     float32 and wider are taken to follow their updates.

@@ -47,7 +47,7 @@ def test_each_projection_of_attention_is_a_layer():
 
 def test_both_convolutions_of_squeeze_and_excitation_are_layers():
     names = layers("efficientnet-b0", "kernels")
-    # Of the 16 blocks the first does not expand.
+    # The first of the 16 blocks does not expand.
     convolutions = {"expand/conv": 15, "depthwise/conv": 16, "project/conv": 16}
     convolutions |= {"squeeze/reduce": 16, "squeeze/expand": 16}
     for part, count in convolutions.items():

@@ -117,7 +117,7 @@ ROUNDED = {  # with the weight of the t-th parameters in the average
 
 @pytest.mark.parametrize("name", ROUNDED)
 def test_average_of_rounded_parameters(name):
-    """Of what parameters were in bfloat16, with an offset in float32."""
+    """The average is of parameters as bfloat16 rounds them; its offset is float32."""
     tx, weight = ROUNDED[name]
     tx = jitted(tx)
     rng = np.random.default_rng(0)

@@ -105,7 +105,7 @@ def test_half_of_the_weights_against_the_other_half():
 
 
 def test_weights_without_gradients_are_left_out_in_every_accumulator():
-    """Of the first layer one weight never has a gradient; of the second one turns."""
+    """One weight of the first layer has no gradient; one of the second turns."""
     rows = [
         kernels(np.array([[1e-5, 0.0], [1e-5, sign * 1e-5]])) for sign in (1, -1, 1)
     ]

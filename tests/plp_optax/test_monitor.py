@@ -100,7 +100,7 @@ def test_windows_follow_their_twin_and_hold_until_the_next_ends():
 
 
 def test_noise_and_signal_are_unbiased():
-    """Of 400 layers with a known mean and deviation, in 5 gradients each."""
+    """400 layers with a known mean and deviation, in 5 gradients each."""
     rng = np.random.default_rng(1)
     rows = 0.5 + 2.0 * rng.normal(size=(5, 400, 16))
     params = {"kernel": jnp.ones((400, 16))}
