@@ -105,10 +105,12 @@ def anderson(
       period: Steps in a cycle of the restarted form, at least ``history``; None for
         the sliding form.
       mixing: :math:`\beta`, how much of the combined update a jump takes: it ends at
-        :math:`\sum_i c_i (w_i - (1 - \beta) u_i)`. 1 by default, as above.
+        :math:`\sum_i c_i (w_i - (1 - \beta) u_i)`. 1 by default, as above. Set
+        it below 1 to damp jumps, as a lower learning rate would.
       regularization: :math:`\lambda`, also called ridge; positive. By default 1e-5
         sliding; restarted 1e-10 if all updates are float64 and 1e-7 for float32; 1e-2
-        for anything shorter.
+        for anything shorter. Raise it where jumps overshoot: they then end nearer to
+        the window's average.
       min_signal: Where the mean product of different updates is less than this part of
         the mean square of updates, there is no jump. The quotient is about 1 for steady
         updates and 0 for noise, but also small where updates oscillate. None for no

@@ -98,9 +98,10 @@ def ekf(
       measurement_noise: The variance r of the noise on each output, in the squared
         unit of the targets. Positive.
       process_noise: The variance q by which each parameter drifts from one update to
-        the next; at least 0.
+        the next; at least 0. Above 0 for targets that change with time.
       forgetting: The factor :math:`\lambda` by which the weight of earlier samples
-        shrinks with each update; above 0 and at most 1.
+        shrinks with each update; above 0 and at most 1. Below 1 for targets that
+        change, too, if samples excite all directions (see "wind-up" above).
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state :class:`EKFState`.

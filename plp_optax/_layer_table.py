@@ -1,4 +1,4 @@
-"""Tables of layers as plain text: one call shows an analysis, a monitor, or both."""
+"""Layers as plain text: of amplification, of a monitor, or both, from one state."""
 
 import math
 from collections.abc import Sequence

@@ -251,7 +251,8 @@ def plp_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW, with its decoupled weight decay, followed by :func:`plp_optax.plp`.
 
-    Like :func:`optax.adamw`, ``update`` needs ``params``.
+    Its arguments are those of :func:`optax.adamw`, in their order, so that it is a
+    drop-in replacement; the prediction is one more. ``update`` needs ``params``.
 
     Args:
       learning_rate: As in :func:`optax.adamw`, like the arguments that follow.

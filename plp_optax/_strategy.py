@@ -1,7 +1,6 @@
 """Training strategies: learning rate and amplification by epoch, and by step."""
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -217,8 +216,8 @@ def check_windows(
             _check_window(window)
         except ValueError as error:
             raise ValueError(
-                f"{error}. (Stages such as (50, 0.1, 0, 1) are counted in epochs and "
-                f"need steps_per_epoch=.)"
+                f"{error} (stages such as (50, 0.1, 0, 1) are counted in epochs and "
+                f"need steps_per_epoch=)"
             ) from error
         if window.start < end:
             raise ValueError(f"{window} begins before the window before it ends")
@@ -238,9 +237,9 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
     is_int = isinstance(end, numbers.Integral) and not isinstance(end, bool)
     if not is_int or end <= start:
         raise ValueError(f"{where} must end with an epoch after {start}")
-    if not (_is_finite(rate) and rate > 0):
+    if not (_checks.is_finite(rate) and rate > 0):
         raise ValueError(f"{where} must have a positive learning rate, got {rate!r}")
-    if not (_is_finite(factor) and factor >= 0):
+    if not (_checks.is_finite(factor) and factor >= 0):
         raise ValueError(f"{where} must have a factor of at least 0, got {factor!r}")
     if amplify not in (0, 1):
         raise ValueError(f"{where} must say 0 or 1 for amplify?, got {amplify!r}")
@@ -250,11 +249,6 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
             f"epoch: end it with epoch {start + 2} or later"
         )
     return Stage(int(end), float(rate), bool(amplify), float(factor))
-
-
-def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 def _check_window(window: AmplificationWindow) -> None:
