@@ -62,7 +62,7 @@ def run(
             model=model, width=channels, batch_size=batch_size
         )
         dataset = measure.synthetic(batch_size)
-        theirs = torch.Training(config, dataset, device="cpu", compiled=False)
+        theirs = torch.TorchTraining(config, dataset, device="cpu", compiled=False)
         theirs.run()  # which gives it gradients
         ours = measure.Training(config, dataset)
         their_parts = dict(zip(STEP_PARTS, torch.make_parts(theirs), strict=True))

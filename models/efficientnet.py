@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from models.layers import ConvNorm, Layers, Network, as_input, as_logits, global_mean
 
 
-class Blocks(NamedTuple):
+class StageSettings(NamedTuple):
     """A stage: a row of the paper's table 1."""
 
     expansion: int
@@ -24,13 +24,13 @@ class Blocks(NamedTuple):
 
 
 STAGES = (
-    Blocks(1, 16, 1, 3, 1),
-    Blocks(6, 24, 2, 3, 2),
-    Blocks(6, 40, 2, 5, 2),
-    Blocks(6, 80, 3, 3, 2),
-    Blocks(6, 112, 3, 5, 1),
-    Blocks(6, 192, 4, 5, 2),
-    Blocks(6, 320, 1, 3, 1),
+    StageSettings(1, 16, 1, 3, 1),
+    StageSettings(6, 24, 2, 3, 2),
+    StageSettings(6, 40, 2, 5, 2),
+    StageSettings(6, 80, 3, 3, 2),
+    StageSettings(6, 112, 3, 5, 1),
+    StageSettings(6, 192, 4, 5, 2),
+    StageSettings(6, 320, 1, 3, 1),
 )
 
 
@@ -49,7 +49,7 @@ class SqueezeExcitation(nn.Module):
         return nn.sigmoid(conv(y, "expand", x.shape[-1], 1, bias=True))
 
 
-class Block(nn.Module):
+class MBConv(nn.Module):
     """Expansion, depthwise convolution, squeeze-and-excitation, projection.
 
     Squeeze-and-excitation has a quarter of the block's input channels. A block that
@@ -82,10 +82,10 @@ class Block(nn.Module):
         return y
 
 
-class Stage(nn.Module):
+class MBConvStage(nn.Module):
     """A sequence of blocks, the first of which has the stride."""
 
-    blocks: Blocks
+    blocks: StageSettings
     features: int
     drop_rates: tuple[float, ...]
     layers: Layers
@@ -95,7 +95,7 @@ class Stage(nn.Module):
         """Maps (batch, height, width, channels) to the last block's output."""
         expansion, _, depth, size, stride = self.blocks
         for i in range(depth):
-            x = Block(
+            x = MBConv(
                 self.features,
                 expansion,
                 size,
@@ -142,7 +142,7 @@ class EfficientNet(Network):
             first += blocks.depth
             rates = tuple(self.stochastic_depth_rate * n / total for n in numbers)
             features = _scale(blocks.features, self.width)
-            x = Stage(blocks, features, rates, layers, name=f"stage{i + 1}")(x)
+            x = MBConvStage(blocks, features, rates, layers, name=f"stage{i + 1}")(x)
 
         x = nn.silu(ConvNorm(4 * x.shape[-1], 1, 1, layers, name="last")(x))
         x = layers.dropout(global_mean(x), self.dropout_rate)

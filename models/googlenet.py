@@ -75,7 +75,7 @@ class Inception(nn.Module):
         return jnp.concatenate([one, three, five, pool], axis=-1)
 
 
-class Stem(nn.Module):
+class InceptionStem(nn.Module):
     """Three convolutions; the ImageNet kind also shrinks the image fourfold."""
 
     kind: str
@@ -95,7 +95,7 @@ class Stem(nn.Module):
         return max_pool(x, 3, 2)
 
 
-class Stage(nn.Module):
+class InceptionStage(nn.Module):
     """A sequence of inception modules."""
 
     blocks: tuple[Branches, ...]
@@ -130,12 +130,12 @@ class GoogLeNet(Network):
         x = as_input(images, self.dtype)
 
         scale = functools.partial(_scale, width=self.width)
-        x = Stem(self.stem, scale, layers, name="stem")(x)
+        x = InceptionStem(self.stem, scale, layers, name="stem")(x)
         for name, blocks in STAGES.items():
             if name != "stage3":
                 x = max_pool(x, 3, 2)
             scaled = tuple(Branches(*map(scale, branches)) for branches in blocks)
-            x = Stage(scaled, layers, name=name)(x)
+            x = InceptionStage(scaled, layers, name=name)(x)
 
         x = layers.dropout(global_mean(x), self.dropout_rate)
         return as_logits(layers.dense(x, "head", self.num_classes))

@@ -55,7 +55,7 @@ def _shortcut(x: jax.Array, y: jax.Array, stride: int, layers: Layers) -> jax.Ar
     return ConvNorm(y.shape[-1], 1, stride, layers, name="shortcut")(x)
 
 
-class Stage(nn.Module):
+class ResidualStage(nn.Module):
     """A sequence of blocks, the first of which has the stride."""
 
     block: type[Basic] | type[Bottleneck]
@@ -91,7 +91,7 @@ class ResNet(BlockNetwork):
         blocks: dict[str, Block] = {"stem": self._stem}
         for i, depth in enumerate(self.depths):
             name, features, stride = f"stage{i + 1}", self.width * 2**i, min(i + 1, 2)
-            stage = Stage(self.block, features, stride, name=name)
+            stage = ResidualStage(self.block, features, stride, name=name)
             for index in range(depth):
                 blocks[f"{name}/block{index}"] = functools.partial(stage, index=index)
         return blocks

@@ -14,7 +14,7 @@ from models.blocks import Block, BlockNetwork
 from models.layers import Layers, max_pool
 
 
-class Stage(nn.Module):
+class ConvStage(nn.Module):
     """Convolutions, each with a bias, a normalisation and a relu; a pooling."""
 
     features: int
@@ -48,7 +48,7 @@ class VGG(BlockNetwork):
         blocks: dict[str, Block] = {}
         for i, depth in enumerate(self.depths):
             name, features = f"stage{i + 1}", self.width * min(2**i, 8)
-            stage = Stage(features, depth, name=name)
+            stage = ConvStage(features, depth, name=name)
             for index in range(1, depth + 1):
                 blocks[f"{name}/conv{index}"] = functools.partial(stage, index=index)
         return blocks

@@ -13,7 +13,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from models.layers import Layers, Network, as_input, as_logits
 
 
-class Stem(nn.Module):
+class PatchEmbedding(nn.Module):
     """Linear maps of the patches after a class token, plus learned positions.
 
     The class token starts at 0 and the positions normal with a deviation of 0.02, as
@@ -93,7 +93,7 @@ class Mlp(nn.Module):
         return self.layers.dropout(y, self.dropout_rate)
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
     """Attention and MLP, each after a normalisation and parallel to a shortcut."""
 
     num_heads: int
@@ -109,7 +109,7 @@ class Block(nn.Module):
         return x + Mlp(self.dropout_rate, self.layers, name="mlp")(norm(x, "norm2"))
 
 
-_SharedBlock = nn.jit(Block)  # traced once for blocks of the same shapes
+_SharedBlock = nn.jit(EncoderBlock)  # traced once for blocks of the same shapes
 
 
 class ViT(Network):
@@ -142,11 +142,11 @@ class ViT(Network):
         x = as_input(images, self.dtype)
 
         patch = 4 if self.stem == "cifar" else 16
-        x = Stem(self.num_heads * self.width, patch, layers, name="stem")(x)
+        x = PatchEmbedding(self.num_heads * self.width, patch, layers, name="stem")(x)
         x = layers.dropout(x, self.dropout_rate)
         # A seed draws the same variables either way.
         is_shared = self.share_blocks and not self.is_initializing()
-        kind = _SharedBlock if is_shared else Block
+        kind = _SharedBlock if is_shared else EncoderBlock
         # Or else XLA copies the function to each of its calls before it compiles.
         with set_xla_metadata(**({"inlineable": "false"} if is_shared else {})):
             for i in range(self.depth):

@@ -15,9 +15,9 @@ import optax
 from plp_optax import _checks
 from plp_optax._trees import arrays, combine, select, wide_count, zeros
 
-Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
+StepSchedule = Callable[[jax.Array], jax.typing.ArrayLike]
 Store = Literal["folded", "snapshots"]
-Coefficients = Sequence[float] | np.ndarray | jax.Array | Schedule
+Coefficients = Sequence[float] | np.ndarray | jax.Array | StepSchedule
 
 
 class AffineWindowState(NamedTuple):
@@ -45,7 +45,7 @@ def affine_window(
     coefficients: Coefficients,
     *,
     period: int,
-    active: Schedule | None = None,
+    active: StepSchedule | None = None,
     store: Store = "folded",
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:

@@ -8,13 +8,15 @@ import jax
 
 from plp_optax import _checks
 from plp_optax._amplification import AmplifyLayersState, LayerAnalysis, layer_analyses
-from plp_optax._layers import Layers
+from plp_optax._layers import LayerRule
 from plp_optax._monitor import LayerStatistics, MonitorLayersState, layer_statistics
 
 Row = LayerAnalysis | LayerStatistics
 
 
-def layer_table(state: Any, params: Any = None, *, layers: Layers = "kernels") -> str:
+def layer_table(
+    state: Any, params: Any = None, *, layers: LayerRule = "kernels"
+) -> str:
     """A table with one line per layer: an analysis, or the statistics of a monitor.
 
     Args:
@@ -53,7 +55,7 @@ def _contains(state: Any, kind: type) -> bool:
     return any(map(is_one, jax.tree.leaves(state, is_leaf=is_one)))
 
 
-def _of_members(state: Any, kind: Any, params: Any, layers: Layers) -> str:
+def _of_members(state: Any, kind: Any, params: Any, layers: LayerRule) -> str:
     state = _checks.only_state(state, kind)
     read: Any = layer_statistics
     if kind is AmplifyLayersState:

@@ -21,10 +21,12 @@ class Stacked:
     layers: Any
 
 
-Layers = str | Sequence[tuple[str, str | None]] | Callable[[str], str | None] | Stacked
+LayerRule = (
+    str | Sequence[tuple[str, str | None]] | Callable[[str], str | None] | Stacked
+)
 
 
-def stacked(pattern: str, *, axis: int = 0, layers: Layers = "kernels") -> Stacked:
+def stacked(pattern: str, *, axis: int = 0, layers: LayerRule = "kernels") -> Stacked:
     """A rule for parameters that stack several layers along an axis.
 
     ``nn.scan`` and ``nnx.vmap`` hold a network's blocks as one block whose parameters
@@ -64,7 +66,7 @@ def stacked(pattern: str, *, axis: int = 0, layers: Layers = "kernels") -> Stack
     return Stacked(pattern, axis, layers)
 
 
-def layer_names(params: Any, layers: Layers = "kernels") -> tuple[str, ...]:
+def layer_names(params: Any, layers: LayerRule = "kernels") -> tuple[str, ...]:
     r"""Names of a tree's layers, in the order of their first parameters.
 
     Args:
@@ -131,7 +133,7 @@ class Assignment(NamedTuple):
     places: list[Place | None]
 
 
-def assign_layers(params: Any, layers: Layers = "kernels") -> Assignment:
+def assign_layers(params: Any, layers: LayerRule = "kernels") -> Assignment:
     """Finds the layers of a tree and where each of its leaves counts."""
     check_layers(layers)
     paths = [(path, leaf) for path, leaf in _paths(params)]
@@ -171,7 +173,7 @@ def assign_layers(params: Any, layers: Layers = "kernels") -> Assignment:
     )
 
 
-def check_layers(layers: Layers) -> None:
+def check_layers(layers: LayerRule) -> None:
     """Raises unless ``layers`` is a rule."""
     if isinstance(layers, str):
         if layers not in ("kernels", "modules"):
@@ -197,7 +199,9 @@ class _Leaf(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _rule(layers: Layers, leaves: list[_Leaf]) -> list[tuple[str, int | None] | None]:
+def _rule(
+    layers: LayerRule, leaves: list[_Leaf]
+) -> list[tuple[str, int | None] | None]:
     """The layer of each leaf, and the axis of its slices."""
     if isinstance(layers, Stacked):
         return _stacked_rule(layers, leaves)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from plp_optax import _checks
-from plp_optax._layers import Layers, Place, assign_layers, check_layers
+from plp_optax._layers import LayerRule, Place, assign_layers, check_layers
 from plp_optax._measures import (
     MEASURES,
     Leaves,
@@ -82,7 +82,7 @@ def monitor_layers(
     measure: Measure = "g1",
     decay: float | jax.Array | None = None,
     window: int | None = None,
-    layers: Layers = "kernels",
+    layers: LayerRule = "kernels",
     axis_name: AxisName | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -359,7 +359,7 @@ class LayerStatistics(NamedTuple):
 
 
 def layer_statistics(
-    state: Any, params: Any, *, layers: Layers = "kernels"
+    state: Any, params: Any, *, layers: LayerRule = "kernels"
 ) -> list[LayerStatistics]:
     """The statistics of :func:`monitor_layers`, layer by layer.
 

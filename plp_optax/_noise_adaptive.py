@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from plp_optax import _checks
-from plp_optax._layers import Layers, assign_layers
+from plp_optax._layers import LayerRule, assign_layers
 from plp_optax._measures import scale_layers
 from plp_optax._monitor import MonitorLayersState, monitor_layers
 from plp_optax._trees import AxisName
@@ -33,7 +33,7 @@ def noise_adaptive_rates(
     *,
     alpha: float | jax.Array = 1.0,
     decay: float | jax.Array = 0.99,
-    layers: Layers = "kernels",
+    layers: LayerRule = "kernels",
     axis_name: AxisName | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:

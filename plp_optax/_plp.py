@@ -12,7 +12,7 @@ import optax
 
 from plp_optax import _checks
 from plp_optax._affine_window import (
-    Schedule,
+    StepSchedule,
     Store,
     affine_window,
     average_coefficients,
@@ -23,12 +23,12 @@ Mask = Any | Callable[[optax.Params], Any]
 
 
 def plp(
-    step: jax.typing.ArrayLike | Schedule = 1.0,
+    step: jax.typing.ArrayLike | StepSchedule = 1.0,
     *,
     window: int = 3,
     period: int = 4,
     fit: Fit = "midpoint",
-    active: Schedule | None = None,
+    active: StepSchedule | None = None,
     store: Store = "folded",
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:

@@ -48,7 +48,7 @@ class AmplificationWindow(NamedTuple):
 
 StageLike = Stage | tuple[int, float, int, float]
 Windows = Sequence[AmplificationWindow | tuple[int, int, int, float]]
-Stages = Sequence[tuple[Any, ...]]
+StageTuples = Sequence[tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -185,7 +185,7 @@ def phase_at(
 
 
 def check_windows(
-    strategy: TrainingStrategy | Windows | Stages, steps_per_epoch: int | None
+    strategy: TrainingStrategy | Windows | StageTuples, steps_per_epoch: int | None
 ) -> tuple[AmplificationWindow, ...]:
     """Returns a strategy's windows; raises unless they make sense."""
     if steps_per_epoch is not None:
