@@ -38,12 +38,19 @@ COLORS = (
 
 
 class Layer(NamedTuple):
-    """A layer that is applied alone."""
+    """A layer that is applied alone.
+
+    Attributes:
+      module: The Flax module.
+      variables: Its variables.
+      x: Its inputs for a batch, ``[devices, images of a device, ...]``.
+      y: Its outputs, of the same leading axes.
+    """
 
     module: Any
     variables: Any
-    x: Any  # inputs of a batch, [devices, images of a device, ...]
-    y: Any  # and outputs
+    x: Any
+    y: Any
 
 
 def run(

@@ -70,7 +70,10 @@ class Head(nn.Module):
     """A head: the layers after the last block.
 
     Attributes:
+      num_classes: The number of logits.
       width: The network's; the sizes of hidden layers are multiples of it.
+      dropout_rate: The share of hidden units dropped in training.
+      layers: Applies the network's layers.
     """
 
     num_classes: int

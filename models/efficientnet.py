@@ -14,7 +14,15 @@ from models.layers import ConvNorm, Layers, Network, as_input, as_logits, global
 
 
 class StageSettings(NamedTuple):
-    """A stage: a row of the paper's table 1."""
+    """A stage: a row of the paper's table 1.
+
+    Attributes:
+      expansion: The factor from a block's input channels to its inner ones.
+      features: Channels of the output, at width 64.
+      depth: The number of blocks.
+      size: The side of the depthwise kernels.
+      stride: The first block's stride.
+    """
 
     expansion: int
     features: int
@@ -35,7 +43,12 @@ STAGES = (
 
 
 class SqueezeExcitation(nn.Module):
-    """Factors in (0, 1) for the channels (Hu et al., arXiv 1709.01507, 2017)."""
+    """Factors in (0, 1) for the channels (Hu et al., arXiv 1709.01507, 2017).
+
+    Attributes:
+      squeezed: The number of hidden units.
+      layers: Applies the network's layers.
+    """
 
     squeezed: int
     layers: Layers
@@ -53,7 +66,15 @@ class MBConv(nn.Module):
     """Expansion, depthwise convolution, squeeze-and-excitation, projection.
 
     Squeeze-and-excitation has a quarter of the block's input channels. A block that
-    keeps the shape is parallel to a shortcut, and dropped at ``drop_rate`` in training.
+    keeps the shape is parallel to a shortcut.
+
+    Attributes:
+      features: Channels of the output.
+      expansion: The factor from the input's channels to the inner ones.
+      size: The side of the depthwise kernel.
+      stride: The depthwise convolution's stride.
+      drop_rate: The share of examples for which the block is dropped in training.
+      layers: Applies the network's layers.
     """
 
     features: int
@@ -83,7 +104,14 @@ class MBConv(nn.Module):
 
 
 class MBConvStage(nn.Module):
-    """A sequence of blocks, the first of which has the stride."""
+    """A sequence of blocks, the first of which has the stride.
+
+    Attributes:
+      blocks: Their settings; the features there are those at width 64.
+      features: Channels of the output.
+      drop_rates: The share of examples for which a block is dropped, by block.
+      layers: Applies the network's layers.
+    """
 
     blocks: StageSettings
     features: int

@@ -25,7 +25,16 @@ from models.layers import (
 
 
 class Branches(NamedTuple):
-    """Channels of an inception module, in the order of the paper's table 1."""
+    """Channels of an inception module, in the order of the paper's table 1.
+
+    Attributes:
+      conv1: The 1x1 branch.
+      reduce3: The 1x1 convolution before the 3x3.
+      conv3: The 3x3 branch.
+      reduce5: The 1x1 convolution before the 5x5.
+      conv5: The 5x5 branch.
+      pool: The 1x1 convolution after the pooling.
+    """
 
     conv1: int
     reduce3: int
@@ -52,7 +61,12 @@ STAGES = {  # a max pooling stands before stage 4 and before stage 5
 
 
 class Inception(nn.Module):
-    """Four parallel branches, concatenated (the paper's figure 2b)."""
+    """Four parallel branches, concatenated (the paper's figure 2b).
+
+    Attributes:
+      branches: Their channels.
+      layers: Applies the network's layers.
+    """
 
     branches: Branches
     layers: Layers
@@ -76,7 +90,13 @@ class Inception(nn.Module):
 
 
 class InceptionStem(nn.Module):
-    """Three convolutions; the ImageNet kind also shrinks the image fourfold."""
+    """Three convolutions; the ImageNet kind also shrinks the image fourfold.
+
+    Attributes:
+      kind: "cifar" or "imagenet".
+      scale: Maps the paper's number of channels to the network's.
+      layers: Applies the network's layers.
+    """
 
     kind: str
     scale: Callable[[int], int]
@@ -96,7 +116,12 @@ class InceptionStem(nn.Module):
 
 
 class InceptionStage(nn.Module):
-    """A sequence of inception modules."""
+    """A sequence of inception modules.
+
+    Attributes:
+      blocks: The channels of each.
+      layers: Applies the network's layers.
+    """
 
     blocks: tuple[Branches, ...]
     layers: Layers

@@ -161,7 +161,15 @@ class Layers:
 
 
 class ConvNorm(nn.Module):
-    """A convolution and its normalisation, under one name: ``conv`` and ``norm``."""
+    """A convolution and its normalisation, under one name: ``conv`` and ``norm``.
+
+    Attributes:
+      features: Channels of the output.
+      size: The side of the kernel.
+      stride: The stride of both sides.
+      layers: Applies the network's layers.
+      groups: 1, or as many as channels for a depthwise convolution.
+    """
 
     features: int
     size: int

@@ -15,7 +15,12 @@ from models.layers import Layers, max_pool
 
 
 class ConvStage(nn.Module):
-    """Convolutions, each with a bias, a normalisation and a relu; a pooling."""
+    """Convolutions, each with a bias, a normalisation and a relu; a pooling.
+
+    Attributes:
+      features: Channels of the output.
+      depth: The number of convolutions.
+    """
 
     features: int
     depth: int

@@ -19,6 +19,11 @@ class PatchEmbedding(nn.Module):
     The class token starts at 0 and the positions normal with a deviation of 0.02, as
     in torchvision. They are parameters of this module and not of the network, so that
     its output is the output of the layer that they make.
+
+    Attributes:
+      features: Channels of a token.
+      patch: The side of a patch, in pixels.
+      layers: Applies the network's layers.
     """
 
     features: int
@@ -57,7 +62,12 @@ class PatchEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; each of its four projections is a layer."""
+    """Multi-head self-attention; each of its four projections is a layer.
+
+    Attributes:
+      num_heads: The number of heads, which share the channels equally.
+      layers: Applies the network's layers.
+    """
 
     num_heads: int
     layers: Layers
@@ -79,7 +89,12 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """A hidden layer of four times the channels, with dropout after both layers."""
+    """A hidden layer of four times the channels, with dropout after both layers.
+
+    Attributes:
+      dropout_rate: The share of units dropped in training.
+      layers: Applies the network's layers.
+    """
 
     dropout_rate: float
     layers: Layers
@@ -94,7 +109,13 @@ class Mlp(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention and MLP, each after a normalisation and parallel to a shortcut."""
+    """Attention and MLP, each after a normalisation and parallel to a shortcut.
+
+    Attributes:
+      num_heads: The number of attention heads.
+      dropout_rate: The share of units dropped in training.
+      layers: Applies the network's layers.
+    """
 
     num_heads: int
     dropout_rate: float

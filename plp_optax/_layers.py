@@ -14,7 +14,13 @@ from plp_optax import _checks
 
 @dataclasses.dataclass(frozen=True)
 class Stacked:
-    """A rule for parameters that hold several layers; see :func:`stacked`."""
+    """A rule for parameters that hold several layers; see :func:`stacked`.
+
+    Attributes:
+      pattern: A regular expression for the paths of stacked parameters.
+      axis: The axis of the slices.
+      layers: The rule for one slice.
+    """
 
     pattern: str
     axis: int
