@@ -172,12 +172,14 @@ class EfficientNet(Network):
             features = _scale(blocks.features, self.width)
             x = MBConvStage(blocks, features, rates, layers, name=f"stage{i + 1}")(x)
 
+        # 1280 channels at width 64, in the last row of the table.
         x = nn.silu(ConvNorm(4 * x.shape[-1], 1, 1, layers, name="last")(x))
         x = layers.dropout(global_mean(x), self.dropout_rate)
         return as_logits(layers.dense(x, "head", self.num_classes))
 
 
 def _scale(channels: int, width: int) -> int:
+    # `round_filters` of the authors' program.
     exact = channels * width / 64
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * exact else rounded + 8

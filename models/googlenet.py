@@ -105,6 +105,7 @@ class InceptionStem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, height, width, channels) to scale(192) channels."""
+        # (side, stride) of each; the ImageNet ones are those of table 1.
         imagenet = self.kind == "imagenet"
         sizes = ((7, 2), (1, 1), (3, 1)) if imagenet else ((3, 1), (3, 1), (3, 1))
         for i, features in enumerate((64, 64, 192)):

@@ -135,7 +135,7 @@ class Layers:
             epsilon=1e-6,  # that of the Vision Transformer's authors, and torchvision
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            use_fast_variance=False,
+            use_fast_variance=False,  # E[x^2] - E[x]^2 would cancel
             name=name,
         )(x)
 

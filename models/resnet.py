@@ -61,6 +61,7 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(x: jax.Array, y: jax.Array, stride: int, layers: Layers) -> jax.Array:
+    # The paper's option B: a projection only where the shape changes.
     if x.shape == y.shape:
         return x
     return ConvNorm(y.shape[-1], 1, stride, layers, name="shortcut")(x)
@@ -108,6 +109,7 @@ class ResNet(BlockNetwork):
         blocks: dict[str, Block] = {"stem": self._stem}
         for i, depth in enumerate(self.depths):
             name, features, stride = f"stage{i + 1}", self.width * 2**i, min(i + 1, 2)
+            # Called once for each block, so that the network can be cut between them.
             stage = ResidualStage(self.block, features, stride, name=name)
             for index in range(depth):
                 blocks[f"{name}/block{index}"] = functools.partial(stage, index=index)

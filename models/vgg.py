@@ -52,6 +52,7 @@ class VGG(BlockNetwork):
         """See ``BlockNetwork``."""
         blocks: dict[str, Block] = {}
         for i, depth in enumerate(self.depths):
+            # 64, 128, 256, 512 and 512 channels at the usual width.
             name, features = f"stage{i + 1}", self.width * min(2**i, 8)
             stage = ConvStage(features, depth, name=name)
             for index in range(1, depth + 1):

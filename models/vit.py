@@ -45,7 +45,7 @@ class PatchEmbedding(nn.Module):
             bias=True,
             padding="SAME",
         )
-        x = x.reshape(x.shape[0], -1, self.features)
+        x = x.reshape(x.shape[0], -1, self.features)  # (batch, patches, features)
         dtype = self.layers.param_dtype
         token = self.param(
             "class_token", nn.initializers.zeros, (1, 1, self.features), dtype
@@ -57,6 +57,7 @@ class PatchEmbedding(nn.Module):
             dtype,
         )
         token = jnp.broadcast_to(token, (x.shape[0], 1, self.features))
+        # The paper's equation 1.
         x = jnp.concatenate([token.astype(x.dtype), x], axis=1)
         return x + positions.astype(x.dtype)
 
@@ -75,6 +76,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, tokens, channels) to the same shape."""
+        # (batch, tokens, heads, channels of a head)
         query, key, value = (
             self.layers.dense(x, name, x.shape[-1]).reshape(
                 *x.shape[:2], self.num_heads, -1
@@ -125,6 +127,7 @@ class EncoderBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, tokens, channels) to the same shape."""
         norm = self.layers.layer_norm
+        # The paper's equations 2 and 3.
         y = Attention(self.num_heads, self.layers, name="attention")(norm(x, "norm1"))
         x = x + self.layers.dropout(y, self.dropout_rate)
         return x + Mlp(self.dropout_rate, self.layers, name="mlp")(norm(x, "norm2"))

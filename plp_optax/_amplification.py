@@ -285,6 +285,7 @@ def amplify_layers(
             gradients,
             places,
             Sums(state.signed_sums, state.absolute_sums, state.gradients_counted),
+            # Also at the first step: "g2" begins sums of magnitudes above init's 0.
             begins=now.begins | (state.gradients_seen == 0),
             counts=now.analyzes & finite,
             axis_name=axis_name,
@@ -304,6 +305,7 @@ def amplify_layers(
         multiplier: Any = after.factor if factor is None else factor
         if callable(multiplier):
             multiplier = multiplier(step_after)
+        # Factors inside back-propagation would hide the raw gradients from an analysis.
         amplifies = after.amplifies if apply else after.amplifies & ~after.analyzes
         factors = jnp.where(
             amplified & amplifies, jnp.asarray(multiplier, state.factors.dtype), 1

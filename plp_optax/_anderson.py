@@ -222,6 +222,7 @@ def anderson(
             now = jnp.asarray(value, state.value_before.dtype)
             if now.shape:
                 raise ValueError(f"value must be a scalar, got shape {now.shape}")
+            # Not `now > before`, in which a NaN would be no failure.
             fails = state.jumped & ~(now <= state.value_before)
         else:
             fails = jnp.zeros((), bool)
@@ -241,6 +242,7 @@ def anderson(
             c = jnp.where(_signal(gram, is_used) >= min_signal, c, _no_jump(c))
 
         # sum_i c_i w_i - w_k, where w_i - w_k is u_i minus all moves from the i-th on.
+        # Slots in the order of their updates: a full ring starts at `position`.
         full = position >= n
         age = jnp.where(full, (slots - position) % n, slots) if slides else slots
         is_earlier = is_used[:, None] & (age[:, None] <= age[None])
@@ -332,7 +334,7 @@ def _product(a: optax.Updates, b: optax.Updates, axis_name: AxisName | None) -> 
 def _bordered(
     gram: jax.Array, products: jax.Array, own: jax.Array, is_stored: jax.Array
 ) -> jax.Array:
-    """The products of all updates, the newest last; 0 where nothing is stored."""
+    """The products of all n + 1 updates, the newest last; 0 where nothing is stored."""
     is_pair = is_stored[:, None] & is_stored[None]
     products = jnp.where(is_stored, products, 0)
     return jnp.block(
@@ -349,7 +351,7 @@ def _coefficients(
     """Coefficients of the stored updates and the newest; 0 where nothing is stored."""
     ones = jnp.append(is_stored, True).astype(gram.dtype)
     z = ones * _solve(gram, jnp.asarray(strength, gram.dtype), ones)
-    c = z / z.sum()
+    c = z / z.sum()  # NaN if all updates are 0, and with them |G|
     return jnp.where(jnp.isfinite(c).all(), c, _no_jump(c))
 
 

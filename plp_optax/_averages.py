@@ -351,6 +351,7 @@ def merge(
       the learning rate <https://arxiv.org/abs/2301.02312>`_, 2023
     """
     weights = merge_weights(len(means), counts, decay=decay, over=over)
+    # Blocks before the decay have the weight 0, and need not be read.
     used = [(w, m) for w, m in zip(weights, means, strict=True) if w]
     return combine(*used, like=means[-1])
 

@@ -230,17 +230,19 @@ def _observe(
     """The gain (N, m) and the covariance after one observation of m outputs."""
     cross = covariance @ jacobian.T
     noise = r * jnp.eye(len(jacobian), dtype=r.dtype)
-    precision = jacobian @ cross + noise
+    innovation_covariance = jacobian @ cross + noise  # S = A P A' + r I, [m, m]
     if len(jacobian) == 1:
-        gain = cross / precision
+        gain = cross / innovation_covariance
     else:
-        factor = jax.scipy.linalg.cho_factor(precision)
+        factor = jax.scipy.linalg.cho_factor(innovation_covariance)
+        # K = P A' S^-1 as the transpose of S^-1 (P A')', since S is symmetric.
         gain = jax.scipy.linalg.cho_solve(factor, cross.T).T
     # (I - KA) P (I - KA)' from the left to the right, so that no product of two N x N
     # matrices is formed. `left @ A'` is nearly 0: it is computed from the rounded
     # `left`, whose error along A the second factor then removes.
     left = covariance - gain @ cross.T
     covariance = left - (left @ jacobian.T) @ gain.T + r * (gain @ gain.T)
+    # Symmetric in spite of rounding.
     return gain, (covariance + covariance.T) / 2
 
 

@@ -57,6 +57,7 @@ def _contains(state: Any, kind: type) -> bool:
 
 def _of_members(state: Any, kind: Any, params: Any, layers: LayerRule) -> str:
     state = _checks.only_state(state, kind)
+    # Any array of the state that is [L], or [members, L] in a stack of states.
     read: Any = layer_statistics
     if kind is AmplifyLayersState:
         one_per_layer, steps, read = state.scores, state.gradients_seen, layer_analyses

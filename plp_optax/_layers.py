@@ -152,7 +152,7 @@ def assign_layers(params: Any, layers: LayerRule = "kernels") -> Assignment:
             f"{leaves[0].path!r}; layers='modules' takes every module"
         )
     # First the layers in their order, then the places of their first slices.
-    found: dict[str, tuple[int, bool]] = {}
+    found: dict[str, tuple[int, bool]] = {}  # slices, and whether they are stacked
     for (path, leaf), row in zip(paths, given, strict=True):
         if row is not None:
             name, axis = row
@@ -233,6 +233,7 @@ def _kernels_rule(leaves: list[_Leaf]) -> list[str | None]:
     members: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for path, shape in leaves:
         members[_module(path)].append((path.rpartition("/")[2], len(shape)))
+    # A normalisation's scale is a `weight`, too, in equinox; it has one dimension.
     chosen = {
         module
         for module, parts in members.items()
@@ -250,7 +251,7 @@ def _stacked_rule(
     matched = [bool(re.fullmatch(rule.pattern, leaf.path)) for leaf in leaves]
     if not any(matched):
         raise ValueError(f"stacked({rule.pattern!r}) matches no parameter")
-    slices = []
+    slices = []  # the inner rule is given the shape of one slice
     for leaf, is_stacked in zip(leaves, matched, strict=True):
         if is_stacked and len(leaf.shape) <= rule.axis:
             raise ValueError(

@@ -253,6 +253,7 @@ def monitor_layers(
         def add(old: jax.Array, value: jax.Array, power: int) -> jax.Array:
             base = jnp.where(begins, jnp.zeros_like(old), old)
             kept = base if factor is None else factor**power * base
+            # Ranks are made equal by hand, for jax_numpy_rank_promotion="raise".
             counted = counts.reshape((1,) * (old.ndim - 1) + counts.shape)
             return jnp.where(counted, kept + value.astype(old.dtype), base)
 
@@ -290,6 +291,7 @@ def _moments(
     axis_name: AxisName | None,
 ) -> Moments:
     """The statistics, from their sums; see :func:`monitor_layers`."""
+    # C, n and the mean of |g_i|^2; divisors of 0 become 1, so that no NaN arises.
     has_any = sums.counted > 0
     total = jnp.where(has_any, sums.counted, 1)
     samples = total * total / jnp.where(has_any, squared_weights, 1)

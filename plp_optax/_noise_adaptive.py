@@ -144,7 +144,7 @@ def _rates(noise: jax.Array, known: jax.Array, alpha: float | jax.Array) -> jax.
         number = jnp.maximum(known.sum(dtype=x.dtype), 1)
         return jnp.where(known, x, 0).sum() / number
 
-    unit = mean(noise)
+    unit = mean(noise)  # 0 before there is noise: all rates are then 1
     relative = noise / jnp.where(unit > 0, unit, 1)
     alpha = jnp.asarray(alpha, noise.dtype)
     root = jnp.sqrt(alpha / jnp.sqrt(alpha * alpha + relative))

@@ -125,6 +125,7 @@ class TrainingStrategy:
         After the last stage its rate continues.
         """
         rate = jnp.asarray(self.stages[-1].learning_rate, float)
+        # From the last to the first, so that the first stage that is not over wins.
         for stage in reversed(self.stages[:-1]):
             inside = jnp.asarray(count) < stage.end_epoch * self.steps_per_epoch
             rate = jnp.where(inside, stage.learning_rate, rate)
@@ -163,7 +164,7 @@ def phase_at(
     starts = column([w.start for w in windows], np.int32)
     stops = column([w.stop for w in windows], np.int32)
     matches = (step >= starts) & (step < stops)
-    inside, which = matches.any(), matches.argmax()
+    inside, which = matches.any(), matches.argmax()  # which is 0 outside of all
     start, stop = starts[which], stops[which]
     epoch_steps = column([w.epoch_steps for w in windows], np.int32)[which]
     # Outside of windows the difference might overflow.
