@@ -26,8 +26,8 @@ from benchmarks import measure, throughput
 from benchmarks.tables import REST, STEP, STEP_PARTS, rest_of_step
 from training import recipe
 from training.engine import networks, parallel
+from training.engine.optimizer import make_optimizer
 from training.run import style
-from training.settings import chain
 from training.settings.config import Config
 
 FORWARD, INPUT, FILTER, NORM, UPDATE = STEP_PARTS
@@ -184,7 +184,7 @@ def _program(part: Callable[..., Any], layers: list[Layer]) -> Callable[[], Any]
 def _update(config: Config) -> Callable[[], Any]:
     """A function that takes the optimizer's step, and waits for it."""
     dataset = measure.synthetic(config.batch_size)
-    tx = chain.make_optimizer(config, recipe.count_steps(config, dataset))
+    tx = make_optimizer(config, recipe.count_steps(config, dataset))
     init, _ = measure.make_loss(config, dataset)
     params = parallel.replicate(init()["params"])
 

@@ -5,10 +5,10 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import plp_optax
-from training.settings import chain
+from training.engine.optimizer import make_strategy
 from training.settings import config as config_lib
 from training.settings.config import Config
-from training.settings.strategy import paper_stages
+from training.settings.plan import paper_stages
 
 
 def multiplied(config: Config, factor: float) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def matched(
 
 def stages(config: Config) -> list[plp_optax.Stage]:
     """The stages of a configuration that has a strategy."""
-    found = chain.make_strategy(config, steps_per_epoch=1)
+    found = make_strategy(config, steps_per_epoch=1)
     assert found is not None
     return [plp_optax.Stage(*stage) for stage in found.stages]
 

@@ -15,7 +15,7 @@ import jax
 from experiments.records import explained
 from experiments.study import Outcome, Study, Task, Tick
 from training import cascade, data, recipe
-from training.engine import parallel
+from training.engine import networks, parallel
 from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.errors import DivergedError
@@ -68,11 +68,11 @@ class Trainer:
         others = {n: k for n, k in self._programs.items() if k.part == task.part}
         others.pop(task.arm.name, None)
         self._programs = others  # frees the rest before the next is compiled
-        prepared: Prepared | dict[int, Prepared] = {}
+        programs: recipe.Kept = {}
         if config.cascade is None:  # else each stage is compiled in its turn
             with contextlib.redirect_stdout(io.StringIO()):
-                prepared = recipe.prepare(config)
-        self._programs[task.arm.name] = _Kept(task.part, seed, prepared)
+                programs[None] = recipe.prepare(config)
+        self._programs[task.arm.name] = _Kept(task.part, seed, programs)
         return time.monotonic() - start
 
     def execute(self, task: Task, tick: Tick) -> Outcome:
@@ -84,7 +84,7 @@ class Trainer:
           UserError: If the data or the folder do not allow it.
         """
         self.prepare(task)
-        prepared = self._programs[task.arm.name].prepared
+        programs = self._programs[task.arm.name].programs
         place = self._unfinished / task.folder
         config = dataclasses.replace(
             self._config(task),
@@ -94,8 +94,7 @@ class Trainer:
             checkpoint_minutes=1.0,
             draw=False,
         )
-        is_cascade = isinstance(prepared, dict)
-        observer = self._observe(None if is_cascade else prepared, config)
+        observer = self._observe(programs.get(None), config)
         self.resumes = observer is None
         config = dataclasses.replace(config, overwrite=not self.resumes)
         callback = _Ticking(observer or Callback(), config, tick)
@@ -104,10 +103,7 @@ class Trainer:
             log = (place / "log.txt").open("a", encoding="utf-8")
         with log, contextlib.redirect_stdout(log):
             try:
-                if isinstance(prepared, dict):
-                    (result,) = recipe.train([config], callback, prepared)
-                else:
-                    result = recipe.run(prepared, config, callback)
+                (result,) = recipe.train([config], callback, programs)
             except DivergedError as error:
                 result = {"diverged": str(error)}
         has_metrics = (place / "run" / workdir.METRICS).exists()
@@ -129,10 +125,9 @@ class Trainer:
           each epoch.
         """
         compilation = self.prepare(task)
-        prepared = self._programs[task.arm.name].prepared
-        assert not isinstance(prepared, dict)
+        prepared = self._programs[task.arm.name].programs[None]
         engine = prepared.engine
-        with jax.enable_x64(self._config(task).precision == "float64"):
+        with networks.precision(self._config(task)):
             calls = _calls(prepared, task.seed)
             next(calls)  # the first call is slower
             start, steps = time.monotonic(), 0
@@ -150,14 +145,11 @@ class Trainer:
 
 
 class _Kept(NamedTuple):
-    """What is compiled, and the runs that it serves: ``seed`` None for all seeds.
-
-    Of a cascade, what each of its stages has left.
-    """
+    """What is compiled, and the runs that it serves: ``seed`` None for all seeds."""
 
     part: tuple[str, str]
     seed: int | None
-    prepared: Prepared | dict[int, Prepared]
+    programs: recipe.Kept
 
 
 def _is_crowded() -> bool:

@@ -104,4 +104,5 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "Figure", Figure)
         prepared = recipe.prepare(made)
-        return Trained(argv, path, prepared, recipe.run(prepared, made))
+        (result,) = recipe.train([made], kept={None: prepared})
+        return Trained(argv, path, prepared, result)

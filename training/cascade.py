@@ -8,20 +8,14 @@ variables of the stage before.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.blocks import BlockNetwork
-from training import data
 from training.engine import networks
 from training.run import workdir
-from training.run.display import result_lines, say
-from training.run.records import read_metrics
-from training.run.workdir import WorkDirectory
 from training.settings.config import Config
-
-RunStage = Callable[[Config, WorkDirectory], dict[str, Any]]
 
 
 def stage_configs(config: Config) -> dict[str, Config]:
@@ -33,19 +27,20 @@ def stage_configs(config: Config) -> dict[str, Config]:
     Returns:
       The configurations by the block that is trained; "all" if all are.
     """
-    c: Any = config
-    epochs = {
-        block: c.cascade_epochs + i * c.cascade_extra_epochs
-        for i, block in enumerate(_network(config).blocks())
-    }
-    if c.cascade_finetune:
-        epochs["all"] = c.cascade_finetune
+    first, more = config.cascade_epochs, config.cascade_extra_epochs
+    assert config.workdir is not None
+    assert first is not None
+    assert more is not None
+    blocks = _network(config).blocks()
+    epochs = {block: first + i * more for i, block in enumerate(blocks)}
+    if config.cascade_finetune:
+        epochs["all"] = config.cascade_finetune
     return {
         block: dataclasses.replace(
             config,
             cascade_stage=number,
             epochs=epochs[block],
-            workdir=str(Path(c.workdir, workdir.STAGES, f"{number:02d}")),
+            workdir=str(Path(config.workdir, workdir.STAGES, f"{number:02d}")),
             overwrite=False,
             resume="auto",
             draw=False,
@@ -67,58 +62,11 @@ def _network(config: Config) -> BlockNetwork:
     return network
 
 
-def run(
-    config: Config, directory: WorkDirectory, dataset: data.Dataset, run_stage: RunStage
-) -> dict[str, Any]:
-    """Runs the stages of a cascade.
+def summary(blocks: Iterable[str], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result of a cascade, from those of the stages of these blocks.
 
-    A stage that has finished is not repeated, and one that has not is resumed.
-
-    Args:
-      config: The cascade's configuration.
-      directory: Its work directory.
-      dataset: Its data.
-      run_stage: Carries out a run; returns the content of its ``result.json``.
-
-    Returns:
-      The content of the cascade's ``result.json``.
-
-    Raises:
-      UserError: See :func:`training.recipe.train`.
+    That of the last stage, with sums over all and a line for each.
     """
-    if not directory.is_unfinished:
-        directory.start(dataset)
-    stages = stage_configs(config)
-    history: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    for number, (block, own) in enumerate(stages.items(), 1):
-        with WorkDirectory(own) as part:
-            if part.result is None:
-                say(f"stage {number} of {len(stages)}: {block}")
-                results.append(run_stage(own, part))
-            else:
-                part.refuse_other_data(dataset)
-                results.append(part.result)
-            # Epochs and steps count on from the stage before.
-            before = history[-1] if history else {"epoch": 0, "step": 0}
-            history += [
-                line
-                | {name: before[name] + line[name] for name in ("epoch", "step")}
-                | {"stage": number, "block": block}
-                for line in read_metrics(part.path)
-            ]
-        directory.rewrite(dataset, history)
-    result = _summary(list(stages), results)
-    name = f"{config.model} on {dataset.name}, {config.optimization}"
-    directory.finish(result)
-    if config.draw:
-        directory.draw(f"{name}, seed {config.seed}", history)
-    say(f"{result_lines(result)}\nrecorded in {directory.path}")
-    return result
-
-
-def _summary(blocks: list[str], results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The result of the last stage, with sums over all and a line for each."""
     sums = {
         name: sum(result[name] for result in results)
         for name in ("epochs", "steps", "skipped_steps", "train_seconds")

@@ -15,6 +15,7 @@ import numpy as np
 
 import plp_optax
 from training import recipe
+from training.engine import networks
 from training.engine.evaluation import Evaluation
 from training.errors import ConfigError, RunError
 from training.run import workdir
@@ -81,7 +82,7 @@ def merge(
     best = read(path / workdir.BEST).tree
     precise_bn = config.precise_bn or _PRECISE_BN
     config = dataclasses.replace(config, data_dir=data_dir, precise_bn=precise_bn)
-    with recipe.precision(config):
+    with networks.precision(config):
         dataset = recipe.load_data(config)
         engine = recipe.assemble(config, dataset)
         engine.compile_evaluation(best)

@@ -1,8 +1,8 @@
 """The training program: what happens to a configuration, from top to bottom.
 
 :func:`train` prepares and runs several seeds, and the stages of a cascade.
-:func:`prepare` loads the data, builds network and optimizer, and compiles. :func:`run`
-trains epoch by epoch, tests the best epoch once, and records everything.
+:func:`prepare` loads the data, builds network and optimizer, and compiles. A run trains
+epoch by epoch, tests the best epoch once, and records everything.
 """
 
 import contextlib
@@ -19,7 +19,14 @@ import jax.numpy as jnp
 from training import cascade, data
 from training.engine import feed, networks, parallel
 from training.engine.engine import Engine
+from training.engine.optimizer import (
+    make_optimizer,
+    make_plan,
+    make_schedule,
+    notes,
+)
 from training.engine.state import split_frozen
+from training.engine.step import Preprocess, make_train_step
 from training.errors import ConfigError, DivergedError, RunError
 from training.run.callbacks import Callback
 from training.run.display import (
@@ -31,13 +38,15 @@ from training.run.display import (
 )
 from training.run.interrupts import acknowledged
 from training.run.loop import Prepared, TrainingLoop
+from training.run.records import read_metrics
 from training.run.workdir import WorkDirectory
-from training.settings import chain
-from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Amplify
-from training.settings.strategy import Plan
+from training.settings.plan import Plan
 from training.start import initial_variables
+
+# By the stage of a cascade; None for an ordinary run.
+Kept = dict[int | None, Prepared]
 
 # Steps in a row that may be skipped before a run stops.
 _MOST_SKIPPED = 25
@@ -46,7 +55,7 @@ _MOST_SKIPPED = 25
 def train(
     configs: Sequence[Config],
     callback: Callback | None = None,
-    stages: dict[int, Prepared] | None = None,
+    kept: Kept | None = None,
 ) -> list[dict[str, Any]]:
     """Runs trainings that differ in learning rate and seed only; a rate compiles once.
 
@@ -56,18 +65,17 @@ def train(
     Args:
       configs: Complete configurations.
       callback: Called while they train.
-      stages: Where to keep the compiled stages of a cascade, for a call with another
-        seed.
+      kept: What earlier calls have prepared for any seed; new programs are added.
 
     Raises:
       UserError: If the data, the devices or a work directory do not allow it, or a run
         diverges.
     """
     parallel.join(configs[0])
-    prepared: Prepared | None = None
-    stages = {} if stages is None else stages
+    kept = {} if kept is None else kept
     rates = [config.learning_rate for config in configs]
-    is_sweep, rate = len(set(rates)) > 1, rates[0]
+    is_sweep = len(set(rates)) > 1
+    before: Config | None = None  # the run before
     finished: data.Dataset | None = None  # the data of runs that have finished
     results = []
     with acknowledged(), contextlib.ExitStack() as stack:
@@ -79,9 +87,14 @@ def train(
             raise
         earlier = [d.earlier_epochs for d in directories]
         for config, directory in zip(configs, directories, strict=True):
+            if before is not None and (
+                depends_on_seed(config) or config.learning_rate != before.learning_rate
+            ):
+                kept.clear()
+            before = config
             if directory.result is not None:
                 if finished is None or config.split_per_seed:
-                    finished = prepared.dataset if prepared else load_data(config)
+                    finished = kept[None].dataset if None in kept else load_data(config)
                 directory.refuse_other_data(finished)
                 say(f"{directory.path} has finished:\n{result_lines(directory.result)}")
                 results.append(directory.result)
@@ -90,15 +103,17 @@ def train(
                 of_rate = f"learning rate {config.learning_rate}, " if is_sweep else ""
                 say(f"{of_rate}seed {config.seed}")
             try:
-                if depends_on_seed(config) or config.learning_rate != rate:
-                    prepared, rate = None, config.learning_rate
-                    stages.clear()
                 if config.cascade is not None:
-                    results.append(_run_cascade(config, directory, callback, stages))
+                    results.append(_run_cascade(config, directory, callback, kept))
                     continue
-                if prepared is None:
-                    prepared = prepare(config, earlier=earlier)
-                results.append(_run(prepared, config, directory, callback))
+                if None not in kept:
+                    kept[None] = prepare(config, earlier=earlier)
+                elif directory.earlier_epochs is not None:
+                    with networks.precision(config):
+                        _refuse_another_beginning(
+                            config, directory.earlier_epochs, kept[None].dataset
+                        )
+                results.append(_run(kept[None], config, directory, callback))
             except DivergedError as error:
                 if not is_sweep:
                     raise
@@ -115,27 +130,52 @@ def _run_cascade(
     config: Config,
     directory: WorkDirectory,
     callback: Callback | None,
-    stages: dict[int, Prepared],
+    kept: Kept,
 ) -> dict[str, Any]:
-    """Runs the stages of a cascade, each of them as an ordinary run."""
-    with precision(config):
+    """Runs the stages of a cascade, each of them as an ordinary run.
+
+    A stage that has finished is not repeated, and one that has not is resumed.
+    """
+    with networks.precision(config):
         dataset = load_data(config)
         _check_stages(config, dataset)
-
-    def run_stage(stage: Config, directory: WorkDirectory) -> dict[str, Any]:
-        number = stage.cascade_stage
-        assert number is not None
-        # JAX keeps compiled functions that can no longer be called. Those of about a
-        # hundred stages use up the memory maps of a process on Linux.
-        jax.clear_caches()
-        if number in stages:
-            given = initial_variables(stage, dataset)
-            stages[number] = stages[number]._replace(given=given)
-        else:
-            stages[number] = prepare(stage, dataset)
-        return _run(stages[number], stage, directory, callback)
-
-    return cascade.run(config, directory, dataset, run_stage)
+    if not directory.is_unfinished:
+        directory.start(dataset)
+    stages = cascade.stage_configs(config)
+    history: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for number, (block, stage) in enumerate(stages.items(), 1):
+        with WorkDirectory(stage) as part:
+            if part.result is None:
+                say(f"stage {number} of {len(stages)}: {block}")
+                # JAX keeps compiled functions that can no longer be called. Those of
+                # about a hundred stages use up a process's memory maps on Linux.
+                jax.clear_caches()
+                if number in kept:
+                    given = initial_variables(stage, dataset)
+                    kept[number] = kept[number]._replace(given=given)
+                else:
+                    kept[number] = prepare(stage, dataset)
+                results.append(_run(kept[number], stage, part, callback))
+            else:
+                part.refuse_other_data(dataset)
+                results.append(part.result)
+            # Epochs and steps count on from the stage before.
+            last = history[-1] if history else {"epoch": 0, "step": 0}
+            history += [
+                line
+                | {name: last[name] + line[name] for name in ("epoch", "step")}
+                | {"stage": number, "block": block}
+                for line in read_metrics(part.path)
+            ]
+        directory.rewrite(dataset, history)
+    result = cascade.summary(stages, results)
+    directory.finish(result)
+    if config.draw:
+        name = f"{config.model} on {dataset.name}, {config.optimization}"
+        directory.draw(f"{name}, seed {config.seed}", history)
+    say(f"{result_lines(result)}\nrecorded in {directory.path}")
+    return result
 
 
 def _check_stages(config: Config, dataset: data.Dataset) -> None:
@@ -144,7 +184,7 @@ def _check_stages(config: Config, dataset: data.Dataset) -> None:
     At the beginning, and not only in the stage itself, hours later.
     """
     for block, stage in cascade.stage_configs(config).items():
-        tx = chain.make_optimizer(stage, count_steps(stage, dataset))
+        tx = make_optimizer(stage, count_steps(stage, dataset))
         try:
             jax.eval_shape(tx.init, _param_shapes(stage, dataset))
         except (ConfigError, ValueError) as error:
@@ -179,11 +219,11 @@ def prepare(
         have been another.
     """
     _cache_programs(config.cache_dir)
-    with precision(config):
+    with networks.precision(config):
         dataset = dataset or load_data(config)
         plan = count_steps(config, dataset)
         # Compiled as one function: the first call otherwise compiles a dozen.
-        schedule = jax.jit(chain.make_schedule(config, plan))
+        schedule = jax.jit(make_schedule(config, plan))
         for epochs in {epochs for epochs in earlier if epochs is not None}:
             _refuse_another_beginning(config, epochs, dataset)
         say(
@@ -193,7 +233,7 @@ def prepare(
             f"{len(dataset.test.labels):,} test images; "
             f"{jax.device_count()} x {jax.local_devices()[0].device_kind}"
         )
-        for note in (*dataset.notes, *chain.notes(config)):
+        for note in (*dataset.notes, *notes(config)):
             say(f"note: {note}")
         given = initial_variables(config, dataset)
         with waiting("compiling (the first time only, unless settings change)"):
@@ -235,7 +275,7 @@ def count_steps(config: Config, dataset: data.Dataset) -> Plan:
             f"--batch-size {config.batch_size}{times} is more than the {count} "
             f"training examples of {dataset.name}: choose a smaller one"
         )
-    return chain.make_plan(config, steps_per_epoch)
+    return make_plan(config, steps_per_epoch)
 
 
 def _refuse_another_beginning(
@@ -250,7 +290,10 @@ def _refuse_another_beginning(
 
     def programs(config: Config) -> tuple[str, str]:
         plan = count_steps(config, dataset)
-        rate, tx = chain.make_schedule(config, plan), chain.make_optimizer(config, plan)
+        rate, tx = (
+            make_schedule(config, plan),
+            make_optimizer(config, plan),
+        )
         state = jax.eval_shape(tx.init, params)
         return (
             jax.jit(rate).lower(0).as_text(),
@@ -311,25 +354,33 @@ def assemble(
 ) -> Engine:
     """As :func:`build`, without compiling."""
     plan = count_steps(config, dataset)
-    amplify, average = config.get(Amplify), config.get(TailAverage)
+    amplify = config.get(Amplify)
     # float16 overflows until its loss scale fits.
     is_patient = config.on_nonfinite == "skip" or config.precision == "float16"
-    return Engine(
-        networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS),
-        chain.make_optimizer(config, plan),
-        dataset,
-        source or _feed(config, dataset.train),
-        batch_size=config.batch_size * config.batches_per_step,
-        dtype=networks.DTYPES[config.precision],
-        augment=config.augment,
-        with_block=config.block_means is not None,
-        precise_bn=config.precise_bn,
-        average_start=average.first_step(plan) if average else 0,
-        most_skipped=_MOST_SKIPPED if is_patient else 1,
+    most_skipped = _MOST_SKIPPED if is_patient else 1
+    module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
+    tx = make_optimizer(config, plan)
+    preprocess = Preprocess(dataset, networks.DTYPES[config.precision], config.augment)
+    train_step = make_train_step(
+        module,
+        tx,
+        preprocess,
         propagate=amplify.layers if amplify and amplify.propagate else None,
         parts=config.batch_parts * config.batches_per_step,
         unroll=jax.default_backend() == "cpu",
         label_smoothing=config.label_smoothing,
+        most_skipped=most_skipped,
+    )
+    return Engine(
+        module,
+        tx,
+        preprocess,
+        source or _feed(config, dataset.train),
+        train_step,
+        batch_size=config.batch_size * config.batches_per_step,
+        with_block=config.block_means is not None,
+        precise_bn=config.precise_bn,
+        most_skipped=most_skipped,
     )
 
 
@@ -371,31 +422,6 @@ def _cache_programs(cache_dir: str | None) -> None:
 # -- Running ---------------------------------------------------------------------------
 
 
-def run(
-    prepared: Prepared, config: Config, callback: Callback | None = None
-) -> dict[str, Any]:
-    """Runs one training, and returns the content of its ``result.json``.
-
-    Args:
-      prepared: The result of :func:`prepare` for this configuration with any seed.
-      config: The configuration.
-      callback: Called while it trains.
-
-    Raises:
-      UserError: If the work directory does not allow it, or the run diverges.
-    """
-    with WorkDirectory(config) as directory:
-        if directory.result is not None:
-            directory.refuse_other_data(prepared.dataset)
-            return directory.result
-        if directory.earlier_epochs is not None:
-            with precision(config):
-                _refuse_another_beginning(
-                    config, directory.earlier_epochs, prepared.dataset
-                )
-        return _run(prepared, config, directory, callback)
-
-
 def _run(
     prepared: Prepared,
     config: Config,
@@ -403,7 +429,7 @@ def _run(
     callback: Callback | None,
 ) -> dict[str, Any]:
     callback = callback or Callback()
-    with precision(config):
+    with networks.precision(config):
         callback.on_start(config, prepared.engine, prepared.dataset)
         loop = TrainingLoop(config, directory, prepared, callback)
         with loop.saved_when_stopped():
@@ -415,8 +441,3 @@ def _run(
         result = loop.report(tested)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
-
-
-def precision(config: Config) -> contextlib.AbstractContextManager[None]:
-    """The context in which everything of a run is computed."""
-    return jax.enable_x64(config.precision == "float64")

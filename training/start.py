@@ -1,4 +1,4 @@
-"""What a run starts from: weights from a file, another run, or the stage before."""
+"""The start of a run: weights from a file, another run, or the stage before."""
 
 from pathlib import Path
 from typing import Any

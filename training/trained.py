@@ -84,14 +84,14 @@ class Trained:
                 f"images must be uint8 [n, {', '.join(map(str, self.image_shape))}], "
                 f"got {images.dtype} {list(images.shape)}"
             )
-        with jax.enable_x64(self.config.precision == "float64"):
+        with networks.precision(self.config):
             for start in range(0, len(images), _BATCH):
                 batch = (x[start : start + _BATCH] for x in (images, *others))
                 yield jax.tree.map(np.asarray, function(*batch))
 
     def check(self) -> None:
         """Raises an error of Flax or JAX if the attributes do not fit each other."""
-        with jax.enable_x64(self.config.precision == "float64"):
+        with networks.precision(self.config):
             image = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
             jax.eval_shape(self._logits, image)
 

@@ -148,7 +148,7 @@ def observed(tmp_path_factory):
             observer.on_epoch(state, metrics)
 
     start = jax.device_get(prepared.engine.initial_state(config.seed).params)
-    recipe.run(prepared, config, Both())
+    recipe.train([config], Both(), {None: prepared})
     return prepared, config, observer.measures, start, states[-1], states
 
 

@@ -15,7 +15,7 @@ from training.engine import feed
 from training.engine.engine import Engine
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
-from training.settings.strategy import Plan
+from training.settings.plan import Plan
 
 FIELDS = {"width": 2, "epochs": 2, "batch_size": 256}
 STEPS_PER_EPOCH = 1438 * 4 // 5 // 256
@@ -143,14 +143,15 @@ def recipe_calls(monkeypatch, tmp_path):
         seen.prepared.append(config)
         return SimpleNamespace(engine=engine)
 
-    def run(prepared, config, callback):
+    def train(configs, callback, kept):
+        (config,) = configs
         seen.configs.append(config)
         if seen.error is not None:
             raise seen.error
-        return {"test_accuracy": 0.5}
+        return [{"test_accuracy": 0.5}]
 
     fake = SimpleNamespace(
-        prepare=prepare, run=run, depends_on_seed=recipe.depends_on_seed
+        prepare=prepare, train=train, depends_on_seed=recipe.depends_on_seed
     )
     monkeypatch.setattr(trainer, "recipe", fake)
     return seen

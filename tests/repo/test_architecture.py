@@ -21,9 +21,10 @@ ALLOWED = {
     "training.data": ("training.errors", None),
     "training.settings": (
         "plp_optax models training.data.registry training.errors training.weights",
-        None,
+        "",
     ),
     "training.settings.flags": ("training.errors", "tyro"),
+    "training.settings.lazy": ("plp_optax", "jax optax"),
     "training.weights": ("models training.errors", None),
     "training.engine": (
         "plp_optax models training.data training.errors training.settings",

@@ -18,7 +18,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "methods").glob("*.md"))]
 
 
 def test_readme_is_short_and_its_links_exist():
-    assert len(README.splitlines()) <= 120
+    by_hand = re.sub(
+        r"<!-- evidence: begin.*evidence: end -->", "", README, flags=re.DOTALL
+    )
+    assert len(by_hand.splitlines()) <= 100
     links = re.findall(r"\]\(([^)#]+)", README)
     assert len(links) > 10
     for link in links:

@@ -1,11 +1,13 @@
 """What CONTRIBUTING.md says of adding something, followed literally."""
 
+import dataclasses
 import inspect
 import re
 from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -19,10 +21,12 @@ from tests.support.factories import CASES, Case
 from tests.support.programs import Parameters
 from training import data, recipe
 from training.data import registry
+from training.engine.optimizer import make_optimizer, make_plan
 from training.errors import ConfigError
 from training.run import workdir
 from training.settings import config as config_lib
-from training.settings import methods
+from training.settings import methods, optimizers, schedules
+from training.settings.flags import flag
 
 HERE = "tests.repo.test_extending"
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
@@ -75,7 +79,7 @@ def test_a_method_and_a_network(tmp_path):
     prepared = recipe.prepare(config)
     before = jax.device_get(prepared.engine.initial_state(config.seed).params)
     callback = Parameters()
-    result = recipe.run(prepared, config, callback)
+    (result,) = recipe.train([config], callback, {None: prepared})
     (after,) = callback.seen
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_allclose(np.abs(new - old), 0.5, rtol=1e-5)
@@ -93,6 +97,47 @@ def test_a_method_and_a_network(tmp_path):
 def test_the_settings_of_a_method_are_checked(argv, message):
     with pytest.raises(ConfigError, match=message):
         config_lib.parse(argv)
+
+
+@dataclasses.dataclass(frozen=True)
+class Signed(optimizers.Optimizer):
+    """An optimizer: a mean of the gradient and its signs."""
+
+    prefix = "signed"
+    share: float = flag(0.25, "Part of the gradient.", low=0, high=1)
+
+    def __call__(self, rate, decay):
+        def mixed(updates, params):
+            return jax.tree.map(
+                lambda g: self.share * g + (1 - self.share) * jnp.sign(g), updates
+            )
+
+        return optax.chain(optax.stateless(mixed), optax.scale_by_learning_rate(rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class Halved(schedules._WarmedUp):
+    """A schedule: half the rate from the middle of the run on."""
+
+    def after_warmup(self, rate, steps):
+        return optax.piecewise_constant_schedule(rate, {steps // 2: 0.5})
+
+
+def test_an_optimizer_and_a_schedule(monkeypatch):
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "signed", Signed)
+    monkeypatch.setitem(schedules.SCHEDULES, "halved", Halved)
+    argv = ["--optimizer=signed", "--signed-share=0.5", "--lr=0.5", "--weight-decay=0"]
+    argv += ["--schedule=halved", "--warmup-epochs=1", "--epochs=5", "--method=none"]
+    (config,) = config_lib.parse([*argv, "--average=none"])
+    tx = make_optimizer(config, make_plan(config, steps_per_epoch=4))
+    state, rates = tx.init(3.0), []
+    for _ in range(20):
+        update, state = tx.update(jnp.array(3.0), state, jnp.zeros(()))
+        rates.append(float(-update / (0.5 * 3 + 0.5 * 1)))
+    np.testing.assert_allclose(rates[:4], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    np.testing.assert_allclose(rates[4:], [0.5] * 8 + [0.25] * 8, rtol=1e-6)
+    with pytest.raises(ConfigError, match=r"--signed-share .* has no meaning"):
+        config_lib.parse(["--signed-share=0.5"])
 
 
 def test_a_method_is_an_arm_of_a_study():

@@ -12,6 +12,7 @@ from training import data, recipe
 from training.engine import parallel
 from training.engine.engine import Engine
 from training.engine.feed import Host, Resident
+from training.engine.step import Preprocess, make_train_step
 from training.run.callbacks import Callback
 from training.run.checkpoints import copy_to_host
 from training.settings import config as config_lib
@@ -86,6 +87,10 @@ def make(
     batch_size=16,
     steps_per_call=1,
     host=False,
+    dtype=jnp.float32,
+    augment=False,
+    precise_bn=0,
+    most_skipped=1,
     **options,
 ):
     """An engine of a small network, without a configuration."""
@@ -96,7 +101,18 @@ def make(
         if host
         else Resident(dataset.train, batch_size, steps_per_call)
     )
-    return Engine(module, tx, dataset, feed, batch_size=batch_size, **options).compile()
+    preprocess = Preprocess(dataset, dtype, augment)
+    step = make_train_step(module, tx, preprocess, most_skipped=most_skipped, **options)
+    return Engine(
+        module,
+        tx,
+        preprocess,
+        feed,
+        step,
+        batch_size=batch_size,
+        precise_bn=precise_bn,
+        most_skipped=most_skipped,
+    ).compile()
 
 
 def train_epoch(engine, state, epoch=0, seed=0):

@@ -89,6 +89,12 @@ def test_a_finished_run_is_neither_repeated_nor_replaced(trained, capsys):
     assert {p: p.stat().st_mtime_ns for p in trained.path.rglob("*")} == before
 
 
+def run(prepared, config, callback=None):
+    """The result of a run that is prepared."""
+    (result,) = recipe.train([config], callback, {None: prepared})
+    return result
+
+
 CHANGES = {
     "class names": lambda d: {"label_names": ("wasp", *d.label_names[1:])},
     "pixels": lambda d: {"test": d.test._replace(images=d.test.images ^ 1)},
@@ -107,9 +113,9 @@ def test_a_run_on_other_data_is_refused(trained, name, tmp_path):
     for _ in ("finished", "unfinished"):
         before = contents(path)
         with pytest.raises(RunError, match=f"the {name} of digits changed since it st"):
-            recipe.run(trained.prepared._replace(dataset=other), made)
+            run(trained.prepared._replace(dataset=other), made)
         assert contents(path) == before
-        assert recipe.run(trained.prepared, made)["epochs"] == 2
+        assert run(trained.prepared, made)["epochs"] == 2
         (path / "result.json").unlink()
 
 
@@ -177,6 +183,14 @@ def test_what_depends_on_the_seed_is_built_for_every_seed(tmp_path, monkeypatch)
     seeds, parts = zip(*built, strict=True)
     assert seeds == (0, 1, 0, 1, 0)
     assert parts[0] == parts[1] == parts[2] == parts[4] != parts[3]
+
+
+def test_a_finished_run_is_compared_with_its_own_split(tmp_path):
+    argv = [*TINY, "--split-per-seed", "--method=none", "--max-steps=1"]
+    argv += ["--seed", "0", "1", "--workdir", str(tmp_path)]
+    assert train.main(argv) == 0
+    shutil.rmtree(tmp_path / "seed-0")
+    assert train.main(argv) == 0
 
 
 def test_profile_is_a_trace(trained, tmp_path):
@@ -454,7 +468,7 @@ def test_divergence_offers_what_there_is(trained, tmp_path, epoch, remedy):
 
     (made,) = config.parse([*trained.argv, "--workdir", str(tmp_path / "run")])
     with pytest.raises(DivergedError, match=f"the run diverged, or {remedy}.* skip"):
-        recipe.run(trained.prepared, made, Diverging())
+        run(trained.prepared, made, Diverging())
 
 
 def test_a_picture_that_fails_is_a_warning(trained, tmp_path, monkeypatch, capsys):

@@ -41,7 +41,7 @@ class _Archive(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What an archive holds.
+    """The content of an archive.
 
     Attributes:
       parts: Images, as in ``Examples``, and labels, uint8 ``[n, labels]``, of ``train``

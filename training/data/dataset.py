@@ -37,7 +37,7 @@ class Source(NamedTuple):
       flips: Whether a mirrored image still shows its class.
       validation: The validation part. None if the set names none; ``load`` then splits
         off one.
-      notes: What a user should know of how it was read.
+      notes: Notes for the user on how it was read.
     """
 
     train: Examples
@@ -79,7 +79,7 @@ class Dataset:
       crop_padding: Pixels of padding on each side for random crops.
       flips: Whether a mirrored image still shows its class.
       label_names: The names of the classes, in the order of the labels.
-      notes: What a user should know of how it was read.
+      notes: Notes for the user on how it was read.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Dataset:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """What a run records of its data, as JSON has it.
+        """The facts that a run records of its data, as JSON has them.
 
         With SHA-256 digests of the pixels and the labels, in any order, and of the
         split, that is, of the examples of each part in their order. They take about a
@@ -133,7 +133,7 @@ class Dataset:
         }
 
     def changes(self, facts: Mapping[str, Any]) -> list[str]:
-        """What of the data is not as it was.
+        """The facts that have changed.
 
         Args:
           facts: The facts of earlier data; without digests nothing is compared.

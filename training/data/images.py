@@ -53,7 +53,7 @@ def decode(image: Image.Image, channels: int) -> np.ndarray:
 
     Args:
       image: An image of 8 bits a channel. It is turned as its EXIF orientation says,
-        and palettes are resolved. What is transparent shows white.
+        and palettes are resolved. Transparent pixels show white.
       channels: 1 for grey, else red, green and blue.
     """
     image.load()

@@ -33,7 +33,7 @@ def roles(names: Iterable[str]) -> dict[str, str]:
 
 
 def notes(found: Mapping[str, str]) -> tuple[str, ...]:
-    """What a user should know of :func:`roles`."""
+    """Notes for the user on :func:`roles`."""
     name = found.get("test")
     if name is None or name.lower() in _NAMES["test"]:
         return ()

@@ -19,6 +19,7 @@ from PIL import Image
 from training import errors
 from training.data import images, parts
 from training.data.dataset import Examples, Source
+from training.data.registry import DATASETS
 
 _INFO = "dataset_info.json"
 _BLOCK = 5000  # Records held in memory, undecoded, at a time.
@@ -74,9 +75,9 @@ def read(
         present = False
     if not present:
         raise errors.DataError(
-            f"there is no data set {name!r}: --dataset takes digits, cifar10, "
-            "cifar100, the name of a set that tensorflow-datasets has prepared (there "
-            f"is no {directory}), or a path with a separator, such as ./{name}"
+            f"there is no data set {name!r}: --dataset takes {', '.join(DATASETS)}, "
+            f"the name of a set that tensorflow-datasets has prepared (there is no "
+            f"{directory}), or a path with a separator, such as ./{name}"
         )
     # Unfinished sets of tensorflow-datasets are called ``incomplete``.
     found = [

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -15,7 +14,7 @@ from plp_optax.linen import recompute_batch_stats
 from training import data
 from training.engine import parallel
 from training.engine.evaluation import Evaluation
-from training.engine.feed import Feed
+from training.engine.feed import Feed, TrainStep
 from training.engine.state import (
     Given,
     Metrics,
@@ -30,7 +29,6 @@ from training.engine.step import (
     Preprocess,
     make_eval_step,
     make_statistics_step,
-    make_train_step,
 )
 from training.errors import DivergedError
 
@@ -66,41 +64,32 @@ class Engine:
         self,
         module: nn.Module,
         tx: optax.GradientTransformationExtraArgs,
-        dataset: data.Dataset,
+        preprocess: Preprocess,
         feed: Feed,
+        train_step: TrainStep,
         *,
         batch_size: int,
-        dtype: jax.typing.DTypeLike = jnp.float32,
-        augment: bool = False,
         with_block: bool = False,
         precise_bn: int = 0,
-        average_start: int = 0,
         most_skipped: int = 1,
-        **options: Any,
     ) -> None:
         """Makes the functions to compile.
 
         Args:
           module: The network.
           tx: The optimizer.
-          dataset: The data set.
+          preprocess: From the data set to the network's input.
           feed: How its training batches reach the step.
+          train_step: The step; see :func:`~training.engine.step.make_train_step`.
           batch_size: Examples in a step, over all devices.
-          dtype: Type of the network's arithmetic.
-          augment: Whether training images are augmented.
           with_block: Whether the state has the mean of a block of epochs.
           precise_bn: Training batches over which batch statistics are computed again
             before an evaluation, if the network has any.
-          average_start: Steps before the optimizer's average begins.
           most_skipped: Training ends after this many skipped steps in a row.
-          **options: See :func:`~training.engine.step.make_train_step`.
         """
+        dataset = preprocess.dataset
         self._module = module
         self._image_shape = dataset.train.images.shape[1:]
-        preprocess = Preprocess(dataset, dtype, augment)
-        train_step = make_train_step(
-            module, tx, preprocess, most_skipped=most_skipped, **options
-        )
         self.batch_size = batch_size
         self.steps_per_epoch = len(dataset.train.labels) // batch_size
         self.statistics_batches = min(precise_bn, self.steps_per_epoch)
@@ -108,9 +97,8 @@ class Engine:
         self._dataset = dataset
         self._feed = feed
         self._most_skipped = most_skipped
-        self._average_start = average_start
         self._initial_state = make_initial_state(
-            module, tx, self._image_shape, dtype, with_block=with_block
+            module, tx, self._image_shape, preprocess.dtype, with_block=with_block
         )
         self._statistics_function = make_statistics_step(module, preprocess)
         self._eval_function = make_eval_step(module, preprocess)
@@ -202,11 +190,6 @@ class Engine:
             yield Call(state, call.steps, metrics)
         while under_way:
             self._finish(under_way.popleft(), epoch)
-
-    def average_steps(self, state: TrainState) -> int | None:
-        """Steps in the optimizer's average; 0 before it begins, None without one."""
-        steps = optax.tree.get(state.opt_state, "tail_steps")
-        return None if steps is None else max(int(steps) - self._average_start, 0)
 
     def with_statistics(
         self, variables: Any, on_batch: Callable[[], object] = lambda: None

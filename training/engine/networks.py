@@ -1,5 +1,7 @@
 """From a configuration to a network."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +18,11 @@ DTYPES = {
     "float16": jnp.float16,
     "float64": jnp.float64,
 }
+
+
+def precision(config: Config) -> contextlib.AbstractContextManager[None]:
+    """The context in which everything of a run is computed."""
+    return jax.enable_x64(config.precision == "float64")
 
 
 def make_network(

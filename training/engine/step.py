@@ -262,22 +262,18 @@ def _skip_nonfinite(
     taken = finite & ~stopped
     # A skipped step adds nothing to the epoch's sums but its count.
     nothing = Monitor.zero(metrics.loss.dtype).epoch
-    counted = _where(taken, metrics, nothing)._replace(
+    counted = optax.tree.where(taken, metrics, nothing)._replace(
         skipped=(~finite & ~stopped).astype(jnp.int32)
     )
-    return _where(taken, after, before)._replace(
+    # Not lax.cond, which would copy both states.
+    return optax.tree.where(taken, after, before)._replace(
         monitor=Monitor(
             epoch=jax.tree.map(jnp.add, monitor.epoch, counted),
             # For the error message: the metrics of the step at which training stopped.
-            last=_where(stopped, monitor.last, metrics),
+            last=optax.tree.where(stopped, monitor.last, metrics),
             skipped_in_a_row=jnp.where(taken, 0, monitor.skipped_in_a_row + 1),
         )
     )
-
-
-def _where(condition: jax.Array, new: Any, old: Any) -> Any:
-    # Not lax.cond, which would copy both states.
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 # -- Evaluation ------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def surviving(number: int) -> Iterator[None]:
     """Within it standard output or standard error may go away, and nothing happens.
 
     The reader of a pipe may leave, a terminal be closed, the disk of a log be full.
-    What is written from then on is discarded.
+    Later output is discarded.
 
     Args:
       number: The file's descriptor, 1 or 2.

@@ -113,7 +113,7 @@ def acknowledged() -> Iterator[None]:
 
     Python handles a signal when its main thread next runs Python code, and compiling a
     large network takes a minute. The interpreter passes the signal's number on at once,
-    and a thread waits for it. What the signal does remains the same.
+    and a thread waits for it. The signal's own action remains the same.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -11,7 +11,7 @@ import jax
 import optax
 
 from training import data
-from training.engine import parallel
+from training.engine import parallel, plateau
 from training.engine.engine import Engine, means
 from training.engine.evaluation import Evaluation
 from training.engine.state import BLOCK_MEAN, Given
@@ -31,11 +31,11 @@ from training.run.interrupts import Interrupts, Stopped
 from training.run.provenance import provenance
 from training.run.records import without_nan
 from training.run.workdir import WorkDirectory
-from training.settings import plateau
+from training.settings.averages import TailAverage
 from training.settings.config import Config, signature
 from training.settings.methods import Amplify
+from training.settings.plan import Plan
 from training.settings.schedules import Plateau
-from training.settings.strategy import Plan
 
 # Compiled as one function: the first call otherwise compiles two for each shape.
 _norm = jax.jit(optax.tree.norm)
@@ -74,7 +74,7 @@ class Progress:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What the run's files of variables say of where they come from."""
+        """The origin that the run's files of variables name."""
         return {"data": self.data, "run": self.run}
 
 
@@ -285,9 +285,13 @@ class TrainingLoop:
 
     def _averaged(self) -> Any:
         """The average as it is evaluated; None if there is none, or not yet."""
-        if not self._engine.average_steps(self.state):
+        if not self._average_steps():
             return None
         return self._evaluated("average", self.state.averaged(self.state.opt_state))
+
+    def _average_steps(self) -> int:
+        average = self._config.get(TailAverage)
+        return average.steps(self.state.opt_state, self._plan) if average else 0
 
     def _evaluated(self, name: str, variables: Any) -> Any:
         """Variables with their batch statistics, which are computed once an epoch."""
@@ -353,7 +357,7 @@ class TrainingLoop:
             numbers |= evaluation.metrics(prefix)
         if config.average != "none":
             last = progress.history[-1]["average_validation_loss"]
-            steps = self._engine.average_steps(self.state)
+            steps = self._average_steps()
             numbers |= {"average_validation_loss": last, "average_steps": steps}
         result = without_nan(
             {

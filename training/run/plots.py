@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from training.run import style
@@ -161,18 +162,9 @@ def draw_amplification(
     figure = style.figure(title, 2.2 + 0.2 * len(names))
     when, scores = figure.subplots(1, 2, sharey=True, width_ratios=(1.5, 1))
     style.dress(when, xlabel="epoch", ylabel="", title="amplified layers (blue)")
-    when.grid(visible=False)
     style.dress(scores, xlabel="score", ylabel="", title="agreement of gradients")
-    first, last = history[0]["epoch"], history[-1]["epoch"]
-    when.imshow(
-        amplified,
-        aspect="auto",
-        interpolation="nearest",
-        cmap=ListedColormap(["white", style.BLUE]),
-        vmin=0,
-        vmax=1,
-        extent=(first - 0.5, last + 0.5, len(names) - 0.5, -0.5),
-    )
+    white_and_blue = ListedColormap(["white", style.BLUE])
+    _heat_map(when, amplified, names, history, cmap=white_and_blue, vmin=0, vmax=1)
     for number, metrics in enumerate(analyses):
         shade = 0.75 * (1 - (number + 1) / len(analyses))
         rows = {row["layer"]: row for row in metrics["analysis"]}
@@ -197,7 +189,6 @@ def draw_amplification(
         lw=1.2,
         label="noise floor",
     )
-    when.set_yticks(range(len(names)), names)
     when.set_ylim(len(names) - 0.5, -0.5)
     scores.set_xlim(0, None)
     style.legend(figure)
@@ -218,17 +209,9 @@ def draw_layers(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     ax = figure.subplots()
     what = "a layer's gradient in one step: signal (bright) or noise (dark)"
     style.dress(ax, xlabel="epoch", ylabel="", title=what)
-    ax.grid(visible=False)
     ax.set_facecolor("0.85")  # where there is no number
-    first, last = watched[0]["epoch"], watched[-1]["epoch"]
-    image = ax.imshow(
-        values,
-        aspect="auto",
-        interpolation="nearest",
-        cmap="viridis",
-        norm=LogNorm(1e-3, 1, clip=True),
-        extent=(first - 0.5, last + 0.5, len(names) - 0.5, -0.5),
-    )
+    scale = LogNorm(1e-3, 1, clip=True)
+    image = _heat_map(ax, values, names, watched, cmap="viridis", norm=scale)
     bar = figure.colorbar(image, ax=ax, extend="both")
     bar.set_label("signal-to-noise ratio", fontsize=style.TEXT)
     bar.set_ticks(
@@ -236,9 +219,25 @@ def draw_layers(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
         labels=["0.001: noise", "0.01", "0.1", "1: signal"],
         fontsize=style.SMALL,
     )
+    figure.savefig(path)
+
+
+def _heat_map(
+    ax: Axes,
+    values: np.ndarray,
+    names: Sequence[str],
+    epochs: Sequence[Mapping[str, Any]],
+    **colours: Any,
+) -> AxesImage:
+    """Values [layers, epochs]: layers by depth from the top, epochs from the left."""
+    ax.grid(visible=False)
+    first, last = epochs[0]["epoch"], epochs[-1]["epoch"]
+    extent = (first - 0.5, last + 0.5, len(names) - 0.5, -0.5)
     every = -(-len(names) // 40)  # so that names do not overlap
     ax.set_yticks(range(0, len(names), every), names[::every])
-    figure.savefig(path)
+    return ax.imshow(
+        values, aspect="auto", interpolation="nearest", extent=extent, **colours
+    )
 
 
 def _shown(names: Sequence[str]) -> list[str]:

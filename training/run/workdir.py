@@ -206,7 +206,7 @@ class WorkDirectory:
         found = not self._config.overwrite and (self.path / CONFIG).exists()
         if found:
             try:
-                earlier = self._refuse_other_run()
+                earlier = self._refuse_other_config()
                 if earlier is None and (self.path / RESULT).exists():
                     result, facts = self._read_finished()
             except DamagedError as error:
@@ -266,7 +266,7 @@ class WorkDirectory:
         """Raises RunError if the run that has finished here had other data."""
         refuse_other_data(self.path, self._facts, dataset)
 
-    def _refuse_other_run(self) -> int | None:
+    def _refuse_other_config(self) -> int | None:
         """Returns the epochs of a run that differs only in having fewer of them."""
         there = read_object(self.path / CONFIG)
         epochs, goal = there.get("epochs"), self._config.epochs
@@ -403,7 +403,8 @@ def refuse_other_data(
 
     Args:
       path: The run's work directory.
-      facts: What it recorded of its data; see :meth:`training.data.Dataset.changes`.
+      facts: The facts that it recorded of its data; see
+        :meth:`training.data.Dataset.changes`.
       dataset: The data.
     """
     if changes := dataset.changes(facts):

@@ -1,1 +1,1 @@
-"""What a run can choose: flags, presets, methods, optimizers and schedules."""
+"""The choices of a run: flags, presets, methods, optimizers and schedules."""

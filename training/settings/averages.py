@@ -6,7 +6,7 @@ import dataclasses
 
 from training.settings.flags import Part, flag
 from training.settings.lazy import Transformation, optax, plp_optax
-from training.settings.strategy import Plan
+from training.settings.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,10 @@ class TailAverage(Part):
     def first_step(self, plan: Plan) -> int:
         """The number of optimizer steps before the average begins."""
         return round(self.start * plan.total_steps)
+
+    def steps(self, state: optax.OptState, plan: Plan) -> int:
+        """The number of steps in the average so far, 0 before it begins."""
+        return max(int(optax.tree.get(state, "tail_steps")) - self.first_step(plan), 0)
 
     def __call__(self, base: Transformation, plan: Plan) -> Transformation:
         """Adds the average to a complete optimizer, whose updates it follows."""

@@ -15,8 +15,8 @@ from training.settings import flags, presets
 from training.settings.methods import Amplify
 from training.settings.optimizers import SGD
 from training.settings.options import GROUPS, IN_BLOCKS, Config, StartFlags
+from training.settings.plan import listed_epochs
 from training.settings.schedules import Cyclic, Plateau
-from training.settings.strategy import listed_epochs
 
 
 def parse(argv: Sequence[str]) -> list[Config]:
@@ -162,7 +162,7 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
 
 
 def signature(config: Config) -> str:
-    """What a run's files say of the run that they belong to, however long it is.
+    """The name of a run in its files, however long it is.
 
     Without digests of other files, which are no default once those are gone.
     """
@@ -173,12 +173,17 @@ def signature(config: Config) -> str:
 
 
 def differences(config: Config, other: Mapping[str, Any]) -> list[str]:
-    """Sentences such as ``seed is 0 there and 1 here``, one a field that differs."""
-    own = identity(config)
+    """Sentences such as ``seed is 0 there and 1 here``, one a field that differs.
+
+    A field that is not there has its default: it was added after that run.
+    """
+    declared, own = flags.flags(Config), identity(config)
+    defaults = {n: flags.default(declared[n], own) for n in set(own) - set(other)}
+    there = {n: json.dumps({**defaults, **other}[n]) for n in own}
     return [
-        f"{name} is {json.dumps(other.get(name))} there and {json.dumps(value)} here"
+        f"{name} is {there[name]} there and {json.dumps(value)} here"
         for name, value in own.items()
-        if json.dumps(other.get(name)) != json.dumps(value)
+        if there[name] != json.dumps(value)
     ] + [f"{name} is unknown here" for name in sorted(set(other) - set(own))]
 
 
@@ -226,7 +231,7 @@ def _default_workdir(config: Config) -> str:
 
 
 def _contradictions(c: Config) -> Iterator[str]:
-    """What is wrong with fields that contradict each other, the first one first."""
+    """Sentences on fields that contradict each other, the first one first."""
     if c.cascade is not None and c.cascade_stage is None:
         if c.model not in IN_BLOCKS:
             yield (

@@ -16,7 +16,7 @@ _LARGEST_FLOAT = 1e38  # float32 holds three times that
 
 
 class Flag(NamedTuple):
-    """What is declared about a flag."""
+    """The declaration of a flag."""
 
     # A function is called with the flags declared before this one, as attributes.
     default: Any

@@ -13,7 +13,7 @@ from typing import Literal
 from training.errors import ConfigError
 from training.settings.flags import Part, flag
 from training.settings.lazy import Transformation, optax, plp_optax
-from training.settings.strategy import Plan
+from training.settings.plan import Plan
 
 
 class Method(Part):

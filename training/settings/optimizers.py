@@ -132,3 +132,13 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adagrad": Adagrad,
     "adadelta": Adadelta,
 }
+
+
+def usual_rates() -> str:
+    """The default of --learning-rate in words: that of most optimizers last."""
+    named: dict[float, list[str]] = {}
+    for name, optimizer in OPTIMIZERS.items():
+        named.setdefault(optimizer.usual_rate, []).append(name)
+    del named[Optimizer.usual_rate]
+    parts = [f"{rate:g} for {' and '.join(names)}" for rate, names in named.items()]
+    return ", ".join([*parts, f"else {Optimizer.usual_rate:g}"])

@@ -12,10 +12,10 @@ from training.data.registry import DATASETS
 from training.settings.averages import AVERAGES
 from training.settings.flags import Part, flag
 from training.settings.methods import METHODS
-from training.settings.optimizers import OPTIMIZERS
+from training.settings.optimizers import OPTIMIZERS, usual_rates
+from training.settings.plan import listed_epochs
 from training.settings.presets import PRESETS
 from training.settings.schedules import SCHEDULES
-from training.settings.strategy import listed_epochs
 from training.weights.files import digest, start_digest
 from training.weights.fitting import WITH_NAMES
 
@@ -196,9 +196,9 @@ class OptimizerFlags:
     optimizer: str = flag("sgd", "The optimizer.", parts=OPTIMIZERS)
     learning_rate: float | None = flag(
         lambda c: OPTIMIZERS[c.optimizer].usual_rate,
-        "Peak learning rate; the lower bound of a cyclic schedule. Unset: 0.05 for sgd "
-        "and nesterov, 0.01 for adagrad, 1 for adadelta and lars, else 0.001. Several "
-        "rates are trained one after the other, and compared in a table.",
+        f"Peak learning rate; the lower bound of a cyclic schedule. Unset: "
+        f"{usual_rates()}. Several rates are trained one after the other, and compared "
+        f"in a table.",
         only=("strategy", (None,)),
         alias="--lr",
         above=0,

@@ -166,7 +166,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# What differs on another data set than the preset's.
+# The differences on another data set than the preset's.
 _ON = {
     ("accelerate-vit", "cifar10"): {
         "epochs": 10,

@@ -11,7 +11,7 @@ from typing import Any
 
 from training.settings.flags import Part, flag
 from training.settings.lazy import jnp, optax
-from training.settings.strategy import Plan
+from training.settings.plan import Plan
 
 
 class Schedule(Part):
@@ -123,7 +123,7 @@ class OneCycle(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Plateau(Constant):
-    """Divided by ten when the validation loss stalls: ``training.settings.plateau``."""
+    """Divided by ten when the validation loss stalls: ``training.engine.plateau``."""
 
     plateau_patience: int = flag(
         10,

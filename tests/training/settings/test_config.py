@@ -335,7 +335,18 @@ def test_differences_are_named():
     there["seed"] = "1"
     assert config_lib.differences(here, there) == ['seed is "1" there and 1 here']
     del there["seed"]
-    assert config_lib.differences(here, there) == ["seed is null there and 1 here"]
+    assert config_lib.differences(here, there) == ["seed is 0 there and 1 here"]
+
+
+def test_a_run_from_before_a_flag_was_added_is_the_same_run():
+    here = resolve({"optimizer": "adam", "augment": True})
+    there = identity(here)
+    for added in ("learning_rate", "label_smoothing", "precise_bn"):
+        del there[added]
+    assert not config_lib.differences(here, there)
+    del there["augment"]
+    wanted = ["augment is false there and true here"]
+    assert config_lib.differences(here, there) == wanted
 
 
 def test_a_home_directory_is_expanded(monkeypatch, tmp_path):

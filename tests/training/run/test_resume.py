@@ -25,7 +25,7 @@ from training.run.interrupts import Interrupts, acknowledged
 from training.run.workdir import WorkDirectory, read_metrics
 from training.settings import config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Analysis, amplification, prediction and augmentation, a save after every step: all
 # that a state can hold, and every position that it can be saved at.
 STRATEGY = "[(1, 0.05, 0, 1), (4, 0.05, 1, 3.0), (5, 0.01, 0, 1)]"

@@ -179,7 +179,8 @@ def test_accumulation_is_the_large_batch(large_batch, parts, unroll):
 
 def test_a_step_of_several_batches_is_a_larger_batch_in_parts(monkeypatch):
     seen = {}
-    monkeypatch.setattr(recipe, "Engine", lambda *_, **options: seen.update(options))
+    for part in ("Engine", "make_train_step"):
+        monkeypatch.setattr(recipe, part, lambda *_, **options: seen.update(options))
     fields = {"batch_size": 8, "batch_parts": 2, "batches_per_step": 3}
     recipe.assemble(resolve(fields), DATASET)
     assert (seen["batch_size"], seen["parts"]) == (24, 6)
@@ -236,18 +237,6 @@ def test_without_normalisation_there_are_no_statistics_to_compute():
     variables = engine.initial_state(0).variables
     assert engine.statistics_batches == 0
     assert engine.with_statistics(variables) is variables
-
-
-def test_an_average_begins_after_its_start():
-    tx = optax.chain(programs.momentum(), plp_optax.tail_average(start=6))
-    engine = programs.make(Linear(), tx, average_start=6)
-    state, counts = engine.initial_state(0), []
-    for epoch in range(2):
-        state = train_epoch(engine, state, epoch)
-        counts.append(engine.average_steps(state))
-    assert counts == [0, 2]
-    plain = programs.make(Linear())
-    assert plain.average_steps(plain.initial_state(0)) is None
 
 
 def test_pinned_batches_are_the_same_batches():

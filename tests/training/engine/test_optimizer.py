@@ -11,10 +11,12 @@ import pytest
 import plp_optax
 from tests.support import reference
 from tests.support.problems import W0, jitted, noisy_gradient, run
+from training.engine import plateau
+from training.engine.optimizer import make_optimizer, make_plan, make_schedule
 from training.errors import ConfigError
-from training.settings import plateau
-from training.settings.chain import make_optimizer, make_plan, make_schedule
+from training.settings.averages import TailAverage
 from training.settings.config import resolve
+from training.settings.plan import Plan
 from training.settings.schedules import triangular_schedule
 
 
@@ -182,12 +184,14 @@ def test_the_average_is_its_recursion_after_a_part_of_the_run(fields, rho, start
         plain = chain(method="plp", average="none", epochs=4)
         np.testing.assert_array_equal(run(tx, 12), run(plain, 12))
         w, state = jnp.asarray(W0), tx.init(jnp.asarray(W0))
+        own, plan = TailAverage(start=start), Plan(3, 12, 12, seed=0, strategy=None)
         average = w
         for count in range(12):
             updates, state = tx.update(noisy_gradient(w, count), state, w)
             w = optax.apply_updates(w, updates)
             n = count + 1 - round(12 * start)
             average = average + rho(n) * (w - average) if n > 0 else w
+            assert own.steps(state, plan) == max(n, 0)
         averaged = plp_optax.averaged_params(state, w)
     np.testing.assert_allclose(averaged, average, rtol=1e-9)
 

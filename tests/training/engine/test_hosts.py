@@ -13,7 +13,7 @@ import pytest
 
 from training.run import checkpoints, workdir
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ARGV = [
     *("--model", "tiny", "--width", "4", "--batch-size", "128", "--augment"),
     *("--precision", "float64"),

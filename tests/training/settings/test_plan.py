@@ -3,9 +3,9 @@
 import pytest
 
 from plp_optax import TrainingStrategy
-from training.settings.chain import make_strategy
+from training.engine.optimizer import make_strategy
 from training.settings.config import resolve
-from training.settings.strategy import NAMED_STRATEGIES, paper_stages
+from training.settings.plan import NAMED_STRATEGIES, paper_stages
 
 LEAST = {"paper": 8, "paper-deep": 15}
 

@@ -5,19 +5,20 @@ import jax.numpy as jnp
 import optax
 
 import plp_optax
+from training.engine import plateau
 from training.errors import ConfigError
-from training.settings import flags, plateau
+from training.settings import flags
 from training.settings.averages import TailAverage
 from training.settings.config import Config
 from training.settings.methods import Amplify, Anderson, Method
 from training.settings.optimizers import OPTIMIZERS, SGD, Optimizer
-from training.settings.schedules import Cyclic, Plateau, Schedule
-from training.settings.strategy import (
+from training.settings.plan import (
     NAMED_STRATEGIES,
     Plan,
     listed_strategy,
     paper_stages,
 )
+from training.settings.schedules import Cyclic, Plateau, Schedule
 
 
 def make_plan(config: Config, steps_per_epoch: int) -> Plan:
