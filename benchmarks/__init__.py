@@ -1,1 +1,1 @@
-"""What things cost, side by side with peers; run as ``python -m benchmarks.NAME``."""
+"""Costs, side by side with peers; run as ``python -m benchmarks.NAME``."""

@@ -1,4 +1,4 @@
-"""What a training step costs on accelerators that are not attached, by their compiler.
+"""The cost of a training step on accelerators that are not attached, by their compiler.
 
     python -m benchmarks.ahead_of_time --topology v5e:2x2
 
@@ -226,7 +226,7 @@ def lower_step(
 
 
 def describe(state: Any, compiled: Any) -> dict[str, Any]:
-    """What the compiler says of a training step, for one device and one step."""
+    """The compiler's figures for a training step, on one device."""
     memory = compiled.memory_analysis()
     # The GPU's compiler gives none.
     costs = compiled.cost_analysis() or {}
@@ -289,7 +289,7 @@ def run(
       UserError: If there is no such topology, or no compiler for it.
     """
     if platform != "attached":
-        # What is traced needs a device, and nothing else does.
+        # Only tracing needs a device, and any will do.
         jax.config.update("jax_platforms", "cpu")
     meshes = {name: make_mesh(platform, name, target_config) for name in topology}
     dataset = measure.synthetic(IMAGES)

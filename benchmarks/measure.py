@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags, data, a training step, timing, and records."""
+"""Parts that benchmarks share: flags, data, a training step, timing, and records."""
 
 import argparse
 import inspect
@@ -34,13 +34,13 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "model": {"choices": list(models.NETWORKS), "help": "the network"},
     "width": {"help": "channels of the network's first stage"},
     # In float16 we scale the loss and PyTorch's step does not; float64 is for tests.
-    "precision": {"choices": ["float32", "bfloat16"], "help": "of the arithmetic"},
+    "precision": {"choices": ["float32", "bfloat16"], "help": "the arithmetic"},
     "batch_size": {"help": "images in a step"},
     "methods": {"choices": list(METHODS), "help": "the methods of train.py"},
     "input": {"choices": ["resident", "host"], "help": "where the images are"},
     "device_batch": {"help": "images of a device in a step"},
     "steps_per_call": {"help": "training steps in a loop on the device"},
-    "platform": {"choices": ["tpu", "cuda", "attached"], "help": "what to compile for"},
+    "platform": {"choices": ["tpu", "cuda", "attached"], "help": "the target"},
     "topology": {"help": "the devices: v5e:2x2 (tpu), 1x1x4 (cuda), 4 or all"},
     "target_config": {"help": "for cuda: XLA's description of the GPU, a file"},
     "images": {"help": "training images that are resident on every device"},

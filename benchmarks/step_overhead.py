@@ -1,4 +1,4 @@
-"""What an optimizer step costs with and without the methods.
+"""The cost of an optimizer step with and without the methods.
 
     python -m benchmarks.step_overhead
 
@@ -78,7 +78,7 @@ def make_arms() -> dict[str, optax.GradientTransformation]:
     }
 
 
-class Step(NamedTuple):
+class OptimizerStep(NamedTuple):
     """A compiled optimizer step.
 
     Attributes:
@@ -92,7 +92,7 @@ class Step(NamedTuple):
     temporary_bytes: int
 
 
-def make_step(name: str, params: Any, gradient: Any) -> Step:
+def make_step(name: str, params: Any, gradient: Any) -> OptimizerStep:
     """Compiles an arm's step, which reuses the memory of parameters and state."""
     tx = make_arms()[name]
     held: Any = jax.tree.map(jnp.copy, params)
@@ -113,7 +113,7 @@ def make_step(name: str, params: Any, gradient: Any) -> Step:
         return carry[0]
 
     memory: Any = compiled.memory_analysis()
-    return Step(run, _bytes(carry) - params_bytes, memory.temp_size_in_bytes)
+    return OptimizerStep(run, _bytes(carry) - params_bytes, memory.temp_size_in_bytes)
 
 
 def run(

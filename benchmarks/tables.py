@@ -8,7 +8,7 @@ from typing import Any
 RECORDS = Path(__file__).parent / "records"
 BASE = "sgd"  # the method that ahead_of_time compares others with
 
-# What ``time_share`` times alone, of a step.
+# The parts of a step that ``time_share`` times alone.
 STEP, REST = "step", "rest"
 STEP_PARTS = (
     "convolution, forward",

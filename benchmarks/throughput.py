@@ -98,7 +98,7 @@ def _measure(config: Config, steps: int, rounds: int, torch: Any) -> dict[str, A
         product = torch.make_product(config.precision, device, side)
         products["torch product"] = product
         for peer in PEERS:
-            theirs = torch.Training(
+            theirs = torch.TorchTraining(
                 config, dataset, device=device, compiled=peer == COMPILED
             )
             if theirs.parameters != ours.parameters:

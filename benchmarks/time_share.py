@@ -38,12 +38,19 @@ COLORS = (
 
 
 class Layer(NamedTuple):
-    """A layer that is applied alone."""
+    """A layer that is applied alone.
+
+    Attributes:
+      module: The Flax module.
+      variables: Its variables.
+      x: Its inputs for a batch, ``[devices, images of a device, ...]``.
+      y: Its outputs, of the same leading axes.
+    """
 
     module: Any
     variables: Any
-    x: Any  # inputs of a batch, [devices, images of a device, ...]
-    y: Any  # and outputs
+    x: Any
+    y: Any
 
 
 def run(
@@ -62,7 +69,7 @@ def run(
             model=model, width=channels, batch_size=batch_size
         )
         dataset = measure.synthetic(batch_size)
-        theirs = torch.Training(config, dataset, device="cpu", compiled=False)
+        theirs = torch.TorchTraining(config, dataset, device="cpu", compiled=False)
         theirs.run()  # which gives it gradients
         ours = measure.Training(config, dataset)
         their_parts = dict(zip(STEP_PARTS, torch.make_parts(theirs), strict=True))

@@ -31,7 +31,7 @@ _INCEPTIONS = {  # table 1 of the GoogLeNet paper
 }
 
 
-class Training:
+class TorchTraining:
     """Trains a network on a data set that is on the device.
 
     A step gathers and normalises a batch, takes the gradient of the mean
@@ -97,7 +97,7 @@ class Training:
         return time.perf_counter() - start
 
 
-def make_parts(training: Training) -> list[Callable[[], None]]:
+def make_parts(training: TorchTraining) -> list[Callable[[], None]]:
     """Functions that do parts of the step alone, on a CPU, with random activations.
 
     All convolutions forward, their gradients by the input and by the filter, all

@@ -133,7 +133,7 @@ def _summary(name: str) -> str:
 
 
 def _names_of_others(page: Path) -> dict[str, list[str]]:
-    """What others call a name: the table "You know it as", for the search."""
+    """Other names of a function: the table "You know it as", for the search."""
     table = page.read_text().split("<!-- names: begin -->")[1].split("<!-- names")[0]
     found: dict[str, list[str]] = {}
     for row in table.splitlines():

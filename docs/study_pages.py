@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-# What a study's conclusions say, in a line. Others have the report's title.
+# A study's conclusions in a line. Others have the report's title.
 RESULTS = {
     "quick/readouts": "An average of one run comes close to a tuned decay",
     "full/small_batches": "On Muon EMA-Nesterov gains beyond rate and momentum",

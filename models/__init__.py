@@ -11,13 +11,23 @@ if TYPE_CHECKING:
 
 
 class Family(NamedTuple):
-    """The networks of a module, and what a user may choose of them."""
+    """The networks of a module, and their options.
 
-    module: str  # whose VARIANTS defines them
-    has_blocks: bool = False  # cut after one, partly frozen: models.blocks
-    has_dropout: bool = False  # its rate is the attribute dropout_rate
+    Attributes:
+      module: The module whose ``VARIANTS`` defines them.
+      has_blocks: Whether they can be cut after a block and partly frozen; see
+        ``models.blocks``.
+      has_dropout: Whether they have the attribute ``dropout_rate``.
+      has_mlp_head: Whether they have the head "mlp".
+      has_imagenet_stem: Whether they have a stem for large images, next to the one for
+        small images.
+    """
+
+    module: str
+    has_blocks: bool = False
+    has_dropout: bool = False
     has_mlp_head: bool = False
-    has_imagenet_stem: bool = False  # for large images, next to the one for small ones
+    has_imagenet_stem: bool = False
 
 
 _RESNET = Family("models.resnet", has_blocks=True, has_imagenet_stem=True)

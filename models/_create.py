@@ -101,6 +101,7 @@ def create(
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known are {', '.join(NETWORKS)}")
+    # Only the module of this network is imported.
     variants: dict[str, tuple[type[Network], dict[str, Any]]]
     variants = importlib.import_module(NETWORKS[name].module).VARIANTS
     kind, options = variants[name]

@@ -36,6 +36,7 @@ class BlockNetwork(Network, kw_only=True):
     normalization: str = "batch"
     kernel_init: str = "pytorch"
 
+    # Not wrapped by Flax: the modules that it makes are those of `__call__`.
     @nn.nowrap
     def blocks(self) -> dict[str, Block]:
         """All of its blocks by name, in order."""
@@ -45,6 +46,7 @@ class BlockNetwork(Network, kw_only=True):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Maps images (batch, height, width, channels) to (batch, num_classes)."""
         x = as_input(images, self.dtype)
+        # Blocks that are cut off are never called, and so have no variables.
         blocks = list(self.blocks().values())[: self.cut]
         for number, block in enumerate(blocks, 1):
             is_training = train and number > self.frozen
@@ -70,7 +72,10 @@ class Head(nn.Module):
     """A head: the layers after the last block.
 
     Attributes:
+      num_classes: The number of logits.
       width: The network's; the sizes of hidden layers are multiples of it.
+      dropout_rate: The share of hidden units dropped in training.
+      layers: Applies the network's layers.
     """
 
     num_classes: int
@@ -104,7 +109,7 @@ class DenseHead(Head):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, height, width, channels) to (batch, num_classes)."""
-        x = x.reshape(x.shape[0], -1)
+        x = x.reshape(x.shape[0], -1)  # all pixels, which fixes the images' size
         for name, factor in (("hidden1", 8), ("hidden2", 4)):
             x = self.layers.dropout(x, self.dropout_rate)
             x = nn.relu(self.layers.dense(x, name, factor * self.width))

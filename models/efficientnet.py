@@ -13,8 +13,16 @@ import jax.numpy as jnp
 from models.layers import ConvNorm, Layers, Network, as_input, as_logits, global_mean
 
 
-class Blocks(NamedTuple):
-    """A stage: a row of the paper's table 1."""
+class StageSettings(NamedTuple):
+    """A stage: a row of the paper's table 1.
+
+    Attributes:
+      expansion: The factor from a block's input channels to its inner ones.
+      features: Channels of the output, at width 64.
+      depth: The number of blocks.
+      size: The side of the depthwise kernels.
+      stride: The first block's stride.
+    """
 
     expansion: int
     features: int
@@ -24,18 +32,23 @@ class Blocks(NamedTuple):
 
 
 STAGES = (
-    Blocks(1, 16, 1, 3, 1),
-    Blocks(6, 24, 2, 3, 2),
-    Blocks(6, 40, 2, 5, 2),
-    Blocks(6, 80, 3, 3, 2),
-    Blocks(6, 112, 3, 5, 1),
-    Blocks(6, 192, 4, 5, 2),
-    Blocks(6, 320, 1, 3, 1),
+    StageSettings(1, 16, 1, 3, 1),
+    StageSettings(6, 24, 2, 3, 2),
+    StageSettings(6, 40, 2, 5, 2),
+    StageSettings(6, 80, 3, 3, 2),
+    StageSettings(6, 112, 3, 5, 1),
+    StageSettings(6, 192, 4, 5, 2),
+    StageSettings(6, 320, 1, 3, 1),
 )
 
 
 class SqueezeExcitation(nn.Module):
-    """Factors in (0, 1) for the channels (Hu et al., arXiv 1709.01507, 2017)."""
+    """Factors in (0, 1) for the channels (Hu et al., arXiv 1709.01507, 2017).
+
+    Attributes:
+      squeezed: The number of hidden units.
+      layers: Applies the network's layers.
+    """
 
     squeezed: int
     layers: Layers
@@ -49,11 +62,19 @@ class SqueezeExcitation(nn.Module):
         return nn.sigmoid(conv(y, "expand", x.shape[-1], 1, bias=True))
 
 
-class Block(nn.Module):
+class MBConv(nn.Module):
     """Expansion, depthwise convolution, squeeze-and-excitation, projection.
 
     Squeeze-and-excitation has a quarter of the block's input channels. A block that
-    keeps the shape is parallel to a shortcut, and dropped at ``drop_rate`` in training.
+    keeps the shape is parallel to a shortcut.
+
+    Attributes:
+      features: Channels of the output.
+      expansion: The factor from the input's channels to the inner ones.
+      size: The side of the depthwise kernel.
+      stride: The depthwise convolution's stride.
+      drop_rate: The share of examples for which the block is dropped in training.
+      layers: Applies the network's layers.
     """
 
     features: int
@@ -82,10 +103,17 @@ class Block(nn.Module):
         return y
 
 
-class Stage(nn.Module):
-    """A sequence of blocks, the first of which has the stride."""
+class MBConvStage(nn.Module):
+    """A sequence of blocks, the first of which has the stride.
 
-    blocks: Blocks
+    Attributes:
+      blocks: Their settings; the features there are those at width 64.
+      features: Channels of the output.
+      drop_rates: The share of examples for which a block is dropped, by block.
+      layers: Applies the network's layers.
+    """
+
+    blocks: StageSettings
     features: int
     drop_rates: tuple[float, ...]
     layers: Layers
@@ -95,7 +123,7 @@ class Stage(nn.Module):
         """Maps (batch, height, width, channels) to the last block's output."""
         expansion, _, depth, size, stride = self.blocks
         for i in range(depth):
-            x = Block(
+            x = MBConv(
                 self.features,
                 expansion,
                 size,
@@ -142,14 +170,16 @@ class EfficientNet(Network):
             first += blocks.depth
             rates = tuple(self.stochastic_depth_rate * n / total for n in numbers)
             features = _scale(blocks.features, self.width)
-            x = Stage(blocks, features, rates, layers, name=f"stage{i + 1}")(x)
+            x = MBConvStage(blocks, features, rates, layers, name=f"stage{i + 1}")(x)
 
+        # 1280 channels at width 64, in the last row of the table.
         x = nn.silu(ConvNorm(4 * x.shape[-1], 1, 1, layers, name="last")(x))
         x = layers.dropout(global_mean(x), self.dropout_rate)
         return as_logits(layers.dense(x, "head", self.num_classes))
 
 
 def _scale(channels: int, width: int) -> int:
+    # `round_filters` of the authors' program.
     exact = channels * width / 64
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * exact else rounded + 8

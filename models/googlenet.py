@@ -25,7 +25,16 @@ from models.layers import (
 
 
 class Branches(NamedTuple):
-    """Channels of an inception module, in the order of the paper's table 1."""
+    """Channels of an inception module, in the order of the paper's table 1.
+
+    Attributes:
+      conv1: The 1x1 branch.
+      reduce3: The 1x1 convolution before the 3x3.
+      conv3: The 3x3 branch.
+      reduce5: The 1x1 convolution before the 5x5.
+      conv5: The 5x5 branch.
+      pool: The 1x1 convolution after the pooling.
+    """
 
     conv1: int
     reduce3: int
@@ -52,7 +61,12 @@ STAGES = {  # a max pooling stands before stage 4 and before stage 5
 
 
 class Inception(nn.Module):
-    """Four parallel branches, concatenated (the paper's figure 2b)."""
+    """Four parallel branches, concatenated (the paper's figure 2b).
+
+    Attributes:
+      branches: Their channels.
+      layers: Applies the network's layers.
+    """
 
     branches: Branches
     layers: Layers
@@ -75,8 +89,14 @@ class Inception(nn.Module):
         return jnp.concatenate([one, three, five, pool], axis=-1)
 
 
-class Stem(nn.Module):
-    """Three convolutions; the ImageNet kind also shrinks the image fourfold."""
+class InceptionStem(nn.Module):
+    """Three convolutions; the ImageNet kind also shrinks the image fourfold.
+
+    Attributes:
+      kind: "cifar" or "imagenet".
+      scale: Maps the paper's number of channels to the network's.
+      layers: Applies the network's layers.
+    """
 
     kind: str
     scale: Callable[[int], int]
@@ -85,6 +105,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, height, width, channels) to scale(192) channels."""
+        # (side, stride) of each; the ImageNet ones are those of table 1.
         imagenet = self.kind == "imagenet"
         sizes = ((7, 2), (1, 1), (3, 1)) if imagenet else ((3, 1), (3, 1), (3, 1))
         for i, features in enumerate((64, 64, 192)):
@@ -95,8 +116,13 @@ class Stem(nn.Module):
         return max_pool(x, 3, 2)
 
 
-class Stage(nn.Module):
-    """A sequence of inception modules."""
+class InceptionStage(nn.Module):
+    """A sequence of inception modules.
+
+    Attributes:
+      blocks: The channels of each.
+      layers: Applies the network's layers.
+    """
 
     blocks: tuple[Branches, ...]
     layers: Layers
@@ -130,12 +156,12 @@ class GoogLeNet(Network):
         x = as_input(images, self.dtype)
 
         scale = functools.partial(_scale, width=self.width)
-        x = Stem(self.stem, scale, layers, name="stem")(x)
+        x = InceptionStem(self.stem, scale, layers, name="stem")(x)
         for name, blocks in STAGES.items():
             if name != "stage3":
                 x = max_pool(x, 3, 2)
             scaled = tuple(Branches(*map(scale, branches)) for branches in blocks)
-            x = Stage(scaled, layers, name=name)(x)
+            x = InceptionStage(scaled, layers, name=name)(x)
 
         x = layers.dropout(global_mean(x), self.dropout_rate)
         return as_logits(layers.dense(x, "head", self.num_classes))

@@ -47,7 +47,7 @@ class Layers:
       train: Whether batch statistics (or running ones) normalise, and units drop.
       dtype: The type of the computation.
       axis_name: The mapped axis over which batch statistics are averaged.
-      normalization: What ``norm`` does: "batch", "layer" or "none".
+      normalization: The kind of ``norm``: "batch", "layer" or "none".
       kernel_init: How layers start. "pytorch": kernels and biases uniform within
         1/sqrt(fan_in), PyTorch's default (its kaiming_uniform with a = sqrt(5) is that
         bound). "he": kernels normal with variance 2/fan_in, which keeps the mean square
@@ -135,7 +135,7 @@ class Layers:
             epsilon=1e-6,  # that of the Vision Transformer's authors, and torchvision
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            use_fast_variance=False,
+            use_fast_variance=False,  # E[x^2] - E[x]^2 would cancel
             name=name,
         )(x)
 
@@ -161,7 +161,15 @@ class Layers:
 
 
 class ConvNorm(nn.Module):
-    """A convolution and its normalisation, under one name: ``conv`` and ``norm``."""
+    """A convolution and its normalisation, under one name: ``conv`` and ``norm``.
+
+    Attributes:
+      features: Channels of the output.
+      size: The side of the kernel.
+      stride: The stride of both sides.
+      layers: Applies the network's layers.
+      groups: 1, or as many as channels for a depthwise convolution.
+    """
 
     features: int
     size: int

@@ -99,6 +99,7 @@ def predict(network: GrowingNetwork, x: jax.Array) -> jax.Array:
     """
     bias, weights, centers = network.params
     squares = jnp.sum((centers - x[None]) ** 2, axis=1)
+    # Where there is no unit, the width of 1 keeps the quotient's gradient finite.
     activations = jnp.exp(-squares / network.widths**2)
     return bias + jnp.sum(jnp.where(network.active, weights * activations, 0))
 
@@ -130,6 +131,7 @@ def allocate(
       weight: Its height.
       width: Its width, positive.
     """
+    # True at the first free place, and nowhere if there is none.
     new = jnp.arange(len(network.active)) == network.units
     bias, weights, centers = network.params
     return GrowingNetwork(

@@ -14,7 +14,13 @@ from models.layers import ConvNorm, Layers, max_pool
 
 
 class Basic(nn.Module):
-    """Two 3x3 convolutions parallel to a shortcut (the paper's figure 5, left)."""
+    """Two 3x3 convolutions parallel to a shortcut (the paper's figure 5, left).
+
+    Attributes:
+      features: Channels of the output.
+      stride: The first convolution's stride.
+      layers: Applies the network's layers.
+    """
 
     features: int
     stride: int
@@ -33,6 +39,11 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 with four times the features at the end (figure 5, right).
 
     The 3x3 convolution takes the stride, as in PyTorch; the paper's first 1x1 did.
+
+    Attributes:
+      features: Channels of the 3x3 convolution.
+      stride: Its stride.
+      layers: Applies the network's layers.
     """
 
     features: int
@@ -50,13 +61,20 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(x: jax.Array, y: jax.Array, stride: int, layers: Layers) -> jax.Array:
+    # The paper's option B: a projection only where the shape changes.
     if x.shape == y.shape:
         return x
     return ConvNorm(y.shape[-1], 1, stride, layers, name="shortcut")(x)
 
 
-class Stage(nn.Module):
-    """A sequence of blocks, the first of which has the stride."""
+class ResidualStage(nn.Module):
+    """A sequence of blocks, the first of which has the stride.
+
+    Attributes:
+      block: The kind of residual block.
+      features: Channels of a block, without ``Bottleneck``'s factor of four.
+      stride: The first block's stride.
+    """
 
     block: type[Basic] | type[Bottleneck]
     features: int
@@ -91,7 +109,8 @@ class ResNet(BlockNetwork):
         blocks: dict[str, Block] = {"stem": self._stem}
         for i, depth in enumerate(self.depths):
             name, features, stride = f"stage{i + 1}", self.width * 2**i, min(i + 1, 2)
-            stage = Stage(self.block, features, stride, name=name)
+            # Called once for each block, so that the network can be cut between them.
+            stage = ResidualStage(self.block, features, stride, name=name)
             for index in range(depth):
                 blocks[f"{name}/block{index}"] = functools.partial(stage, index=index)
         return blocks

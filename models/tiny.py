@@ -22,7 +22,7 @@ class Tiny(BlockNetwork):
 
     @nn.nowrap
     def _stage(self, x: jax.Array, layers: Layers, *, number: int) -> jax.Array:
-        name = f"stage{number}"
+        name = f"stage{number}"  # its number multiplies the width and is the stride
         return nn.relu(ConvNorm(number * self.width, 3, number, layers, name=name)(x))
 
 

@@ -14,8 +14,13 @@ from models.blocks import Block, BlockNetwork
 from models.layers import Layers, max_pool
 
 
-class Stage(nn.Module):
-    """Convolutions, each with a bias, a normalisation and a relu; a pooling."""
+class ConvStage(nn.Module):
+    """Convolutions, each with a bias, a normalisation and a relu; a pooling.
+
+    Attributes:
+      features: Channels of the output.
+      depth: The number of convolutions.
+    """
 
     features: int
     depth: int
@@ -47,8 +52,9 @@ class VGG(BlockNetwork):
         """See ``BlockNetwork``."""
         blocks: dict[str, Block] = {}
         for i, depth in enumerate(self.depths):
+            # 64, 128, 256, 512 and 512 channels at the usual width.
             name, features = f"stage{i + 1}", self.width * min(2**i, 8)
-            stage = Stage(features, depth, name=name)
+            stage = ConvStage(features, depth, name=name)
             for index in range(1, depth + 1):
                 blocks[f"{name}/conv{index}"] = functools.partial(stage, index=index)
         return blocks

@@ -13,12 +13,17 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from models.layers import Layers, Network, as_input, as_logits
 
 
-class Stem(nn.Module):
+class PatchEmbedding(nn.Module):
     """Linear maps of the patches after a class token, plus learned positions.
 
     The class token starts at 0 and the positions normal with a deviation of 0.02, as
     in torchvision. They are parameters of this module and not of the network, so that
     its output is the output of the layer that they make.
+
+    Attributes:
+      features: Channels of a token.
+      patch: The side of a patch, in pixels.
+      layers: Applies the network's layers.
     """
 
     features: int
@@ -40,7 +45,7 @@ class Stem(nn.Module):
             bias=True,
             padding="SAME",
         )
-        x = x.reshape(x.shape[0], -1, self.features)
+        x = x.reshape(x.shape[0], -1, self.features)  # (batch, patches, features)
         dtype = self.layers.param_dtype
         token = self.param(
             "class_token", nn.initializers.zeros, (1, 1, self.features), dtype
@@ -52,12 +57,18 @@ class Stem(nn.Module):
             dtype,
         )
         token = jnp.broadcast_to(token, (x.shape[0], 1, self.features))
+        # The paper's equation 1.
         x = jnp.concatenate([token.astype(x.dtype), x], axis=1)
         return x + positions.astype(x.dtype)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; each of its four projections is a layer."""
+    """Multi-head self-attention; each of its four projections is a layer.
+
+    Attributes:
+      num_heads: The number of heads, which share the channels equally.
+      layers: Applies the network's layers.
+    """
 
     num_heads: int
     layers: Layers
@@ -65,6 +76,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, tokens, channels) to the same shape."""
+        # (batch, tokens, heads, channels of a head)
         query, key, value = (
             self.layers.dense(x, name, x.shape[-1]).reshape(
                 *x.shape[:2], self.num_heads, -1
@@ -79,7 +91,12 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """A hidden layer of four times the channels, with dropout after both layers."""
+    """A hidden layer of four times the channels, with dropout after both layers.
+
+    Attributes:
+      dropout_rate: The share of units dropped in training.
+      layers: Applies the network's layers.
+    """
 
     dropout_rate: float
     layers: Layers
@@ -93,8 +110,14 @@ class Mlp(nn.Module):
         return self.layers.dropout(y, self.dropout_rate)
 
 
-class Block(nn.Module):
-    """Attention and MLP, each after a normalisation and parallel to a shortcut."""
+class EncoderBlock(nn.Module):
+    """Attention and MLP, each after a normalisation and parallel to a shortcut.
+
+    Attributes:
+      num_heads: The number of attention heads.
+      dropout_rate: The share of units dropped in training.
+      layers: Applies the network's layers.
+    """
 
     num_heads: int
     dropout_rate: float
@@ -104,12 +127,13 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (batch, tokens, channels) to the same shape."""
         norm = self.layers.layer_norm
+        # The paper's equations 2 and 3.
         y = Attention(self.num_heads, self.layers, name="attention")(norm(x, "norm1"))
         x = x + self.layers.dropout(y, self.dropout_rate)
         return x + Mlp(self.dropout_rate, self.layers, name="mlp")(norm(x, "norm2"))
 
 
-_SharedBlock = nn.jit(Block)  # traced once for blocks of the same shapes
+_SharedBlock = nn.jit(EncoderBlock)  # traced once for blocks of the same shapes
 
 
 class ViT(Network):
@@ -142,11 +166,11 @@ class ViT(Network):
         x = as_input(images, self.dtype)
 
         patch = 4 if self.stem == "cifar" else 16
-        x = Stem(self.num_heads * self.width, patch, layers, name="stem")(x)
+        x = PatchEmbedding(self.num_heads * self.width, patch, layers, name="stem")(x)
         x = layers.dropout(x, self.dropout_rate)
         # A seed draws the same variables either way.
         is_shared = self.share_blocks and not self.is_initializing()
-        kind = _SharedBlock if is_shared else Block
+        kind = _SharedBlock if is_shared else EncoderBlock
         # Or else XLA copies the function to each of its calls before it compiles.
         with set_xla_metadata(**({"inlineable": "false"} if is_shared else {})):
             for i in range(self.depth):

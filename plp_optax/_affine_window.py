@@ -15,9 +15,9 @@ import optax
 from plp_optax import _checks
 from plp_optax._trees import arrays, combine, select, wide_count, zeros
 
-Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
+StepSchedule = Callable[[jax.Array], jax.typing.ArrayLike]
 Store = Literal["folded", "snapshots"]
-Coefficients = Sequence[float] | np.ndarray | jax.Array | Schedule
+Coefficients = Sequence[float] | np.ndarray | jax.Array | StepSchedule
 
 
 class AffineWindowState(NamedTuple):
@@ -45,7 +45,7 @@ def affine_window(
     coefficients: Coefficients,
     *,
     period: int,
-    active: Schedule | None = None,
+    active: StepSchedule | None = None,
     store: Store = "folded",
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -172,15 +172,18 @@ def affine_window(
         step, window = state.cycle_step, state.window
         starts = step == 0
         given = schedule(wide_count(state.steps_taken))
+        # Read at a cycle's first step and kept, so that no schedule changes a cycle.
         c = jnp.where(starts, given, state.cycle_coefficients)
         c = c.astype(state.cycle_coefficients.dtype)
         active_now = True if active is None else active(state.steps_taken)
         is_active = jnp.where(starts, jnp.asarray(active_now, bool), state.cycle_active)
+        # u_1 to u_k are collected, and the step of u_k ends in the jump.
         collects, jumps = is_active & (step < k), is_active & (step == k - 1)
 
         def collect(weights: jax.Array, tree: optax.Params) -> optax.Params:
             """The running combination, with this step's tree."""
             before = select(starts, zeros(window[0]), window[0])
+            # Steps after the window index the weights, too, and collect nothing.
             term = (weights[jnp.minimum(step, k - 1)], tree)
             return select(collects, combine((1, before), term), window[0])
 

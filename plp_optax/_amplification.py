@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from plp_optax import _checks
-from plp_optax._affine_window import Schedule
-from plp_optax._layers import Layers, assign_layers, check_layers
+from plp_optax._affine_window import StepSchedule
+from plp_optax._layers import LayerRule, assign_layers, check_layers
 from plp_optax._measures import (
     MEASURES,
     Measure,
@@ -28,7 +28,7 @@ from plp_optax._measures import (
 )
 from plp_optax._selectors import Selector, by_score
 from plp_optax._strategy import (
-    Stages,
+    StageTuples,
     TrainingStrategy,
     Windows,
     check_windows,
@@ -72,14 +72,14 @@ class AmplifyLayersState(NamedTuple):
 
 
 def amplify_layers(
-    strategy: TrainingStrategy | Windows | Stages,
+    strategy: TrainingStrategy | Windows | StageTuples,
     *,
     steps_per_epoch: int | None = None,
     select: Selector | None = None,
     measure: Measure = "g2",
-    factor: float | jax.Array | Schedule | None = None,
+    factor: float | jax.Array | StepSchedule | None = None,
     reselect_every: int | None = None,
-    layers: Layers = "kernels",
+    layers: LayerRule = "kernels",
     inner: optax.GradientTransformation | None = None,
     apply: bool = True,
     axis_name: AxisName | None = None,
@@ -285,6 +285,7 @@ def amplify_layers(
             gradients,
             places,
             Sums(state.signed_sums, state.absolute_sums, state.gradients_counted),
+            # Also at the first step: "g2" begins sums of magnitudes above init's 0.
             begins=now.begins | (state.gradients_seen == 0),
             counts=now.analyzes & finite,
             axis_name=axis_name,
@@ -304,6 +305,7 @@ def amplify_layers(
         multiplier: Any = after.factor if factor is None else factor
         if callable(multiplier):
             multiplier = multiplier(step_after)
+        # Factors inside back-propagation would hide the raw gradients from an analysis.
         amplifies = after.amplifies if apply else after.amplifies & ~after.analyzes
         factors = jnp.where(
             amplified & amplifies, jnp.asarray(multiplier, state.factors.dtype), 1
@@ -350,7 +352,7 @@ class LayerAnalysis(NamedTuple):
 
 
 def layer_analyses(
-    state: Any, params: Any, *, layers: Layers = "kernels"
+    state: Any, params: Any, *, layers: LayerRule = "kernels"
 ) -> list[LayerAnalysis]:
     r"""The last finished analysis epoch, layer by layer.
 

@@ -105,10 +105,12 @@ def anderson(
       period: Steps in a cycle of the restarted form, at least ``history``; None for
         the sliding form.
       mixing: :math:`\beta`, how much of the combined update a jump takes: it ends at
-        :math:`\sum_i c_i (w_i - (1 - \beta) u_i)`. 1 by default, as above.
+        :math:`\sum_i c_i (w_i - (1 - \beta) u_i)`. 1 by default, as above. Set
+        it below 1 to damp jumps, as a lower learning rate would.
       regularization: :math:`\lambda`, also called ridge; positive. By default 1e-5
         sliding; restarted 1e-10 if all updates are float64 and 1e-7 for float32; 1e-2
-        for anything shorter.
+        for anything shorter. Raise it where jumps overshoot: they then end nearer to
+        the window's average.
       min_signal: Where the mean product of different updates is less than this part of
         the mean square of updates, there is no jump. The quotient is about 1 for steady
         updates and 0 for noise, but also small where updates oscillate. None for no
@@ -220,6 +222,7 @@ def anderson(
             now = jnp.asarray(value, state.value_before.dtype)
             if now.shape:
                 raise ValueError(f"value must be a scalar, got shape {now.shape}")
+            # Not `now > before`, in which a NaN would be no failure.
             fails = state.jumped & ~(now <= state.value_before)
         else:
             fails = jnp.zeros((), bool)
@@ -239,6 +242,7 @@ def anderson(
             c = jnp.where(_signal(gram, is_used) >= min_signal, c, _no_jump(c))
 
         # sum_i c_i w_i - w_k, where w_i - w_k is u_i minus all moves from the i-th on.
+        # Slots in the order of their updates: a full ring starts at `position`.
         full = position >= n
         age = jnp.where(full, (slots - position) % n, slots) if slides else slots
         is_earlier = is_used[:, None] & (age[:, None] <= age[None])
@@ -330,7 +334,7 @@ def _product(a: optax.Updates, b: optax.Updates, axis_name: AxisName | None) -> 
 def _bordered(
     gram: jax.Array, products: jax.Array, own: jax.Array, is_stored: jax.Array
 ) -> jax.Array:
-    """The products of all updates, the newest last; 0 where nothing is stored."""
+    """The products of all n + 1 updates, the newest last; 0 where nothing is stored."""
     is_pair = is_stored[:, None] & is_stored[None]
     products = jnp.where(is_stored, products, 0)
     return jnp.block(
@@ -347,7 +351,7 @@ def _coefficients(
     """Coefficients of the stored updates and the newest; 0 where nothing is stored."""
     ones = jnp.append(is_stored, True).astype(gram.dtype)
     z = ones * _solve(gram, jnp.asarray(strength, gram.dtype), ones)
-    c = z / z.sum()
+    c = z / z.sum()  # NaN if all updates are 0, and with them |G|
     return jnp.where(jnp.isfinite(c).all(), c, _no_jump(c))
 
 
@@ -406,7 +410,7 @@ def _stored(
     trees: tuple[optax.Updates, ...], here: jax.Array, new: optax.Updates
 ) -> tuple[optax.Updates, ...]:
     """The trees, with ``new`` in the place that ``here`` marks, if any."""
-    # All trees are written again. Of lax.cond for each place, XLA copies the window.
+    # All trees are written again: with a lax.cond for each, XLA copies the window.
     return tuple(select(h, new, tree) for h, tree in zip(here, trees, strict=False))
 
 

@@ -82,7 +82,7 @@ def tail_average(
     a linear decay over that tenth at one time only. The mean age of what a power
     average holds is :math:`1/(g + 2)` of the run.
 
-    What is kept is the offset :math:`o_n = \bar w_n - w_n`, which follows
+    The state holds the offset :math:`o_n = \bar w_n - w_n`, which follows
 
     .. math::
         o_n = (1 - \rho_n) (o_{n-1} - u_n),
@@ -319,7 +319,7 @@ def merge(
     :math:`W`; so does the average of the block means with weights
     :math:`W(x_{k-1}) - W(x_k)`, where :math:`x_k` is the part of the decay that is done
     at the end of block :math:`k`. This is exact for a :math:`W` that is linear within
-    blocks. Of checkpoints in place of means the average is noisier.
+    blocks. Checkpoints in place of means give a noisier average.
 
     Args:
       means: The mean parameters of consecutive blocks of steps, oldest first; or
@@ -351,6 +351,7 @@ def merge(
       the learning rate <https://arxiv.org/abs/2301.02312>`_, 2023
     """
     weights = merge_weights(len(means), counts, decay=decay, over=over)
+    # Blocks before the decay have the weight 0, and need not be read.
     used = [(w, m) for w, m in zip(weights, means, strict=True) if w]
     return combine(*used, like=means[-1])
 

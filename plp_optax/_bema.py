@@ -153,6 +153,7 @@ def bema(
         follows = step >= start
         averages = follows & ((step - start) % every == every - 1)
         age = jnp.asarray(lag, float) + multiplier * (step.astype(float) + 1)
+        # With 0 the average stays, and its offset follows the parameters: o - u.
         beta = jnp.where(averages, age ** -jnp.asarray(power, float), 0)
         alpha: Any = state.bias_weight
         if bias_power is not None:
@@ -198,6 +199,7 @@ def bema_params(
             "the state does not keep the initial parameters: pass them, as in "
             "bema_params(state, params, initial)"
         )
+    # EMA + alpha (w - w_0), with the EMA at w + o.
     return map_params(
         lambda w, o, w_0: combine((1 + alpha, w), (1, o), (-alpha, w_0), like=w),
         params,

@@ -61,13 +61,7 @@ def check_number(
         if value.shape:
             raise ValueError(f"{name} must be a scalar, got an array of {value.shape}")
         return
-    scalar = isinstance(value, np.ndarray) and not value.shape
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    try:
-        finite = (scalar or number) and math.isfinite(value)
-    except OverflowError:
-        finite = False
-    if not finite:
+    if not is_finite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     bounds = [
         ("at least", low, operator.ge),
@@ -79,6 +73,16 @@ def check_number(
     if not all(holds(value, bound) for _, bound, holds in given):
         valid = " and ".join(f"{word} {bound}" for word, bound, _ in given)
         raise ValueError(f"{name} must be {valid}, got {value!r}")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether ``value`` is a finite number, or a NumPy scalar of one."""
+    scalar = isinstance(value, np.ndarray) and not value.shape
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    try:
+        return (scalar or number) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_average(power: Any, decay: Any) -> None:

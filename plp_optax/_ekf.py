@@ -98,9 +98,10 @@ def ekf(
       measurement_noise: The variance r of the noise on each output, in the squared
         unit of the targets. Positive.
       process_noise: The variance q by which each parameter drifts from one update to
-        the next; at least 0.
+        the next; at least 0. Above 0 for targets that change with time.
       forgetting: The factor :math:`\lambda` by which the weight of earlier samples
-        shrinks with each update; above 0 and at most 1.
+        shrinks with each update; above 0 and at most 1. Below 1 for targets that
+        change, too, if samples excite all directions (see "wind-up" above).
 
     Returns:
       An :class:`optax.GradientTransformationExtraArgs` with state :class:`EKFState`.
@@ -229,17 +230,19 @@ def _observe(
     """The gain (N, m) and the covariance after one observation of m outputs."""
     cross = covariance @ jacobian.T
     noise = r * jnp.eye(len(jacobian), dtype=r.dtype)
-    precision = jacobian @ cross + noise
+    innovation_covariance = jacobian @ cross + noise  # S = A P A' + r I, [m, m]
     if len(jacobian) == 1:
-        gain = cross / precision
+        gain = cross / innovation_covariance
     else:
-        factor = jax.scipy.linalg.cho_factor(precision)
+        factor = jax.scipy.linalg.cho_factor(innovation_covariance)
+        # K = P A' S^-1 as the transpose of S^-1 (P A')', since S is symmetric.
         gain = jax.scipy.linalg.cho_solve(factor, cross.T).T
     # (I - KA) P (I - KA)' from the left to the right, so that no product of two N x N
     # matrices is formed. `left @ A'` is nearly 0: it is computed from the rounded
     # `left`, whose error along A the second factor then removes.
     left = covariance - gain @ cross.T
     covariance = left - (left @ jacobian.T) @ gain.T + r * (gain @ gain.T)
+    # Symmetric in spite of rounding.
     return gain, (covariance + covariance.T) / 2
 
 

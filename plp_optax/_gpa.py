@@ -139,6 +139,7 @@ def gpa(
         updates, o = arrays(updates), state.primal_offset
         mu_y = jnp.asarray(interpolation, float)
         if power is None:
+            # rho is 1 - mu_x.
             rho = 1 - jnp.asarray(_DECAY if decay is None else decay, float)
         else:
             g, t = jnp.asarray(power, float), state.primal_steps.astype(float) + 1
@@ -147,6 +148,7 @@ def gpa(
         # are too coarse for the updates, the average would otherwise leave them.
         u = movement(updates, params, of_wide=False)
         back = fall_back(o, u, rho)
+        # The next offset is o - back, so that y moves by u - mu_y back.
         return combine((1, u), (-mu_y, back), like=updates), GPAState(
             primal_steps=optax.safe_increment(state.primal_steps),
             interpolation=mu_y,

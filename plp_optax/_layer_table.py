@@ -1,4 +1,4 @@
-"""What is known of each layer, as plain text."""
+"""Layers as plain text: of amplification, of a monitor, or both, from one state."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +8,15 @@ import jax
 
 from plp_optax import _checks
 from plp_optax._amplification import AmplifyLayersState, LayerAnalysis, layer_analyses
-from plp_optax._layers import Layers
+from plp_optax._layers import LayerRule
 from plp_optax._monitor import LayerStatistics, MonitorLayersState, layer_statistics
 
 Row = LayerAnalysis | LayerStatistics
 
 
-def layer_table(state: Any, params: Any = None, *, layers: Layers = "kernels") -> str:
+def layer_table(
+    state: Any, params: Any = None, *, layers: LayerRule = "kernels"
+) -> str:
     """A table with one line per layer: an analysis, or the statistics of a monitor.
 
     Args:
@@ -53,8 +55,9 @@ def _contains(state: Any, kind: type) -> bool:
     return any(map(is_one, jax.tree.leaves(state, is_leaf=is_one)))
 
 
-def _of_members(state: Any, kind: Any, params: Any, layers: Layers) -> str:
+def _of_members(state: Any, kind: Any, params: Any, layers: LayerRule) -> str:
     state = _checks.only_state(state, kind)
+    # Any array of the state that is [L], or [members, L] in a stack of states.
     read: Any = layer_statistics
     if kind is AmplifyLayersState:
         one_per_layer, steps, read = state.scores, state.gradients_seen, layer_analyses

@@ -14,17 +14,25 @@ from plp_optax import _checks
 
 @dataclasses.dataclass(frozen=True)
 class Stacked:
-    """A rule for parameters that hold several layers; see :func:`stacked`."""
+    """A rule for parameters that hold several layers; see :func:`stacked`.
+
+    Attributes:
+      pattern: A regular expression for the paths of stacked parameters.
+      axis: The axis of the slices.
+      layers: The rule for one slice.
+    """
 
     pattern: str
     axis: int
     layers: Any
 
 
-Layers = str | Sequence[tuple[str, str | None]] | Callable[[str], str | None] | Stacked
+LayerRule = (
+    str | Sequence[tuple[str, str | None]] | Callable[[str], str | None] | Stacked
+)
 
 
-def stacked(pattern: str, *, axis: int = 0, layers: Layers = "kernels") -> Stacked:
+def stacked(pattern: str, *, axis: int = 0, layers: LayerRule = "kernels") -> Stacked:
     """A rule for parameters that stack several layers along an axis.
 
     ``nn.scan`` and ``nnx.vmap`` hold a network's blocks as one block whose parameters
@@ -64,7 +72,7 @@ def stacked(pattern: str, *, axis: int = 0, layers: Layers = "kernels") -> Stack
     return Stacked(pattern, axis, layers)
 
 
-def layer_names(params: Any, layers: Layers = "kernels") -> tuple[str, ...]:
+def layer_names(params: Any, layers: LayerRule = "kernels") -> tuple[str, ...]:
     r"""Names of a tree's layers, in the order of their first parameters.
 
     Args:
@@ -131,7 +139,7 @@ class Assignment(NamedTuple):
     places: list[Place | None]
 
 
-def assign_layers(params: Any, layers: Layers = "kernels") -> Assignment:
+def assign_layers(params: Any, layers: LayerRule = "kernels") -> Assignment:
     """Finds the layers of a tree and where each of its leaves counts."""
     check_layers(layers)
     paths = [(path, leaf) for path, leaf in _paths(params)]
@@ -144,7 +152,7 @@ def assign_layers(params: Any, layers: Layers = "kernels") -> Assignment:
             f"{leaves[0].path!r}; layers='modules' takes every module"
         )
     # First the layers in their order, then the places of their first slices.
-    found: dict[str, tuple[int, bool]] = {}
+    found: dict[str, tuple[int, bool]] = {}  # slices, and whether they are stacked
     for (path, leaf), row in zip(paths, given, strict=True):
         if row is not None:
             name, axis = row
@@ -171,7 +179,7 @@ def assign_layers(params: Any, layers: Layers = "kernels") -> Assignment:
     )
 
 
-def check_layers(layers: Layers) -> None:
+def check_layers(layers: LayerRule) -> None:
     """Raises unless ``layers`` is a rule."""
     if isinstance(layers, str):
         if layers not in ("kernels", "modules"):
@@ -197,7 +205,9 @@ class _Leaf(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _rule(layers: Layers, leaves: list[_Leaf]) -> list[tuple[str, int | None] | None]:
+def _rule(
+    layers: LayerRule, leaves: list[_Leaf]
+) -> list[tuple[str, int | None] | None]:
     """The layer of each leaf, and the axis of its slices."""
     if isinstance(layers, Stacked):
         return _stacked_rule(layers, leaves)
@@ -223,6 +233,7 @@ def _kernels_rule(leaves: list[_Leaf]) -> list[str | None]:
     members: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for path, shape in leaves:
         members[_module(path)].append((path.rpartition("/")[2], len(shape)))
+    # A normalisation's scale is a `weight`, too, in equinox; it has one dimension.
     chosen = {
         module
         for module, parts in members.items()
@@ -240,7 +251,7 @@ def _stacked_rule(
     matched = [bool(re.fullmatch(rule.pattern, leaf.path)) for leaf in leaves]
     if not any(matched):
         raise ValueError(f"stacked({rule.pattern!r}) matches no parameter")
-    slices = []
+    slices = []  # the inner rule is given the shape of one slice
     for leaf, is_stacked in zip(leaves, matched, strict=True):
         if is_stacked and len(leaf.shape) <= rule.axis:
             raise ValueError(

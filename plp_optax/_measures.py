@@ -102,7 +102,7 @@ def add_to_sums(
       sums: The sums so far.
       begins: Whether the sums start again with this step; true for the first.
       counts: The layers whose gradients count, bool ``[L]``; the sums of others stay.
-      decay: What earlier gradients are multiplied by, in an exponential average.
+      decay: The factor of earlier gradients, for an exponential average.
       axis_name: Mapped axes over which each layer's parameters are split.
     """
     layers, leaves = sums.counted.size, tree_leaves(gradients)
@@ -118,6 +118,7 @@ def add_to_sums(
         kept = base if decay is None else jnp.asarray(decay, _real(old)) * base
         total = kept + value.astype(old.dtype)
         if start and decay is not None:
+            # Without a gradient the decay would bring it to 0 in the end.
             total = jnp.maximum(total, start)
         return jnp.where(counts, total, base)
 
@@ -155,6 +156,7 @@ def layer_scores(
     """The measure of each layer, from its sums; ``[L]``, in [0, 1]."""
     layers = sums.counted.size
     if measure == "g1":
+        # The paper's equation 4.
         scores = _ratio(jnp.abs(sums.signed), sums.absolute)
     elif measure == "g1_per_weight":
         moved = _each(jnp.abs, tree_leaves(sums.signed))
@@ -257,6 +259,7 @@ def sum_by_layer(
     totals: dict[int, jax.Array] = {}  # of the layers from this one on
     for leaf, place in zip(leaves, places, strict=True):
         if leaf is not None and place is not None:
+            # [1], or one sum for each slice of a stacked leaf.
             axes = [a for a in range(leaf.ndim) if a != place.axis]
             total = leaf.sum(axes, dtype=widened(leaf)).astype(dtype).reshape(-1)
             before = totals.get(place.start)

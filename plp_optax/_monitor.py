@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from plp_optax import _checks
-from plp_optax._layers import Layers, Place, assign_layers, check_layers
+from plp_optax._layers import LayerRule, Place, assign_layers, check_layers
 from plp_optax._measures import (
     MEASURES,
     Leaves,
@@ -82,7 +82,7 @@ def monitor_layers(
     measure: Measure = "g1",
     decay: float | jax.Array | None = None,
     window: int | None = None,
-    layers: Layers = "kernels",
+    layers: LayerRule = "kernels",
     axis_name: AxisName | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -115,8 +115,8 @@ def monitor_layers(
     Args:
       inner: The optimizer to watch; None to watch what passes a place in a chain.
       measure: The measure of agreement, as above.
-      decay: Of the exponential average, in (0, 1); by default 0.99. A scalar jax array
-        may be traced.
+      decay: The exponential average's decay, in (0, 1); by default 0.99. A scalar jax
+        array may be traced.
       window: With n, statistics over the steps 1 to n, n + 1 to 2n, and so on, instead
         of the exponential average.
       layers: How parameters group into layers; see :func:`layer_names`.
@@ -253,6 +253,7 @@ def monitor_layers(
         def add(old: jax.Array, value: jax.Array, power: int) -> jax.Array:
             base = jnp.where(begins, jnp.zeros_like(old), old)
             kept = base if factor is None else factor**power * base
+            # Ranks are made equal by hand, for jax_numpy_rank_promotion="raise".
             counted = counts.reshape((1,) * (old.ndim - 1) + counts.shape)
             return jnp.where(counted, kept + value.astype(old.dtype), base)
 
@@ -290,6 +291,7 @@ def _moments(
     axis_name: AxisName | None,
 ) -> Moments:
     """The statistics, from their sums; see :func:`monitor_layers`."""
+    # C, n and the mean of |g_i|^2; divisors of 0 become 1, so that no NaN arises.
     has_any = sums.counted > 0
     total = jnp.where(has_any, sums.counted, 1)
     samples = total * total / jnp.where(has_any, squared_weights, 1)
@@ -300,7 +302,7 @@ def _moments(
             _squared(tree_leaves(sums.signed)), places, total.size, axis_name
         ).astype(total.dtype)
         squared_mean = squared_sums / (total * total)
-        # Of one sample there is no variance.
+        # One sample has no variance.
         several = samples > 1.5
         others = jnp.where(several, samples - 1, 1)
         variance = jnp.maximum(mean_squares[0] - squared_mean, 0) * samples / others
@@ -359,7 +361,7 @@ class LayerStatistics(NamedTuple):
 
 
 def layer_statistics(
-    state: Any, params: Any, *, layers: Layers = "kernels"
+    state: Any, params: Any, *, layers: LayerRule = "kernels"
 ) -> list[LayerStatistics]:
     """The statistics of :func:`monitor_layers`, layer by layer.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from plp_optax import _checks
-from plp_optax._layers import Layers, assign_layers
+from plp_optax._layers import LayerRule, assign_layers
 from plp_optax._measures import scale_layers
 from plp_optax._monitor import MonitorLayersState, monitor_layers
 from plp_optax._trees import AxisName
@@ -20,7 +20,7 @@ class NoiseAdaptiveRatesState(NamedTuple):
     """State of :func:`noise_adaptive_rates`, for L layers.
 
     Attributes:
-      layer_rates: What the last updates of each layer were multiplied by, ``[L]``.
+      layer_rates: The factor of each layer's last updates, ``[L]``.
       layer_monitor: The state of :func:`monitor_layers`, with the noise.
     """
 
@@ -33,7 +33,7 @@ def noise_adaptive_rates(
     *,
     alpha: float | jax.Array = 1.0,
     decay: float | jax.Array = 0.99,
-    layers: Layers = "kernels",
+    layers: LayerRule = "kernels",
     axis_name: AxisName | None = None,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -66,7 +66,7 @@ def noise_adaptive_rates(
       alpha: How even the rates are: large values make them equal, small ones make them
         fall with the fourth root of the noise. Above 0; a scalar jax array may be
         traced.
-      decay: Of the exponential averages, in (0, 1).
+      decay: The exponential averages' decay, in (0, 1).
       layers: How parameters group into layers; see :func:`layer_names`.
       axis_name: As for :func:`monitor_layers`.
       accumulator_dtype: As for :func:`monitor_layers`.
@@ -144,7 +144,7 @@ def _rates(noise: jax.Array, known: jax.Array, alpha: float | jax.Array) -> jax.
         number = jnp.maximum(known.sum(dtype=x.dtype), 1)
         return jnp.where(known, x, 0).sum() / number
 
-    unit = mean(noise)
+    unit = mean(noise)  # 0 before there is noise: all rates are then 1
     relative = noise / jnp.where(unit > 0, unit, 1)
     alpha = jnp.asarray(alpha, noise.dtype)
     root = jnp.sqrt(alpha / jnp.sqrt(alpha * alpha + relative))

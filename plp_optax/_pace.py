@@ -152,12 +152,14 @@ def pace(
             given = learning_rate(wide_count(count))
         eta, t = jnp.asarray(given, float), count.astype(float) + 1
         beta = (1 + t) ** -jnp.asarray(power, float)
+        # combine((1, x)) is x in float32 at least, the dtype of the moments.
         direction, adamw_state = adamw.update(
             combine((1, gradient)), state.adamw, combine((1, params))
         )
 
         def pulled(v: jax.Array, offset: jax.Array) -> jax.Array:
             root = jnp.sqrt(scale(v, 1 / (1 - jnp.asarray(b2, float) ** t))) + eps
+            # c eta beta in the dtype of v, as strict promotion asks for.
             strength = jnp.full_like(v, eta * pull * beta) / root
             return jnp.minimum(strength, 1) * offset
 

@@ -12,7 +12,7 @@ import optax
 
 from plp_optax import _checks
 from plp_optax._affine_window import (
-    Schedule,
+    StepSchedule,
     Store,
     affine_window,
     average_coefficients,
@@ -23,12 +23,12 @@ Mask = Any | Callable[[optax.Params], Any]
 
 
 def plp(
-    step: jax.typing.ArrayLike | Schedule = 1.0,
+    step: jax.typing.ArrayLike | StepSchedule = 1.0,
     *,
     window: int = 3,
     period: int = 4,
     fit: Fit = "midpoint",
-    active: Schedule | None = None,
+    active: StepSchedule | None = None,
     store: Store = "folded",
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -251,7 +251,8 @@ def plp_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW, with its decoupled weight decay, followed by :func:`plp_optax.plp`.
 
-    Like :func:`optax.adamw`, ``update`` needs ``params``.
+    Its arguments are those of :func:`optax.adamw`, in their order, so that it is a
+    drop-in replacement; the prediction is one more. ``update`` needs ``params``.
 
     Args:
       learning_rate: As in :func:`optax.adamw`, like the arguments that follow.

@@ -107,6 +107,7 @@ def at_random(ratio: float, *, seed: int = 0) -> Selector:
         # Named, since draws of other kinds of keys may differ between backends.
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), selections)
         drawn = max(1, round(ratio * len(names)))
+        # Exactly that many entries of a permutation of 0, 1, ... are less than it.
         return jax.random.permutation(key, len(names)) < drawn
 
     return Selector(lambda names: None, choose)

@@ -1,7 +1,6 @@
 """Training strategies: learning rate and amplification by epoch, and by step."""
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -49,7 +48,7 @@ class AmplificationWindow(NamedTuple):
 
 StageLike = Stage | tuple[int, float, int, float]
 Windows = Sequence[AmplificationWindow | tuple[int, int, int, float]]
-Stages = Sequence[tuple[Any, ...]]
+StageTuples = Sequence[tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -126,6 +125,7 @@ class TrainingStrategy:
         After the last stage its rate continues.
         """
         rate = jnp.asarray(self.stages[-1].learning_rate, float)
+        # From the last to the first, so that the first stage that is not over wins.
         for stage in reversed(self.stages[:-1]):
             inside = jnp.asarray(count) < stage.end_epoch * self.steps_per_epoch
             rate = jnp.where(inside, stage.learning_rate, rate)
@@ -164,7 +164,7 @@ def phase_at(
     starts = column([w.start for w in windows], np.int32)
     stops = column([w.stop for w in windows], np.int32)
     matches = (step >= starts) & (step < stops)
-    inside, which = matches.any(), matches.argmax()
+    inside, which = matches.any(), matches.argmax()  # which is 0 outside of all
     start, stop = starts[which], stops[which]
     epoch_steps = column([w.epoch_steps for w in windows], np.int32)[which]
     # Outside of windows the difference might overflow.
@@ -186,7 +186,7 @@ def phase_at(
 
 
 def check_windows(
-    strategy: TrainingStrategy | Windows | Stages, steps_per_epoch: int | None
+    strategy: TrainingStrategy | Windows | StageTuples, steps_per_epoch: int | None
 ) -> tuple[AmplificationWindow, ...]:
     """Returns a strategy's windows; raises unless they make sense."""
     if steps_per_epoch is not None:
@@ -217,8 +217,8 @@ def check_windows(
             _check_window(window)
         except ValueError as error:
             raise ValueError(
-                f"{error}. (Stages such as (50, 0.1, 0, 1) are counted in epochs and "
-                f"need steps_per_epoch=.)"
+                f"{error} (stages such as (50, 0.1, 0, 1) are counted in epochs and "
+                f"need steps_per_epoch=)"
             ) from error
         if window.start < end:
             raise ValueError(f"{window} begins before the window before it ends")
@@ -238,9 +238,9 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
     is_int = isinstance(end, numbers.Integral) and not isinstance(end, bool)
     if not is_int or end <= start:
         raise ValueError(f"{where} must end with an epoch after {start}")
-    if not (_is_finite(rate) and rate > 0):
+    if not (_checks.is_finite(rate) and rate > 0):
         raise ValueError(f"{where} must have a positive learning rate, got {rate!r}")
-    if not (_is_finite(factor) and factor >= 0):
+    if not (_checks.is_finite(factor) and factor >= 0):
         raise ValueError(f"{where} must have a factor of at least 0, got {factor!r}")
     if amplify not in (0, 1):
         raise ValueError(f"{where} must say 0 or 1 for amplify?, got {amplify!r}")
@@ -250,11 +250,6 @@ def _check_stage(number: int, entry: Any, before: Sequence[Stage]) -> Stage:
             f"epoch: end it with epoch {start + 2} or later"
         )
     return Stage(int(end), float(rate), bool(amplify), float(factor))
-
-
-def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 def _check_window(window: AmplificationWindow) -> None:

@@ -51,7 +51,7 @@ def zeros(params: Any, accumulator_dtype: Any = None, *, wide: bool = False) -> 
 
 
 def movement(updates: Any, params: Any | None, *, of_wide: bool = True) -> Any:
-    """What ``optax.apply_updates`` does to the parameters, after rounding.
+    """The change of the parameters by ``optax.apply_updates``, after rounding.
 
     The compiler keeps a copy of the parameters for it. Without ``of_wide`` those of
     float32 and wider are taken to follow their updates.
@@ -155,7 +155,8 @@ def combine(*terms: tuple[jax.typing.ArrayLike, Any], like: Any = None) -> Any:
 def select(here: jax.Array, new: Any, old: Any) -> Any:
     """``new`` where the scalar ``here`` is true, else ``old``, whose dtypes it keeps.
 
-    A selection and not a product with 0 or 1, which a NaN would pass.
+    A selection and not a product with 0 or 1, which a NaN would pass, nor a
+    ``lax.cond``, for which XLA copies the trees and takes 6 to 30 times as long.
     """
     return jax.tree.map(lambda x, y: jnp.where(here, _cast(x, y), y), new, old)
 

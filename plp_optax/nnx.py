@@ -51,7 +51,7 @@ def recompute_batch_stats(
 
     @jax.jit
     def follow(pure: Any, batch: Any) -> Any:
-        state = nnx.clone(stats)
+        state = nnx.clone(stats)  # replaced in place: no tracer may stay in `stats`
         nnx.replace_by_pure_dict(state, pure)
         copy = nnx.merge(graph, state, *rest)
         apply(copy, batch)

@@ -269,7 +269,7 @@ def run_command(monkeypatch, *flags, **options):
         given.update(model=model, width=width, batch_size=batch_size)
         return {}
 
-    measure.main("name", "What it measures.", run, **options)
+    measure.main("name", "A benchmark.", run, **options)
     return given
 
 

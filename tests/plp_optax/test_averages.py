@@ -9,15 +9,14 @@ from flax import nnx
 from scipy.special import gammaln
 
 import plp_optax
-from tests.support.problems import W0, jitted, read_out, run
+from tests.support.problems import RATE, W0, descend, jitted, read_out, run
 
-RATE = 0.07
 STEPS = 40
 
 
 def trajectory(tx):
     """Parameters and averages after each step on the noisy problem."""
-    return read_out(optax.chain(optax.sgd(RATE), tx), STEPS, plp_optax.averaged_params)
+    return read_out(descend(tx), STEPS, plp_optax.averaged_params)
 
 
 # -- Weights ---------------------------------------------------------------------------
@@ -70,7 +69,6 @@ def test_the_default_is_a_power_average():
 
 # -- Precision -------------------------------------------------------------------------
 
-
 FOLLOWING = {
     "tail_average": lambda: plp_optax.tail_average(0.0),
     "bema": lambda: plp_optax.bema(bias_power=None),
@@ -117,7 +115,7 @@ ROUNDED = {  # with the weight of the t-th parameters in the average
 
 @pytest.mark.parametrize("name", ROUNDED)
 def test_average_of_rounded_parameters(name):
-    """Of what parameters were in bfloat16, with an offset in float32."""
+    """The average is of parameters as bfloat16 rounds them; its offset is float32."""
     tx, weight = ROUNDED[name]
     tx = jitted(tx)
     rng = np.random.default_rng(0)
@@ -229,6 +227,32 @@ def test_a_blend_and_a_mask():
         blend["a"], 0.75 * params["a"] + 0.25 * average["a"], rtol=1e-6
     )
     np.testing.assert_array_equal(blend["b"]["c"], params["b"]["c"])
+
+
+LINKS = {
+    "bema": lambda: descend(plp_optax.bema()),
+    "gpa": lambda: descend(plp_optax.gpa(decay=0.5)),
+    "pace": lambda: plp_optax.pace(0.01),
+}
+
+
+@pytest.mark.parametrize("make", LINKS.values(), ids=LINKS)
+def test_masked_leaves_are_read_as_they_are(make):
+    params = {"a": jnp.ones(3), "b": {"c": jnp.ones((2, 2))}}
+    alone, tx = make(), optax.masked(make(), {"a": True, "b": False})
+    gradient = jax.tree.map(jnp.ones_like, params)
+    state, w = tx.init(params), params
+    own, v = alone.init(params["a"]), params["a"]
+    for _ in range(3):
+        updates, state = tx.update(gradient, state, w)
+        w = optax.apply_updates(w, updates)
+        updates, own = alone.update(gradient["a"], own, v)
+        v = optax.apply_updates(v, updates)
+    found = plp_optax.evaluation_params(state, w)
+    np.testing.assert_array_equal(found["b"]["c"], w["b"]["c"])
+    expected = plp_optax.evaluation_params(own, v)
+    np.testing.assert_allclose(found["a"], expected, rtol=1e-6)
+    assert (found["a"] != w["a"]).all()
 
 
 def test_state_of_an_nnx_optimizer():

@@ -1,5 +1,5 @@
-"""What every optax transformation owes its users: every public factory, on one device
-and on four.
+"""The contract of an optax transformation: every public factory, on one device and on
+four.
 
 Includes each case of optax's own ``contrib/_common_test.py``.
 """

@@ -7,14 +7,7 @@ import optax
 import pytest
 
 import plp_optax
-from tests.support.problems import W0, noisy_gradient, run
-
-RATE = 0.07
-
-
-def descend(*links):
-    return optax.chain(optax.sgd(RATE), *links)
-
+from tests.support.problems import RATE, W0, descend, noisy_gradient, run
 
 # -- ema_nesterov ----------------------------------------------------------------------
 

@@ -15,11 +15,17 @@ _matrix = _rng.normal(size=(5, 5))
 HESSIAN = _matrix @ _matrix.T / 5 + np.eye(5)
 NOISE = _rng.normal(size=(64, 5))
 W0 = _rng.normal(size=5)
+RATE = 0.07
 
 
 def noisy_gradient(w, count):
     """A noisy gradient that is no linear function of w; NumPy or jax."""
     return HESSIAN @ w + w**3 / 10 + NOISE[count]
+
+
+def descend(*links: optax.GradientTransformation) -> optax.GradientTransformation:
+    """SGD at ``RATE``, and what follows it in the chain."""
+    return optax.chain(optax.sgd(RATE), *links)
 
 
 def run(tx: optax.GradientTransformation, steps: int, dtype=np.float64) -> np.ndarray:

@@ -5,50 +5,25 @@ import functools
 import math
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import errors, traverse_util
+from flax import errors
 
 import models
-from models import layers
+from models import efficientnet, vit
 from models.blocks import BlockNetwork
-
-
-@functools.cache
-def shapes_of(network, shape=(1, 32, 32, 3)):
-    """The variables as shapes and dtypes, without computing them."""
-    images = jnp.zeros(shape)
-    return jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=False))
-
+from tests.support.networks import filled, paths, shapes_of
+from training import recipe
+from training.run import workdir
+from training.settings.config import resolve
 
 # One network of each kind of block; their deeper variants compile for long.
 KINDS = (
     *("vgg16", "resnet18", "resnet50", "googlenet", "vit-tiny", "efficientnet-b0"),
     *("tiny", "plain"),
 )
-
-
-def filled(network, shape):
-    """Variables with seeded values of a sensible size; quicker than `init`."""
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        if path[-1] == "kernel":
-            bound = math.prod(leaf.shape[:-1]) ** -0.5
-            return rng.uniform(-bound, bound, leaf.shape).astype(leaf.dtype)
-        if path[-1] == "positions":
-            return rng.uniform(-1, 1, leaf.shape).astype(leaf.dtype)
-        return np.full(leaf.shape, path[-1] in ("scale", "var"), leaf.dtype)
-
-    flat = traverse_util.flatten_dict(shapes_of(network, shape))
-    return traverse_util.unflatten_dict({k: fill(k, v) for k, v in flat.items()})
-
-
-def paths(tree):
-    return traverse_util.flatten_dict(tree, sep="/")
 
 
 # -- size ------------------------------------------------------------------------------
@@ -154,93 +129,6 @@ def test_width_scales_all_channels(name):
             assert 4 * leaf.shape[-1] == large[path].shape[-1], path
 
 
-def test_googlenet_rounds_its_channels():
-    def widths(width):
-        params = shapes_of(models.create("googlenet", width=width))["params"]
-        block = params["stage3"]["block0"]  # 64, 96, 128, 16, 32, 32 in the paper
-        names = ("conv1", "reduce3", "conv3", "reduce5", "conv5a", "pool")
-        return [block[name]["conv"]["kernel"].shape[-1] for name in names]
-
-    assert widths(64) == [64, 96, 128, 16, 32, 32]
-    assert widths(10) == [10, 15, 20, 3, 5, 5]  # 16 * 10 / 64 = 2.5
-    assert widths(1) == [1, 2, 2, 1, 1, 1]  # 1.5; 0.25 would be none
-
-
-def test_efficientnet_rounds_its_channels():
-    def widths(width):
-        params = shapes_of(models.create("efficientnet-b0", width=width))["params"]
-        convs = [params["stem"]]
-        convs += [params[f"stage{i}"]["block0"]["project"] for i in range(1, 8)]
-        convs += [params["last"], params["stage6"]["block0"]["expand"]]
-        return [conv["conv"]["kernel"].shape[-1] for conv in convs]
-
-    assert widths(64) == [32, 16, 24, 40, 80, 112, 192, 320, 1280, 6 * 112]
-    # A quarter is 8, 4, 6, 10, 20, 28, 48, 80: 10 becomes 16, since 8 is below 9.
-    assert widths(16) == [8, 8, 8, 16, 24, 32, 48, 80, 320, 6 * 32]
-    squeeze = shapes_of(models.create("efficientnet-b0"))["params"]["stage3"]["block0"]
-    assert squeeze["squeeze"]["reduce"]["kernel"].shape == (1, 1, 6 * 24, 24 // 4)
-
-
-# -- without normalisation -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet50", "tiny"])
-def test_without_normalisation_every_convolution_has_a_bias(name):
-    plain = models.create(name, width=4).clone(normalization="none")
-    variables = shapes_of(plain)
-    assert set(variables) == {"params"}
-    layers_of = {path.rpartition("/")[0] for path in paths(variables["params"])}
-    for layer in layers_of:
-        assert {f"{layer}/kernel", f"{layer}/bias"} <= set(paths(variables["params"]))
-    assert not any("norm" in layer for layer in layers_of)
-
-
-def test_layer_normalisation_is_that_of_the_channels():
-    network = models.create("tiny", width=4).clone(normalization="layer")
-    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-    variables, state = filled(network, images.shape), {}
-    _, state = network.apply(
-        variables, images, train=True, capture_intermediates=True, mutable=True
-    )
-    stage = state["intermediates"]["stage1"]
-    x = np.asarray(stage["conv"]["__call__"][0], float)
-    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1)[..., None] + 1e-6)
-    found = stage["norm"]["__call__"][0]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert "batch_stats" not in variables
-
-
-@pytest.mark.parametrize(("kernel_init", "factor"), [("he", 1.0), ("pytorch", 1 / 6)])
-def test_initialisation_keeps_or_shrinks_the_mean_square(kernel_init, factor):
-    """Per relu layer: fan_in times the variance of a weight, 2/n or 1/(3n), halved."""
-
-    class Deep(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            squares = [(x**2).mean()]
-            own = layers.Layers(True, x.dtype, None, "none", kernel_init)
-            for i in range(4):
-                x = nn.relu(own.dense(x, f"layer{i}", 2000))
-                squares.append((x**2).mean())
-            return jnp.stack(squares)
-
-    x = 1000 * jax.random.normal(jax.random.key(1), (8, 2000))  # biases are negligible
-    squares, _ = Deep().init_with_output(jax.random.key(0), x)
-    np.testing.assert_allclose(squares[1:] / squares[:-1], factor, rtol=0.1)
-    # Convolutions have the same bounds with their own fan-in, and groups.
-    conv = layers.Layers(True, x.dtype, None, "none", kernel_init).conv
-
-    class Conv(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return conv(x, "conv", 64, 5, groups=64)
-
-    kernel = Conv().init(jax.random.key(0), jnp.ones((1, 5, 5, 64)))["params"]["conv"]
-    expected = factor * 2 / 25
-    np.testing.assert_allclose(kernel["kernel"].var(), expected, rtol=0.15)
-    assert kernel["bias"].any() == (kernel_init == "pytorch")
-
-
 # -- use -------------------------------------------------------------------------------
 
 
@@ -295,24 +183,6 @@ def test_sides_of_the_stages(name, stem, sides):
     assert found == [(side, side) for side in sides]
 
 
-@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 2), (3, 1)])
-@pytest.mark.parametrize("side", [2, 3, 6, 7])
-def test_max_pool_is_flaxs(size, stride, side):
-    rng = np.random.default_rng(2)
-    x = rng.standard_normal((2, side, 5, 3), np.float32)
-    pad = [(0, 0)] * 2 if size == 2 else [(1, 1)] * 2
-    expected = nn.max_pool(x, (size, size), (stride, stride), pad)
-    np.testing.assert_array_equal(
-        layers.max_pool(jnp.asarray(x), size, stride), expected
-    )
-
-
-def test_max_pool_leaves_a_side_of_one_alone():
-    x = jnp.array([[[[3.0], [1.0], [2.0], [5.0]]]])  # 1 x 4 pixels
-    np.testing.assert_array_equal(layers.max_pool(x, 2, 2).ravel(), [3, 5])
-    np.testing.assert_array_equal(layers.max_pool(x, 3, 2).ravel(), [3, 5])
-
-
 @pytest.mark.parametrize("name", [n for n in KINDS if n != "resnet50"])
 def test_dropout_only_in_training(name):
     """Networks that have it need its random stream."""
@@ -330,41 +200,6 @@ def test_dropout_only_in_training(name):
         expectation = pytest.raises(errors.InvalidRngError, match="dropout")
     with expectation:
         jax.eval_shape(lambda: apply(train=True, mutable=["batch_stats"]))
-
-
-def test_stochastic_depth_drops_branches_of_examples():
-    class Branch(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return layers.Layers(True, x.dtype, None).drop_examples(x, 0.25)
-
-    x = jnp.ones((4000, 2, 2, 3))
-    y = Branch().apply({}, x, rngs={"dropout": jax.random.key(0)})
-    kept = np.asarray(y[:, 0, 0, 0])
-    np.testing.assert_array_equal(
-        y, np.broadcast_to(kept[:, None, None, None], y.shape)
-    )
-    np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.75], rtol=1e-6)
-    assert abs(np.mean(kept > 0) - 0.75) < 5 * math.sqrt(0.25 * 0.75 / 4000)
-
-
-def test_stochastic_depth_rises_linearly():
-    """16 blocks; the rates of those without a shortcut have no meaning."""
-    network = models.create("efficientnet-b0", width=4)
-    rates = []
-
-    def record(call, args, kwargs, context):
-        if isinstance(context.module, nn.Dropout) and "stage" in context.module.path[0]:
-            rates.append(context.module.rate)
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        shapes_of(network, (1, 8, 8, 1))
-    shortcuts = [2, 4, 6, 7, 9, 10, 12, 13, 14]
-    # At this width neighbouring stages have the same channels, and stage 1 and 5 too.
-    expected = {0.2 * i / 16 for i in shortcuts}
-    assert expected <= set(rates)
-    assert rates == sorted(rates)
 
 
 # -- start -----------------------------------------------------------------------------
@@ -463,71 +298,6 @@ def test_option_errors(name, options, message):
         models.create(name, **options)
 
 
-# -- blocks ----------------------------------------------------------------------------
-
-# One network of each kind whose blocks come in every shape; and the outputs of each
-# block for an image of 16x16 pixels: side * side * channels.
-BLOCKS = {
-    "vgg16": ({"depths": (1, 2)}, [8 * 8 * 2, 8 * 8 * 4, 4 * 4 * 4]),
-    "resnet18": (
-        {"depths": (1, 2), "stem": "imagenet"},
-        [4 * 4 * 2, 4 * 4 * 2, 2 * 2 * 4, 2 * 2 * 4],
-    ),
-    "tiny": ({}, [16 * 16 * 2, 8 * 8 * 4]),
-}
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_cut_after_a_block(name):
-    """With a head on its output, and the same names as in the network."""
-    attributes, outputs = BLOCKS[name]
-    network = models.create(name, head="dense", width=2).clone(**attributes)
-    assert len(network.blocks()) == len(outputs)
-    whole = paths(shapes_of(network, (1, 16, 16, 3)))
-    for number, count in enumerate(outputs, 1):
-        variables = shapes_of(network.clone(cut=number), (1, 16, 16, 3))
-        own = {path for path in paths(variables) if "/head/" not in path}
-        assert own <= whole.keys()
-        assert (number == len(outputs)) == (paths(variables).keys() == whole.keys())
-        assert variables["params"]["head"]["hidden1"]["kernel"].shape[0] == count
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_frozen_blocks(name):
-    """They have no gradient, and their statistics stay; the others' do not."""
-    attributes, outputs = BLOCKS[name]
-    network = models.create(name, head="linear", width=2).clone(**attributes)
-    images = np.random.default_rng(1).standard_normal((4, 8, 8, 3), np.float32)
-    variables = filled(network, images.shape)
-    for frozen in range(len(outputs) + 1):
-
-        @jax.jit
-        def step(params, frozen=frozen):
-            def loss_fn(params):
-                logits, updates = network.clone(frozen=frozen).apply(
-                    variables | {"params": params},
-                    images,
-                    train=True,
-                    mutable=["batch_stats"],
-                )
-                return jnp.sum(jnp.sin(logits)), updates["batch_stats"]
-
-            return jax.grad(loss_fn, has_aux=True)(params)
-
-        gradients, stats = map(paths, step(variables["params"]))
-        inside = set()
-        if frozen:
-            part = paths(shapes_of(network.clone(cut=frozen), images.shape))
-            inside = {path.partition("/")[2] for path in part if "/head/" not in path}
-        for path, gradient in gradients.items():
-            if path.endswith("kernel"):
-                assert bool(gradient.any()) == (path not in inside), (frozen, path)
-        before = paths(variables["batch_stats"])
-        for path, value in stats.items():
-            same = np.array_equal(value, before[path])
-            assert same == (path in inside), (frozen, path)
-
-
 def test_families_say_what_their_networks_have():
     for name, family in models.NETWORKS.items():
         network = models.create(name)
@@ -536,8 +306,30 @@ def test_families_say_what_their_networks_have():
         assert family.has_imagenet_stem == ("imagenet" in network.stems)
 
 
-def test_blocks_are_in_order():
-    assert list(models.create("vgg16").blocks())[:3] == [
-        *("stage1/conv1", "stage1/conv2", "stage2/conv1"),
-    ]
-    assert list(models.create("resnet50").blocks())[:2] == ["stem", "stage1/block0"]
+# -- training --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "precision"), [("plp", "float16"), ("amplify+plp", "bfloat16")]
+)
+@pytest.mark.parametrize("name", ["vit-tiny", "efficientnet-b0"])
+def test_methods_train_in_half_precision(
+    name, method, precision, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+    shallow = (vit.ViT, {"num_heads": 3, "depth": 1})
+    monkeypatch.setitem(vit.VARIANTS, "vit-tiny", shallow)
+    config = resolve(
+        {
+            **{"model": name, "width": 8, "method": method, "precision": precision},
+            "strategy": "[(2, 0.05, 0, 1), (5, 0.05, 1, 2.0)]",
+            "workdir": str(tmp_path / "run"),
+            **({"amplify_threshold": 0.1} if "amplify" in method else {}),
+        }
+    )
+    (result,) = recipe.train([config])
+    first, *_, last = workdir.read_metrics(config.workdir)
+    assert result["skipped_steps"] <= 3  # until the loss scale of float16 fits
+    assert last["train_loss"] < 0.8 * first["train_loss"]
+    assert bool(last.get("amplified")) == method.startswith("amplify")

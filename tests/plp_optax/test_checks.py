@@ -9,7 +9,7 @@ import plp_optax
 from plp_optax import AmplificationWindow, TrainingStrategy
 
 STAGES = [(2, 0.1, 0, 1.0), (7, 0.1, 1, 1.75)]
-# What a factory needs besides the argument that is wrong.
+# The arguments that a factory needs besides the wrong one.
 GOOD = {
     "affine_window": {"coefficients": [0.0, -0.5, 0.5, 1.0], "period": 3},
     "amplify_layers": {"strategy": [AmplificationWindow(0, 8, 4, 2.0)]},

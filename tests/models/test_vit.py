@@ -1,4 +1,4 @@
-"""From a configuration to a network."""
+"""Vision Transformer: layers, shared blocks, amplification, dropout."""
 
 import functools
 import re
@@ -11,50 +11,21 @@ import numpy as np
 import pytest
 
 import models
-import plp_optax
-from models import efficientnet, vit
 from plp_optax.linen import propagate_amplification
-from training import recipe
+from tests.support.networks import layer_names
 from training.engine.networks import make_network
-from training.run import workdir
 from training.settings.config import resolve
-
-
-def test_the_flag_sets_the_dropout_rate():
-    config = resolve({"model": "vit-tiny", "dropout": 0.3})
-    assert make_network(config, 10, axis_name=None).dropout_rate == 0.3
-
-
-def layers(name, rule):
-    network = models.create(name, 10, width=8)
-    images = jnp.zeros((1, 8, 8, 1))
-    variables = jax.eval_shape(
-        lambda key: network.init(key, images, train=False), jax.random.key(0)
-    )
-    return plp_optax.layer_names(variables["params"], rule)
 
 
 def test_each_projection_of_attention_is_a_layer():
     """Class token and positions are parameters of the stem, which has no kernel."""
-    names = layers("vit-tiny", "kernels")
+    names = layer_names("vit-tiny", "kernels")
     parts = {f"attention/{part}" for part in ("query", "key", "value", "out")}
     parts |= {"mlp/hidden", "mlp/output"}
     blocks = {f"block{i}/{part}" for i in range(12) for part in parts}
     assert set(names) == {"stem/patches", "head"} | blocks
     norms = {f"block{i}/norm{j}" for i in range(12) for j in (1, 2)} | {"norm"}
-    assert set(layers("vit-tiny", "modules")) == {*names, "stem"} | norms
-
-
-def test_both_convolutions_of_squeeze_and_excitation_are_layers():
-    names = layers("efficientnet-b0", "kernels")
-    # Of the 16 blocks the first does not expand.
-    convolutions = {"expand/conv": 15, "depthwise/conv": 16, "project/conv": 16}
-    convolutions |= {"squeeze/reduce": 16, "squeeze/expand": 16}
-    for part, count in convolutions.items():
-        assert sum(name.endswith(f"/{part}") for name in names) == count
-    assert len(names) == sum(convolutions.values()) + 3  # stem, last, head
-    norms = {n.replace("conv", "norm") for n in names if n.endswith("conv")}
-    assert set(layers("efficientnet-b0", "modules")) == {*names} | norms
+    assert set(layer_names("vit-tiny", "modules")) == {*names, "stem"} | norms
 
 
 def shallow_vit(depth, dtype=jnp.float32, **attributes):
@@ -160,27 +131,6 @@ def test_amplification_propagates_through_attention():
             np.testing.assert_allclose(b, a * (1 + ("query" in name)), rtol=1e-9)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "precision"), [("plp", "float16"), ("amplify+plp", "bfloat16")]
-)
-@pytest.mark.parametrize("name", ["vit-tiny", "efficientnet-b0"])
-def test_methods_train_in_half_precision(
-    name, method, precision, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
-    shallow = (vit.ViT, {"num_heads": 3, "depth": 1})
-    monkeypatch.setitem(vit.VARIANTS, "vit-tiny", shallow)
-    config = resolve(
-        {
-            **{"model": name, "width": 8, "method": method, "precision": precision},
-            "strategy": "[(2, 0.05, 0, 1), (5, 0.05, 1, 2.0)]",
-            "workdir": str(tmp_path / "run"),
-            **({"amplify_threshold": 0.1} if "amplify" in method else {}),
-        }
-    )
-    (result,) = recipe.train([config])
-    first, *_, last = workdir.read_metrics(config.workdir)
-    assert result["skipped_steps"] <= 3  # until the loss scale of float16 fits
-    assert last["train_loss"] < 0.8 * first["train_loss"]
-    assert bool(last.get("amplified")) == method.startswith("amplify")
+def test_the_flag_sets_the_dropout_rate():
+    config = resolve({"model": "vit-tiny", "dropout": 0.3})
+    assert make_network(config, 10, axis_name=None).dropout_rate == 0.3
