@@ -55,8 +55,9 @@ def write(table: Table, folder: Path) -> Path:
     sections of this study alone, settings and versions. The section Conclusions is
     written by hand, and kept as it stands in the file. A study's own sections are in a
     module of ``experiments.reports`` with its name: ``sections(table, found)`` returns
-    blocks, and ``METRICS`` and ``results(table)`` replace those of
-    ``experiments.table``. Without it there are curves of the arms.
+    blocks, ``METRICS`` and ``results(table)`` replace those of ``experiments.table``,
+    and ``compared(table)`` has the arms of which ``claims.csv`` speaks, where those are
+    not the study's. Without it there are curves of the arms.
 
     Args:
       table: The study's tables, of one run at least.
