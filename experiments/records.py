@@ -168,7 +168,7 @@ class RecordFile:
                 os.fsync(file.fileno())
 
     def read_all(self) -> tuple[Header, list[Record]]:
-        """Both, read once."""
+        """The header and all records, in one reading."""
         try:
             content = self.path.read_text(encoding="utf-8")
         except OSError as error:

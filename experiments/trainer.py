@@ -145,7 +145,7 @@ class Trainer:
 
 
 class _Kept(NamedTuple):
-    """A compiled program, and the runs that it serves: ``seed`` None for all seeds."""
+    """Compiled programs, and the runs that they serve; ``seed`` None for all seeds."""
 
     part: tuple[str, str]
     seed: int | None

@@ -45,7 +45,7 @@ from training.settings.methods import Amplify
 from training.settings.plan import Plan
 from training.start import initial_variables
 
-# By the stage of a cascade; None for an ordinary run.
+# Programs by the stage of a cascade that they train; None stands for an ordinary run.
 Kept = dict[int | None, Prepared]
 
 # Steps in a row that may be skipped before a run stops.
@@ -65,7 +65,7 @@ def train(
     Args:
       configs: Complete configurations.
       callback: Called while they train.
-      kept: What earlier calls have prepared for any seed; new programs are added.
+      kept: Programs that earlier calls prepared, for any seed. New ones are added.
 
     Raises:
       UserError: If the data, the devices or a work directory do not allow it, or a run
@@ -290,10 +290,8 @@ def _refuse_another_beginning(
 
     def programs(config: Config) -> tuple[str, str]:
         plan = count_steps(config, dataset)
-        rate, tx = (
-            make_schedule(config, plan),
-            make_optimizer(config, plan),
-        )
+        rate = make_schedule(config, plan)
+        tx = make_optimizer(config, plan)
         state = jax.eval_shape(tx.init, params)
         return (
             jax.jit(rate).lower(0).as_text(),

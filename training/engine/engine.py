@@ -78,7 +78,7 @@ class Engine:
         Args:
           module: The network.
           tx: The optimizer.
-          preprocess: From the data set to the network's input.
+          preprocess: The data set, and how its images become the network's input.
           feed: How its training batches reach the step.
           train_step: The step; see :func:`~training.engine.step.make_train_step`.
           batch_size: Examples in a step, over all devices.
