@@ -62,7 +62,7 @@ class Trainer:
         kept = self._programs.get(task.arm.name)
         if kept is not None and kept[:2] == (task.part, seed):
             return 0.0
-        if _is_crowded():
+        if is_crowded():
             self._programs = {}
             jax.clear_caches()
         others = {n: k for n, k in self._programs.items() if k.part == task.part}
@@ -152,7 +152,7 @@ class _Kept(NamedTuple):
     programs: recipe.Kept
 
 
-def _is_crowded() -> bool:
+def is_crowded() -> bool:
     """Whether compiled programs take most of the memory maps that Linux allows."""
     maps = Path("/proc/self/maps")
     return maps.exists() and maps.read_bytes().count(b"\n") > 40_000  # of 65,530

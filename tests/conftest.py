@@ -23,6 +23,7 @@ pytest.register_assert_rewrite(
     *(f"tests.support.{n}" for n in ("bad_inputs", "cifar_archives", "reports", "runs"))
 )
 
+from experiments import trainer  # noqa: E402
 from tests.support import programs  # noqa: E402
 from training import recipe  # noqa: E402
 from training.run import style  # noqa: E402
@@ -75,6 +76,15 @@ def _shared_programs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "build", programs.build)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_maps():
+    """Compiled programs take memory maps, and a process that has too many crashes."""
+    yield
+    if trainer.is_crowded():
+        programs.forget()
+        jax.clear_caches()
 
 
 class Trained(NamedTuple):

@@ -154,6 +154,8 @@ def recipe_calls(monkeypatch, tmp_path):
         prepare=prepare, train=train, depends_on_seed=recipe.depends_on_seed
     )
     monkeypatch.setattr(trainer, "recipe", fake)
+    # Else the tests before these decide, by what they have compiled.
+    monkeypatch.setattr(trainer, "is_crowded", lambda: False)
     return seen
 
 
@@ -168,6 +170,17 @@ def test_programs_are_compiled_once_for_all_seeds(recipe_calls, tmp_path):
     assert sorted(map(str, prepared)) == sorted(
         map(str, [(None, 0), ("all", 0), *(("random", seed) for seed in range(3))])
     )
+
+
+def test_programs_are_dropped_when_memory_maps_run_out(
+    recipe_calls, tmp_path, monkeypatch
+):
+    cleared = []
+    monkeypatch.setattr(trainer, "is_crowded", lambda: True)
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
+    runner.run(study_of(SGD, PLP), SCALE, tmp_path)
+    # The two arms take turns, and neither finds its program again.
+    assert len(recipe_calls.prepared) == len(cleared) == len(recipe_calls.configs) == 4
 
 
 def test_where_the_data_are_is_not_recorded(recipe_calls, tmp_path):

@@ -142,3 +142,8 @@ def build(config, dataset, source=None):
     if key not in _built:
         _built[key] = _build(config, dataset)
     return _built[key]
+
+
+def forget():
+    """Drops the programs that `build` has kept."""
+    _built.clear()
