@@ -52,6 +52,7 @@ def test_values_and_gradients(form, groups, sides, size, stride, padding):
                 feature_group_count=groups,
             )
 
+        @functools.partial(jax.jit, static_argnums=0)
         def value_and_gradients(f):
             loss = jax.value_and_grad(lambda *a: jnp.sum(weights * f(*a)), (0, 1))
             return f(x, kernel), loss(x, kernel)

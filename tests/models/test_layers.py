@@ -43,7 +43,7 @@ def test_initialisation_keeps_or_shrinks_the_mean_square(kernel_init, factor):
             return jnp.stack(squares)
 
     x = 1000 * jax.random.normal(jax.random.key(1), (8, 2000))  # biases are negligible
-    squares, _ = Deep().init_with_output(jax.random.key(0), x)
+    squares, _ = jax.jit(Deep().init_with_output)(jax.random.key(0), x)
     np.testing.assert_allclose(squares[1:] / squares[:-1], factor, rtol=0.1)
     # Convolutions have the same bounds with their own fan-in, and groups.
     conv = layers.Layers(True, x.dtype, None, "none", kernel_init).conv
@@ -53,7 +53,8 @@ def test_initialisation_keeps_or_shrinks_the_mean_square(kernel_init, factor):
         def __call__(self, x):
             return conv(x, "conv", 64, 5, groups=64)
 
-    kernel = Conv().init(jax.random.key(0), jnp.ones((1, 5, 5, 64)))["params"]["conv"]
+    init = jax.jit(Conv().init)
+    kernel = init(jax.random.key(0), jnp.ones((1, 5, 5, 64)))["params"]["conv"]
     expected = factor * 2 / 25
     np.testing.assert_allclose(kernel["kernel"].var(), expected, rtol=0.15)
     assert kernel["bias"].any() == (kernel_init == "pytorch")

@@ -33,13 +33,18 @@ def shallow_vit(depth, dtype=jnp.float32, **attributes):
     return network.clone(depth=depth, **attributes)
 
 
+def initial(network, images):
+    init = functools.partial(network.init, train=False)
+    return jax.jit(init)(jax.random.key(1), images)
+
+
 def test_shared_blocks_have_the_gradients_of_separate_ones():
     network = shallow_vit(3, jnp.float64)
     with jax.enable_x64(True):
         images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1), jnp.float64)
-        variables = network.init(jax.random.key(1), images, train=False)
+        variables = initial(network, images)
         shared = network.clone(share_blocks=True)
-        drawn = shared.init(jax.random.key(1), images, train=False)
+        drawn = initial(shared, images)
         chex.assert_trees_all_equal(variables, drawn)
 
         def gradient(network):
@@ -77,15 +82,14 @@ def test_shared_blocks_are_one_function_of_the_program():
 def test_shared_blocks_drop_different_units():
     network = shallow_vit(2, share_blocks=True, dropout_rate=0.5)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-    variables = network.init(jax.random.key(1), images, train=False)
-    _, state = network.apply(
-        variables,
-        images,
+    apply = functools.partial(
+        network.apply,
         train=True,
         rngs={"dropout": jax.random.key(2)},
         capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
         mutable="intermediates",
     )
+    _, state = jax.jit(apply)(initial(network, images), images)
     first, second = (
         state["intermediates"][f"block{i}"]["mlp"]["Dropout_0"]["__call__"][0]
         for i in range(2)
