@@ -29,19 +29,24 @@ from training import recipe  # noqa: E402
 from training.run import style  # noqa: E402
 from training.settings import config  # noqa: E402
 
+OLDER_FUSIONS = "--xla_cpu_use_fusion_emitters=false"
+
 
 def pytest_configure(config):
     """Plain pytest compiles quickly; what is compiled is kept for all processes.
 
-    Compiling is most of the tests' time, and LLVM's optimisation half of that. All
-    tests together, and slow ones, are compiled as users' programs are.
-    ``pytest --cache-clear`` forgets what was kept. A process may read a file that
-    another one is writing. JAX then warns, which pyproject.toml lets pass, and
-    compiles.
+    Compiling is most of the tests' time, and LLVM's optimisation half of that; without
+    it, XLA's older code for fusions, which JAX 0.10 still has, takes half of the rest.
+    Slow tests are compiled as users' programs are. ``pytest --cache-clear`` forgets
+    what was kept. A process may read a file that another one is writing. JAX then
+    warns, which pyproject.toml lets pass, and compiles.
     """
     if config.option.markexpr == "not slow":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
+        if jax.__version_info__[:2] == (0, 10):
+            flags = f"{os.environ.get('XLA_FLAGS', '')} {OLDER_FUSIONS}"
+            os.environ["XLA_FLAGS"] = flags.strip()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
             config.cache.mkdir("jax")

@@ -37,7 +37,7 @@ METHODS = {
     ),
     CONSTANT: RecipeMethod(
         "power average, constant rate",
-        0.1,
+        0.05,
         RATES,
         {"schedule": "constant", "average": "power"},
         base=SGD,

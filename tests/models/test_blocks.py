@@ -13,8 +13,8 @@ from tests.support.networks import filled, paths, shapes_of
 BLOCKS = {
     "vgg16": ({"depths": (1, 2)}, [8 * 8 * 2, 8 * 8 * 4, 4 * 4 * 4]),
     "resnet18": (
-        {"depths": (1, 2), "stem": "imagenet"},
-        [4 * 4 * 2, 4 * 4 * 2, 2 * 2 * 4, 2 * 2 * 4],
+        {"depths": (1, 1), "stem": "imagenet"},
+        [4 * 4 * 2, 4 * 4 * 2, 2 * 2 * 4],
     ),
     "tiny": ({}, [16 * 16 * 2, 8 * 8 * 4]),
 }

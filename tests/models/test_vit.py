@@ -12,7 +12,7 @@ import pytest
 
 import models
 from plp_optax.linen import propagate_amplification
-from tests.support.networks import layer_names
+from tests.support.networks import filled, layer_names
 from training.engine.networks import make_network
 from training.settings.config import resolve
 
@@ -33,18 +33,13 @@ def shallow_vit(depth, dtype=jnp.float32, **attributes):
     return network.clone(depth=depth, **attributes)
 
 
-def initial(network, images):
-    init = functools.partial(network.init, train=False)
-    return jax.jit(init)(jax.random.key(1), images)
-
-
 def test_shared_blocks_have_the_gradients_of_separate_ones():
-    network = shallow_vit(3, jnp.float64)
+    network = shallow_vit(2, jnp.float64)
     with jax.enable_x64(True):
         images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1), jnp.float64)
-        variables = initial(network, images)
+        variables = network.init(jax.random.key(1), images, train=False)
         shared = network.clone(share_blocks=True)
-        drawn = initial(shared, images)
+        drawn = shared.init(jax.random.key(1), images, train=False)
         chex.assert_trees_all_equal(variables, drawn)
 
         def gradient(network):
@@ -89,7 +84,7 @@ def test_shared_blocks_drop_different_units():
         capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
         mutable="intermediates",
     )
-    _, state = jax.jit(apply)(initial(network, images), images)
+    _, state = jax.jit(apply)(filled(network, images.shape), images)
     first, second = (
         state["intermediates"][f"block{i}"]["mlp"]["Dropout_0"]["__call__"][0]
         for i in range(2)

@@ -23,7 +23,6 @@ from tests.support.problems import avals, jitted, run_tree
 STEPS = 12
 CORE = [name for name, case in CASES.items() if case.core]
 every_case = pytest.mark.parametrize("name", CASES)
-core_cases = pytest.mark.parametrize("name", CORE)
 # One of each state: others have that of affine_window, or monitor_layers inside.
 OTHERS = ("plp", "plp_sgd", "plp_adamw", "lookahead", "noise_adaptive_rates")
 STATES = [n for n, c in CASES.items() if n == c.factory.__name__ and n not in OTHERS]
@@ -133,7 +132,7 @@ def test_initial_state_depends_on_the_shapes_alone(name):
 # -- compilation and JAX's modes -------------------------------------------------------
 
 
-@core_cases
+@each_state
 def test_a_stack_of_optimizers_donated_in_scan(name):
     """Equals the optimizers one by one."""
     tx = CASES[name].make()
@@ -331,7 +330,7 @@ def test_replicas_with_the_mean_gradient_are_as_one_device(name):
             np.testing.assert_array_equal(replica, replicas[0])
 
 
-@pytest.mark.parametrize("name", [n for n in CORE if n != "ekf"])
+@pytest.mark.parametrize("name", [n for n in STATES if n != "ekf"])
 def test_on_a_mesh_with_explicit_axes(name):
     """The default of ``jax.make_mesh`` from JAX 0.12 on."""
     mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,))

@@ -246,7 +246,7 @@ class Recurrent(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.Dense(3, name="before")(x)
-        cell = self.cell(4, name="cell", parent=self)
+        cell = self.cell(4, name="cell", parent=self, param_dtype=x.dtype)
         return (nn.RNN(cell)(x) ** 2).sum()
 
 
@@ -300,10 +300,15 @@ BY_HAND = {
 
 @pytest.mark.parametrize("name", BY_HAND)
 @jax.numpy_rank_promotion("allow")
+@jax.enable_x64(True)
 def test_networks_by_hand(name):
     network, by_hand, layer, x = BY_HAND[name]
     params = network.init(jax.random.key(1), x)["params"]
     assert layer in plp_optax.layer_names(params)
+    # In float64, as the gradient of the keys' bias is 0 but for rounding.
+    params, x = jax.tree.map(
+        lambda a: a.astype(float) if a.dtype == jnp.float32 else a, (params, x)
+    )
 
     def loss_fn(params, factor):
         with propagate_amplification({layer: factor}):
@@ -313,8 +318,7 @@ def test_networks_by_hand(name):
     raw = expect(params, x, 1.0)
     for factor in (1.0, 3.0, 0.0):
         expected, actual = expect(params, x, factor), gradient(params, factor)
-        # The gradient of the keys' bias is 0 but for rounding.
-        chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(actual, expected, rtol=1e-9, atol=1e-12)
     assert optax.tree.norm(optax.tree.sub(raw, expected)) > 0.1
 
 

@@ -228,7 +228,6 @@ def uninterrupted(tmp_path_factory):
     return path, callback.epochs
 
 
-@pytest.mark.xdist_group("cascade")
 @pytest.mark.slow
 def test_a_second_seed_uses_the_programs_of_the_first(tmp_path, monkeypatch):
     """And is the cascade that it would be alone, blocks and all."""
@@ -243,7 +242,6 @@ def test_a_second_seed_uses_the_programs_of_the_first(tmp_path, monkeypatch):
     assert not list((tmp_path / "both").rglob("*.png"))
 
 
-@pytest.mark.xdist_group("cascade")
 def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     path, epochs = uninterrupted
     metrics = read_metrics(path)
@@ -281,7 +279,6 @@ def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     assert flat(trained.variables).keys() == tuned.keys()
 
 
-@pytest.mark.xdist_group("cascade")
 def test_interrupted_in_every_stage_is_bitwise_the_same(uninterrupted, tmp_path):
     expected, _ = uninterrupted
     path = tmp_path / "run"
@@ -323,7 +320,6 @@ DAMAGE = {
 }
 
 
-@pytest.mark.xdist_group("cascade")
 def test_a_damaged_stage_is_refused_and_trained_again(uninterrupted, tmp_path, capsys):
     expected, _ = uninterrupted
     path = Path(shutil.copytree(expected, tmp_path / "run"))
@@ -362,7 +358,6 @@ def test_bad_choices(flags, message):
         config.parse(["--cascade", "conv", *flags])
 
 
-@pytest.mark.xdist_group("cascade")
 def test_a_stage_is_not_run_alone(uninterrupted):
     path, _ = uninterrupted
     stage = path / workdir.STAGES / "02" / workdir.CONFIG
