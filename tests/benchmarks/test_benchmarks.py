@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import models
 from benchmarks import (
@@ -23,6 +24,7 @@ from benchmarks import (
 )
 from training import recipe
 from training.engine import feed, parallel
+from training.run import style
 
 BATCH = 16
 NETWORK = {"model": "tiny", "width": 2, "batch_size": BATCH}
@@ -174,8 +176,9 @@ def test_parts_of_a_step_in_jax():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PyTorch's are not ours
-def test_time_share(tmp_path):
+def test_time_share(tmp_path, monkeypatch):
     pytest.importorskip("torch")
+    monkeypatch.setattr(style, "Figure", Figure)  # which draws
     options = {"width": [2], "batch_size": BATCH, "rounds": 1}
     record = {"model": "resnet18", "cores": 2} | options
     record |= time_share.run("resnet18", **options)
