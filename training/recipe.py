@@ -358,7 +358,7 @@ def assemble(
     most_skipped = _MOST_SKIPPED if is_patient else 1
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     tx = make_optimizer(config, plan)
-    preprocess = Preprocess(dataset, networks.DTYPES[config.precision], config.augment)
+    preprocess = Preprocess(dataset, jnp.dtype(config.precision), config.augment)
     train_step = make_train_step(
         module,
         tx,

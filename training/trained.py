@@ -96,7 +96,7 @@ class Trained:
             jax.eval_shape(self._logits, image)
 
     def _logits(self, images: jax.Array) -> jax.Array:
-        dtype = networks.DTYPES[self.config.precision]
+        dtype = jnp.dtype(self.config.precision)
         pixels = data.normalize(images, self.mean, self.std, dtype)
         logits: Any = self.module.apply(self.variables, pixels, train=False)
         return logits
