@@ -172,8 +172,7 @@ def _run_cascade(
     result = cascade.summary(stages, results)
     directory.finish(result)
     if config.draw:
-        name = f"{config.model} on {dataset.name}, {config.optimization}"
-        directory.draw(f"{name}, seed {config.seed}", history)
+        directory.draw(dataset, history)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 

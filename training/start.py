@@ -7,7 +7,7 @@ from training import data
 from training.engine import networks
 from training.engine.state import Given
 from training.errors import ConfigError, RunError
-from training.run import workdir
+from training.layout import File
 from training.run.checkpoints import read_variables
 from training.run.display import say
 from training.settings.config import Config
@@ -46,7 +46,7 @@ def _of_stage_before(config: Config, module: Any) -> Given | None:
     if config.cascade_stage == 1:
         return None
     before = Path(config.workdir).with_name(f"{config.cascade_stage - 1:02d}")
-    flat, _ = read_variables(before / workdir.BEST)
+    flat, _ = read_variables(before / File.BEST)
     has_new_head = module.cut is not None
     return {
         path: x

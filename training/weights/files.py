@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from training.errors import ConfigError
+from training.layout import File
 
 FORMATS = (".npz", ".safetensors")
 
@@ -46,7 +47,10 @@ def start_file(start: str) -> Path:
         path = Path(start).expanduser()
         if path.is_file():
             return path
-        found = [*path.glob("best.msgpack"), *path.glob("stages/*/best.msgpack")]
+        found = [
+            *path.glob(File.BEST.value),
+            *path.glob(f"{File.STAGES}/*/{File.BEST}"),
+        ]
     # It may hold a null byte, or begin with the home of an unknown user.
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
