@@ -7,7 +7,6 @@ epoch by epoch, tests the best epoch once, and records everything.
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from training.engine.optimizer import (
     make_schedule,
     notes,
 )
-from training.engine.state import split_frozen
+from training.engine.state import split_frozen, variable_shapes
 from training.engine.step import Preprocess, make_train_step
 from training.errors import ConfigError, DivergedError, RunError
 from training.run.callbacks import Callback
@@ -317,10 +316,7 @@ def _param_shapes(config: Config, dataset: data.Dataset) -> Any:
     """Shapes and dtypes of the parameters that a run trains."""
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     shape = dataset.train.images.shape[1:]
-    init = functools.partial(module.init, train=False)
-    variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)))
-    params, _ = split_frozen(variables["params"], module, shape)
-    return params
+    return split_frozen(variable_shapes(module, shape)["params"], module, shape)[0]
 
 
 def build(
