@@ -106,13 +106,15 @@ class WorkDirectory:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._events is not None:
+        try:
             # On a full disk closing fails as well. Nothing is lost: the events of
             # each epoch have been flushed.
             with contextlib.suppress(OSError):
-                self._events.close()
+                if self._events is not None:
+                    self._events.close()
             self._events = None
-        self._leave()
+        finally:
+            self._leave()
 
     def _leave(self) -> None:
         """Unlocks the directory; removes one that is new if no run has started."""
