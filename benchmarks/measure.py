@@ -235,7 +235,7 @@ def make_loss(
     """
     module = networks.make_network(config, dataset.num_classes, axis_name=None)
     pixels, labels = (jnp.asarray(x[: config.batch_size]) for x in dataset.train)
-    dtype = networks.DTYPES[config.precision]
+    dtype = jnp.dtype(config.precision)
     images = data.normalize(pixels, dataset.mean, dataset.std, dtype)
 
     def init() -> Any:

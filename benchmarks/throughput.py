@@ -37,7 +37,7 @@ import numpy as np
 
 from benchmarks import measure
 from training import data
-from training.engine import networks, parallel
+from training.engine import parallel
 from training.settings.config import Config
 
 MODELS = ("resnet18", "vgg16", "googlenet")  # PyTorch has these
@@ -147,7 +147,7 @@ def make_product(precision: str, side: int) -> Callable[[], Any]:
 
     A large one runs at about the highest rate that the device reaches.
     """
-    matrix = jnp.ones((side, side), networks.DTYPES[precision])
+    matrix = jnp.ones((side, side), jnp.dtype(precision))
     product = jax.jit(jnp.matmul)
     return lambda: jax.block_until_ready(product(matrix, matrix))
 

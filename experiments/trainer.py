@@ -19,6 +19,7 @@ from training.engine import networks, parallel
 from training.engine.engine import Engine
 from training.engine.state import TrainState
 from training.errors import DivergedError
+from training.layout import File
 from training.recipe import Prepared
 from training.run import workdir
 from training.run.callbacks import Callback
@@ -106,7 +107,7 @@ class Trainer:
                 (result,) = recipe.train([config], callback, programs)
             except DivergedError as error:
                 result = {"diverged": str(error)}
-        has_metrics = (place / "run" / workdir.METRICS).exists()
+        has_metrics = (place / "run" / File.METRICS).exists()
         history = workdir.read_metrics(place / "run") if has_metrics else []
         return Outcome(result, history, observer.measures if observer else {})
 

@@ -9,7 +9,8 @@
   ``parallel`` over devices.
 - ``run``: what keeps a run. ``loop`` goes through the epochs; work directory,
   checkpoints, records, screen, pictures and signals.
-- ``data``: reads and splits images; ``weights``: reads files of weights.
+- ``data``: reads and splits images; ``weights``: reads files of weights; ``layout``:
+  the names of a run's files.
 - ``trained``, ``merging``, ``comparing``: what is done with runs afterwards, by
   ``python -m training``.
 

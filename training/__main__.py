@@ -222,18 +222,12 @@ def _read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    commands: dict[str, Callable[..., Any]] = {
-        "evaluate": evaluate,
-        "predict": predict,
-        "compare": compare,
-        "merge": merge,
-        "prepare": prepare,
-    }
+    commands: list[Callable[..., Any]] = [evaluate, predict, compare, merge, prepare]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for names that it cannot show
     try:
         tyro.extras.subcommand_cli_from_dict(
-            commands,
+            {command.__name__: command for command in commands},
             prog="python -m training",
             description="Uses what runs have trained.",
             args=None if argv is None else list(argv),

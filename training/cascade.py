@@ -14,7 +14,7 @@ from typing import Any
 
 from models.blocks import BlockNetwork
 from training.engine import networks
-from training.run import workdir
+from training.layout import File
 from training.settings.config import Config
 
 
@@ -31,8 +31,10 @@ def stage_configs(config: Config) -> dict[str, Config]:
     assert config.workdir is not None
     assert first is not None
     assert more is not None
-    blocks = _network(config).blocks()
-    epochs = {block: first + i * more for i, block in enumerate(blocks)}
+    # The number of classes does not matter here.
+    network = networks.make_network(config, 1, axis_name=None)
+    assert isinstance(network, BlockNetwork)
+    epochs = {block: first + i * more for i, block in enumerate(network.blocks())}
     if config.cascade_finetune:
         epochs["all"] = config.cascade_finetune
     return {
@@ -40,26 +42,13 @@ def stage_configs(config: Config) -> dict[str, Config]:
             config,
             cascade_stage=number,
             epochs=epochs[block],
-            workdir=str(Path(config.workdir, workdir.STAGES, f"{number:02d}")),
+            workdir=str(Path(config.workdir, File.STAGES, f"{number:02d}")),
             overwrite=False,
             resume="auto",
             draw=False,
         )
         for number, block in enumerate(epochs, 1)
     }
-
-
-def last_run(config: Config) -> Path:
-    """The work directory of a cascade's last stage."""
-    *_, last = stage_configs(config).values()
-    return Path(str(last.workdir))
-
-
-def _network(config: Config) -> BlockNetwork:
-    # The number of classes does not matter here.
-    network = networks.make_network(config, 1, axis_name=None)
-    assert isinstance(network, BlockNetwork)
-    return network
 
 
 def summary(blocks: Iterable[str], results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from training.errors import RunError
-from training.run import records, workdir
+from training.layout import File
+from training.run import records
 from training.settings import config as config_lib
 
 
@@ -40,10 +41,10 @@ def group(runs: Iterable[Path]) -> list[Group]:
     """
     groups: dict[str, Group] = {}
     for path in runs:
-        if not (path / workdir.RESULT).exists():
+        if not (path / File.RESULT).exists():
             print(f"{path} holds no finished run: left out", file=sys.stderr)
             continue
-        fields = config_lib.read(path / workdir.CONFIG)
+        fields = config_lib.read(path / File.CONFIG)
         settings = config_lib.chosen(config_lib.resolve({}, fields))
         seed = settings.pop("seed", 0)
         own = groups.setdefault(config_lib.fingerprint(settings), Group(settings, {}))
@@ -55,7 +56,7 @@ def group(runs: Iterable[Path]) -> list[Group]:
             )
             continue
         own.results[seed] = records.read_json(
-            path / workdir.RESULT, needs=["test_accuracy", "test_loss"]
+            path / File.RESULT, needs=["test_accuracy", "test_loss"]
         )
     if not groups:
         raise RunError("none of these holds a finished run")

@@ -18,8 +18,8 @@ from training import recipe
 from training.engine import networks
 from training.engine.evaluation import Evaluation
 from training.errors import ConfigError, RunError
-from training.run import workdir
-from training.run.checkpoints import Checkpoint, copy_to_host, read, write
+from training.layout import File, mean_path
+from training.run.checkpoints import Checkpoint, read, write
 from training.run.records import without_nan
 from training.trained import find_run
 
@@ -79,7 +79,7 @@ def merge(
             )
         except ValueError as error:
             raise ConfigError(f"--{error}") from error
-    best = read(path / workdir.BEST).tree
+    best = read(path / File.BEST).tree
     precise_bn = config.precise_bn or _PRECISE_BN
     config = dataclasses.replace(config, data_dir=data_dir, precise_bn=precise_bn)
     with networks.precision(config):
@@ -97,8 +97,8 @@ def merge(
     numbers = found[chosen].metrics("validation", "loss", "accuracy")
     numbers |= test.metrics("test", "loss", "accuracy")
     notes = without_nan({"decay": decay, "over": chosen, "epoch": epoch, **numbers})
-    file = path / workdir.MERGED
-    write(file, Checkpoint(copy_to_host(variables[chosen]), notes))
+    file = path / File.MERGED
+    write(file, Checkpoint(variables[chosen], notes))
     return Merged(
         epoch, len(files), engine.statistics_batches, found, chosen, test, file
     )
@@ -106,10 +106,10 @@ def merge(
 
 def _find_blocks(path: Path, to: int | None) -> tuple[list[Path], list[int]]:
     """The files of a run's means until an epoch, oldest first; the blocks' steps."""
-    files = sorted((path / workdir.MEANS).glob("epoch-*.msgpack"))
+    files = sorted((path / File.MEANS).glob("epoch-*.msgpack"))
     if not files:
         raise RunError(f"{path} holds no means: only a run with --block-means has them")
-    last = files[-1] if to is None else workdir.mean_path(path, to)
+    last = files[-1] if to is None else mean_path(path, to)
     if last not in files:
         ends = ", ".join(str(int(file.stem.removeprefix("epoch-"))) for file in files)
         raise ConfigError(f"--to {to} is not the end of a block: choose one of {ends}")

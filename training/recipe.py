@@ -7,7 +7,6 @@ epoch by epoch, tests the best epoch once, and records everything.
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from training.engine.optimizer import (
     make_schedule,
     notes,
 )
-from training.engine.state import split_frozen
+from training.engine.state import split_frozen, variable_shapes
 from training.engine.step import Preprocess, make_train_step
 from training.errors import ConfigError, DivergedError, RunError
 from training.run.callbacks import Callback
@@ -172,8 +171,7 @@ def _run_cascade(
     result = cascade.summary(stages, results)
     directory.finish(result)
     if config.draw:
-        name = f"{config.model} on {dataset.name}, {config.optimization}"
-        directory.draw(f"{name}, seed {config.seed}", history)
+        directory.draw(dataset, history)
     say(f"{result_lines(result)}\nrecorded in {directory.path}")
     return result
 
@@ -318,10 +316,7 @@ def _param_shapes(config: Config, dataset: data.Dataset) -> Any:
     """Shapes and dtypes of the parameters that a run trains."""
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     shape = dataset.train.images.shape[1:]
-    init = functools.partial(module.init, train=False)
-    variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)))
-    params, _ = split_frozen(variables["params"], module, shape)
-    return params
+    return split_frozen(variable_shapes(module, shape)["params"], module, shape)[0]
 
 
 def build(
@@ -358,7 +353,7 @@ def assemble(
     most_skipped = _MOST_SKIPPED if is_patient else 1
     module = networks.make_network(config, dataset.num_classes, axis_name=parallel.AXIS)
     tx = make_optimizer(config, plan)
-    preprocess = Preprocess(dataset, networks.DTYPES[config.precision], config.augment)
+    preprocess = Preprocess(dataset, jnp.dtype(config.precision), config.augment)
     train_step = make_train_step(
         module,
         tx,

@@ -1,18 +1,20 @@
 """The start of a run: weights from a file, another run, or the stage before."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
+
 from training import data
 from training.engine import networks
-from training.engine.state import Given
+from training.engine.state import Given, variable_shapes
 from training.errors import ConfigError, RunError
-from training.run import workdir
+from training.layout import File
 from training.run.checkpoints import read_variables
 from training.run.display import say
 from training.settings.config import Config
-from training.weights import fitting
-from training.weights.files import start_digest, start_file
+from training.weights import files, fitting
 
 
 def initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
@@ -24,14 +26,23 @@ def initial_variables(config: Config, dataset: data.Dataset) -> Given | None:
     module = networks.make_network(config, dataset.num_classes, axis_name=None)
     if config.cascade_stage is not None:
         return _of_stage_before(config, module)
-    shape = dataset.train.images.shape[1:]
     if config.start_from:
-        values, notes = _of_run(config, module, dataset)
+        take, flag, start = _of_run, "--start-from", config.start_from
+        origin = "of its config.json"
     elif config.initial_weights:
-        values, notes = fitting.load(config, module, shape)
+        take, flag, start = _of_file, "--initial-weights", config.initial_weights
+        origin = "that it was saved from (torchvision's have --width 64)"
     else:
         return None
-    start = config.start_from or config.initial_weights
+    shapes = variable_shapes(module, dataset.train.images.shape[1:])
+    shapes = traverse_util.flatten_dict(shapes, sep="/")
+    try:
+        values, notes = take(config, shapes, dataset)
+    except ValueError as error:
+        raise ConfigError(
+            f"{flag} {start} does not fit --model {config.model} --width "
+            f"{config.width}: {error}; choose the network {origin}"
+        ) from error
     say("; ".join((f"starting from {start}", *notes)))
     return values
 
@@ -46,7 +57,7 @@ def _of_stage_before(config: Config, module: Any) -> Given | None:
     if config.cascade_stage == 1:
         return None
     before = Path(config.workdir).with_name(f"{config.cascade_stage - 1:02d}")
-    flat, _ = read_variables(before / workdir.BEST)
+    flat, _ = read_variables(before / File.BEST)
     has_new_head = module.cut is not None
     return {
         path: x
@@ -55,20 +66,32 @@ def _of_stage_before(config: Config, module: Any) -> Given | None:
     }
 
 
-def _of_run(config: Config, module: Any, dataset: data.Dataset) -> fitting.Pretrained:
+def _of_file(
+    config: Config, shapes: Mapping[str, Any], dataset: data.Dataset
+) -> fitting.Pretrained:
+    """Those that ``--initial-weights`` names."""
+    height, width, _ = dataset.train.images.shape[1:]
+    if "params/stem/positions" in shapes and height != width:
+        raise ValueError(f"its images are square, and these {height} x {width}")
+    path, digest = str(config.initial_weights), str(config.initial_weights_sha256)
+    return fitting.convert(files.read(path, digest), config.model, shapes)
+
+
+def _of_run(
+    config: Config, shapes: Mapping[str, Any], dataset: data.Dataset
+) -> fitting.Pretrained:
     """Those that ``--start-from`` names."""
     start = str(config.start_from)
-    if (found := start_digest(start)) != config.start_from_sha256:
+    if (found := files.start_digest(start)) != config.start_from_sha256:
         raise ConfigError(
             f"--start-from {start} has variables with the SHA-256 digest {found}, not "
             f"{config.start_from_sha256}: restore those that were meant"
         )
     try:
-        variables, facts = read_variables(start_file(start))
+        variables, facts = read_variables(files.start_file(start))
     except RunError as error:
         raise ConfigError(f"--start-from {error}") from error
-    shape = dataset.train.images.shape[1:]
-    values, notes = fitting.take_over(variables, config, module, shape)
+    values, notes = fitting.take_over(variables, shapes)
     changes = dataset.changes(facts.get("data", {}))
     if changes == ["split"]:
         notes += (

@@ -17,6 +17,7 @@ from training.engine import networks
 from training.engine.evaluation import Evaluation
 from training.engine.step import measure
 from training.errors import RunError
+from training.layout import File
 from training.run import records, workdir
 from training.run.checkpoints import read
 from training.settings import config as config_lib
@@ -96,7 +97,7 @@ class Trained:
             jax.eval_shape(self._logits, image)
 
     def _logits(self, images: jax.Array) -> jax.Array:
-        dtype = networks.DTYPES[self.config.precision]
+        dtype = jnp.dtype(self.config.precision)
         pixels = data.normalize(images, self.mean, self.std, dtype)
         logits: Any = self.module.apply(self.variables, pixels, train=False)
         return logits
@@ -124,12 +125,13 @@ def find_run(run: str | Path) -> tuple[Path, Config]:
       UserError: If the directory does not hold a run.
     """
     path = Path(run)
-    if not (path / workdir.CONFIG).is_file():
+    if not (path / File.CONFIG).is_file():
         raise RunError(f"{path} holds no run: name the work directory of one")
-    fields = config_lib.read(path / workdir.CONFIG)
+    fields = config_lib.read(path / File.CONFIG)
     config = config_lib.resolve({}, fields | {"workdir": str(path)})
     if config.cascade is not None and config.cascade_stage is None:
-        return find_run(cascade.last_run(config))
+        *_, last = cascade.stage_configs(config).values()
+        return find_run(str(last.workdir))
     return path, config
 
 
@@ -148,22 +150,21 @@ def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Tra
     path, config = find_run(run)
     if average and merged:
         raise RunError("the average and the merged variables are two: choose one")
-    kept = path / workdir.BEST
+    kept, missing = path / File.BEST, ""
     if average:
-        kept = path / workdir.AVERAGE
-        missing = "only a finished run whose --average has begun has one"
+        kept = path / File.AVERAGE
+        missing = "average: only a finished run whose --average has begun has one"
     elif merged:
-        kept = path / workdir.MERGED
-        missing = "python -m training merge makes them"
-    if (average or merged) and not kept.is_file():
-        what = "average" if average else "merged variables"
-        raise RunError(f"{path} holds no {what}: {missing}")
+        kept = path / File.MERGED
+        missing = "merged variables: python -m training merge makes them"
+    if missing and not kept.is_file():
+        raise RunError(f"{path} holds no {missing}")
     variables, notes = read(kept)
     workdir.refuse_other_run(kept, notes, config_lib.signature(config))
-    facts = records.read_facts(path / workdir.DATASET)
+    facts = records.read_facts(path / File.DATASET)
     if notes.get("data", facts) != facts:
         raise RunError(
-            f"{path / workdir.DATASET} is damaged (it is not what {kept.name} was "
+            f"{path / File.DATASET} is damaged (it is not what {kept.name} was "
             f"trained with)"
         )
     trained = Trained(
@@ -180,7 +181,7 @@ def load(run: str | Path, *, average: bool = False, merged: bool = False) -> Tra
         trained.check()
     except (ValueError, TypeError, FlaxError) as error:
         raise RunError(
-            f"{kept} does not fit {workdir.CONFIG} and "
-            f"{workdir.DATASET}: one of them was changed"
+            f"{kept} does not fit {File.CONFIG} and "
+            f"{File.DATASET}: one of them was changed"
         ) from error
     return trained

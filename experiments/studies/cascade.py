@@ -48,7 +48,7 @@ class Costs(Callback):
         self._stages.append({"operations": operations, **engine.memory()})
         if self._has_gradients:
             module = networks.make_network(config, dataset.num_classes, axis_name=None)
-            dtype = networks.DTYPES[config.precision]
+            dtype = jax.numpy.dtype(config.precision)
             self._norms = make_norms(module, dataset, dtype)
             self._is_first = True
 

@@ -215,7 +215,7 @@ class Observer(Callback):
                 jnp.asarray(dataset.train.images[part]),
                 dataset.mean,
                 dataset.std,
-                networks.DTYPES[config.precision],
+                jnp.dtype(config.precision),
             )
             labels = jnp.asarray(dataset.train.labels[part])
             self._loss = Partial(TrainingLoss(module), images, labels)

@@ -18,6 +18,7 @@ ALLOWED = {
     "plp_optax.nnx": ("plp_optax", "flax jax"),
     "models": ("", "flax jax numpy"),
     "training.errors": ("", ""),
+    "training.layout": ("", ""),
     "training.data": ("training.errors", None),
     "training.settings": (
         "plp_optax models training.data.registry training.errors training.weights",
@@ -25,13 +26,14 @@ ALLOWED = {
     ),
     "training.settings.flags": ("training.errors", "tyro"),
     "training.settings.lazy": ("plp_optax", "jax optax"),
-    "training.weights": ("models training.errors", None),
+    "training.weights": ("models training.errors training.layout", None),
     "training.engine": (
         "plp_optax models training.data training.errors training.settings",
         None,
     ),
     "training.run": (
-        "plp_optax training.data training.engine training.errors training.settings",
+        "plp_optax training.data training.engine training.errors training.layout "
+        "training.settings",
         None,
     ),
     "training": ("plp_optax models", None),

@@ -23,6 +23,7 @@ from training import data, recipe
 from training.data import registry
 from training.engine.optimizer import make_optimizer, make_plan
 from training.errors import ConfigError
+from training.layout import File
 from training.run import workdir
 from training.settings import config as config_lib
 from training.settings import methods, optimizers, schedules
@@ -163,7 +164,7 @@ def test_a_data_set(tmp_path):
     assert config_lib.resolve({"dataset": "stripes", "method": "sgd"}).workdir == (
         "runs/stripes-resnet18-sgd-0"
     )
-    described = workdir.read_json(tmp_path / workdir.DATASET)
+    described = workdir.read_json(tmp_path / File.DATASET)
     assert described["name"] == "stripes"
     assert described["label_names"] == ["horizontal", "vertical"]
     assert [described[part] for part in ("train", "validation", "test")] == [51, 13, 16]

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 
-from training.run import workdir
+from training.layout import File
 from training.run.checkpoints import read
 from training.run.records import read_metrics
 
@@ -26,7 +26,7 @@ def metrics_of(path):
 
 
 def saved(path):
-    return sorted((path / workdir.CHECKPOINTS).glob("*.msgpack"))
+    return sorted((path / File.CHECKPOINTS).glob("*.msgpack"))
 
 
 def arrays(path):
@@ -41,7 +41,7 @@ def assert_same_run(a, b):
     """Bitwise the same state and best network; the same records, times apart."""
     assert saved(a)[-1].name == saved(b)[-1].name
     assert arrays(saved(a)[-1]) == arrays(saved(b)[-1])
-    assert arrays(a / workdir.BEST) == arrays(b / workdir.BEST)
+    assert arrays(a / File.BEST) == arrays(b / File.BEST)
     assert metrics_of(a) == metrics_of(b)
     results, kept = [], []
     for path in (a, b):

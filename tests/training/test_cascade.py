@@ -21,7 +21,8 @@ from training import cascade, recipe
 from training.engine import parallel
 from training.engine.networks import make_network
 from training.errors import ConfigError
-from training.run import callbacks, workdir
+from training.layout import File
+from training.run import callbacks
 from training.run.checkpoints import read
 from training.run.workdir import read_metrics
 from training.settings import config
@@ -253,7 +254,7 @@ def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     ]
     best = min(epochs[:2], key=lambda e: e[0]["validation_loss"])[1]
     # The batch statistics are those with which it was evaluated.
-    kept = flat(read(path / workdir.STAGES / "01" / workdir.BEST).tree)
+    kept = flat(read(path / File.STAGES / "01" / File.BEST).tree)
     assert all(
         np.array_equal(value, kept[name]) == name.startswith("params")
         for name, value in best.items()
@@ -270,7 +271,7 @@ def test_blocks_are_carried_over_from_the_best_epoch(uninterrupted):
     # Each stage has the schedule of a run of its length: constant after a warm-up.
     rates = [m["learning_rate"] for m in metrics]
     assert rates[1] == rates[4] > rates[0] == rates[2] == rates[5]
-    result = json.loads((path / workdir.RESULT).read_text())
+    result = json.loads((path / File.RESULT).read_text())
     assert [s["stage"] for s in result["stages"]] == [1, 2, 3]
     assert result["best_epoch"] == 6
     assert (result["epochs"], result["steps"]) == (6, 24)
@@ -294,15 +295,15 @@ def test_interrupted_in_every_stage_is_bitwise_the_same(uninterrupted, tmp_path)
 
 
 def assert_same_cascade(expected, path):
-    for stage in sorted((expected / workdir.STAGES).iterdir()):
-        assert_same_run(stage, path / workdir.STAGES / stage.name)
+    for stage in sorted((expected / File.STAGES).iterdir()):
+        assert_same_run(stage, path / File.STAGES / stage.name)
     assert metrics_of(expected) == metrics_of(path)
     assert summary(expected) == summary(path)
 
 
 def summary(path):
     """The result of a cascade without times."""
-    result = json.loads((path / workdir.RESULT).read_text())
+    result = json.loads((path / File.RESULT).read_text())
     return without_times(result) | {"stages": [*map(without_times, result["stages"])]}
 
 
@@ -311,23 +312,23 @@ def halve(path):
 
 
 DAMAGE = {
-    "half of the metrics": lambda stage: halve(stage / workdir.METRICS),
-    "another name": lambda stage: (stage / workdir.RESULT).write_text(
-        (stage / workdir.RESULT).read_text().replace("best_epoch", "best")
+    "half of the metrics": lambda stage: halve(stage / File.METRICS),
+    "another name": lambda stage: (stage / File.RESULT).write_text(
+        (stage / File.RESULT).read_text().replace("best_epoch", "best")
     ),
-    "no best": lambda stage: (stage / workdir.BEST).unlink(),
-    "no configuration": lambda stage: (stage / workdir.CONFIG).unlink(),
+    "no best": lambda stage: (stage / File.BEST).unlink(),
+    "no configuration": lambda stage: (stage / File.CONFIG).unlink(),
 }
 
 
 def test_a_damaged_stage_is_refused_and_trained_again(uninterrupted, tmp_path, capsys):
     expected, _ = uninterrupted
     path = Path(shutil.copytree(expected, tmp_path / "run"))
-    (path / workdir.RESULT).unlink()
-    stage = path / workdir.STAGES / "01"
+    (path / File.RESULT).unlink()
+    stage = path / File.STAGES / "01"
     for damage in DAMAGE.values():
         shutil.rmtree(stage)
-        shutil.copytree(expected / workdir.STAGES / "01", stage)
+        shutil.copytree(expected / File.STAGES / "01", stage)
         damage(stage)
         assert train.main([*STAGES, "--workdir", str(path)]) == 2
         message = capsys.readouterr().err
@@ -360,10 +361,10 @@ def test_bad_choices(flags, message):
 
 def test_a_stage_is_not_run_alone(uninterrupted):
     path, _ = uninterrupted
-    stage = path / workdir.STAGES / "02" / workdir.CONFIG
+    stage = path / File.STAGES / "02" / File.CONFIG
     with pytest.raises(ConfigError, match="two directories up"):
         config.parse(["--config", str(stage)])
-    (whole,) = config.parse(["--config", str(path / workdir.CONFIG)])
+    (whole,) = config.parse(["--config", str(path / File.CONFIG)])
     assert (whole.cascade, whole.cascade_stage) == ("conv", None)
 
 

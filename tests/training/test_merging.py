@@ -11,7 +11,7 @@ import training
 from training import __main__ as program
 from training import merging, recipe
 from training.engine.engine import Engine
-from training.run import workdir
+from training.layout import File, mean_path
 from training.run.checkpoints import read
 from training.settings import config
 
@@ -36,13 +36,13 @@ def test_the_chosen_decay_is_kept_and_the_test_set_read_once(run, monkeypatch):
 
     monkeypatch.setattr(Engine, "evaluate", counted)
     made = merging.merge(run, over=(1.0, 0.6, 0.2))
-    facts = json.loads((run / workdir.DATASET).read_text())
+    facts = json.loads((run / File.DATASET).read_text())
     assert evaluated == [*3 * [facts["validation"]], facts["test"]]
     losses = {over: found.loss for over, found in made.validation.items()}
     assert made.over == min(losses, key=losses.get)
     assert (made.epoch, made.blocks, made.statistics_batches) == (5, 3, 4)
     assert training.load(run, merged=True).config.model == "tiny"
-    notes = read(run / workdir.MERGED).notes
+    notes = read(run / File.MERGED).notes
     assert (notes["over"], notes["validation_loss"]) == (made.over, losses[made.over])
 
 
@@ -57,8 +57,8 @@ def test_the_chosen_decay_is_kept_and_the_test_set_read_once(run, monkeypatch):
 )
 def test_merged_parameters_are_the_weighted_means(run, to, over, weights):
     merging.merge(run, over=(over,), to=to)
-    trees = {e: read(workdir.mean_path(run, e)).tree["params"] for e in weights}
-    found = read(run / workdir.MERGED).tree
+    trees = {e: read(mean_path(run, e)).tree["params"] for e in weights}
+    found = read(run / File.MERGED).tree
     jax.tree.map(
         lambda actual, *means: np.testing.assert_allclose(
             actual,
@@ -68,7 +68,7 @@ def test_merged_parameters_are_the_weighted_means(run, to, over, weights):
         found["params"],
         *trees.values(),
     )
-    best = read(run / workdir.BEST).tree
+    best = read(run / File.BEST).tree
     changed = jax.tree.map(
         lambda a, b: (a != b).any(), found["batch_stats"], best["batch_stats"]
     )
@@ -99,12 +99,12 @@ def test_bad_choices_are_sentences(run, capsys, argv, message):
 def test_missing_means_are_named(run, trained, tmp_path, capsys):
     assert program.main(["merge", str(trained.path)]) == 2
     assert "only a run with --block-means" in capsys.readouterr().err
-    first = workdir.mean_path(run, 2)
+    first = mean_path(run, 2)
     moved = first.replace(tmp_path / "away")
     assert program.main(["merge", str(run)]) == 2
     assert "are missing: restore them" in capsys.readouterr().err
     moved.replace(first)
-    shutil.copy(run / workdir.BEST, workdir.mean_path(run, 6))
+    shutil.copy(run / File.BEST, mean_path(run, 6))
     assert program.main(["merge", str(run)]) == 2
     assert "is not a mean that a run has kept" in capsys.readouterr().err
-    workdir.mean_path(run, 6).unlink()
+    mean_path(run, 6).unlink()

@@ -12,6 +12,7 @@ from benchmarks.ahead_of_time import map_over_mesh
 from tests.support import programs
 from training import cascade, data, recipe
 from training.engine import parallel
+from training.layout import File
 from training.run import workdir
 from training.settings.config import parse
 from training.settings.methods import METHODS
@@ -97,7 +98,7 @@ def shape(x):
 def test_all_pairs_train(row, tmp_path):
     argv = [*flags(row), "--workdir", str(tmp_path / "run")]
     assert train.main(argv) == 0
-    result = workdir.read_json(tmp_path / "run" / workdir.RESULT)
+    result = workdir.read_json(tmp_path / "run" / File.RESULT)
     assert result["steps"] == (4 if row["cascade"] else 2)
     assert ("average_test_accuracy" in result) == (row["average"] != "none")
     found = training.load(tmp_path / "run").evaluate(data.load("digits").test)

@@ -25,7 +25,8 @@ from tests.support.runs import metrics_of
 from training import recipe
 from training.engine.engine import Engine
 from training.errors import DivergedError, RunError
-from training.run import callbacks, plots, workdir
+from training.layout import File, mean_path
+from training.run import callbacks, plots
 from training.run.checkpoints import read
 from training.run.workdir import read_json, read_metrics
 from training.settings import config
@@ -155,7 +156,7 @@ def test_several_seeds_equal_single_runs(trained, tmp_path, monkeypatch, capsys)
     assert second == alone
     assert first[0]["train_loss"] != alone[0]["train_loss"]
     output = capsys.readouterr().out
-    results = [read_json(tmp_path / f"seed-{n}" / workdir.RESULT) for n in (0, 1)]
+    results = [read_json(tmp_path / f"seed-{n}" / File.RESULT) for n in (0, 1)]
     accuracies = [100 * result["test_accuracy"] for result in results]
     mean, deviation = np.mean(accuracies), np.std(accuracies, ddof=1)
     assert f"test accuracy {mean:.2f} ± {deviation:.2f} %" in output
@@ -342,7 +343,7 @@ def test_a_sweep_of_rates_ends_in_a_table(tmp_path, capsys):
     losses = {}
     for rate in ("0.1", "0.3"):
         places = [path / f"learning-rate-{rate}" / f"seed-{n}" for n in (0, 1)]
-        results = [read_json(place / workdir.RESULT) for place in places]
+        results = [read_json(place / File.RESULT) for place in places]
         losses[rate] = np.mean([result["validation_loss"] for result in results])
         assert rows[rate][2] == "2"
         assert rows[rate][3].startswith(f"{losses[rate]:.4f} ±")
@@ -393,7 +394,7 @@ def test_means_of_blocks_are_those_of_the_parameters(tmp_path):
     argv = [*TINY, "--epochs", "3", "--block-means", "2", "--precision", "float64"]
     recipe.train(config.parse([*argv, "--workdir", str(path)]), callback)
     for epoch, steps in ((2, callback.seen[:8]), (3, callback.seen[8:])):
-        tree, notes = read(workdir.mean_path(path, epoch))
+        tree, notes = read(mean_path(path, epoch))
         count = len(steps)
         assert notes == {"epoch": epoch, "step": 4 * epoch, "steps": count}
         jax.tree.map(
@@ -527,7 +528,7 @@ def test_callbacks_see_every_call_and_epoch_and_may_end_the_run(trained, tmp_pat
     (result,) = recipe.train(configs, second)  # from the first epoch's checkpoint
     assert second.steps == [5, 6, 7, 8]
     assert metrics_of(path) == metrics_of(trained.path)
-    assert result == read_json(path / workdir.RESULT)
+    assert result == read_json(path / File.RESULT)
 
 
 # -- Other processes -------------------------------------------------------------------

@@ -26,7 +26,7 @@ from training import data, recipe
 from training.data.images import resize
 from training.engine import networks
 from training.errors import UserError
-from training.run import workdir
+from training.layout import File
 from training.run.checkpoints import Checkpoint, read, write
 from training.settings.config import identity, parse
 
@@ -122,7 +122,7 @@ def change(name, **fields):
 
 def without_notes(run):
     """Takes from the best variables what they say of their run."""
-    best = run / workdir.BEST
+    best = run / File.BEST
     write(best, Checkpoint(read(best).tree, {}))
 
 
@@ -317,11 +317,11 @@ def start(trained, tmp_path, monkeypatch):
 
 
 def test_a_run_starts_from_the_best_the_last_or_the_average(trained, start):
-    last = sorted((trained.path / workdir.CHECKPOINTS).iterdir())[-1]
+    last = sorted((trained.path / File.CHECKPOINTS).iterdir())[-1]
     state = read(last).tree["state"]
     kept = {
         trained.path: training.load(trained.path).variables,
-        trained.path / workdir.AVERAGE: training.load(
+        trained.path / File.AVERAGE: training.load(
             trained.path, average=True
         ).variables,
         last: {name: state[name] for name in ("params", "batch_stats")},
@@ -330,7 +330,7 @@ def test_a_run_starts_from_the_best_the_last_or_the_average(trained, start):
         made, variables = start(place)
         chex.assert_trees_all_equal(variables, expected)
         assert identity(made)["start_from"] == str(place)
-    best = hashlib.sha256((trained.path / workdir.BEST).read_bytes()[32:])
+    best = hashlib.sha256((trained.path / File.BEST).read_bytes()[32:])
     assert start(trained.path)[0].start_from_sha256 == best.hexdigest()
 
 
@@ -367,14 +367,14 @@ def test_a_start_that_does_not_fit_is_a_sentence(trained, start, copy, tmp_path)
     assert "are missing, such as" in refusal(trained.path, "--model=resnet18")
     assert "holds no run" in refusal(tmp_path / "absent")
     assert "cannot be read" in refusal("~no-one/x")
-    assert "not a file of variables" in refusal(trained.path / workdir.CONFIG)
+    assert "not a file of variables" in refusal(trained.path / File.CONFIG)
     assert "leave one" in refusal(trained.path, "--cascade=conv")
     with pytest.raises(UserError, match="is the work directory, which would"):
         parse(["--start-from", str(copy), "--workdir", f"{copy}/"])
-    content = (copy / workdir.BEST).read_bytes()
-    (copy / workdir.BEST).write_bytes(content[:-1])
+    content = (copy / File.BEST).read_bytes()
+    (copy / File.BEST).write_bytes(content[:-1])
     assert "best.msgpack is damaged" in refusal(copy)
-    (copy / workdir.BEST).unlink()
+    (copy / File.BEST).unlink()
     assert "holds no run that has recorded an epoch" in refusal(copy)
     digest = ["--start-from-sha256", "0" * 64]
     assert "restore those that were meant" in refusal(trained.path, *digest)

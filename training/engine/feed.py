@@ -1,8 +1,8 @@
 """How training examples reach a step: resident on the devices, or from the host."""
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -143,39 +143,11 @@ def prefetch(items: Iterator[Any], ahead: int) -> Iterator[Any]:
 
     An exception in the thread is raised here.
     """
-    ready: queue.Queue[Any] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def put(item: Any) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for item in items:
-                put((item, None))
-                if stop.is_set():
-                    return
-            put((None, StopIteration()))
-        except BaseException as error:
-            put((None, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
+    with ThreadPoolExecutor(1) as thread:
+        made = deque(thread.submit(next, items, None) for _ in range(ahead))
+        while (item := made.popleft().result()) is not None:
+            made.append(thread.submit(next, items, None))
             yield item
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _order(key: jax.Array, epoch: Any, count: int) -> jax.Array:

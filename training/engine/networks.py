@@ -11,14 +11,6 @@ from models.vit import ViT
 from training.settings.config import Config
 from training.settings.methods import Amplify
 
-# Types of the network's arithmetic; its parameters are at least float32.
-DTYPES = {
-    "float32": jnp.float32,
-    "bfloat16": jnp.bfloat16,
-    "float16": jnp.float16,
-    "float64": jnp.float64,
-}
-
 
 def precision(config: Config) -> contextlib.AbstractContextManager[None]:
     """The context in which everything of a run is computed."""
@@ -39,7 +31,7 @@ def make_network(
         stem=config.stem,
         head=config.cascade or config.head,
         width=config.width,
-        dtype=DTYPES[config.precision],
+        dtype=jnp.dtype(config.precision),
         axis_name=axis_name,
     )
     if config.dropout is not None:

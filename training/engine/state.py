@@ -1,5 +1,6 @@
 """The state of training: what a step changes, and how it starts."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -18,6 +19,12 @@ from training.errors import ConfigError
 Given = Mapping[str, Any]
 
 
+def variable_shapes(module: Any, image_shape: tuple[int, ...]) -> Any:
+    """Shapes and dtypes of a network's variables."""
+    init = functools.partial(module.init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+
+
 def split_frozen(
     tree: Any, module: Any, image_shape: tuple[int, ...], collection: str = "params"
 ) -> tuple[Any, Any]:
@@ -28,10 +35,7 @@ def split_frozen(
     """
     if not getattr(module, "frozen", 0):
         return tree, {}
-    frozen_part, images = module.clone(cut=module.frozen), jnp.zeros((1, *image_shape))
-    shapes = jax.eval_shape(
-        lambda: frozen_part.init(jax.random.key(0), images, train=False)
-    )
+    shapes = variable_shapes(module.clone(cut=module.frozen), image_shape)
     flat, frozen = traverse_util.flatten_dict(tree), {}
     for path in traverse_util.flatten_dict(shapes.get(collection, {})):
         if path[0] != "head":

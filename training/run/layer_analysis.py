@@ -39,8 +39,7 @@ def observe(
       layers: The rule for layers.
       selections: How many selections there had been at the end of the epoch before.
     """
-    rule: Any = layers
-    names = plp_optax.layer_names(params, rule)
+    names = plp_optax.layer_names(params, layers)
     factors = jax.device_get(optax.tree.get(opt_state, "factors"))
     order = by_depth(names)
     found = {name for name, f in zip(names, factors, strict=True) if f != 1}
@@ -48,7 +47,7 @@ def observe(
     count = int(optax.tree.get(opt_state, "selections"))
     if count == selections:
         return Amplification(amplified, count, None)
-    analyses = plp_optax.layer_analyses(opt_state, params, layers=rule)
+    analyses = plp_optax.layer_analyses(opt_state, params, layers=layers)
     rows = {row.layer: row._asdict() for row in analyses}
     return Amplification(amplified, count, [rows[name] for name in order])
 
@@ -60,8 +59,7 @@ def statistics(
 
     Numbers that are not finite, of layers without a gradient, are None.
     """
-    rule: Any = layers
-    found = plp_optax.layer_statistics(opt_state, params, layers=rule)
+    found = plp_optax.layer_statistics(opt_state, params, layers=layers)
     rows = {row.layer: row._asdict() for row in found}
     return [without_nan(rows[layer]) for layer in by_depth(list(rows))]
 

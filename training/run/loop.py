@@ -5,6 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from training.engine.engine import Engine, means
 from training.engine.evaluation import Evaluation
 from training.engine.state import BLOCK_MEAN, Given
 from training.errors import DivergedError, RunError
+from training.layout import File, mean_path
 from training.run import layer_analysis, workdir
 from training.run.callbacks import Callback
 from training.run.checkpoints import Checkpoint, Checkpoints, copy_to_host, write
@@ -57,8 +59,6 @@ class Progress:
       best: ``epoch`` and ``loss`` of the best epoch; empty before the first.
       amplified: Names of the layers amplified from the current epoch's start.
       selections: Number of selections of layers before it.
-      data: The facts about its data; see :attr:`training.data.Dataset.facts`.
-      run: The run that it is of; see :func:`training.settings.config.signature`.
     """
 
     epoch: int = 0
@@ -69,13 +69,6 @@ class Progress:
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
     amplified: list[str] = dataclasses.field(default_factory=list)
     selections: int = 0
-    data: dict[str, Any] = dataclasses.field(default_factory=dict)
-    run: str = ""
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """The origin that the run's files of variables name."""
-        return {"data": self.data, "run": self.run}
 
 
 class Prepared(NamedTuple):
@@ -123,13 +116,15 @@ class TrainingLoop:
         self._schedule, self._plan = prepared.schedule, prepared.plan
         self._interrupts = Interrupts(config.checkpoint_minutes)
         self._checkpoints = Checkpoints(
-            directory.path / workdir.CHECKPOINTS, config.keep_checkpoints
+            directory.path / File.CHECKPOINTS, config.keep_checkpoints
         )
         self.epochs = self._plan.epochs
         self.state = self._engine.initial_state(config.seed, prepared.given)
         self.best = copy_to_host(self.state.variables)
-        self._run = signature(config)
-        self.progress = Progress(data=self._dataset.facts, run=self._run)
+        # The run's files of variables name it.
+        facts = self._dataset.facts
+        self._origin: dict[str, Any] = {"data": facts, "run": signature(config)}
+        self.progress = Progress()
         self._fresh: dict[str, Any] = {}
         self._start()
         done = self.progress.epoch * self._plan.steps_per_epoch + self.progress.step
@@ -143,14 +138,14 @@ class TrainingLoop:
             found = self._checkpoints.newest(like)
         if found is not None:
             path, (tree, notes) = found
+            workdir.refuse_other_run(path, notes, self._origin["run"])
+            directory.refuse_other_data(self._dataset, notes.get("data", {}))
             self.state, self.best = parallel.replicate(tree["state"]), tree["best"]
-            self.progress = Progress(**notes)
-            workdir.refuse_other_run(path, notes, self._run)
-            workdir.refuse_other_data(directory.path, self.progress.data, self._dataset)
-            self.progress.data, self.progress.run = self._dataset.facts, self._run
+            own = {n: value for n, value in notes.items() if n not in self._origin}
+            self.progress = Progress(**own)
             directory.rewrite(self._dataset, self.progress.history)
             self._write_best()  # a kill may have come between it and the checkpoint
-            self._write_layers()
+            directory.write_layers(self.progress.history)
             say(f"resuming from {path}")
             return
         if self._config.resume == "required":
@@ -196,7 +191,7 @@ class TrainingLoop:
             except DivergedError as error:
                 # From the last checkpoint, if there is one.
                 other = "give the same command with --on-nonfinite skip"
-                if workdir.has_files(self._directory.path / workdir.CHECKPOINTS):
+                if workdir.has_files(self._directory.path / File.CHECKPOINTS):
                     other = "resume from the last checkpoint with --on-nonfinite skip"
                 raise DivergedError(f"{error}, or {other}") from error
             self._interrupts.check_last()
@@ -329,7 +324,7 @@ class TrainingLoop:
         if is_lagging and metrics["epoch"] == 2 and loss > 3 * metrics["train_loss"]:
             self._bar.line(LAG_LINE)
         if metrics.get("analysis"):
-            self._write_layers()
+            self._directory.write_layers(progress.history)
             self._bar.line(selection_line(metrics["analysis"]))
         self._callback.on_epoch(self.state, metrics)
         block = self._config.block_means
@@ -346,12 +341,9 @@ class TrainingLoop:
           tested: See :meth:`test`.
         """
         config, progress = self._config, self.progress
-        name = f"{config.model} on {self._dataset.name}, {config.optimization}"
         history = [without_nan(metrics) for metrics in progress.history]
         if (average := self._averaged()) is not None:
-            averaged = Checkpoint(copy_to_host(average), progress.origin)
-            path = self._directory.path / workdir.AVERAGE
-            parallel.from_coordinator(lambda: write(path, averaged))
+            self._write(self._directory.path / File.AVERAGE, average, self._origin)
         numbers: dict[str, Any] = {}
         for prefix, evaluation in tested.items():
             numbers |= evaluation.metrics(prefix)
@@ -377,24 +369,20 @@ class TrainingLoop:
         )
         self._directory.finish(result)
         if config.draw:
-            confusion, names = tested["test"].confusion, self._dataset.label_names
-            title = f"{name}, seed {config.seed}"
-            self._directory.draw(title, history, confusion, names)
+            self._directory.draw(self._dataset, history, tested["test"].confusion)
         return result
 
     def _save(self) -> None:
         tree, progress = {"state": self.state, "best": self.best}, self.progress
-        checkpoint = Checkpoint(tree, dataclasses.asdict(progress))
-        self._checkpoints.save(progress.epoch, progress.step, checkpoint)
+        notes = dataclasses.asdict(progress) | self._origin
+        self._checkpoints.save(progress.epoch, progress.step, Checkpoint(tree, notes))
         self._write_best()
         self._interrupts.saved()
 
     def _write_best(self) -> None:
-        if self.progress.best:
-            path = self._directory.path / workdir.BEST
-            notes = self.progress.best | self.progress.origin
-            best = Checkpoint(self.best, notes)
-            parallel.from_coordinator(lambda: write(path, best))
+        if notes := self.progress.best:
+            path = self._directory.path / File.BEST
+            self._write(path, self.best, notes | self._origin)
 
     def _write_mean(self) -> None:
         """Writes the mean parameters of a block of epochs, and begins the next one."""
@@ -402,21 +390,18 @@ class TrainingLoop:
         assert state.block is not None
         steps = int(state.block.tail_steps)
         if steps:
-            params = state.averaged(state.block)["params"]
+            mean = {"params": state.averaged(state.block)["params"]}
             notes = {"epoch": epoch, "step": int(state.step), "steps": steps}
-            path = workdir.mean_path(self._directory.path, epoch)
-            mean = Checkpoint({"params": copy_to_host(params)}, notes)
-            parallel.from_coordinator(lambda: write(path, mean))
+            self._write(mean_path(self._directory.path, epoch), mean, notes)
         block = parallel.replicate(BLOCK_MEAN.init(state.params))
         self.state = state._replace(block=block)
 
-    def _write_layers(self) -> None:
-        if text := layer_analysis.layers_text(self.progress.history):
-            self._directory.write_layers(text)
+    def _write(self, path: Path, tree: Any, notes: dict[str, Any]) -> None:
+        parallel.from_coordinator(lambda: write(path, Checkpoint(tree, notes)))
 
     def _traced(self, epoch: int) -> contextlib.AbstractContextManager[None]:
         """With ``--profile`` traces the second epoch, for TensorBoard or Perfetto."""
         if not self._config.profile or epoch != min(1, self.epochs - 1):
             return contextlib.nullcontext()
-        path = self._directory.path / workdir.PROFILE
+        path = self._directory.path / File.PROFILE
         return jax.profiler.trace(str(path), create_perfetto_trace=True)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.errors import ConfigError, DamagedError
+from training.errors import DamagedError
+from training.layout import File
 from training.settings import config as config_lib
 
 _PARTS = ("accuracy", "error", "f1")  # in [0, 1]
 _COUNTS = ("epoch", "epochs", "step", "steps", "parameters", "stage")
 _AMOUNTS = ("norm", "rate", "seconds", "second")  # at least 0
-METRICS = "metrics.jsonl"
 _LARGEST = 1e300  # JSON has integers that no float holds
 RESULT_FIELDS = (
     *("best_epoch", "epochs", "validation_loss", "test_loss", "test_accuracy"),
@@ -26,17 +26,9 @@ def read_json(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
       DamagedError: If the file is absent or damaged, or lacks a field that it needs.
     """
-    fields = read_object(path)
+    fields = config_lib.read_object(path, kind=DamagedError)
     _check(path, fields, needs)
     return fields
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Reads any JSON object of a run; raises DamagedError if it is absent or none."""
-    try:
-        return config_lib.read_object(path)
-    except ConfigError as error:
-        raise DamagedError(str(error)) from error
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -72,7 +64,7 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     Raises:
       DamagedError: If the file is absent or damaged.
     """
-    path = Path(workdir) / METRICS
+    path = Path(workdir) / File.METRICS
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         history = [json.loads(line) for line in lines]

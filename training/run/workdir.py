@@ -18,42 +18,20 @@ import numpy as np
 from training import data
 from training.engine import parallel
 from training.errors import DamagedError, RunError
+from training.layout import File
 from training.run.checkpoints import is_checkpoint, read
 from training.run.display import say, warn
-from training.run.records import (
-    METRICS,
-    RESULT_FIELDS,
-    read_json,
-    read_metrics,
-    read_object,
-    without_nan,
-)
+from training.run.layer_analysis import layers_text
+from training.run.records import RESULT_FIELDS, read_json, read_metrics, without_nan
 from training.settings import config as config_lib
 from training.settings.config import Config
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
-CONFIG, DATASET, RESULT = "config.json", "dataset.json", "result.json"
-CURVES, CONFUSION = "curves.png", "confusion.png"
-# The metrics of a run that started again because it had no checkpoint.
-OLD_METRICS = "metrics.old.jsonl"
-BEST, AVERAGE, CHECKPOINTS = "best.msgpack", "average.msgpack", "checkpoints"
-# With --block-means: the mean parameters of each block of epochs, and what
-# `python -m training merge` makes of them.
-MEANS, MERGED = "means", "merged.msgpack"
-TENSORBOARD, PROFILE = "tensorboard", "profile"
-STAGES = "stages"  # of a cascade: the work directories of its stages
-# Only in runs that amplify: which layers when, and a table for each analysis.
-AMPLIFICATION, LAYERS = "amplification.png", "layers.txt"
-MONITOR = "layers.png"  # with --monitor-layers: signal and noise by layer and epoch
 _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-_OURS = (
-    *(CONFIG, DATASET, RESULT, METRICS, CURVES, BEST, CHECKPOINTS, TENSORBOARD),
-    *(PROFILE, AMPLIFICATION, LAYERS, OLD_METRICS, CONFUSION, AVERAGE, STAGES),
-    *(MEANS, MERGED, MONITOR),
-)
+_OURS = frozenset(File)
 _START_AGAIN = "--overwrite starts the run again"
 
 
@@ -128,13 +106,15 @@ class WorkDirectory:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._events is not None:
+        try:
             # On a full disk closing fails as well. Nothing is lost: the events of
             # each epoch have been flushed.
             with contextlib.suppress(OSError):
-                self._events.close()
+                if self._events is not None:
+                    self._events.close()
             self._events = None
-        self._leave()
+        finally:
+            self._leave()
 
     def _leave(self) -> None:
         """Unlocks the directory; removes one that is new if no run has started."""
@@ -190,12 +170,13 @@ class WorkDirectory:
         names = {path.name for path in self.path.iterdir()} - {_LOCK}
         # Without a configuration even a file with one of our names is not a run's;
         # except a temporary one, which a killed run may leave.
-        is_expected = _is_ours if CONFIG in names else _is_tmp
+        is_expected = _is_ours if File.CONFIG in names else _is_tmp
         others = sorted(name for name in names if not is_expected(name))
         if others:
             remedy = "choose another --workdir"
             if self._config.cascade_stage is not None:
-                remedy = f"restore its {CONFIG}, or remove it to train this stage again"
+                again = "remove it to train this stage again"
+                remedy = f"restore its {File.CONFIG}, or {again}"
             raise RunError(
                 f"{self.path} holds files that are not a run's "
                 f"({', '.join(others[:3])}): {remedy}"
@@ -203,11 +184,11 @@ class WorkDirectory:
 
     def _find_run(self) -> dict[str, Any]:
         result, facts, earlier = None, dict[str, Any](), None
-        found = not self._config.overwrite and (self.path / CONFIG).exists()
+        found = not self._config.overwrite and (self.path / File.CONFIG).exists()
         if found:
             try:
                 earlier = self._refuse_other_config()
-                if earlier is None and (self.path / RESULT).exists():
+                if earlier is None and (self.path / File.RESULT).exists():
                     result, facts = self._read_finished()
             except DamagedError as error:
                 is_stage = self._config.cascade_stage is not None
@@ -221,10 +202,9 @@ class WorkDirectory:
             raise RunError(
                 f"{self.path} holds no run to resume: leave --resume out to start one"
             )
-        is_unfinished = found and result is None
         return {
             "result": result,
-            "is_unfinished": is_unfinished,
+            "is_unfinished": found and result is None,
             "earlier_epochs": earlier,
             "facts": facts,
         }
@@ -235,7 +215,8 @@ class WorkDirectory:
                 f"{self.path} holds a run that did not finish: leave --resume out to "
                 f"resume it; {_START_AGAIN}"
             )
-        if (self.path / BEST).exists() and not has_files(self.path / CHECKPOINTS):
+        checkpoints = self.path / File.CHECKPOINTS
+        if (self.path / File.BEST).exists() and not has_files(checkpoints):
             raise RunError(
                 f"{self.path} holds a run whose checkpoints were removed: restore "
                 f"them; {_START_AGAIN}"
@@ -243,32 +224,44 @@ class WorkDirectory:
 
     def _read_finished(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The result of a run, and the facts about its data."""
-        result = read_json(self.path / RESULT, needs=RESULT_FIELDS)
+        result = read_json(self.path / File.RESULT, needs=RESULT_FIELDS)
         if (count := len(read_metrics(self.path))) != result["epochs"]:
             raise DamagedError(
-                f"{self.path / METRICS} is damaged (it has {count} epochs, and "
-                f"{RESULT} {result['epochs']})"
+                f"{self.path / File.METRICS} is damaged (it has {count} epochs, and "
+                f"{File.RESULT} {result['epochs']})"
             )
-        best, stages = self.path / BEST, sorted((self.path / STAGES).glob("*"))
-        if stages:  # of a cascade, whose last stage has the network
-            best = stages[-1] / BEST
+        stages = sorted((self.path / File.STAGES).glob("*"))
+        # Of a cascade the last stage has the network.
+        best = (stages[-1] if stages else self.path) / File.BEST
         notes = read(best).notes
         if not stages:
             refuse_other_run(best, notes, config_lib.signature(self._config))
         if not stages and notes["epoch"] != result["best_epoch"]:
             raise DamagedError(
                 f"{best} is damaged (it is of epoch {notes['epoch']}, and the best "
-                f"epoch of {RESULT} is {result['best_epoch']})"
+                f"epoch of {File.RESULT} is {result['best_epoch']})"
             )
         return result, notes.get("data", {})
 
-    def refuse_other_data(self, dataset: data.Dataset) -> None:
-        """Raises RunError if the run that has finished here had other data."""
-        refuse_other_data(self.path, self._facts, dataset)
+    def refuse_other_data(
+        self, dataset: data.Dataset, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Raises RunError if data are not as they were when the run here was started.
+
+        Args:
+          dataset: The data.
+          facts: The facts that an unfinished run recorded of them.
+        """
+        if changes := dataset.changes(self._facts if facts is None else facts):
+            raise RunError(
+                f"{self.path} holds a run on other data: the "
+                f"{' and the '.join(changes)} of {dataset.name} changed since it "
+                f"started; restore them, choose another --workdir, or --overwrite it"
+            )
 
     def _refuse_other_config(self) -> int | None:
         """Returns the epochs of a run that differs only in having fewer of them."""
-        there = read_object(self.path / CONFIG)
+        there = config_lib.read_object(self.path / File.CONFIG, kind=DamagedError)
         epochs, goal = there.get("epochs"), self._config.epochs
         if isinstance(epochs, int) and 0 < epochs < goal:
             longer = there | {"epochs": goal}
@@ -287,16 +280,16 @@ class WorkDirectory:
     @_by_coordinator
     def start(self, dataset: data.Dataset) -> None:
         """Removes an earlier run, and describes this one."""
-        metrics, old = self.path / METRICS, self.path / OLD_METRICS
+        metrics, old = self.path / File.METRICS, self.path / File.OLD_METRICS
         if self.is_unfinished and metrics.exists():
             say(
                 f"{self.path} has no checkpoint to resume from: starting again; its "
-                f"metrics are kept in {OLD_METRICS}"
+                f"metrics are kept in {File.OLD_METRICS}"
             )
             metrics.replace(old)
         # The configuration last: without it the rest would not be a run's.
         ours = [path for path in self.path.iterdir() if _is_ours(path.name)]
-        for path in sorted(ours, key=lambda path: path.name == CONFIG):
+        for path in sorted(ours, key=lambda path: path.name == File.CONFIG):
             if path != old or not self.is_unfinished:
                 _remove(path)
         self._is_started = True
@@ -307,40 +300,43 @@ class WorkDirectory:
         """Describes the run, and makes its records those of these epochs."""
         if self.earlier_epochs is not None:
             # Before the configuration changes: they are of fewer epochs.
-            _remove(self.path / RESULT)
-            _remove(self.path / AVERAGE)
+            _remove(self.path / File.RESULT)
+            _remove(self.path / File.AVERAGE)
         self._describe(dataset)
-        _write_text(self.path / METRICS, "".join(map(_line, history)))
-        _remove(self.path / TENSORBOARD)
+        _write_text(self.path / File.METRICS, "".join(map(_line, history)))
+        _remove(self.path / File.TENSORBOARD)
         for metrics in history:
             self._add_events(metrics)
 
     @_by_coordinator
     def add(self, metrics: dict[str, Any]) -> None:
         """Appends an epoch to ``metrics.jsonl`` and to TensorBoard's events."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+        with (self.path / File.METRICS).open("a", encoding="utf-8") as file:
             file.write(_line(metrics))
         self._add_events(metrics)
 
     @_by_coordinator
-    def write_layers(self, text: str) -> None:
-        """Writes ``layers.txt``."""
-        _write_text(self.path / LAYERS, text)
+    def write_layers(self, history: Sequence[dict[str, Any]]) -> None:
+        """Writes ``layers.txt``, if layers have been analysed."""
+        if text := layers_text(history):
+            _write_text(self.path / File.LAYERS, text)
 
     @_by_coordinator
     def draw(
         self,
-        title: str,
+        dataset: data.Dataset,
         history: Sequence[dict[str, Any]],
         confusion: np.ndarray | None = None,
-        label_names: Sequence[str] = (),
     ) -> None:
         """Draws the pictures of a run; of a cascade there is no confusion."""
+        config, names = self._config, dataset.label_names
+        title = f"{config.model} on {dataset.name}, {config.optimization}"
+        title += f", seed {config.seed}"
         if confusion is not None:
-            self._draw("draw_confusion", CONFUSION, confusion, label_names, title)
-            self._draw("draw_amplification", AMPLIFICATION, history, title)
-            self._draw("draw_layers", MONITOR, history, title)
-        self._draw("draw_curves", CURVES, history, title)
+            self._draw("draw_confusion", File.CONFUSION, confusion, names, title)
+            self._draw("draw_amplification", File.AMPLIFICATION, history, title)
+            self._draw("draw_layers", File.MONITOR, history, title)
+        self._draw("draw_curves", File.CURVES, history, title)
 
     def _draw(self, function: str, name: str, *arguments: Any) -> None:
         """A picture is not worth a run: one that fails is a warning."""
@@ -357,19 +353,19 @@ class WorkDirectory:
     @_by_coordinator
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes ``result.json``, which marks the run as finished."""
-        _write_json(self.path / RESULT, result)
+        _write_json(self.path / File.RESULT, result)
 
     def _describe(self, dataset: data.Dataset) -> None:
         """Writes ``config.json`` and ``dataset.json``."""
-        _write_json(self.path / CONFIG, config_lib.identity(self._config))
-        _write_json(self.path / DATASET, dataset.facts)
+        _write_json(self.path / File.CONFIG, config_lib.identity(self._config))
+        _write_json(self.path / File.DATASET, dataset.facts)
 
     def _add_events(self, metrics: Mapping[str, Any]) -> None:
         if self._events is None:
             # Not before the first step: it imports PyTorch where that is installed.
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(self.path / TENSORBOARD))
+            self._events = SummaryWriter(str(self.path / File.TENSORBOARD))
         for name, value in metrics.items():
             is_number = isinstance(value, int | float) and not math.isnan(value)
             if name != "epoch" and is_number:
@@ -392,32 +388,8 @@ def refuse_other_run(file: Path, notes: Mapping[str, Any], run: str) -> None:
     """
     if notes.get("run", run) != run:
         raise DamagedError(
-            f"{file} is of another run than {CONFIG}: restore what was there"
+            f"{file} is of another run than {File.CONFIG}: restore what was there"
         )
-
-
-def refuse_other_data(
-    path: Path, facts: Mapping[str, Any], dataset: data.Dataset
-) -> None:
-    """Raises RunError if data are not as they were when a run was started.
-
-    Args:
-      path: The run's work directory.
-      facts: The facts that it recorded of its data; see
-        :meth:`training.data.Dataset.changes`.
-      dataset: The data.
-    """
-    if changes := dataset.changes(facts):
-        raise RunError(
-            f"{path} holds a run on other data: the {' and the '.join(changes)} of "
-            f"{dataset.name} changed since it started; restore them, choose another "
-            f"--workdir, or --overwrite it"
-        )
-
-
-def mean_path(workdir: Path, epoch: int) -> Path:
-    """The file of the mean parameters of the block that ends with an epoch."""
-    return workdir / MEANS / f"epoch-{epoch:05d}.msgpack"
 
 
 def has_files(path: Path) -> bool:
@@ -452,7 +424,7 @@ def _line(metrics: Mapping[str, Any]) -> str:
 
 
 def _remove(path: Path) -> None:
-    if path.name == CHECKPOINTS and path.is_dir():
+    if path.name == File.CHECKPOINTS and path.is_dir():
         for checkpoint in filter(is_checkpoint, list(path.iterdir())):
             _remove(checkpoint)
         with contextlib.suppress(OSError):  # it holds files of others

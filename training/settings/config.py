@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models import NETWORKS
-from training.errors import ConfigError
+from training.errors import ConfigError, UserError
 from training.settings import flags, presets
 from training.settings.methods import Amplify
 from training.settings.optimizers import SGD
@@ -200,21 +200,19 @@ def read(path: Path, what: str = "") -> dict[str, Any]:
     return fields
 
 
-def read_object(path: Path, what: str = "") -> dict[str, Any]:
-    """Reads a file that holds a JSON object.
-
-    Raises:
-      ConfigError: If it cannot be read, or holds something else.
-    """
+def read_object(
+    path: Path, what: str = "", kind: type[UserError] = ConfigError
+) -> dict[str, Any]:
+    """Reads a JSON object; raises an error of this kind if it cannot be read."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{what}{path} cannot be read ({error.strerror})") from error
+        raise kind(f"{what}{path} cannot be read ({error.strerror})") from error
     # Brackets that are nested too deeply exhaust the parser.
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{what}{path} is not a JSON file ({error})") from error
+        raise kind(f"{what}{path} is not a JSON file ({error})") from error
     if not isinstance(fields, dict):
-        raise ConfigError(f"{what}{path} does not hold a JSON object")
+        raise kind(f"{what}{path} does not hold a JSON object")
     return fields
 
 

@@ -138,12 +138,13 @@ class NetworkFlags:
 class CascadeFlags:
     """Training block by block, instead of end to end."""
 
-    cascade: Literal["dense", "conv"] | None = flag(
+    cascade: str | None = flag(
         None,
         "Deep cascade learning: train the network's blocks one after the other, each "
         "in a stage with a new head and with the blocks before it frozen. The head, in "
         "place of --head: dense, two hidden layers with dropout; or conv, a "
         "convolution and a linear layer. Unset: end to end.",
+        choices=_CASCADE,
     )
     cascade_epochs: int | None = flag(
         10, "Epochs of the first stage.", only=("cascade", _CASCADE), low=1

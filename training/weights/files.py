@@ -3,13 +3,16 @@
 Only arrays and bytes are here, so that flags are checked without JAX.
 """
 
+import contextlib
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from training.errors import ConfigError
+from training.layout import File
 
 FORMATS = (".npz", ".safetensors")
 
@@ -21,12 +24,8 @@ def start_digest(start: str) -> str:
       ConfigError: If they are absent or damaged.
     """
     path = start_file(start)
-    try:
+    with _readable(f"--start-from {path}", "run"):
         content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"--start-from {path} cannot be read ({error.strerror}): name another run"
-        ) from error
     # Its layout is that of training.run.checkpoints.
     digest = hashlib.sha256(content[32:])
     if digest.digest() != content[:32]:
@@ -42,17 +41,14 @@ def start_file(start: str) -> Path:
     Raises:
       ConfigError: If it is no file, and not the directory of a run that has one.
     """
-    try:
+    with _readable(f"--start-from {start}", "run"):
         path = Path(start).expanduser()
         if path.is_file():
             return path
-        found = [*path.glob("best.msgpack"), *path.glob("stages/*/best.msgpack")]
-    # It may hold a null byte, or begin with the home of an unknown user.
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"--start-from {start} cannot be read ({reason}): name another run"
-        ) from error
+        found = [
+            *path.glob(File.BEST.value),
+            *path.glob(f"{File.STAGES}/*/{File.BEST}"),
+        ]
     if not found:
         raise ConfigError(
             f"--start-from {start} holds no run that has recorded an epoch: name the "
@@ -77,19 +73,21 @@ def read(path: str, sha256: str) -> dict[str, np.ndarray]:
       ConfigError: If it cannot be read, is not such a file or not this one, or has
         values that are not finite floats.
     """
-    content = _content(path)
+    content, what = _content(path), f"--initial-weights {path}"
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise refusal(
-            f"{path} has the SHA-256 digest {found}, not {sha256}: restore the file "
+        raise ConfigError(
+            f"{what} has the SHA-256 digest {found}, not {sha256}: restore the file "
             f"that was meant"
         )
     try:
         arrays = _parse(content, path)
     except ModuleNotFoundError as error:
-        raise refusal(f"{path} needs {error.name}: pip install {error.name}") from error
+        raise ConfigError(
+            f"{what} needs {error.name}: pip install {error.name}"
+        ) from error
     except Exception as error:  # of many kinds, by what is damaged
-        raise refusal(
-            f"{path} is damaged or of another format ({error}): save the weights "
+        raise ConfigError(
+            f"{what} is damaged or of another format ({error}): save the weights "
             f"again, with numpy.savez or safetensors"
         ) from error
     for name, array in arrays.items():
@@ -99,24 +97,29 @@ def read(path: str, sha256: str) -> dict[str, np.ndarray]:
             problem = "not finite"
         else:
             continue
-        raise refusal(f"{path}: {name} is {problem}: save other weights")
+        raise ConfigError(f"{what}: {name} is {problem}: save other weights")
     return arrays
 
 
-def refusal(problem: str) -> ConfigError:
-    """The error of weights that cannot be used."""
-    return ConfigError(f"--initial-weights {problem}")
-
-
 def _content(path: str) -> bytes:
+    what = f"--initial-weights {path}"
     if not path.endswith(FORMATS):
-        raise refusal(f"{path} must end in {' or '.join(FORMATS)}")
-    try:
+        raise ConfigError(f"{what} must end in {' or '.join(FORMATS)}")
+    with _readable(what, "file"):
         return Path(path).expanduser().read_bytes()
+
+
+@contextlib.contextmanager
+def _readable(what: str, kind: str) -> Iterator[None]:
+    """Raises ConfigError if a path cannot be read."""
+    try:
+        yield
     # It may hold a null byte, or begin with the home of an unknown user.
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise refusal(f"{path} cannot be read ({reason}): name another file") from error
+        raise ConfigError(
+            f"{what} cannot be read ({reason}): name another {kind}"
+        ) from error
 
 
 def _parse(content: bytes, path: str) -> dict[str, np.ndarray]:

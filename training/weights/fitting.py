@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models import NETWORKS
-from training.errors import ConfigError
-from training.weights.files import read, refusal
 
 # From our paths to torchvision's names, by the module of a network; the rules apply in
 # turn. A name that ends in [query] is of that third of an array.
@@ -91,38 +89,18 @@ class Pretrained(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load(config: Any, module: Any, image_shape: tuple[int, ...]) -> Pretrained:
-    """Reads ``--initial-weights`` for a network and images of a shape.
-
-    Raises:
-      ConfigError: If the file cannot be used, or is not of this network.
-    """
-    path, shapes = config.initial_weights, _shapes(module, image_shape)
-    try:
-        if "params/stem/positions" in shapes and image_shape[0] != image_shape[1]:
-            raise ValueError(
-                f"its images are square, and these {image_shape[0]} x {image_shape[1]}"
-            )
-        return convert(read(path, config.initial_weights_sha256), config.model, shapes)
-    except ValueError as error:
-        raise refusal(
-            f"{path} does not fit --model {config.model} --width {config.width}: "
-            f"{error}; choose the network that it was saved from (torchvision's have "
-            f"--width 64)"
-        ) from error
-
-
-def take_over(
-    variables: Mapping[str, Any], config: Any, module: Any, image_shape: tuple[int, ...]
-) -> Pretrained:
-    """The variables of ``--start-from`` for a network and images of a shape.
+def take_over(variables: Mapping[str, Any], shapes: Mapping[str, Any]) -> Pretrained:
+    """The variables of another run for a network.
 
     A head of another kind or for another number of classes is left out.
 
+    Args:
+      variables: The variables, by path.
+      shapes: Shapes and dtypes of the network's, by path.
+
     Raises:
-      ConfigError: If they are not of this network.
+      ValueError: If they are not of this network.
     """
-    shapes = _shapes(module, image_shape)
     heads = [{p for p in of if p.startswith(_HEAD)} for of in (variables, shapes)]
     notes: tuple[str, ...] = ()
     if heads[0] != heads[1] or any(
@@ -133,24 +111,8 @@ def take_over(
             {path: x for path, x in of.items() if not path.startswith(_HEAD)}
             for of in (variables, shapes)
         )
-    try:
-        values, others = _fit(variables, {path: path for path in shapes}, shapes)
-    except ValueError as error:
-        raise ConfigError(
-            f"--start-from {config.start_from} does not fit --model {config.model} "
-            f"--width {config.width}: {error}; choose the network of its config.json"
-        ) from error
+    values, others = _fit(variables, {path: path for path in shapes}, shapes)
     return Pretrained(values, notes + others)
-
-
-def _shapes(module: Any, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Shapes and dtypes of a network's variables, by path."""
-    import jax  # not at the top, since flags are checked without it
-    from flax import traverse_util
-
-    images = np.zeros((1, *image_shape), np.float32)
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
-    return dict(traverse_util.flatten_dict(shapes, sep="/"))
 
 
 def torch_name(model: str, path: str) -> str:

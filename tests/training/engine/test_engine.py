@@ -1,5 +1,6 @@
 """Feeds, loops on the device, accumulation, precision: the same training each time."""
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -395,7 +396,7 @@ def test_prefetch_keeps_the_order_and_ends_its_thread():
             yield i
         raise OSError("disk")
 
-    before = feed.threading.active_count()
+    before = threading.active_count()
     ahead = prefetch(items(), 2)
     assert next(ahead) == 0
     time.sleep(0.3)
@@ -406,7 +407,7 @@ def test_prefetch_keeps_the_order_and_ends_its_thread():
     left = prefetch(items(), 2)
     next(left)
     left.close()
-    assert feed.threading.active_count() == before
+    assert threading.active_count() == before
 
 
 def test_nothing_compiles_after_the_first_epoch_of_the_first_seed(single):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from training.layout import File
 from training.run import checkpoints, workdir
 
 ROOT = Path(__file__).parents[3]
@@ -62,7 +63,7 @@ def wait_for(process, start_of_line):
 
 
 def newest(path):
-    return max((path / workdir.CHECKPOINTS).glob("*.msgpack"))
+    return max((path / File.CHECKPOINTS).glob("*.msgpack"))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_a_lost_process_ends_the_run_which_another_number_resumes(tmp_path):
     processes[0].communicate(timeout=60)
     assert processes[0].returncode != 0
     processes[1].communicate()
-    assert not (path / workdir.RESULT).exists()
+    assert not (path / File.RESULT).exists()
 
     flags = (*flags, "--checkpoint-minutes", "15")
     codes, outputs = finish([start(path, *flags, devices=2)])

@@ -16,6 +16,7 @@ from tests.support.programs import train_epoch
 from training.engine.engine import means
 from training.engine.feed import Resident
 from training.errors import DivergedError
+from training.layout import File
 from training.run import workdir
 
 MOST = 8
@@ -155,6 +156,6 @@ def test_a_run_stops_with_a_sentence_and_resumes_with_skip(tmp_path, capsys):
     assert all(np.isfinite(m["parameter_norm"]) for m in history)
     argv += ["--on-nonfinite", "skip", "--max-steps", "24", "--overwrite"]
     assert train.main(argv) == 0
-    result = workdir.read_json(path / workdir.RESULT)
+    result = workdir.read_json(path / File.RESULT)
     assert result["skipped_steps"] == workdir.read_metrics(path)[-1]["skipped_steps"]
     assert result["skipped_steps"] > 0

@@ -19,7 +19,8 @@ from tests.support import programs
 from tests.support.killed_run import pass_by
 from tests.support.runs import Killed, arrays, assert_same_run, saved
 from training import recipe
-from training.run import checkpoints, workdir
+from training.layout import File
+from training.run import checkpoints
 from training.run.checkpoints import read
 from training.run.interrupts import Interrupts, acknowledged
 from training.run.workdir import WorkDirectory, read_metrics
@@ -57,7 +58,7 @@ def uninterrupted(tmp_path_factory):
     history = read_metrics(made(EVERYTHING))
     assert len(history) == 5
     assert history[2]["amplified"]
-    means = made(EVERYTHING) / workdir.MEANS
+    means = made(EVERYTHING) / File.MEANS
     assert [int(path.stem[-1]) for path in sorted(means.iterdir())] == [2, 4, 5]
     assert len(read_metrics(made(STALLING))) < 30
     return made
@@ -96,7 +97,7 @@ def test_resumed_at_any_moment_is_bitwise_the_same(
                 recipe.train(config.parse(argv))
             except Killed:
                 killed += 1
-        if (path / workdir.RESULT).exists():  # it ended, or closed its files at least
+        if (path / File.RESULT).exists():  # it ended, or closed its files at least
             break
     assert killed
     assert train.main(argv) == 0
@@ -221,9 +222,9 @@ def test_a_signal_after_the_last_check_is_not_lost(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Interrupts, "check_last", late)
         assert train.main(argv) == 128 + signal.SIGTERM
-    assert [(path / workdir.METRICS).exists() for path in paths] == [True, False]
+    assert [(path / File.METRICS).exists() for path in paths] == [True, False]
     assert train.main(argv) == 0
-    assert all((path / workdir.RESULT).exists() for path in paths)
+    assert all((path / File.RESULT).exists() for path in paths)
 
 
 def test_ctrl_c_is_acknowledged_while_the_main_thread_is_busy(capfd, monkeypatch):
@@ -264,7 +265,7 @@ def test_more_epochs_are_bitwise_those_of_a_longer_run(tmp_path, capsys, result)
     argv = [*LONGER, "--workdir", str(paths[1]), "--epochs"]
     assert train.main([*argv, "2"]) == 0
     if not result:
-        (paths[1] / workdir.RESULT).unlink()
+        (paths[1] / File.RESULT).unlink()
     assert train.main([*argv, "4"]) == 0
     assert "resuming from" in capsys.readouterr().out
     assert_same_run(*paths)
@@ -307,12 +308,12 @@ def test_more_epochs_of_another_run_are_refused(
     argv = [*LONGER, *flags, "--workdir", str(path), "--epochs"]
     with WorkDirectory(config.parse([*argv, "6"])[0]) as directory:
         directory.start(programs.DATASET)
-    before = (path / workdir.CONFIG).read_bytes()
+    before = (path / File.CONFIG).read_bytes()
     monkeypatch.setattr(recipe, "build", None)  # before anything is compiled
     assert train.main([*argv, "8"]) == 2
     message = capsys.readouterr().err
     assert f"6 epochs is not the beginning of one of 8: {what} depends" in message
-    assert (path / workdir.CONFIG).read_bytes() == before
+    assert (path / File.CONFIG).read_bytes() == before
 
 
 # -- Damage ----------------------------------------------------------------------------
@@ -325,7 +326,7 @@ def test_a_damaged_run_is_resumed_from_the_checkpoint_before(unfinished, capsys)
     content = bytearray(newer.read_bytes())
     content[len(content) // 2] ^= 1
     newer.write_bytes(content)
-    (path / workdir.BEST).unlink()
+    (path / File.BEST).unlink()
     assert train.main(argv) == 0
     output = capsys.readouterr()
     assert f"resuming from {older}" in output.out
@@ -339,10 +340,10 @@ def test_a_damaged_run_is_resumed_from_the_checkpoint_before(unfinished, capsys)
 def test_the_best_network_is_written_again(trained, tmp_path):
     """Where a kill came between the last checkpoint and it."""
     path = Path(shutil.copytree(trained.path, tmp_path / "run"))
-    for name in (workdir.RESULT, workdir.BEST):
+    for name in (File.RESULT, File.BEST):
         (path / name).unlink()
     assert train.main([*trained.argv, "--workdir", str(path)]) == 0
-    assert arrays(path / workdir.BEST) == arrays(trained.path / workdir.BEST)
+    assert arrays(path / File.BEST) == arrays(trained.path / File.BEST)
 
 
 def test_checkpoints_of_another_run_are_refused(unfinished, tmp_path, capsys):
@@ -350,8 +351,8 @@ def test_checkpoints_of_another_run_are_refused(unfinished, tmp_path, capsys):
     argv, path = unfinished
     other = tmp_path / "other"
     assert train.main([*TINY, "--seed", "1", "--workdir", str(other)]) == 0
-    shutil.rmtree(path / workdir.CHECKPOINTS)
-    shutil.copytree(other / workdir.CHECKPOINTS, path / workdir.CHECKPOINTS)
+    shutil.rmtree(path / File.CHECKPOINTS)
+    shutil.copytree(other / File.CHECKPOINTS, path / File.CHECKPOINTS)
     assert train.main(argv) == 2
     message = f"{saved(path)[-1]} is of another run than config.json"
     assert message in capsys.readouterr().err

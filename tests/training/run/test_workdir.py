@@ -12,7 +12,7 @@ import pytest
 from tests.support.bad_inputs import contents
 from training import data
 from training.errors import RunError
-from training.run import workdir
+from training.layout import File
 from training.run.checkpoints import Checkpoint, Checkpoints, write
 from training.run.workdir import WorkDirectory, read_metrics
 from training.settings.config import identity, resolve
@@ -51,7 +51,7 @@ def saved(started):
     path = directory_of(started)
     for step in (3, 5):
         save(path, step, np.full(4, step))
-    (path / workdir.BEST).write_bytes(b"best")
+    (path / File.BEST).write_bytes(b"best")
     return started
 
 
@@ -63,7 +63,7 @@ def directory_of(config):
 
 def save(path, step, array, keep=2):
     checkpoint = Checkpoint({"x": array}, {"step": step})
-    Checkpoints(path / workdir.CHECKPOINTS, keep).save(0, step, checkpoint)
+    Checkpoints(path / File.CHECKPOINTS, keep).save(0, step, checkpoint)
 
 
 def refusal(config):
@@ -98,8 +98,8 @@ def test_a_new_directory_is_described(config, dataset):
         "metrics.jsonl",
         "tensorboard",
     }
-    assert json.loads((path / workdir.CONFIG).read_text()) == identity(config)
-    fields = json.loads((path / workdir.DATASET).read_text())
+    assert json.loads((path / File.CONFIG).read_text()) == identity(config)
+    fields = json.loads((path / File.DATASET).read_text())
     assert fields["name"] == "digits"
     assert fields["num_classes"] == len(fields["label_names"]) == 10
     assert fields["image_shape"] == [8, 8, 1]
@@ -117,7 +117,7 @@ def test_a_run_is_resumed_and_finished(started, dataset):
         history = [METRICS, {**METRICS, "epoch": 2}]
         directory.rewrite(dataset, history)
         best = Checkpoint({}, {"epoch": 1, "data": dataset.facts})
-        write(directory.path / workdir.BEST, best)
+        write(directory.path / File.BEST, best)
         directory.finish(RESULT)
     assert [m["epoch"] for m in read_metrics(directory.path)] == [1, 2]
     with WorkDirectory(started) as directory:
@@ -137,7 +137,7 @@ def test_an_overwritten_run_is_removed_when_the_new_one_starts(saved, dataset):
         assert contents(config.workdir) == before
         directory.start(dataset)
         assert names(directory.path) == {"config.json", "dataset.json"}
-    assert json.loads((directory.path / workdir.CONFIG).read_text())["seed"] == 5
+    assert json.loads((directory.path / File.CONFIG).read_text())["seed"] == 5
 
 
 # -- What is refused -------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_another_run_is_refused(started):
         f"and 3 here; seed is 0 there and 5 here): choose another --workdir, or "
         f"--overwrite it"
     )
-    change(directory_of(started) / workdir.CONFIG, a_field_to_come=3)
+    change(directory_of(started) / File.CONFIG, a_field_to_come=3)
     assert "(a_field_to_come is unknown here)" in refusal(started)
 
 
@@ -238,17 +238,17 @@ def test_resuming_is_refused_or_required(config, dataset):
 
 
 FINISHED_DAMAGE = {
-    "no device": lambda path: (path / workdir.RESULT).write_text(
+    "no device": lambda path: (path / File.RESULT).write_text(
         json.dumps({n: v for n, v in RESULT.items() if n != "device"})
     ),
-    "a word": lambda path: change(path / workdir.RESULT, test_loss="low"),
-    "accuracy": lambda path: change(path / workdir.RESULT, test_accuracy=9.24),
-    "epochs": lambda path: change(path / workdir.RESULT, epochs=2.5),
-    "another best epoch": lambda path: change(path / workdir.RESULT, best_epoch=2),
-    "no metrics": lambda path: (path / workdir.METRICS).unlink(),
-    "half of the metrics": lambda path: cut(path / workdir.METRICS, 0.75),
-    "no best": lambda path: (path / workdir.BEST).unlink(),
-    "damaged best": lambda path: cut(path / workdir.BEST, 0.9),
+    "a word": lambda path: change(path / File.RESULT, test_loss="low"),
+    "accuracy": lambda path: change(path / File.RESULT, test_accuracy=9.24),
+    "epochs": lambda path: change(path / File.RESULT, epochs=2.5),
+    "another best epoch": lambda path: change(path / File.RESULT, best_epoch=2),
+    "no metrics": lambda path: (path / File.METRICS).unlink(),
+    "half of the metrics": lambda path: cut(path / File.METRICS, 0.75),
+    "no best": lambda path: (path / File.BEST).unlink(),
+    "damaged best": lambda path: cut(path / File.BEST, 0.9),
 }
 
 
@@ -265,7 +265,7 @@ def cut(path, part):
 def test_a_finished_run_with_a_damaged_file_is_refused(started, dataset, how):
     with WorkDirectory(started) as directory:
         directory.rewrite(dataset, [METRICS, {**METRICS, "epoch": 2}])
-        write(directory.path / workdir.BEST, Checkpoint({}, {"epoch": 1}))
+        write(directory.path / File.BEST, Checkpoint({}, {"epoch": 1}))
         directory.finish(RESULT)
     FINISHED_DAMAGE[how](directory.path)
     message = refusal(started)
@@ -318,27 +318,27 @@ def test_a_stranded_temporary_file_is_harmless(config, dataset, name):
 
 def test_removed_checkpoints_are_reported(saved):
     path = directory_of(saved)
-    for checkpoint in (path / workdir.CHECKPOINTS).iterdir():
+    for checkpoint in (path / File.CHECKPOINTS).iterdir():
         checkpoint.unlink()
     message = (
         f"{path} holds a run whose checkpoints were removed: restore them; "
         f"--overwrite starts the run again"
     )
     assert refusal(saved) == message
-    (path / workdir.CHECKPOINTS).rmdir()
+    (path / File.CHECKPOINTS).rmdir()
     assert refusal(saved) == message
 
 
 def test_a_run_that_starts_again_keeps_its_metrics(started, dataset, capsys):
     """Without a checkpoint and a best epoch there is nothing to resume from."""
     path = directory_of(started)
-    before = (path / workdir.METRICS).read_text()
+    before = (path / File.METRICS).read_text()
     with WorkDirectory(started) as directory:
         assert directory.is_unfinished
         directory.start(dataset)
     assert "its metrics are kept in metrics.old.jsonl" in capsys.readouterr().out
     assert (path / "metrics.old.jsonl").read_text() == before
-    assert not (path / workdir.METRICS).exists()
+    assert not (path / File.METRICS).exists()
     with WorkDirectory(started) as directory:
         assert directory.is_unfinished
     with WorkDirectory(dataclasses.replace(started, overwrite=True)) as directory:
@@ -348,7 +348,7 @@ def test_a_run_that_starts_again_keeps_its_metrics(started, dataset, capsys):
 
 def test_files_of_others_among_checkpoints_are_left_alone(saved, dataset):
     """Also those that are called almost like one, by saving and by overwriting."""
-    path = directory_of(saved) / workdir.CHECKPOINTS
+    path = directory_of(saved) / File.CHECKPOINTS
     names = {"notes.txt", "a.msgpack", "epoch-00009.msgpack", "epoch-x-step-y"}
     for name in names:
         (path / name).write_text("precious")

@@ -3,6 +3,7 @@
 That the arrays reach the right places is shown by test_torch_parity.
 """
 
+import dataclasses
 import functools
 import zipfile
 
@@ -16,10 +17,12 @@ import models
 from models import vit
 from tests.models.test_torch_parity import by_reference
 from tests.support.bad_inputs import assert_refused, contents
+from tests.support.programs import DATASET
 from training import recipe
 from training.errors import ConfigError
 from training.run.workdir import WorkDirectory
 from training.settings import config
+from training.start import initial_variables
 from training.weights import files, fitting
 
 
@@ -250,6 +253,6 @@ def test_bad_files_are_refused(name, sentence, tmp_path, monkeypatch):
 def test_images_that_are_not_square(tmp_path):
     path = save(tmp_path / "a.npz", state_of("vit-tiny"))
     (parsed,) = config.parse([*VIT, f"--initial-weights={path}"])
-    network = models.create("vit-tiny", 10, width=2)
+    wide = DATASET.train._replace(images=np.zeros((64, 4, 16, 1), np.uint8))
     with pytest.raises(ConfigError, match="these 4 x 16"):
-        fitting.load(parsed, network, (4, 16, 1))
+        initial_variables(parsed, dataclasses.replace(DATASET, train=wide))
