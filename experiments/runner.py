@@ -1,5 +1,7 @@
 """Carries out a study: its runs that are not recorded yet, while there is time."""
 
+import contextlib
+import functools
 import itertools
 import math
 import statistics
@@ -21,34 +23,6 @@ from training.run.display import Terminal
 
 class _OutOfTimeError(Exception):
     """The budget ends."""
-
-
-class _Own:
-    """Carries out the runs of a study in the study's own way."""
-
-    resumes = False
-
-    def __init__(
-        self,
-        execute: Callable[[dict[str, Any], Tick], Outcome],
-        settings: Mapping[str, Any],
-    ) -> None:
-        self._execute = execute
-        self._settings = settings
-
-    def prepare(self, task: Task) -> float:
-        return 0.0
-
-    def execute(self, task: Task, tick: Tick) -> Outcome:
-        try:
-            return self._execute(
-                {**self._settings, **task.config, "seed": task.seed}, tick
-            )
-        except DivergedError as error:
-            return Outcome({"diverged": str(error)}, [], {})
-
-    def discard(self, task: Task) -> None:
-        pass
 
 
 def run(
@@ -88,10 +62,10 @@ def run(
     file = RecordFile(folder)
     file.append(header)
     left = missing(tasks, file.read())
-    executor = (
-        Trainer(study, folder, settings or {})
+    ready = (
+        Trainer(study, folder, settings or {}).ready
         if study.execute is None
-        else _Own(study.execute, settings or {})
+        else functools.partial(_own, study.execute, settings or {})
     )
     durations = _Durations()
     under_way: Task | None = None
@@ -112,34 +86,47 @@ def run(
                 for task in paired:
                     check_time(durations.expected([task]))
                     display.begin(task, "compiling")
-                    executor.prepare(task)
-                    check_time()
-                    display.begin(task, "starting")
-                    under_way, start = task, time.monotonic()
-                    outcome = executor.execute(task, tick)
-                    under_way, seconds = None, time.monotonic() - start
-                    record = Record(
-                        task.arm.name,
-                        task.model,
-                        task.seed,
-                        task.config,
-                        *outcome,
-                        seconds,
-                    )
-                    file.append(header, record)
-                    executor.discard(task)
+                    with ready(task) as execute:
+                        check_time()
+                        display.begin(task, "starting")
+                        under_way, start = task, time.monotonic()
+                        outcome = execute(tick)
+                        under_way, seconds = None, time.monotonic() - start
+                        name, model, seed = task.arm.name, task.model, task.seed
+                        record = Record(
+                            name, model, seed, task.config, *outcome, seconds
+                        )
+                        file.append(header, record)
                     durations.add(task, seconds)
                     left.remove(task)
                     display.end(record, durations.expected(left))
         except _OutOfTimeError:
             if under_way is not None:
-                what = "will be resumed" if executor.resumes else "has to start again"
+                resumes = study.execute is None and study.observe is None
+                what = "will be resumed" if resumes else "has to start again"
                 display.say(f"the budget ended within a run: {under_way} {what}")
             display.say(
                 f"{len(tasks) - len(left)} of {len(tasks)} runs are recorded: give the "
                 f"same command to continue"
             )
     return len(left)
+
+
+@contextlib.contextmanager
+def _own(
+    execute: Callable[[dict[str, Any], Tick], Outcome],
+    settings: Mapping[str, Any],
+    task: Task,
+) -> Iterator[Callable[[Tick], Outcome]]:
+    """Yields a function that carries out a run in the study's own way."""
+
+    def run(tick: Tick) -> Outcome:
+        try:
+            return execute({**settings, **task.config, "seed": task.seed}, tick)
+        except DivergedError as error:
+            return Outcome({"diverged": str(error)}, [], {})
+
+    yield run
 
 
 class _Durations:

@@ -211,7 +211,8 @@ class Study:
       observe: ``observe(prepared, config)`` returns a ``Callback`` of ``training.run``
         with a dict ``measures``, which becomes part of the record, or None for a run
         that is not observed. ``prepared`` is a ``training.recipe.Prepared``, or None
-        for a cascade, which prepares each stage in its turn.
+        for a cascade, which prepares each stage in its turn. A run of a study that
+        observes is not resumed.
       variant: ``variant(name)`` makes an arm of a sweep from its name, such as
         ``g2-case1-t0.7``; None for a name that is not of a sweep. Swept arms are not
         listed: a scale or ``--arms`` names those that it wants.

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -32,10 +33,6 @@ class Trainer:
 
     Compiled programs are kept while the arms of one network take turns; not longer,
     as each holds the training set and a training state on the devices.
-
-    Attributes:
-      resumes: Whether the last run could be resumed. An observer has to see a run from
-        its beginning.
     """
 
     def __init__(self, study: Study, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -44,48 +41,53 @@ class Trainer:
         ``settings`` are fields of a configuration that do not change what runs compute:
         ``data_dir``.
         """
-        self.resumes = True
-        self._observe = study.observe or (lambda prepared, config: None)
+        self._observe = study.observe
         self._unfinished = folder / "runs"
         self._settings = settings
-        self._programs: dict[str, _Kept] = {}  # by the arm's name
+        # By part, the arm's name and the seed, which is None where it does not matter.
+        self._programs: dict[tuple[Any, str, int | None], recipe.Kept] = {}
 
-    def prepare(self, task: Task) -> float:
-        """Compiles what a run needs, unless an earlier run left it.
-
-        Returns:
-          How many seconds that took; 0 if there was nothing to do.
-        """
-        start = time.monotonic()
-        config = self._config(task)
-        parallel.split_cpu(config)
-        seed = task.seed if recipe.depends_on_seed(config) else None
-        kept = self._programs.get(task.arm.name)
-        if kept is not None and kept[:2] == (task.part, seed):
-            return 0.0
-        if is_crowded():
-            self._programs = {}
-            jax.clear_caches()
-        others = {n: k for n, k in self._programs.items() if k.part == task.part}
-        others.pop(task.arm.name, None)
-        self._programs = others  # frees the rest before the next is compiled
-        programs: recipe.Kept = {}
-        if config.cascade is None:  # else each stage is compiled in its turn
-            with contextlib.redirect_stdout(io.StringIO()):
-                programs[None] = recipe.prepare(config)
-        self._programs[task.arm.name] = _Kept(task.part, seed, programs)
-        return time.monotonic() - start
-
-    def execute(self, task: Task, tick: Tick) -> Outcome:
-        """Trains, and removes what training left.
+    @contextlib.contextmanager
+    def ready(self, task: Task) -> Iterator[Callable[[Tick], Outcome]]:
+        """Compiles what a run needs, and yields a function that carries it out.
 
         The output of training goes to ``log.txt`` in the folder of the unfinished run.
+        The folder is removed at the end, unless there is an error.
 
         Raises:
           UserError: If the data or the folder do not allow it.
         """
-        self.prepare(task)
-        programs = self._programs[task.arm.name].programs
+        programs = self._prepare(task)
+        yield functools.partial(self._train, task, programs)
+        with explained(self._unfinished):
+            shutil.rmtree(self._unfinished / task.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # other runs are unfinished
+                self._unfinished.rmdir()
+
+    def _prepare(self, task: Task) -> recipe.Kept:
+        """Compiles what a run needs, unless an earlier run left it."""
+        config = self._config(task)
+        parallel.split_cpu(config)
+        seed = task.seed if recipe.depends_on_seed(config) else None
+        key = (task.part, task.arm.name, seed)
+        if key not in self._programs:
+            if is_crowded():
+                self._programs = {}
+                jax.clear_caches()
+            # Frees the rest before the next is compiled.
+            self._programs = {
+                (part, arm, of): programs
+                for (part, arm, of), programs in self._programs.items()
+                if part == task.part and arm != task.arm.name
+            }
+            programs: recipe.Kept = {}
+            if config.cascade is None:  # else each stage is compiled in its turn
+                with contextlib.redirect_stdout(io.StringIO()):
+                    programs[None] = recipe.prepare(config)
+            self._programs[key] = programs
+        return self._programs[key]
+
+    def _train(self, task: Task, programs: recipe.Kept, tick: Tick) -> Outcome:
         place = self._unfinished / task.folder
         config = dataclasses.replace(
             self._config(task),
@@ -94,10 +96,10 @@ class Trainer:
             checkpoint_epochs=0,
             checkpoint_minutes=1.0,
             draw=False,
+            # An observer has to see a run from its beginning.
+            overwrite=self._observe is not None,
         )
-        observer = self._observe(programs.get(None), config)
-        self.resumes = observer is None
-        config = dataclasses.replace(config, overwrite=not self.resumes)
+        observer = self._observe and self._observe(programs.get(None), config)
         callback = _Ticking(observer or Callback(), config, tick)
         with explained(place):
             place.mkdir(parents=True, exist_ok=True)
@@ -111,13 +113,6 @@ class Trainer:
         history = workdir.read_metrics(place / "run") if has_metrics else []
         return Outcome(result, history, observer.measures if observer else {})
 
-    def discard(self, task: Task) -> None:
-        """Removes what training a run left on the disk."""
-        with explained(self._unfinished):
-            shutil.rmtree(self._unfinished / task.folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # other runs are unfinished
-                self._unfinished.rmdir()
-
     def measure(self, task: Task, seconds: float = 5.0) -> tuple[float, float]:
         """Estimates how long a run takes, from a few of its steps.
 
@@ -125,8 +120,9 @@ class Trainer:
           Seconds of loading and compilation, and of training with an evaluation after
           each epoch.
         """
-        compilation = self.prepare(task)
-        prepared = self._programs[task.arm.name].programs[None]
+        start = time.monotonic()
+        prepared = self._prepare(task)[None]
+        compilation = time.monotonic() - start
         engine = prepared.engine
         with networks.precision(self._config(task)):
             calls = _calls(prepared, task.seed)
@@ -143,14 +139,6 @@ class Trainer:
 
     def _config(self, task: Task) -> Config:
         return config_lib.resolve({**task.config, **self._settings})
-
-
-class _Kept(NamedTuple):
-    """Compiled programs, and the runs that they serve; ``seed`` None for all seeds."""
-
-    part: tuple[str, str]
-    seed: int | None
-    programs: recipe.Kept
 
 
 def is_crowded() -> bool:
