@@ -101,9 +101,9 @@ class _Study(NamedTuple):
 
 def _study(folder: Path) -> _Study:
     loaded = tables.load(folder)
+    own = report.own(loaded.study)
     # Where arms are settings, a report says in what form methods are compared.
-    made = getattr(report.own(loaded.study), "compared", lambda table: table)(loaded)
-    metrics = report.metrics_of(loaded.study)
+    made, metrics = own.compared(loaded), own.metrics
     of = ["metric", "model", "control"]
     spreads = [
         values.group_by(metric=pl.lit(metric.name), model="model", control="arm").agg(

@@ -1,12 +1,10 @@
 """Reports: from a study's records to Markdown and pictures."""
 
-import functools
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import polars as pl
@@ -14,9 +12,9 @@ import polars as pl
 from experiments import figures, markdown
 from experiments import table as table_lib
 from experiments.figures import Picture
-from experiments.reports import ReportBlock
+from experiments.reports import Report, ReportBlock
 from experiments.study import Study
-from experiments.table import METRICS, Metric, Table
+from experiments.table import Table
 
 _MOST = 8  # values that are listed
 _LINES = re.DOTALL | re.MULTILINE
@@ -53,11 +51,8 @@ def write(table: Table, folder: Path) -> Path:
 
     Conclusions come first, then charts of the comparisons, all comparisons and results,
     sections of this study alone, settings and versions. The section Conclusions is
-    written by hand, and kept as it stands in the file. A study's own sections are in a
-    module of ``experiments.reports`` with its name: ``sections(table, found)`` returns
-    blocks, ``METRICS`` and ``results(table)`` replace those of ``experiments.table``,
-    and ``compared(table)`` has the arms of which ``claims.csv`` speaks, where those are
-    not the study's. Without it there are curves of the arms.
+    written by hand, and kept as it stands in the file. What only this study has is a
+    ``REPORT`` in the module of ``experiments.reports`` with its name.
 
     Args:
       table: The study's tables, of one run at least.
@@ -67,13 +62,9 @@ def write(table: Table, folder: Path) -> Path:
       The Markdown file.
     """
     path = folder / "report.md"
-    metrics = metrics_of(table.study)
+    report = own(table.study)
+    metrics, results = report.metrics, report.results
     found = table_lib.compare(table, metrics)
-    module = own(table.study)
-    sections = getattr(module, "sections", _curves)
-    results = getattr(
-        module, "results", functools.partial(markdown.results, metrics=metrics)
-    )
     place = " on ".join(
         map(markdown.join, filter(None, (table.models, table.datasets)))
     )
@@ -88,9 +79,9 @@ def write(table: Table, folder: Path) -> Path:
         *_introduction(table, path),
         *(compared if len(found) else ()),
         "## Results",
-        *results(table),
+        *(results(table) if results else markdown.results(table, metrics)),
         *([_READ] if table.study.execute is None else ()),
-        *sections(table, found),
+        *report.sections(table),
         "## Settings and versions",
         settings(table),
         versions(table),
@@ -101,17 +92,13 @@ def write(table: Table, folder: Path) -> Path:
     return path
 
 
-def metrics_of(study: Study) -> Sequence[Metric]:
-    """The metrics that a study compares."""
-    metrics: Sequence[Metric] = getattr(own(study), "METRICS", METRICS)
-    return metrics
-
-
-def own(study: Study) -> ModuleType | None:
-    """The module of ``experiments.reports`` with the study's name, if there is one."""
+def own(study: Study) -> Report:
+    """What a study's report has of its own; else it has curves of the arms."""
     name = f"experiments.reports.{study.name}"
-    has_own = importlib.util.find_spec(name) is not None
-    return importlib.import_module(name) if has_own else None
+    if importlib.util.find_spec(name) is None:
+        return Report(_curves)
+    report: Report = importlib.import_module(name).REPORT
+    return report
 
 
 def _introduction(table: Table, path: Path) -> list[ReportBlock]:
@@ -124,9 +111,8 @@ def _introduction(table: Table, path: Path) -> list[ReportBlock]:
     return blocks
 
 
-def _curves(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _curves(table: Table) -> list[ReportBlock]:
     """Curves of the main part's arms."""
-    del found
     first, *others = [arm.name for arm in table.study.arms if not arm.group]
     drawn = [figures.curves(table, model, others, first) for model in table.models]
     return ["## Curves", *drawn] if any(drawn) else []

@@ -11,6 +11,8 @@ from typing import Any
 from experiments.study import TUNING_SEEDS, Arm, Scale
 from training.settings.config import Config
 
+TRIED = "rates"  # the group of the arms at all rates
+
 
 def _learning_rate(config: Config, rate: float) -> Mapping[str, Any]:
     return {"learning_rate": rate}
@@ -83,7 +85,7 @@ def tried(methods: Mapping[str, RecipeMethod]) -> tuple[Arm, ...]:
             at_rate(name, rate),
             f"{method.label}, rate {rate:g}",
             rate,
-            group="rates",
+            group=TRIED,
         )
         for name, method in methods.items()
         for rate in method.rates

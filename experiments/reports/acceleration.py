@@ -4,7 +4,7 @@ import polars as pl
 
 from experiments import markdown
 from experiments import table as tables
-from experiments.reports import ReportBlock, published
+from experiments.reports import Report, ReportBlock, published
 from experiments.studies.acceleration import ALL, NONE, PINNED
 from experiments.table import ACCURACY, LOSS, SECONDS_TO_TARGET, Metric, Table
 
@@ -76,9 +76,8 @@ METRICS = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _sections(table: Table) -> list[ReportBlock]:
     """Time and memory."""
-    del found
     return ["## Time and memory", _TIMES, *_speeds(table), _paper(table)]
 
 
@@ -158,3 +157,6 @@ def _speeds(table: Table) -> list[str]:
             left=2,
         )
     ]
+
+
+REPORT = Report(_sections, METRICS)

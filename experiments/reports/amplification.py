@@ -4,7 +4,7 @@ import polars as pl
 
 from experiments import figures, markdown
 from experiments.rates import stages
-from experiments.reports import ReportBlock, published
+from experiments.reports import Report, ReportBlock, published
 from experiments.table import KEYS, Table
 from training.settings.config import resolve
 from training.settings.methods import Amplify
@@ -25,9 +25,8 @@ PAPER = {
 _DECIDING = ("g2-case1", "random", "all", "rate-1.1")
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def sections(table: Table) -> list[ReportBlock]:
     """The paper's Tables 3 and 4 and its Figure 11, and the rise of the rate."""
-    del found
     main = [arm.name for arm in table.study.arms if not arm.group]
     return [
         "## Best accuracy (the paper's Tables 3 and 4)",
@@ -191,3 +190,6 @@ def _rises(table: Table) -> list[str]:
         "random and all layers, and as the nearest for layers selected by scores."
     )
     return [f"## {title}", markdown.write(title, frame, note=note, left=3)]
+
+
+REPORT = Report(sections)

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from experiments import figures, markdown
 from experiments import table as tables
 from experiments.figures import Picture
-from experiments.reports import ReportBlock
+from experiments.reports import Report, ReportBlock
 from experiments.studies.cascade import AMPLIFIED, END_TO_END
 from experiments.table import ACCURACY, LOSS, SECONDS_TO_TARGET, TARGET, Metric, Table
 from training.run import style
@@ -73,9 +73,8 @@ METRICS = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _sections(table: Table) -> list[ReportBlock]:
     """Costs, and gradients by layer."""
-    del found
     return [
         "## Memory and operations",
         _costs(table),
@@ -192,3 +191,6 @@ def gradient_picture(table: Table, model: str, arms: Sequence[str]) -> Picture |
         "end of its training, of the first seed. In a cascade every layer is measured "
         "in the stage that trains it, and heads are left out.",
     )
+
+
+REPORT = Report(_sections, METRICS)

@@ -1,10 +1,8 @@
 """The report of all methods on one network: curves, and how rates were chosen."""
 
-import polars as pl
-
 from experiments import figures
-from experiments.reports import ReportBlock
-from experiments.reports.tried_rates import sensitivity
+from experiments.reports import Report, ReportBlock
+from experiments.reports.tried_rates import is_tuning, sensitivity
 from experiments.studies.head_to_head import METHODS, NOOP, RATES, SGD
 from experiments.table import Table
 
@@ -23,9 +21,9 @@ _RATES = (
 _DRAWN = ("plp", "lookahead", "constant", "noise")
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _sections(table: Table) -> list[ReportBlock]:
     """Curves by epoch, and rates; at scale tune losses by rate."""
-    if not len(found):
+    if is_tuning(table):
         return ["## Sensitivity to the learning rate", sensitivity(table, METHODS)]
     chosen = ", ".join(
         f"{method.label} {method.rate:g}" for method in METHODS.values() if method.rates
@@ -41,3 +39,6 @@ def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
         "## Chosen rates",
         _RATES.format(chosen=chosen, rates=", ".join(map(str, RATES))),
     ]
+
+
+REPORT = Report(_sections)

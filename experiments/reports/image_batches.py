@@ -1,10 +1,8 @@
 """The report of predictors on images: the choice of rates."""
 
-import polars as pl
-
 from experiments import figures
-from experiments.reports import ReportBlock
-from experiments.reports.tried_rates import losses, sensitivity
+from experiments.reports import Report, ReportBlock
+from experiments.reports.tried_rates import is_tuning, losses, sensitivity
 from experiments.studies.image_batches import BASE, METHODS, RATES
 from experiments.table import Table
 
@@ -17,9 +15,9 @@ _METHOD = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _sections(table: Table) -> list[ReportBlock]:
     """How rates were chosen; at scale tune losses by rate."""
-    if not len(found):
+    if is_tuning(table):
         labels = {name: method.label for name, method in METHODS.items()}
         return [
             "## Sensitivity to the learning rate",
@@ -35,3 +33,6 @@ def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
     rates = ", ".join(map(str, RATES))
     drifts = ", ".join(f"{m.label} {m.drift:.3g}" for m in METHODS.values() if m.drift)
     return ["## Chosen rates", _METHOD.format(rates=rates, drifts=drifts)]
+
+
+REPORT = Report(_sections)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from experiments import figures, markdown, stability
 from experiments import table as tables
 from experiments.figures import Picture
-from experiments.reports import ReportBlock
+from experiments.reports import Report, ReportBlock
 from experiments.statistics import compare
 from experiments.studies.mechanism import LABELS, PERIOD, REGIMES, Regime
 from experiments.table import Table
@@ -27,9 +27,8 @@ _LOOKS = {
 _LIMITS = {"sgd": (0, (1, 1)), "plp": (0, (4, 1, 1, 1))}
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _sections(table: Table) -> list[ReportBlock]:
     """Predictions and measurements, and the curvature along training."""
-    del found
     return [
         "## Predictions and measurements",
         _predictions(table),
@@ -230,3 +229,6 @@ def _draw_products(ax: Axes, found: pl.DataFrame, regime: Regime) -> None:
             ax.axhline(level, color=_LOOKS[method].color, ls=ls, lw=1.4, label=label)
     if not is_wide:
         ax.set_ylim(0, None)
+
+
+REPORT = Report(_sections)

@@ -6,7 +6,7 @@ import polars as pl
 
 from experiments import figures, markdown
 from experiments import table as tables
-from experiments.reports import ReportBlock, published
+from experiments.reports import Report, ReportBlock, published
 from experiments.table import METRICS as COMMON
 from experiments.table import TARGET, Metric, Table
 
@@ -48,9 +48,8 @@ METRICS = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _sections(table: Table) -> list[ReportBlock]:
     """The paper's Table 4 and its Figures 3 and 4."""
-    del found
     is_papers = table.datasets == (published("plp")["protocol"]["dataset"],)
     paper = published("plp") if is_papers else None
     arms = [arm.name for arm in table.study.arms if not arm.group]
@@ -96,3 +95,6 @@ def _accuracies(table: Table, paper: dict[str, Any]) -> list[str]:
             left=2,
         ),
     ]
+
+
+REPORT = Report(_sections, METRICS)

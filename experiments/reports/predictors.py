@@ -4,6 +4,7 @@ import polars as pl
 
 from experiments import markdown
 from experiments import table as tables
+from experiments.reports import Report
 from experiments.table import Metric, Table
 
 c = pl.col
@@ -33,9 +34,8 @@ METRICS = tuple(
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str]:
+def _sections(table: Table) -> list[str]:
     """Ratios to Nesterov and L-BFGS, and chosen rates."""
-    del found
     return [
         "## Who needs fewest gradients",
         _METHOD,
@@ -113,3 +113,6 @@ def _chosen(table: Table) -> str:
         "curvature at the start, which power iteration finds.",
         left=2,
     )
+
+
+REPORT = Report(_sections, METRICS)

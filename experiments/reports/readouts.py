@@ -8,7 +8,7 @@ import polars as pl
 from experiments import figures, markdown
 from experiments import table as tables
 from experiments.figures import Picture
-from experiments.reports import ReportBlock
+from experiments.reports import Report, ReportBlock
 from experiments.studies.readouts import CHOICE_SEEDS
 from experiments.study import Arm, Comparison
 from experiments.table import Metric, Table
@@ -114,7 +114,7 @@ def compared(table: Table) -> Table:
     return Table(study, (), runs, runs, tuple(m for m in models if m in ran))
 
 
-def results(table: Table) -> list[ReportBlock]:
+def _results(table: Table) -> list[ReportBlock]:
     """Comparisons and losses of read-outs, for the runs of the reported seeds."""
     if table.runs.filter(~c("seed").is_in(CHOICE_SEEDS)).is_empty():
         return ["Only the seeds that choose settings have run."]
@@ -129,9 +129,8 @@ def results(table: Table) -> list[ReportBlock]:
     ]
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _sections(table: Table) -> list[ReportBlock]:
     """The anytime figure, chosen settings, losses of all rates."""
-    del found
     return [
         "## One run read out at every horizon",
         *(_anytime(table, model) for model in table.models),
@@ -219,3 +218,6 @@ def _settings(table: Table) -> str:
     return markdown.write(
         "Settings with the lowest loss on the choosing seeds", frame, left=5
     )
+
+
+REPORT = Report(_sections, METRICS, _results, compared)

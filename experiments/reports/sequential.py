@@ -6,6 +6,7 @@ import polars as pl
 
 from experiments import markdown
 from experiments import table as tables
+from experiments.reports import Report
 from experiments.sequential import arms
 from experiments.table import Metric, Table
 
@@ -81,9 +82,8 @@ METRICS = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[str]:
+def _sections(table: Table) -> list[str]:
     """How streams are learned, and the chosen numbers."""
-    del found
     return [
         "## How streams are learned",
         _METHOD + _NOISY * any("noisy" in model for model in table.models),
@@ -91,7 +91,7 @@ def sections(table: Table, found: pl.DataFrame) -> list[str]:
     ]
 
 
-def results(table: Table) -> list[str]:
+def _results(table: Table) -> list[str]:
     """Errors and units; they have all magnitudes."""
     columns = {
         "test_error": "final test error",
@@ -146,3 +146,6 @@ def _tuning(table: Table) -> str:
         f"candidate was chosen, another could do better.",
         left=5,
     )
+
+
+REPORT = Report(_sections, METRICS, _results)

@@ -4,7 +4,7 @@ import polars as pl
 
 from experiments import figures, markdown
 from experiments import table as tables
-from experiments.reports import ReportBlock
+from experiments.reports import Report, ReportBlock
 from experiments.table import Metric, Table
 
 c = pl.col
@@ -36,9 +36,8 @@ _BASES = ("base", "muon")
 _DRAWN = ("b1-0.5", "plain-gpa", "b1-0.5-tail", "lookahead", "muon-ema", "muon-tail")
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _sections(table: Table) -> list[ReportBlock]:
     """Sensitivity to the rate, and chosen rates."""
-    del found
     losses = means(table).rename({"arm": "method", "loss": "value"})
     base = next((b for b in _BASES if b in set(losses["method"])), _BASES[0])
     return [
@@ -127,3 +126,6 @@ def _chosen(table: Table) -> str:
         "drift, where it follows a schedule.",
         left=2,
     )
+
+
+REPORT = Report(_sections, METRICS)

@@ -6,9 +6,14 @@ import polars as pl
 
 from experiments import markdown
 from experiments.table import LOSS, Table
-from experiments.tried_rates import RecipeMethod, at_rate
+from experiments.tried_rates import TRIED, RecipeMethod, at_rate
 
 c = pl.col
+
+
+def is_tuning(table: Table) -> bool:
+    """Whether these are runs of scale tune alone."""
+    return all(table.study.arm(arm).group == TRIED for arm in set(table.runs["arm"]))
 
 
 def losses(table: Table, methods: Mapping[str, RecipeMethod]) -> pl.DataFrame:

@@ -3,9 +3,9 @@
 import polars as pl
 
 from experiments import markdown
-from experiments.reports import ReportBlock
+from experiments.reports import Report, ReportBlock
 from experiments.reports.cascade import gradient_picture, gradients
-from experiments.reports.tried_rates import sensitivity
+from experiments.reports.tried_rates import is_tuning, sensitivity
 from experiments.studies.vanishing import DRAWN, METHODS
 from experiments.table import Table
 from training.run.layer_analysis import by_depth
@@ -21,9 +21,9 @@ _RATES = (
 )
 
 
-def sections(table: Table, found: pl.DataFrame) -> list[ReportBlock]:
+def _sections(table: Table) -> list[ReportBlock]:
     """Gradients by layer, and how rates were chosen; at scale tune losses by rate."""
-    if not len(found):
+    if is_tuning(table):
         return ["## Sensitivity to the learning rate", sensitivity(table, METHODS)]
     ran = set(table.runs["arm"])
     rates = "; ".join(f"{m.label} {m.rate:g}" for n, m in METHODS.items() if n in ran)
@@ -52,3 +52,6 @@ def _ends(table: Table, model: str) -> str | None:
         ),
         note="Of the first seed. In a cascade, after the first step of the stage.",
     )
+
+
+REPORT = Report(_sections)

@@ -182,12 +182,11 @@ def pictures_of(name):
     """The pictures of a committed report, by their names."""
     loaded = table.load(RESULTS / name)
     own = report.own(loaded.study)
-    metrics = report.metrics_of(loaded.study)
-    found = table.compare(loaded, metrics)
+    found = table.compare(loaded, own.metrics)
     blocks = [
-        *(figures.forests(loaded, found, metrics[0]) if len(found) else ()),
-        *getattr(own, "sections", report._curves)(loaded, found),
-        *getattr(own, "results", lambda table: ())(loaded),
+        *(figures.forests(loaded, found, own.metrics[0]) if len(found) else ()),
+        *own.sections(loaded),
+        *(own.results(loaded) if own.results else ()),
     ]
     return {b.name: b for b in blocks if isinstance(b, figures.Picture)}
 

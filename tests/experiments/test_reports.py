@@ -149,7 +149,7 @@ def amplification():
 
 
 def test_amplifications_best_run_is_apart_from_its_mean(amplification):
-    blocks = sections(amplification, table.compare(amplification))
+    blocks = sections(amplification)
     text = "\n\n".join(block for block in blocks if isinstance(block, str))
     header, *rows = tables_of(text)["Test accuracy (%)"]
     shown = {row[1]: row[header.index("g2 case 1")] for row in rows}

@@ -144,7 +144,7 @@ def test_report_has_signs_and_verdicts_right():
         records.append(record("ran-lms", seed, e, 30 + seed))
         records.append(record("ran-ekf", seed, e / 4, 20 + seed))
     made = reports.table_of(records, sequential.STUDY, (SETUP,))
-    metrics = report.metrics_of(sequential.STUDY)
+    metrics = report.own(sequential.STUDY).metrics
     found = table.compare(made, metrics)
     ratio, units, samples = found.rows(named=True)
     for row in (ratio, units, samples):
