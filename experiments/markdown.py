@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from experiments.statistics import BETTER, RULE, WORSE
-from experiments.table import METRICS, Metric, Table
+from experiments.table import ARM, METRICS, Metric, Table
 
 NONE = "-"
 _MOST = 8  # names that are listed
@@ -175,7 +175,7 @@ def _p(value: float | None) -> str:
 def counts(table: Table) -> pl.DataFrame:
     """How many runs finished and how many diverged: ``2, 1 diverged``."""
     finished, diverged = (~c("diverged")).sum(), c("diverged").sum()
-    return table.runs.group_by("model", "arm", maintain_order=True).agg(
+    return table.runs.group_by(ARM, maintain_order=True).agg(
         runs=pl.when(diverged > 0)
         .then(pl.format("{}, {} diverged", finished, diverged))
         .otherwise(pl.format("{}", finished))
@@ -191,11 +191,9 @@ def results(table: Table, metrics: Sequence[Metric] = METRICS) -> list[str]:
     for metric in metrics:
         values = metric.values(table)
         if "control" not in values.columns:
-            cells = spreads(values, ["model", "arm"], {"value": metric.digits})
+            cells = spreads(values, ARM, {"value": metric.digits})
             cells = cells.rename({"value": metric.column})
-            rows = rows.join(
-                cells, on=["model", "arm"], how="left", maintain_order="left"
-            )
+            rows = rows.join(cells, on=ARM, how="left", maintain_order="left")
     found = []
     for group in dict.fromkeys(arm.group for arm in table.study.arms):
         arms = [arm for arm in table.study.arms if arm.group == group]

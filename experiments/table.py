@@ -17,7 +17,9 @@ from experiments.study import Study
 from training.errors import RunError
 from training.settings.config import fields, resolve
 
-KEYS = ("model", "arm", "seed")
+# What tables are joined by: runs of one arm, and a run.
+ARM = ("model", "arm")
+KEYS = (*ARM, "seed")
 # The target of metrics that ask when it is reached, as a part of the control's mean
 # best accuracy. The control alone sets it, so that no arm is favoured by its choice.
 TARGET = 0.95

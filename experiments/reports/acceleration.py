@@ -6,10 +6,9 @@ from experiments import markdown
 from experiments import table as tables
 from experiments.reports import Report, ReportBlock, published
 from experiments.studies.acceleration import ALL, NONE, PINNED
-from experiments.table import ACCURACY, LOSS, SECONDS_TO_TARGET, Metric, Table
+from experiments.table import ACCURACY, ARM, LOSS, SECONDS_TO_TARGET, Metric, Table
 
 c = pl.col
-_ARM = ["model", "arm"]
 _TIMES = (
     "Times are of training alone, without compilation and evaluation. The arms of a "
     "seed are run one after the other, so that what else a machine does can favour an "
@@ -137,12 +136,10 @@ def _speeds(table: Table) -> list[str]:
         return []
     epochs = tables.select(table.epochs, rate=c("images_per_second"))
     rates = epochs.group_by(tables.KEYS, maintain_order=True).agg(c("rate").median())
-    megabytes = memory.group_by(_ARM, maintain_order=True).agg(
+    megabytes = memory.group_by(ARM, maintain_order=True).agg(
         c("held", "temporary").first() / 1e6, c("device_peak").max() / 1e6
     )
-    rows = megabytes.join(
-        markdown.spreads(rates, _ARM, {"rate": 0}), on=_ARM, how="left"
-    )
+    rows = megabytes.join(markdown.spreads(rates, ARM, {"rate": 0}), on=ARM, how="left")
     return [
         markdown.write(
             f"Speed and memory, {markdown.join(table.datasets)}",

@@ -5,7 +5,7 @@ import polars as pl
 from experiments import figures, markdown
 from experiments.rates import stages
 from experiments.reports import Report, ReportBlock, published
-from experiments.table import KEYS, Table
+from experiments.table import ARM, KEYS, Table
 from training.settings.config import resolve
 from training.settings.methods import Amplify
 
@@ -53,7 +53,7 @@ def _accuracies(table: Table) -> str:
     paper = published("amplification")["best_test_accuracy"]
     of = c("arm").str.replace(r"-t[\d.]+$", "")  # an arm at all its thresholds
     accuracy = table.finished.with_columns(of=of, accuracy=100 * c("test_accuracy"))
-    fixed = accuracy.group_by("model", "arm").agg("accuracy")
+    fixed = accuracy.group_by(ARM).agg("accuracy")
     means = {(m, a): markdown.spread(x, ".2f") for m, a, x in fixed.iter_rows()}
     best = accuracy.group_by("model", "of").agg(c("accuracy").max())
     highest = {(m, a): markdown.number(x, 2) for m, a, x in best.iter_rows()}
@@ -126,7 +126,7 @@ def rises(table: Table) -> pl.DataFrame:
     amplified. Arms in the propagated form are left out: it multiplies the layers before
     a selected one, too.
     """
-    counts = analyses(table).group_by("model", "arm").agg(count=c("layer").n_unique())
+    counts = analyses(table).group_by(ARM).agg(count=c("layer").n_unique())
     of_model = counts.group_by("model").agg(c("count").max().alias("most"))
     factors = []
     for (model, arm), complete in table.configs.items():
@@ -152,7 +152,7 @@ def rises(table: Table) -> pl.DataFrame:
     share = c("amplified").list.len() / pl.coalesce("count", "most")
     return (
         amplified(table)
-        .join(counts, on=["model", "arm"], how="left", maintain_order="left")
+        .join(counts, on=ARM, how="left", maintain_order="left")
         .join(of_model, on="model", how="left", maintain_order="left")
         .join(allowed, on=["model", "arm", "epoch"], maintain_order="left")
         .with_columns(share=100 * share, rise=1 + (c("factor") - 1) * share)
@@ -165,14 +165,10 @@ def _rises(table: Table) -> list[str]:
     found = rises(table)
     if not len(found):
         return []
-    keys = ["model", "arm"]
     matched = {a.name: table.labels.get(a.matched or "", "") for a in table.study.arms}
-    runs = found.group_by(keys, maintain_order=True).len("runs")
-    rows = runs.join(
-        markdown.spreads(found, keys, {"share": 1, "rise": 3}),
-        on=keys,
-        maintain_order="left",
-    )
+    runs = found.group_by(ARM, maintain_order=True).len("runs")
+    cells = markdown.spreads(found, ARM, {"share": 1, "rise": 3})
+    rows = runs.join(cells, on=ARM, maintain_order="left")
     frame = rows.select(
         c("model").alias("network"),
         c("arm").replace(table.labels),

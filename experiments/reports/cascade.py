@@ -15,7 +15,6 @@ from training.run import style
 from training.run.layer_analysis import by_depth
 
 c = pl.col
-_ARM = ["model", "arm"]
 _ARMS = (END_TO_END, "dense", "conv", AMPLIFIED)
 _COSTS = (
     "Of the training function, as compiled: held are its arguments and results (state "
@@ -87,19 +86,19 @@ def _costs(table: Table) -> str | None:
     first = stages(table).filter(tables.is_first_seed())
     if not len(first):
         return None
-    spent = operations(table).group_by(_ARM).agg(c("spent").max() / 1e9)
+    spent = operations(table).group_by(tables.ARM).agg(c("spent").max() / 1e9)
     rows = (
-        first.group_by(_ARM, maintain_order=True)
+        first.group_by(tables.ARM, maintain_order=True)
         .agg(pl.len().alias("stages"), c("held", "temporary").max() / 1e6)
         .join(
-            table.finished.group_by(_ARM).agg(c("parameters").first()),
-            on=_ARM,
+            table.finished.group_by(tables.ARM).agg(c("parameters").first()),
+            on=tables.ARM,
             maintain_order="left",
         )
-        .join(spent, on=_ARM, how="left", maintain_order="left")
+        .join(spent, on=tables.ARM, how="left", maintain_order="left")
         .join(
-            markdown.spreads(table.finished, _ARM, {"train_seconds": 1}),
-            on=_ARM,
+            markdown.spreads(table.finished, tables.ARM, {"train_seconds": 1}),
+            on=tables.ARM,
             maintain_order="left",
         )
     )

@@ -49,7 +49,7 @@ def curvatures(table: Table) -> pl.DataFrame:
     found = table.long(finished=False, step=pl.Int64, top_eigenvalue=pl.Float64)
     return (
         _named(found)
-        .join(rates, on=["model", "arm"], maintain_order="left")
+        .join(rates, on=tables.ARM, maintain_order="left")
         .rename({"top_eigenvalue": "curvature"})
         .with_columns(product=c("rate") * c("curvature"))
     )

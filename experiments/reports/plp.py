@@ -64,11 +64,10 @@ def _sections(table: Table) -> list[ReportBlock]:
 def _accuracies(table: Table, paper: dict[str, Any]) -> list[str]:
     names = ("accuracy", "top1_error", "top5_error")
     ours = table.finished.filter(c("arm").is_in(list(PAPER))).select(
-        "model", "arm", *(c(f"test_{name}").alias(name) for name in names)
+        *tables.ARM, *(c(f"test_{name}").alias(name) for name in names)
     )
-    keys = ["model", "arm"]
-    cells = markdown.spreads(ours, keys, dict.fromkeys(names, 4))
-    rows = markdown.counts(table).join(cells, on=keys, maintain_order="left")
+    cells = markdown.spreads(ours, tables.ARM, dict.fromkeys(names, 4))
+    rows = markdown.counts(table).join(cells, on=tables.ARM, maintain_order="left")
     printed = pl.DataFrame(
         [
             {"model": model, "arm": f"paper: {table.labels[arm]}", "runs": "10"}

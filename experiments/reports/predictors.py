@@ -5,6 +5,7 @@ import polars as pl
 from experiments import markdown
 from experiments import table as tables
 from experiments.reports import Report
+from experiments.reports.tried_rates import rates_and_drift
 from experiments.table import Metric, Table
 
 c = pl.col
@@ -41,7 +42,12 @@ def _sections(table: Table) -> list[str]:
         _METHOD,
         *(_ratios(table, control) for control in ("nesterov", "lbfgs")),
         "## Chosen rates",
-        _chosen(table),
+        rates_and_drift(
+            table,
+            "problem",
+            "Drift of a matched rate is that of its method. L is the largest "
+            "curvature at the start, which power iteration finds.",
+        ),
     ]
 
 
@@ -88,30 +94,6 @@ def _ratios(table: Table, control: str) -> str:
         f"Gradients, relative to {table.labels[control]}",
         cells.pivot("column", index="method", values="cell"),
         note="Geometric mean of the ratios of the seeds on which both get there.",
-    )
-
-
-def _chosen(table: Table) -> str:
-    keys = ["model", "arm"]
-    runs = tables.ensure(table.finished, "curvature")
-    first = runs.group_by(keys, maintain_order=True).first()
-    first = first.with_columns(
-        multiple=c("learning_rate").cast(pl.Float64) * c("curvature")
-    )
-    rows = first.join(markdown.counts(table), on=keys, maintain_order="left")
-    return markdown.write(
-        "Rates and drift",
-        table.named(rows),
-        {
-            **{"model": "problem", "arm": "arm", "runs": "runs"},
-            "learning_rate": ("learning rate", "{:.3g}".format),
-            "multiple": ("times L", 2),
-            "momentum": ("momentum", "{:g}".format),
-            "drift": ("drift", 2),
-        },
-        note="Drift of a matched rate is that of its method. L is the largest "
-        "curvature at the start, which power iteration finds.",
-        left=2,
     )
 
 

@@ -81,7 +81,7 @@ def chosen(table: Table) -> pl.DataFrame:
     anytime = means.filter(c("readout") == ANYTIME)
     last = anytime.filter(c("step") == c("step").max().over("model"))
     rate = last.sort("choice").group_by("model").agg(c("arm").first())
-    one = anytime.join(rate, on=["model", "arm"]).with_columns(kind=pl.lit("one"))
+    one = anytime.join(rate, on=tables.ARM).with_columns(kind=pl.lit("one"))
     columns = ["model", "step", "kind", *setting]
     return pl.concat([best.select(columns), one.select(columns)])
 

@@ -99,12 +99,11 @@ def _results(table: Table) -> list[str]:
         "units": "units",
         "refused": "refused units",
     }
-    keys = ["model", "arm"]
-    cells = table.finished.group_by(keys, maintain_order=True).agg(*columns)
+    cells = table.finished.group_by(tables.ARM, maintain_order=True).agg(*columns)
     spread = functools.partial(markdown.spread, mean=".3g", deviation=".2g")
     written = cells.with_columns(markdown.texts(name, spread) for name in columns)
     rows = markdown.counts(table).join(
-        written, on=keys, how="left", maintain_order="left"
+        written, on=tables.ARM, how="left", maintain_order="left"
     )
     text = markdown.write(
         "Results",

@@ -5,6 +5,7 @@ import polars as pl
 from experiments import figures, markdown
 from experiments import table as tables
 from experiments.reports import Report, ReportBlock
+from experiments.reports.tried_rates import rates_and_drift
 from experiments.table import Metric, Table
 
 c = pl.col
@@ -51,7 +52,12 @@ def _sections(table: Table) -> list[ReportBlock]:
         ),
         _forgiving(table),
         "## Chosen rates",
-        _chosen(table),
+        rates_and_drift(
+            table,
+            "setup",
+            "A matched rate's row has the rate and the drift of its method; the mean "
+            "drift, where it follows a schedule.",
+        ),
     ]
 
 
@@ -65,7 +71,7 @@ def grids(table: Table) -> pl.DataFrame:
         .filter(tables.is_first_seed())
         .explode("losses")
         .select(
-            *("model", "arm"),
+            *tables.ARM,
             rate="rates",
             loss=pl.when(c("losses") >= 0).then("losses"),
         )
@@ -75,8 +81,7 @@ def grids(table: Table) -> pl.DataFrame:
 def means(table: Table) -> pl.DataFrame:
     """Mean last losses by rate; null where a run diverged."""
     mean = pl.when(c("loss").is_not_null().all()).then(c("loss").mean())
-    keys = ["model", "arm", "rate"]
-    return grids(table).group_by(keys, maintain_order=True).agg(mean)
+    return grids(table).group_by(*tables.ARM, "rate", maintain_order=True).agg(mean)
 
 
 def _forgiving(table: Table) -> str:
@@ -91,7 +96,7 @@ def _forgiving(table: Table) -> str:
 
     rows = (
         means(table)
-        .group_by("model", "arm", maintain_order=True)
+        .group_by(tables.ARM, maintain_order=True)
         .agg(
             best=c("loss").min(),
             **{f"rate x {name}": lost(factor) for name, factor in factors.items()},
@@ -106,24 +111,6 @@ def _forgiving(table: Table) -> str:
         },
         note="Means of the tuning seeds, at the rate of the grid that is nearest. A "
         "dash: not on the grid, or a run diverged.",
-        left=2,
-    )
-
-
-def _chosen(table: Table) -> str:
-    keys = ["model", "arm"]
-    first = table.finished.group_by(keys, maintain_order=True).first()
-    rows = first.join(markdown.counts(table), on=keys, maintain_order="left")
-    return markdown.write(
-        "Rates and drift",
-        table.named(rows),
-        {
-            **{"model": "setup", "arm": "arm", "runs": "runs"},
-            "learning_rate": ("learning rate", "{:.3g}".format),
-            "drift": ("drift", 2),
-        },
-        note="A matched rate's row has the rate and the drift of its method; the mean "
-        "drift, where it follows a schedule.",
         left=2,
     )
 

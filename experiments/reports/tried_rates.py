@@ -1,11 +1,11 @@
-"""Learning rates that were tried: losses by method and rate."""
+"""Learning rates that were tried, and those that were chosen."""
 
 from collections.abc import Mapping
 
 import polars as pl
 
 from experiments import markdown
-from experiments.table import LOSS, Table
+from experiments.table import ARM, LOSS, Table, ensure
 from experiments.tried_rates import TRIED, RecipeMethod, at_rate
 
 c = pl.col
@@ -44,4 +44,28 @@ def sensitivity(table: Table, methods: Mapping[str, RecipeMethod]) -> str:
             "chosen": "chosen",
         },
         note="Means over the tuning seeds. A dash: diverged, or not run.",
+    )
+
+
+def rates_and_drift(table: Table, model: str, note: str) -> str:
+    """What tuning chose for each arm, from its first run; ``model`` heads its setups."""
+    first = (
+        ensure(table.finished, "curvature", "momentum")
+        .group_by(ARM, maintain_order=True)
+        .first()
+        .with_columns(multiple=c("learning_rate").cast(pl.Float64) * c("curvature"))
+    )
+    rows = first.join(markdown.counts(table), on=ARM, maintain_order="left")
+    return markdown.write(
+        "Rates and drift",
+        table.named(rows),
+        {
+            **{"model": model, "arm": "arm", "runs": "runs"},
+            "learning_rate": ("learning rate", "{:.3g}".format),
+            "multiple": ("times L", 2),
+            "momentum": ("momentum", lambda x: "" if x is None else f"{x:g}"),
+            "drift": ("drift", 2),
+        },
+        note=note,
+        left=2,
     )
