@@ -118,23 +118,8 @@ class RecordFile:
         """Takes a study's folder, which need not exist."""
         self.path = folder / "records.jsonl"
 
-    def read_header(self) -> Header:
-        """The first line.
-
-        Raises:
-          RunError: If there are no records, or the line is damaged.
-        """
-        return self.read_all()[0]
-
     def read(self) -> list[Record]:
-        """All records.
-
-        A last line without its end was being written when the program was killed: it
-        is left out, with a sentence on stderr.
-
-        Raises:
-          RunError: If there are no records, or a line is damaged.
-        """
+        """All records; see :meth:`read_all`."""
         return self.read_all()[1]
 
     def append(self, header: Header, record: Record | None = None) -> None:
@@ -168,7 +153,14 @@ class RecordFile:
                 os.fsync(file.fileno())
 
     def read_all(self) -> tuple[Header, list[Record]]:
-        """The header and all records, in one reading."""
+        """The header and all records.
+
+        A last line without its end was being written when the program was killed: it
+        is left out, with a sentence on stderr.
+
+        Raises:
+          RunError: If there are no records, or a line is damaged.
+        """
         try:
             content = self.path.read_text(encoding="utf-8")
         except OSError as error:
@@ -201,7 +193,7 @@ class RecordFile:
             ) from error
 
     def _refuse(self, header: Header) -> None:
-        theirs, ours = vars(self.read_header()), vars(header)
+        theirs, ours = vars(self.read_all()[0]), vars(header)
         differs = "; ".join(
             f"{name} {json.dumps(theirs[name])} there, {json.dumps(ours[name])} here"
             for name in ours

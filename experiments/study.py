@@ -220,6 +220,7 @@ class Study:
         use the training recipe. ``config`` is a dict of the study's, scale's and arm's
         fields with ``model`` and ``seed``; a run that diverges raises
         ``training.errors.DivergedError``. None for the training recipe.
+      setups: The names that take the place of networks in such a study; empty for any.
     """
 
     name: str
@@ -236,6 +237,7 @@ class Study:
     observe: Callable[[Any, Any], Any] | None = None
     variant: Callable[[str], Arm | None] | None = None
     execute: Callable[[dict[str, Any], Tick], Outcome] | None = None
+    setups: Collection[str] = ()
 
     def find(self, name: str) -> Arm | None:
         """The arm of this name, declared or of a sweep."""
@@ -317,8 +319,8 @@ class Study:
         """
         if scale.seeds < 1:
             raise ConfigError(f"--seeds must be at least 1, got {scale.seeds}")
-        if self.execute is None:
-            _check_names("models", scale.models, NETWORKS)
+        if known := NETWORKS if self.execute is None else self.setups:
+            _check_names("models", scale.models, known)
         declared = [arm.name for arm in self.arms]
         chosen = declared if scale.arms is None else scale.arms
         study = self.including(chosen)

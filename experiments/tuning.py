@@ -7,7 +7,6 @@ import numpy as np
 import optax
 
 from experiments.study import Arm
-from training.errors import ConfigError
 
 _MOST_CONTINUATIONS = 3
 Run = TypeVar("Run")
@@ -111,12 +110,6 @@ def arms(methods: Mapping[str, OptaxMethod]) -> tuple[Arm, ...]:
             Arm(matched, label, {**fields, "matched": True}),
         ]
     return tuple(found)
-
-
-def check_setup(name: str, known: Iterable[str]) -> None:
-    """Raises a ``ConfigError`` if there is no such setup."""
-    if name not in (names := list(known)):
-        raise ConfigError(f"--models {name}: choose from {', '.join(names)}")
 
 
 def rounded(value: float, digits: int = 4) -> float:

@@ -79,10 +79,10 @@ def predict(params: Any, codes: jax.Array) -> jax.Array:
     x = params["embedding"][codes] + params["positions"]
     for block in params["blocks"]:
         first, second = block["scales"]
-        x = x + _attention(_normal(x) * first, block)
-        hidden = jax.nn.gelu(_normal(x) * second @ block["expand"])
+        x = x + _attention(rms_norm(x) * first, block)
+        hidden = jax.nn.gelu(rms_norm(x) * second @ block["expand"])
         x = x + hidden @ block["contract"]
-    return _normal(x) * params["scale"] @ params["head"]
+    return rms_norm(x) * params["scale"] @ params["head"]
 
 
 def evaluate(params: Any, data: Any) -> jax.Array:
@@ -90,7 +90,8 @@ def evaluate(params: Any, data: Any) -> jax.Array:
     return loss(params, data[1])
 
 
-def _normal(x: jax.Array) -> jax.Array:
+def rms_norm(x: jax.Array) -> jax.Array:
+    """Each vector divided by its root mean square."""
     return x * jax.lax.rsqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
 
 

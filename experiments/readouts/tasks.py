@@ -11,6 +11,7 @@ import optax
 
 import models
 from experiments.predictors import characters
+from experiments.predictors.characters import rms_norm
 from training import data
 
 _BATCH = 64  # images in a training step
@@ -149,11 +150,11 @@ def _patches(
         x = x @ params["embedding"]
         for block in params["blocks"]:
             first, second = block["scales"]
-            mixed = (_normal(x) * first).swapaxes(1, 2) @ block["mix"]
+            mixed = (rms_norm(x) * first).swapaxes(1, 2) @ block["mix"]
             x = x + (jax.nn.gelu(mixed) @ block["unmix"]).swapaxes(1, 2)
-            hidden = jax.nn.gelu(_normal(x) * second @ block["expand"])
+            hidden = jax.nn.gelu(rms_norm(x) * second @ block["expand"])
             x = x + hidden @ block["contract"]
-        return _normal(x).mean(axis=1) @ params["head"]
+        return rms_norm(x).mean(axis=1) @ params["head"]
 
     def loss(variables: Any, batch: Any) -> jax.Array:
         pixels, labels = batch
@@ -175,10 +176,6 @@ def _patches(
         return jnp.stack([losses[0::2].mean(), losses[1::2].mean()])
 
     return ReadoutTask(init, loss, sample, evaluate, _nesterov(momentum), loops=True)
-
-
-def _normal(x: jax.Array) -> jax.Array:
-    return x * jax.lax.rsqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
 
 
 def _resnet(width: int, data_dir: str | None, momentum: float) -> ReadoutTask:

@@ -48,7 +48,7 @@ def sensitivity(table: Table, methods: Mapping[str, RecipeMethod]) -> str:
 
 
 def rates_and_drift(table: Table, model: str, note: str) -> str:
-    """What tuning chose for each arm, from its first run; ``model`` heads its setups."""
+    """What tuning chose for each arm, of its first run; ``model`` heads its setups."""
     first = (
         ensure(table.finished, "curvature", "momentum")
         .group_by(ARM, maintain_order=True)

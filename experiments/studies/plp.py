@@ -26,17 +26,13 @@ def _cycled(arm: Arm) -> Arm:
 
     PyTorch's schedule does so by default; the paper does not say whether its own did.
     """
-
-    def name(arm: str | None) -> str | None:
-        return None if arm is None else f"{arm}-cycled"
-
     return dataclasses.replace(
         arm,
         name=f"{arm.name}-cycled",
         label=f"{arm.label}, cycled momentum",
         fields={**arm.fields, "cycle_momentum": True},
-        baseline=name(arm.baseline),
-        matched=name(arm.matched),
+        baseline=arm.baseline and f"{arm.baseline}-cycled",
+        matched=arm.matched and f"{arm.matched}-cycled",
         group="cycled momentum",
     )
 

@@ -13,7 +13,7 @@ from experiments.predictors import descent
 from experiments.predictors.descent import METHODS
 from experiments.predictors.problems import PROBLEMS
 from experiments.study import Comparison, Outcome, Scale, Study, Tick
-from experiments.tuning import arms, check_setup, rounded
+from experiments.tuning import arms, rounded
 from training.errors import DivergedError
 from training.run.provenance import provenance
 
@@ -36,11 +36,9 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
       ``history`` has ``gradients`` and the lowest ``gap`` so far.
 
     Raises:
-      ConfigError: If there is no such problem.
       DivergedError: If a value is not finite.
     """
     model, seed, method = config["model"], config["seed"], config["method"]
-    check_setup(model, PROBLEMS)
     tick(0.0, "tuning and descending")
     tuned = descent.tune(model, method, config["steps"])
     drift = descent.drift_of(model, method, config["steps"])
@@ -92,4 +90,5 @@ STUDY = Study(
         for control in ("nesterov", "lbfgs")
     ),
     execute=execute,
+    setups=PROBLEMS,
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.readouts import courses, tasks
 from experiments.study import Arm, Outcome, Scale, Study, Tick
-from training.errors import ConfigError, DivergedError
+from training.errors import DivergedError
 from training.run.provenance import provenance
 
 CHOICE_SEEDS = (0, 1, 2)
@@ -46,13 +46,8 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
       ``history`` has the fields of :class:`experiments.readouts.courses.Readout`.
 
     Raises:
-      ConfigError: If there is no such task.
       DivergedError: If the loss at the constant rate is not finite.
     """
-    if config["model"] not in _OPTIMIZERS:
-        raise ConfigError(
-            f"--models {config['model']}: choose from {', '.join(_OPTIMIZERS)}"
-        )
     task = tasks.make(
         config["model"], config.get("data_dir"), config.get("momentum", _USUAL)
     )
@@ -128,4 +123,5 @@ STUDY = Study(
         ),
     ),
     execute=execute,
+    setups=_OPTIMIZERS,
 )

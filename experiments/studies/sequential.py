@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.sequential import arms
 from experiments.study import Arm, Comparison, Outcome, Scale, Study, Tick
-from experiments.tuning import check_setup, rounded
+from experiments.tuning import rounded
 from training.errors import DivergedError
 from training.run.provenance import provenance
 
@@ -32,11 +32,9 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
       where it diverged.
 
     Raises:
-      ConfigError: If there is no such setup.
       DivergedError: If the final error is not finite.
     """
     name, setup, seed = config["algorithm"], config["model"], config["seed"]
-    check_setup(setup, arms.SETUPS)
     tick(0.0, "tuning and learning")
     curve, tuned = arms.learn(name, setup, seed)
     tick(1.0, f"error {curve.final_error:.3g}")
@@ -87,4 +85,5 @@ STUDY = Study(
         Comparison("ran-ekf", "kernel-ridge"),
     ),
     execute=execute,
+    setups=arms.SETUPS,
 )

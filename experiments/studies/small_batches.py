@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.predictors import batches
 from experiments.study import Comparison, Outcome, Scale, Study, Tick
-from experiments.tuning import arms, check_setup, rounded
+from experiments.tuning import arms, rounded
 from training.errors import DivergedError
 from training.run.provenance import provenance
 
@@ -34,11 +34,9 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
       ``rates``, and ``losses`` by rate and tuning seed, -1 where one diverged.
 
     Raises:
-      ConfigError: If there is no such setup.
       DivergedError: If the loss is not finite.
     """
     model, method, steps = config["model"], config["method"], config["steps"]
-    check_setup(model, batches.SETUPS)
     tick(0.0, "tuning and training")
     tuned = batches.tune(model, method, steps)
     course = batches.train(model, method, config["matched"], config["seed"], steps)
@@ -125,4 +123,5 @@ STUDY = Study(
         ),
     ),
     execute=execute,
+    setups=batches.SETUPS,
 )

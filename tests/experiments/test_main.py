@@ -133,6 +133,7 @@ def test_list_names_every_study_scale_and_arm(capsys):
         (["run", "plp", "--small", "--quick"], "--small and --quick"),
         (["run", "plp", "--scale", "huge"], "--scale huge: plp has full, small, quick"),
         (["run", "plp", "--models", "resnet19"], "--models resnet19"),
+        (["run", "sequential", "--models", "lorenz"], "--models lorenz"),
         (["run", "plp", "--arms", "sgd", "adam"], "--arms adam"),
         (["run", "plp", "--seeds", "0"], "--seeds"),
         (["run", "plp", "--width", "0"], "--width"),

@@ -9,7 +9,6 @@ import plp_optax
 from experiments.predictors import descent
 from experiments.predictors.problems import DECAY, PROBLEMS
 from experiments.studies import predictors
-from training.errors import ConfigError
 
 STEPS = 12
 MODEL = "logistic-cancer"
@@ -88,10 +87,3 @@ def test_matched_arm_runs_the_base_at_rate_times_drift():
     np.testing.assert_allclose(
         gaps[0] - gaps[-1], expected[0] - expected.min(), rtol=1e-2
     )
-
-
-def test_a_problem_that_is_not_there():
-    with pytest.raises(ConfigError, match="--models nowhere: choose from logistic"):
-        predictors.execute(
-            {"model": "nowhere", "seed": 0, "method": "gd"}, lambda part, text: None
-        )

@@ -10,9 +10,7 @@ import pytest
 
 import plp_optax
 from experiments.predictors import batches, characters
-from experiments.studies import small_batches
 from experiments.tuning import tune
-from training.errors import ConfigError
 
 STEPS = 20
 CURVATURES = np.array([1.0, 4.0])
@@ -135,11 +133,3 @@ def test_no_character_is_predicted_from_a_later_one(promoting):
     changed = characters.predict(params, windows.at[:, 20:].add(1))
     np.testing.assert_allclose(changed[:, :20], logits[:, :20], atol=1e-6)
     assert (abs(changed[:, 20:] - logits[:, 20:]).max(axis=-1) > 1e-4).all()
-
-
-def test_a_setup_that_is_not_there():
-    with pytest.raises(ConfigError, match="--models nowhere: choose from characters"):
-        small_batches.execute(
-            {"model": "nowhere", "seed": 0, "method": "base", "steps": 10},
-            lambda part, text: None,
-        )

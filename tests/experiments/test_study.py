@@ -155,6 +155,23 @@ def test_more_or_fewer_of_the_same_runs_are_the_same_scale():
     assert len(found & {task.folder for task in study.tasks(scale)}) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("plp", "resnet18"),
+        ("predictors", "logistic-digits"),
+        ("small_batches", "characters"),
+        ("sequential", "mackey-glass-17"),
+        ("readouts", "characters"),
+    ],
+)
+def test_networks_and_setups_must_exist(name, known):
+    study = studies.load(name)
+    scale = study.scale("quick").changed(models=["nowhere"], fields={})
+    with pytest.raises(ConfigError, match=f"--models nowhere: choose from .*{known}"):
+        study.tasks(scale)
+
+
 # -- Records and declarations ----------------------------------------------------------
 
 
