@@ -362,10 +362,7 @@ def compare(table: Table, metrics: Sequence[Metric] = METRICS) -> pl.DataFrame:
         .join(theirs, on=["model", "seed", "control"])
         .group_by("model", "order", "arm", "control")
         .agg(c("diverged", "control_diverged").sum())
-        .sort(
-            c("model").replace_strict(ranks, return_dtype=pl.Int64),
-            "order",
-        )
+        .sort(c("model").replace_strict(ranks, return_dtype=pl.Int64), "order")
         .drop("order")
     )
     found = [_compare(table, metric, ran) for metric in metrics]
@@ -388,19 +385,16 @@ def _compare(table: Table, metric: Metric, ran: pl.DataFrame) -> pl.DataFrame:
             metric.comparisons, schema=["arm", "control"], orient="row"
         )
         ran = ran.join(asked, on=["arm", "control"], how="semi")
-    pairs = (
-        ran.join(values, on=["model", "arm", *of_pair], maintain_order="left")
-        .join(theirs, on=["model", "seed", "control"], maintain_order="left")
-        .group_by("model", "arm", "control", maintain_order=True)
-        .agg("value", "base")
+    is_pair = c("value").is_not_null() & c("base").is_not_null()
+    both = (
+        ran.join(values, on=[*ARM, *of_pair], how="left", maintain_order="left")
+        .join(
+            theirs, on=["model", "seed", "control"], how="left", maintain_order="left"
+        )
+        .group_by(ran.columns, maintain_order=True)
+        .agg(c("value", "base").filter(is_pair))
     )
-    both = ran.join(
-        pairs, on=["model", "arm", "control"], how="left", maintain_order="left"
-    )
-    found = [
-        compare_pairs(value or [], base or [])
-        for value, base in both.select("value", "base").iter_rows()
-    ]
+    found = list(itertools.starmap(compare_pairs, both.select("value", "base").rows()))
     p = corrected(found)
     better = metric.higher_is_better
     verdicts = [
@@ -415,12 +409,5 @@ def _compare(table: Table, metric: Metric, ran: pl.DataFrame) -> pl.DataFrame:
         },
         orient="row",
     )
-    return pl.concat(
-        [
-            both.select(
-                pl.lit(metric.name).alias("metric"), pl.exclude("value", "base")
-            ),
-            fields,
-        ],
-        how="horizontal",
-    )
+    named = pl.lit(metric.name).alias("metric")
+    return both.select(named, pl.exclude("value", "base")).hstack(fields)

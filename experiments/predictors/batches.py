@@ -78,7 +78,6 @@ def _tail(steps: int) -> optax.GradientTransformation:
 
 
 def _nothing(steps: int) -> optax.GradientTransformation:
-    del steps
     return optax.identity()
 
 
@@ -87,12 +86,10 @@ def _bema(start: float = 0.0, **kwargs: Any) -> Callable[[int], Any]:
 
 
 def _lookahead(steps: int) -> optax.GradientTransformation:
-    del steps
     return plp_optax.lookahead(5, 0.5)
 
 
 def _gpa(steps: int) -> optax.GradientTransformation:
-    del steps
     return plp_optax.gpa(decay=_GPA_DECAY)
 
 
@@ -105,7 +102,6 @@ def _in_place_of_the_base(
         def update(
             updates: Any, state: Any, params: Any, *, gradient: Any, rate: jax.Array
         ) -> Any:
-            del updates
             return make(rate, steps).update(gradient, state, params)
 
         init = make(jnp.zeros(()), steps).init
@@ -115,13 +111,11 @@ def _in_place_of_the_base(
 
 
 def _schedule_free(rate: jax.Array, steps: int) -> optax.GradientTransformation:
-    del steps
     base = optax.adamw(rate, 0.0, _B2, weight_decay=_WEIGHT_DECAY)
     return optax.contrib.schedule_free(base, rate, b1=_SCHEDULE_FREE)
 
 
 def _pace(rate: jax.Array, steps: int) -> optax.GradientTransformation:
-    del steps
     return plp_optax.pace(rate, b2=_B2, weight_decay=_WEIGHT_DECAY)
 
 
@@ -178,7 +172,6 @@ def _published_ema(decay: float) -> Callable[[int], optax.GradientTransformation
 
 def _long_nesterov(rate: jax.Array, steps: int) -> optax.GradientTransformation:
     """Nesterov momentum as long as GPA's, after the second moment as there."""
-    del steps
     return optax.chain(
         optax.scale_by_adam(b1=0.0, b2=_B2),
         optax.add_decayed_weights(_WEIGHT_DECAY),

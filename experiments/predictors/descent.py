@@ -29,7 +29,6 @@ _ETA, _MU, _K = 0.7, 0.9, 10
 
 
 def _sgd(rate: Rate, momentum: Rate) -> optax.GradientTransformation:
-    del momentum
     return optax.sgd(rate)
 
 

@@ -30,18 +30,24 @@ _EVERY_FIT = 50  # the same for kernel ridge, which is fitted again at each poin
 
 
 class StreamSetup(NamedTuple):
-    """When networks grow on the stream of the same name, and to how many units."""
+    """The noise of a stream, and when networks grow on it."""
 
+    noise_variance: float
     growth: Growth
-    capacity: int
 
 
 SETUPS = {
-    "mackey-glass-17": StreamSetup(Growth(), 100),
+    "mackey-glass-17": StreamSetup(0.0, Growth()),
     # Thresholds of 3 standard deviations of the noise, and of a little more than the
     # distance that it puts between two equal inputs of seven lags.
-    "mackey-glass-17-noisy": StreamSetup(Growth(epsilon=0.2, delta_min=0.3), 100),
+    "mackey-glass-17-noisy": StreamSetup(0.004, Growth(epsilon=0.2, delta_min=0.3)),
 }
+_CAPACITY = 100  # units
+
+
+def load(setup_name: str, seed: int) -> Stream:
+    """The stream of a setup; equal seeds give equal streams."""
+    return streams.draw(seed, noise_variance=SETUPS[setup_name].noise_variance)
 
 
 class Curve(NamedTuple):
@@ -118,18 +124,16 @@ def _rule(kind: str, value: float) -> learning.Rule:
 
 
 def _learn_growing(kind: str, setup_name: str, seed: int, value: float) -> Curve:
-    setup = SETUPS[setup_name]
-    stream = streams.load(setup_name, seed)
-    network = ran.create(setup.capacity, stream.inputs.shape[1])
-    return _follow(network, _rule(kind, value), stream, setup.growth)
+    stream = load(setup_name, seed)
+    network = ran.create(_CAPACITY, stream.inputs.shape[1])
+    return _follow(network, _rule(kind, value), stream, SETUPS[setup_name].growth)
 
 
 def _learn_fixed(kind: str, setup_name: str, seed: int, value: float) -> Curve:
     """A network with as many units as RAN-EKF ends with on the same stream."""
-    stream = streams.load(setup_name, seed)
-    network = fixed_network(
-        stream.inputs, _grown_units(setup_name, seed), SETUPS[setup_name].capacity, seed
-    )
+    stream = load(setup_name, seed)
+    units = _grown_units(setup_name, seed)
+    network = fixed_network(stream.inputs, units, _CAPACITY, seed)
     return _follow(network, _rule(kind, value), stream, None)
 
 
@@ -179,12 +183,7 @@ def _follow(
     inputs, targets, tests, _ = (jnp.asarray(x, jnp.float32) for x in stream)
     state = learning.start(network, rule)
     state, trace = learning.learn(
-        state,
-        inputs,
-        targets,
-        rule,
-        growth=growth,
-        watched=tests,
+        state, inputs, targets, rule, growth=growth, watched=tests
     )
     watched = np.asarray(trace.watched, np.float64)
     samples = np.arange(EVERY, len(watched) + 1, EVERY)
@@ -207,7 +206,7 @@ def _learn_kernel_ridge(setup_name: str, seed: int, value: float) -> Curve:
 
     The kernel is Gaussian, and as wide as the median distance of the stream's inputs.
     """
-    stream = streams.load(setup_name, seed)
+    stream = load(setup_name, seed)
     mean = stream.targets[0]
     gamma = 1 / float(np.median(_squared_distances(stream.inputs)))
     model = KernelRidge(alpha=value, kernel="rbf", gamma=gamma)
@@ -216,9 +215,7 @@ def _learn_kernel_ridge(setup_name: str, seed: int, value: float) -> Curve:
     for n in samples:
         model.fit(stream.inputs[:n], stream.targets[:n] - mean)
         fits.append(mean + model.predict(stream.test_inputs))
-    predictions = np.stack(fits)
-    error = _error(predictions, stream)
-    return Curve(samples, error, samples, 0)
+    return Curve(samples, _error(np.stack(fits), stream), samples, 0)
 
 
 _RATES = (0.02, 0.05, 0.1, 0.2, 0.4)

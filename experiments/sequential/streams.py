@@ -5,8 +5,6 @@ References:
   197, 1977.
 """
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -88,7 +86,7 @@ _PERIOD = 6  # seconds between two samples
 _TRANSIENT = 200  # samples before the first that is used
 
 
-def _mackey_glass_stream(seed: int, *, noise_variance: float) -> Stream:
+def draw(seed: int, *, noise_variance: float) -> Stream:
     """The next value from the last seven; 500 samples to learn from, 50 to test on.
 
     Each seed has its own start and its own noise. The noise is on all inputs and on
@@ -105,22 +103,3 @@ def _mackey_glass_stream(seed: int, *, noise_variance: float) -> Stream:
     noisy = clean + rng.normal(scale=noise_variance**0.5, size=count)
     inputs = np.lib.stride_tricks.sliding_window_view(noisy, _LAGS)[:-1]
     return Stream(inputs[:500], noisy[_LAGS:][:500], inputs[500:], clean[_LAGS:][500:])
-
-
-STREAMS: dict[str, Callable[[int], Stream]] = {
-    "mackey-glass-17": functools.partial(_mackey_glass_stream, noise_variance=0.0),
-    "mackey-glass-17-noisy": functools.partial(
-        _mackey_glass_stream, noise_variance=0.004
-    ),
-}
-
-
-def load(name: str, seed: int) -> Stream:
-    """Returns the stream of a name; equal seeds give equal streams.
-
-    Raises:
-      ValueError: If there is no such stream.
-    """
-    if name not in STREAMS:
-        raise ValueError(f"unknown stream {name!r}; known are {', '.join(STREAMS)}")
-    return STREAMS[name](seed)

@@ -49,7 +49,6 @@ def _peak() -> int:
 
 def observe(prepared: Prepared, config: Config) -> Memory:
     """Measures the memory of every run."""
-    del config
     return Memory(prepared.engine)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments.readouts import courses, tasks
 from experiments.study import Arm, Outcome, Scale, Study, Tick
+from experiments.tuning import rounded
 from training.errors import DivergedError
 from training.run.provenance import provenance
 
@@ -64,13 +65,8 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
         parts=config["parts"],
     )
     for line in found:
-        rows.append(
-            {
-                **line._asdict(),
-                "choice": float(f"{line.choice:.6g}"),
-                "loss": float(f"{line.loss:.6g}"),
-            }
-        )
+        choice, loss = rounded(line.choice, 6), rounded(line.loss, 6)
+        rows.append({**line._asdict(), "choice": choice, "loss": loss})
         tick(min(len(rows) / count, 1.0), f"{line.readout} {line.loss:.4f}")
     last = [row["loss"] for row in rows if row["readout"] == "last"][-1]
     if not math.isfinite(last):

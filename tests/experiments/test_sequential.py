@@ -89,7 +89,7 @@ def test_a_run_leaves_its_record():
 def test_kernel_ridge_is_fitted_to_what_was_seen():
     """At the last point it is the closed form on all samples."""
     found = arms.ALGORITHMS["kernel-ridge"].learn(SETUP, 3, 0.1)
-    stream = arms.streams.load(SETUP, 3)
+    stream = arms.load(SETUP, 3)
     x = np.concatenate([stream.inputs, stream.test_inputs])
     squares = ((x[:, None] - x[None]) ** 2).sum(axis=2)
     i, j = np.triu_indices(500, 1)

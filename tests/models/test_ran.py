@@ -8,7 +8,7 @@ import optax
 import pytest
 import scipy.integrate
 
-from experiments.sequential import learning, streams
+from experiments.sequential import arms, learning, streams
 from experiments.sequential.learning import Growth
 from models import ran
 
@@ -277,18 +277,18 @@ def test_mackey_glass_refuses_delays_between_steps(tau):
 
 def test_streams():
     name = "mackey-glass-17"
-    stream = streams.load(name, seed=1)
+    stream = arms.load(name, seed=1)
     assert stream.inputs.shape == (500, 7)
     assert stream.targets.shape == (500,)
     assert stream.test_inputs.shape == (50, 7)
     assert stream.test_targets.shape == (50,)
-    chex.assert_trees_all_equal(stream, streams.load(name, seed=1))
-    assert not np.array_equal(stream.targets, streams.load(name, seed=2).targets)
+    chex.assert_trees_all_equal(stream, arms.load(name, seed=1))
+    assert not np.array_equal(stream.targets, arms.load(name, seed=2).targets)
 
 
 def test_lags_and_noise():
-    clean = streams.load("mackey-glass-17", seed=0)
-    stream = streams.load("mackey-glass-17-noisy", seed=0)
+    clean = arms.load("mackey-glass-17", seed=0)
+    stream = arms.load("mackey-glass-17-noisy", seed=0)
     np.testing.assert_array_equal(stream.test_targets, clean.test_targets)
     np.testing.assert_array_equal(clean.test_inputs[1:, -1], clean.test_targets[:-1])
     np.testing.assert_array_equal(stream.inputs[1:, -1], stream.targets[:-1])
@@ -296,8 +296,3 @@ def test_lags_and_noise():
     noise = stream.targets - clean.targets
     # The variance of the variance of 500 values is 2 / 500 of its square.
     assert noise.var() == pytest.approx(0.004, rel=4 * (2 / 500) ** 0.5)
-
-
-def test_refuses_an_unknown_stream():
-    with pytest.raises(ValueError, match="mackey-glass-17"):
-        streams.load("lorenz", 0)
