@@ -64,6 +64,8 @@ class Look(NamedTuple):
 
     color: str
     linestyle: str = "-"
+    linewidth: float = 1.7
+    zorder: float = 2.0
 
 
 PLAIN = Look(style.BLACK)
@@ -74,7 +76,7 @@ COLORED = (
     Look(style.GREEN, "-."),
     Look(style.PURPLE, ":"),
 )
-OTHERS = Look(style.PALE)
+OTHERS = Look(style.PALE, linewidth=0.9, zorder=1.9)
 _LINEAR = 0.02  # of the axis of differences by rate, in nats
 
 
@@ -114,13 +116,10 @@ def band(
     error = (c(y).std() / pl.len().sqrt()).fill_null(0)
     low, high = (mean - error, mean + error) if has_error else (c(y).min(), c(y).max())
     of_x = frame.drop_nulls(y).group_by(x).agg(mean, low=low, high=high).sort(x)
-    color, is_other = look.color, look == OTHERS
-    width, order = (0.9, 1.9) if is_other else (1.7, 2)
-    ax.plot(of_x[x], of_x[y], color=color, ls=look.linestyle, lw=width, label=label,
-            zorder=order)  # fmt: skip
-    if not is_other:
+    ax.plot(of_x[x], of_x[y], label=label, **look._asdict())
+    if look != OTHERS:
         ends = of_x["low"], of_x["high"]
-        ax.fill_between(of_x[x], *ends, color=color, alpha=0.14, lw=0)
+        ax.fill_between(of_x[x], *ends, color=look.color, alpha=0.14, lw=0)
 
 
 def count(numbers: Iterable[int]) -> str:
@@ -465,13 +464,10 @@ def sensitivity(
         ax.plot(
             of["rate"],
             of["value"] - lowest,
-            color=look.color,
-            ls=look.linestyle,
-            lw=0.9 if is_other else 1.7,
             marker="" if is_other else "o",
             ms=4,
-            zorder=1.9 if is_other else 2,
             label="others" if is_other else labels[name],
+            **look._asdict(),
         )
     ax.set_xscale("log")
     style.number_logarithms(ax.xaxis)

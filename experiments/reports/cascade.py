@@ -168,12 +168,10 @@ def gradient_picture(table: Table, model: str, arms: Sequence[str]) -> Picture |
             ax.plot(
                 range(1, len(norms) + 1),
                 norms,
-                color=look.color,
                 marker=marker,
-                ls=look.linestyle,
-                lw=1.2,
                 ms=4,
                 label=table.labels[arm],
+                **look._replace(linewidth=1.2)._asdict(),
             )
             if part == 0:
                 shows.append(f"{table.labels[arm]} {norms[0]:.1g} to {norms[-1]:.1g}")

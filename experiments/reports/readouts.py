@@ -175,11 +175,9 @@ def _anytime(table: Table, model: str) -> Picture | None:
             ends,
             marker="o",
             ms=5,
-            lw=1.7,
             capsize=3,
-            color=look.color,
-            ls=look.linestyle,
             label=label,
+            **look._asdict(),
         )
         means = ", ".join(f"{mean:+.3f}" for mean in rows["mean"])
         shows.append(f"{label}: {means} nats")
