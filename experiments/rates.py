@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import plp_optax
+from experiments.stability import plp_cycle
 from training.engine.optimizer import make_strategy
 from training.settings import config as config_lib
 from training.settings.config import Config
@@ -23,21 +24,13 @@ def multiplied(config: Config, factor: float) -> dict[str, Any]:
     return {n: factor * rate for n, rate in rates.items() if rate is not None}
 
 
-def matched(
-    step: float = 1.0,
-    *,
-    window: int = 3,
-    period: int = 4,
-    fit: Literal["midpoint", "least_squares"] = "midpoint",
-) -> Fraction:
+def matched(**settings: Any) -> Fraction:
     """The multiple of the learning rate that matches parameter linear prediction.
 
     Training at this multiple goes as far as prediction does while updates are steady.
+    The settings are those of :func:`plp_optax.plp`.
     """
-    coefficients = plp_optax.plp_coefficients(step, window=window, fit=fit)
-    multiplier = plp_optax.effective_rate_multiplier(
-        list(map(float, coefficients)), period=period
-    )
+    multiplier = plp_cycle(**settings).rate_multiplier
     # Without rounding errors, so that equal rates are equal.
     return Fraction(multiplier).limit_denominator(1000)
 

@@ -67,7 +67,7 @@ def run(
         if study.execute is None
         else functools.partial(_own, study.execute, settings or {})
     )
-    durations = _Durations()
+    durations: dict[tuple[str, str], float] = {}
     under_way: Task | None = None
 
     def check_time(seconds: float = 0.0) -> None:
@@ -82,9 +82,9 @@ def run(
         try:
             for _, block in itertools.groupby(list(left), key=lambda task: task.block):
                 paired = list(block)
-                check_time(durations.expected(paired))
+                check_time(_expected(paired, durations))
                 for task in paired:
-                    check_time(durations.expected([task]))
+                    check_time(_expected([task], durations))
                     display.begin(task, "compiling")
                     with ready(task) as execute:
                         check_time()
@@ -97,9 +97,9 @@ def run(
                             name, model, seed, task.config, *outcome, seconds
                         )
                         file.append(header, record)
-                    durations.add(task, seconds)
+                    durations[task.model, task.arm.name] = seconds
                     left.remove(task)
-                    display.end(record, durations.expected(left))
+                    display.end(record, _expected(left, durations))
         except _OutOfTimeError:
             if under_way is not None:
                 resumes = study.execute is None and study.observe is None
@@ -129,26 +129,22 @@ def _own(
     yield run
 
 
-class _Durations:
-    """How long the runs of this call took."""
+def _expected(
+    tasks: Sequence[Task], durations: Mapping[tuple[str, str], float]
+) -> float:
+    """Seconds that runs will take, judged by the ones most like them.
 
-    def __init__(self) -> None:
-        self._seconds: dict[tuple[str, str], float] = {}
+    Args:
+      tasks: The runs.
+      durations: How long runs of this call took, by network and arm.
+    """
 
-    def add(self, task: Task, seconds: float) -> None:
-        """Notes how long a run took."""
-        self._seconds[task.model, task.arm.name] = seconds
+    def typical(task: Task) -> float:
+        alike = [s for (model, _), s in durations.items() if model == task.model]
+        mean = statistics.fmean(alike or durations.values() or [0.0])
+        return durations.get((task.model, task.arm.name), mean)
 
-    def expected(self, tasks: Sequence[Task]) -> float:
-        """Seconds that runs will take, judged by the ones most like them."""
-        return sum(map(self._typical, tasks))
-
-    def _typical(self, task: Task) -> float:
-        key = (task.model, task.arm.name)
-        if key in self._seconds:
-            return self._seconds[key]
-        alike = [s for (model, _), s in self._seconds.items() if model == task.model]
-        return statistics.fmean(alike or self._seconds.values() or [0.0])
+    return sum(map(typical, tasks))
 
 
 # -- Display ---------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import optax
 CONTEXT, BATCH = 32, 8
 WIDTH, HEADS, LAYERS = 32, 2, 2
 HELD_OUT = 0.1  # the end of the text
-_EVALUATED = 128  # windows
 
 
 @functools.cache
@@ -24,10 +23,10 @@ def text() -> tuple[np.ndarray, np.ndarray]:
     return codes[:cut].astype(np.int32), codes[cut:].astype(np.int32)
 
 
-def data() -> tuple[jax.Array, jax.Array]:
-    """The training text, (characters,); held-out windows, (windows, CONTEXT + 1)."""
+def data(evaluated: int = 128) -> tuple[jax.Array, jax.Array]:
+    """The training text, (characters,); held-out windows, (evaluated, CONTEXT + 1)."""
     train, held_out = text()
-    starts = np.linspace(0, len(held_out) - CONTEXT - 1, _EVALUATED).astype(int)
+    starts = np.linspace(0, len(held_out) - CONTEXT - 1, evaluated).astype(int)
     windows = held_out[starts[:, None] + np.arange(CONTEXT + 1)]
     return jnp.asarray(train), jnp.asarray(windows)
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,18 +59,18 @@ def _nesterov(momentum: float) -> optax.GradientTransformation:
 @functools.cache
 def make(name: str, data_dir: str | None = None, momentum: float = 0.9) -> ReadoutTask:
     """Returns a task by name; ``data_dir`` holds prepared sets."""
-    return _TASKS[name](data_dir, momentum)
+    _, task = TASKS[name]
+    return task(data_dir, momentum)
 
 
-def _characters(width: int, layers: int, momentum: float) -> ReadoutTask:
-    train, held_out = characters.text()
-    starts = np.linspace(0, len(held_out) - characters.CONTEXT - 1, 256).astype(int)
-    windows = jnp.asarray(held_out[starts[:, None] + np.arange(characters.CONTEXT + 1)])
-    text = jnp.asarray(train)
+def _characters(
+    width: int, layers: int, data_dir: str | None, momentum: float
+) -> ReadoutTask:
+    text = _, windows = characters.data(256)
     return ReadoutTask(
         init=lambda key: {"params": characters.init(key, width, layers)},
         loss=lambda variables, batch: characters.loss(variables["params"], batch),
-        sample=lambda key: characters.batch((text, None), key),
+        sample=lambda key: characters.batch(text, key),
         evaluate=jax.jit(
             lambda variables: jnp.stack(
                 [characters.loss(variables["params"], windows[i::2]) for i in (0, 1)]
@@ -225,10 +226,11 @@ def _resnet(width: int, data_dir: str | None, momentum: float) -> ReadoutTask:
     return ReadoutTask(init, loss, sample, evaluate, _nesterov(momentum), loops=False)
 
 
-_TASKS: dict[str, Callable[[str | None, float], ReadoutTask]] = {
-    "characters": lambda data_dir, b1: _characters(32, 2, b1),
-    "characters-large": lambda data_dir, b1: _characters(64, 4, b1),
-    "digits": lambda data_dir, b1: _patches("digits", 32, data_dir, b1),
-    "cifar100-patches": lambda data_dir, b1: _patches("cifar100", 64, data_dir, b1),
-    "cifar100-resnet18": lambda data_dir, b1: _resnet(8, data_dir, b1),
+# The optimizer of each task, and what makes it.
+TASKS: dict[str, tuple[str, Callable[[str | None, float], ReadoutTask]]] = {
+    "characters": ("adamw", partial(_characters, 32, 2)),
+    "characters-large": ("adamw", partial(_characters, 64, 4)),
+    "digits": ("nesterov", partial(_patches, "digits", 32)),
+    "cifar100-patches": ("nesterov", partial(_patches, "cifar100", 64)),
+    "cifar100-resnet18": ("nesterov", partial(_resnet, 8)),
 }

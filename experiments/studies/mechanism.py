@@ -10,7 +10,7 @@ with their square.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,42 +82,30 @@ def _full_batch(config: Config) -> int:
     return round(config.train_fraction * left)
 
 
-def _derived(regime: Regime) -> Callable[[Config], dict[str, Any]]:
-    def fields(config: Config) -> dict[str, Any]:
-        if config.model not in FULL_BATCH_MODELS:
-            return {"learning_rate": regime.mini_batch_rate}
-        return {
-            "learning_rate": regime.full_batch_rate,
-            "batch_size": _full_batch(config),
-        }
-
-    return fields
+def _derived(regime: Regime, config: Config) -> dict[str, Any]:
+    if config.model not in FULL_BATCH_MODELS:
+        return {"learning_rate": regime.mini_batch_rate}
+    return {"learning_rate": regime.full_batch_rate, "batch_size": _full_batch(config)}
 
 
 def _arms(regime: Regime) -> tuple[Arm, ...]:
     """SGD, prediction, and SGD at the matched rate."""
-    fields: dict[str, Any] = {
-        "optimizer": "nesterov" if regime.nesterov else "sgd",
-        "momentum": regime.momentum,
-    }
-    sgd, plp, matched = (
-        Arm(
+    optimizer = "nesterov" if regime.nesterov else "sgd"
+
+    def arm(method: str, fields: dict[str, Any], **others: Any) -> Arm:
+        return Arm(
             f"{method}-{regime.name}",
-            f"{label}, {regime.label}",
-            fields,
+            f"{LABELS[method]}, {regime.label}",
+            {"optimizer": optimizer, "momentum": regime.momentum, **fields},
             group=regime.name,
-            derived=_derived(regime),
+            derived=functools.partial(_derived, regime),
+            **others,
         )
-        for method, label in LABELS.items()
-    )
-    fields = {**fields, "method": "plp", "plp_period": PERIOD}
-    return (
-        sgd,
-        dataclasses.replace(
-            plp, fields=fields, baseline=sgd.name, matched=matched.name
-        ),
-        dataclasses.replace(matched, rate=float(MATCHED)),
-    )
+
+    sgd, matched = arm("sgd", {}), arm("matched", {}, rate=float(MATCHED))
+    predicting = {"method": "plp", "plp_period": PERIOD}
+    plp = arm("plp", predicting, baseline=sgd.name, matched=matched.name)
+    return sgd, plp, matched
 
 
 # -- Measurements ----------------------------------------------------------------------

@@ -25,13 +25,6 @@ _RATES = {
     ("adamw", 0.5): (0.0032, 0.0056, 0.01, 0.018),
     ("nesterov", _USUAL): (0.0125, 0.025, 0.05, 0.1),
 }
-_OPTIMIZERS = {
-    "characters": "adamw",
-    "characters-large": "adamw",
-    "digits": "nesterov",
-    "cifar100-patches": "nesterov",
-    "cifar100-resnet18": "nesterov",
-}
 
 
 def execute(config: dict[str, Any], tick: Tick) -> Outcome:
@@ -80,7 +73,7 @@ def _arm(optimizer: str, rate: float, momentum: float) -> Arm:
     if momentum != _USUAL:
         name, label = f"{name}-{momentum:g}", f"{label}, momentum {momentum:g}"
         fields["momentum"] = momentum
-    models = tuple(m for m, o in _OPTIMIZERS.items() if o == optimizer)
+    models = tuple(m for m, (o, _) in tasks.TASKS.items() if o == optimizer)
     return Arm(name, label, fields, models=models)
 
 
@@ -119,5 +112,5 @@ STUDY = Study(
         ),
     ),
     execute=execute,
-    setups=_OPTIMIZERS,
+    setups=tasks.TASKS,
 )

@@ -66,11 +66,11 @@ def _method(
     return RecipeMethod(label, rate, rates, fields, base=SGD, derived=derived)
 
 
-def _amplified(rate: float, layers: str, factor: int, form: str) -> RecipeMethod:
+def _amplified(layers: str, factor: int, form: str) -> RecipeMethod:
     names = {"scores": "layers by score", "all": "all layers", EARLY: "early layers"}
     return _method(
         f"{names[layers]} x {factor}, {form}",
-        rate,
+        0.01,
         method="amplify",
         amplify_select=layers,
         amplify_factor=float(factor),
@@ -98,20 +98,15 @@ METHODS = {
         "cascade, then end to end", 0.05, cascade="conv", finetunes=True
     ),
     **{
-        f"{layers}-{factor}-{form}": _amplified(rate, layers, factor, form)
-        for layers, factor, form, rate in (
-            (EARLY, 2, "alone", 0.01),
-            (EARLY, 10, "alone", 0.01),
-            (EARLY, 100, "alone", 0.01),
-            (EARLY, 2, "propagated", 0.01),
-            (EARLY, 10, "propagated", 0.01),
-            (EARLY, 100, "propagated", 0.01),
-            ("all", 2, "propagated", 0.01),
-            ("all", 3, "propagated", 0.01),
-            ("all", 10, "propagated", 0.01),
-            ("scores", 10, "alone", 0.01),
-            ("scores", 10, "propagated", 0.01),
+        f"{layers}-{factor}-{form}": _amplified(layers, factor, form)
+        for layers, form, factors in (
+            (EARLY, "alone", (2, 10, 100)),
+            (EARLY, "propagated", (2, 10, 100)),
+            ("all", "propagated", (2, 3, 10)),
+            ("scores", "alone", (10,)),
+            ("scores", "propagated", (10,)),
         )
+        for factor in factors
     },
 }
 _MAIN = tried_rates.compared(METHODS)
