@@ -134,7 +134,7 @@ class RecordFile:
         """
         with explained(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            first = _header_line(header)
+            first = json.dumps(vars(header), separators=(",", ":"))
             with self.path.open("ab+") as file:
                 file.seek(0)
                 content = file.read()
@@ -215,10 +215,6 @@ def explained(folder: Path) -> Iterator[None]:
             f"{folder} cannot be written ({error.strerror}): choose another --out, or "
             f"free some space; what is recorded remains"
         ) from error
-
-
-def _header_line(header: Header) -> str:
-    return json.dumps(vars(header), separators=(",", ":"))
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -174,9 +174,8 @@ class _Display:
         self._bar = self._progress.add_task("", total=total, completed=done)
         self._name = ""
         self._last_line = 0.0
-        self._first: tuple[float, float] | None = (
-            None  # time and part of the first tick
-        )
+        # Time and part of the run's first tick.
+        self._first: tuple[float, float] | None = None
 
     def __enter__(self) -> Self:
         self.say(f"{self._done} of {self._total} runs recorded already")

@@ -58,14 +58,16 @@ def _accuracies(table: Table) -> str:
     best = accuracy.group_by("model", "of").agg(c("accuracy").max())
     highest = {(m, a): markdown.number(x, 2) for m, a, x in best.iter_rows()}
     rows = []
+    ours = f"ours ({markdown.join(table.datasets)})"
     for model in table.models:
         original = means.get((model, CONTROL), markdown.NONE)
         others = [(model, arm) for arm in PAPER if arm != CONTROL]
         for text, cells in (("threshold fixed, mean", means), ("best run", highest)):
             found = [cells.get(key, markdown.NONE) for key in others]
-            rows.append([model, f"{_ours(table)}: {text}", original, *found])
-        for dataset, number in _papers(table).items():
-            if printed := paper[dataset].get(model):
+            rows.append([model, f"{ours}: {text}", original, *found])
+        for dataset, number in (("cifar10", 3), ("cifar100", 4)):
+            printed = paper[dataset].get(model)
+            if printed and dataset in table.datasets:
                 cells_ = [f"{value:.2f}" for value in printed]
                 rows.append([model, f"paper, Table {number} ({dataset})", *cells_])
     return markdown.write(
@@ -76,16 +78,6 @@ def _accuracies(table: Table) -> str:
         "read once a run.",
         left=2,
     )
-
-
-def _ours(table: Table) -> str:
-    return f"ours ({markdown.join(table.datasets)})"
-
-
-def _papers(table: Table) -> dict[str, int]:
-    """The paper's tables for the data sets that were used here."""
-    tables = {"cifar10": 3, "cifar100": 4}
-    return {name: tables[name] for name in table.datasets if name in tables}
 
 
 # -- Which layers ----------------------------------------------------------------------

@@ -61,27 +61,16 @@ def _sections(table: Table) -> list[ReportBlock]:
     ]
 
 
-def grids(table: Table) -> pl.DataFrame:
-    """The last losses of the tuning: ``model``, ``arm``, ``rate``, ``loss``.
-
-    A row a rate and tuning seed, null where a run diverged.
-    """
-    return (
-        table.long(finished=False, rates=pl.Float64, losses=pl.List(pl.Float64))
-        .filter(tables.is_first_seed())
-        .explode("losses")
-        .select(
-            *tables.ARM,
-            rate="rates",
-            loss=pl.when(c("losses") >= 0).then("losses"),
-        )
-    )
-
-
 def means(table: Table) -> pl.DataFrame:
-    """Mean last losses by rate; null where a run diverged."""
-    mean = pl.when(c("loss").is_not_null().all()).then(c("loss").mean())
-    return grids(table).group_by(*tables.ARM, "rate", maintain_order=True).agg(mean)
+    """Mean last losses of the tuning by rate; null where a run diverged."""
+    found = table.long(finished=False, rates=pl.Float64, losses=pl.List(pl.Float64))
+    mean = pl.when((c("losses") >= 0).all()).then(c("losses").mean())
+    return (
+        found.filter(tables.is_first_seed())
+        .explode("losses")
+        .group_by(*tables.ARM, rate="rates", maintain_order=True)
+        .agg(loss=mean)
+    )
 
 
 def _forgiving(table: Table) -> str:
