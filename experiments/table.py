@@ -82,6 +82,11 @@ class Table:
         found = (config.get("dataset") for config in self.configs.values())
         return tuple(dict.fromkeys(filter(None, found)))
 
+    @property
+    def in_order(self) -> pl.Expr:
+        """The networks as an expression to sort by, in the order of the scale."""
+        return c("model").cast(pl.Enum(self.models))
+
     def place(self, model: str) -> str:
         """The network and the data set, for titles: ``resnet18 on digits``."""
         return " on ".join(filter(None, (model, ", ".join(self.datasets))))
@@ -355,14 +360,13 @@ def compare(table: Table, metrics: Sequence[Metric] = METRICS) -> pl.DataFrame:
     theirs = table.runs.select(
         "model", "seed", control="arm", control_diverged="diverged"
     )
-    ranks = {name: rank for rank, name in enumerate(table.models)}
     ran = (
         declared.with_row_index("order")
         .join(table.runs.select(*KEYS, "diverged"), on="arm")
         .join(theirs, on=["model", "seed", "control"])
         .group_by("model", "order", "arm", "control")
         .agg(c("diverged", "control_diverged").sum())
-        .sort(c("model").replace_strict(ranks, return_dtype=pl.Int64), "order")
+        .sort(table.in_order, "order")
         .drop("order")
     )
     found = [_compare(table, metric, ran) for metric in metrics]

@@ -114,10 +114,8 @@ def _predictions(table: Table) -> str:
     both = tables.ensure(ends(table), "plp", "matched").drop_nulls(["plp", "matched"])
     ratios = both.group_by(keys, maintain_order=True).agg("plp", "matched")
     regimes = {regime.name: regime for regime in REGIMES}
-    order = {name: rank for rank, name in enumerate(regimes)}
-    models = {name: rank for rank, name in enumerate(table.models)}
     rows = ratios.join(apart, on=keys, how="left").sort(
-        c("model").replace_strict(models), c("regime").replace_strict(order)
+        table.in_order, c("regime").cast(pl.Enum([*regimes]))
     )
     ratio = pl.struct(ours="plp", theirs="matched")
     return markdown.write(

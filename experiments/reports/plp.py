@@ -79,7 +79,7 @@ def _accuracies(table: Table, paper: dict[str, Any]) -> list[str]:
         schema=rows.schema,
     )
     frame = pl.concat([table.named(rows), printed]).sort(
-        c("model").replace_strict({m: i for i, m in enumerate(table.models)}),
+        table.in_order,
         c("arm").str.strip_prefix("paper: ") != table.labels[CONTROL],
         maintain_order=True,
     )

@@ -58,8 +58,7 @@ def counts(table: Table) -> pl.DataFrame:
     return pl.concat(
         runs.select(*tables.KEYS, gap=pl.lit(gap), gradients=c(n).cast(pl.Float64))
         for n, gap in names.items()
-    ).sort(c("model").replace_strict({m: i for i, m in enumerate(table.models)}),
-           maintain_order=True)  # fmt: skip
+    ).sort(table.in_order, maintain_order=True)
 
 
 def _ratios(table: Table, control: str) -> str:

@@ -202,9 +202,8 @@ def _anytime(table: Table, model: str) -> Picture | None:
 
 def _settings(table: Table) -> str:
     labels = {name: label for name, (label, _) in _ARMS.items()}
-    order = {name: i for i, name in enumerate(_ARMS)}
     rows = chosen(table).sort(
-        c("model"), c("kind").replace_strict(order), "step", maintain_order=True
+        c("model"), c("kind").cast(pl.Enum([*_ARMS])), "step", maintain_order=True
     )
     frame = rows.select(
         c("model").alias("task"),

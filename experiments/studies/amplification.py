@@ -1,6 +1,5 @@
 """Layer-wise gradient amplification, compared with other explanations of its gain."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -214,32 +213,23 @@ def variant(name: str) -> Arm | None:
     if arm is None or not re.fullmatch(r"[tf]\d+(\.\d+)?|r\d+", setting):
         return None
     value = float(setting[1:])
-    field, group, label, baseline, matched = {
-        "t": ("amplify_threshold", "sweep", f"threshold {value}", None, None),
-        "r": (
-            "amplify_reselect_every",
-            "reselection",
-            f"selected again every {value:g} epochs",
-            of,
-            None,
-        ),
-        "f": (
-            "amplify_factor",
-            "factor",
-            f"factor {value:g}",
-            "noop",
-            _plain_name(_rise(value)),
-        ),
-    }[setting[0]]
-    return dataclasses.replace(
-        arm,
-        name=name,
-        label=f"{arm.label}, {label}",
-        fields={**arm.fields, field: int(value) if setting[0] == "r" else value},
-        baseline=baseline,
-        matched=matched,
-        group=group,
-    )
+
+    def swept(label: str, field: Mapping[str, float], **others: Any) -> Arm:
+        fields = {**arm.fields, **field}
+        return Arm(name, f"{arm.label}, {label}", fields, **others)
+
+    match setting[0]:
+        case "t":
+            field = {"amplify_threshold": value}
+            return swept(f"threshold {value}", field, group="sweep")
+        case "r":
+            field = {"amplify_reselect_every": int(value)}
+            label = f"selected again every {value:g} epochs"
+            return swept(label, field, baseline=of, group="reselection")
+        case _:
+            field, matched = {"amplify_factor": value}, _plain_name(_rise(value))
+            label = f"factor {value:g}"
+            return swept(label, field, baseline="noop", matched=matched, group="factor")
 
 
 # -- The study -------------------------------------------------------------------------
