@@ -92,10 +92,7 @@ def run(
                         under_way, start = task, time.monotonic()
                         outcome = execute(tick)
                         under_way, seconds = None, time.monotonic() - start
-                        name, model, seed = task.arm.name, task.model, task.seed
-                        record = Record(
-                            name, model, seed, task.config, *outcome, seconds
-                        )
+                        record = Record(task.arm.name, *task[1:], *outcome, seconds)
                         file.append(header, record)
                     durations[task.model, task.arm.name] = seconds
                     left.remove(task)
