@@ -3,6 +3,9 @@
 import dataclasses
 import inspect
 import re
+import sys
+import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import flax.linen as nn
@@ -14,9 +17,13 @@ import pytest
 
 import models
 import training
+from experiments import report
+from experiments.reports import Report
 from experiments.study import Arm, Scale, Study
+from experiments.table import ACCURACY
 from models.layers import Layers, Network, as_input, as_logits
 from tests.plp_optax import test_contract
+from tests.support import reports
 from tests.support.factories import CASES, Case
 from tests.support.programs import Parameters
 from training import data, recipe
@@ -154,6 +161,18 @@ def test_a_method_is_an_arm_of_a_study():
         ("sign", "linear"),
     ]
     assert config_lib.resolve(tasks[1].config).method == "sign"
+
+
+def test_a_study_has_sections_of_its_own(tmp_path, monkeypatch):
+    module = types.ModuleType(f"experiments.reports.{reports.PAIR.name}")
+    module.__spec__ = ModuleSpec(module.__name__, None)
+    module.REPORT = Report(lambda table: ["## Signs"], metrics=[ACCURACY])
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    records = [reports.run(arm, 0, test_accuracy=0.5) for arm in ("old", "new")]
+    text = report.write(reports.table_of(records), tmp_path).read_text()
+    assert "\n\n## Signs\n\n## Settings" in text
+    assert "test accuracy" in text
+    assert "validation loss" not in text
 
 
 def test_a_data_set(tmp_path):
