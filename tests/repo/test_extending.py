@@ -171,8 +171,8 @@ def test_a_study_has_sections_of_its_own(tmp_path, monkeypatch):
     records = [reports.run(arm, 0, test_accuracy=0.5) for arm in ("old", "new")]
     text = report.write(reports.table_of(records), tmp_path).read_text()
     assert "\n\n## Signs\n\n## Settings" in text
-    assert "test accuracy" in text
-    assert "validation loss" not in text
+    assert "**Test accuracy**" in text
+    assert "**Validation loss" not in text
 
 
 def test_a_data_set(tmp_path):
