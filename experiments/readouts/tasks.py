@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -228,9 +227,9 @@ def _resnet(width: int, data_dir: str | None, momentum: float) -> ReadoutTask:
 
 # The optimizer of each task, and what makes it.
 TASKS: dict[str, tuple[str, Callable[[str | None, float], ReadoutTask]]] = {
-    "characters": ("adamw", partial(_characters, 32, 2)),
-    "characters-large": ("adamw", partial(_characters, 64, 4)),
-    "digits": ("nesterov", partial(_patches, "digits", 32)),
-    "cifar100-patches": ("nesterov", partial(_patches, "cifar100", 64)),
-    "cifar100-resnet18": ("nesterov", partial(_resnet, 8)),
+    "characters": ("adamw", functools.partial(_characters, 32, 2)),
+    "characters-large": ("adamw", functools.partial(_characters, 64, 4)),
+    "digits": ("nesterov", functools.partial(_patches, "digits", 32)),
+    "cifar100-patches": ("nesterov", functools.partial(_patches, "cifar100", 64)),
+    "cifar100-resnet18": ("nesterov", functools.partial(_resnet, 8)),
 }
