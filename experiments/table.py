@@ -148,7 +148,7 @@ def make(study: Study, header: Header, records: Sequence[Record]) -> Table:
     study = study.including(record.arm for record in records)
     arms = [arm.name for arm in study.arms]
     ran = {record.model for record in records}
-    models = [model for model in header.models if model in ran]
+    models = [model for model in dict.fromkeys(header.models) if model in ran]
     kept = sorted(
         (record for record in records if record.model in models),
         key=lambda r: (models.index(r.model), arms.index(r.arm), r.seed),

@@ -154,6 +154,13 @@ def test_measures_have_a_row_an_entry():
     assert found.schema == loaded.long(absent=pl.Int64, **kinds).drop("absent").schema
 
 
+def test_a_network_that_is_asked_for_twice_is_one():
+    records = [run(arm, 0, test_accuracy=0.5) for arm in ("new", "old")]
+    loaded = table_of(records, models=("tiny", "vgg16", "tiny"))
+    assert loaded.models == ("tiny",)
+    assert len(table.compare(loaded)) == 1
+
+
 # -- Markdown --------------------------------------------------------------------------
 
 
