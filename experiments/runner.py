@@ -76,7 +76,8 @@ def run(
 
     def tick(part: float, text: str) -> None:
         display.tick(part, text)
-        check_time()
+        if part < 1:  # else all the work is done, and only its record is missing
+            check_time()
 
     with _Display(len(tasks), len(tasks) - len(left)) as display:
         try:

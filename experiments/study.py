@@ -151,7 +151,8 @@ class Outcome(NamedTuple):
 
 
 # Called often during a run, with the finished part of it, 0 to 1, and what to show,
-# such as "epoch 2/6, loss 1.83". It ends the run, by an exception, when time is up.
+# such as "epoch 2/6, loss 1.83". It ends the run, by an exception, when time is up and
+# the part is below 1.
 Tick = Callable[[float, str], None]
 
 

@@ -111,6 +111,7 @@ def test_divergence_is_a_result(world):
         # Runs take 20 s in steps of 2 s.
         (1, [], 2),  # holds for the first run, too
         (15, [], 16),
+        (19, FIRST[:1], 20),  # it has done all its work
         (25, FIRST[:1], 20),  # the second is not expected to end in time
         (41, FIRST, 40),
         (79, FIRST, 40),  # a pair is not begun that would be separated
