@@ -23,6 +23,7 @@ PARTS = (0.1, 0.2, 0.5, 1.0)  # of a horizon, over which the rate falls
 WINDOWS = (0.1, 0.2, 0.3, 0.5)  # parts that are averaged
 BIAS_POWERS = (0.2, 0.4)  # of BEMA's correction
 BLEND = 0.3  # weight of the average
+CONSTANT = 21  # read-outs of the run at a constant rate, at each horizon
 _BLENDED = 16  # its power
 _WARMUP = 1 / 40  # part of the longest horizon
 

@@ -47,17 +47,10 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     )
     rows: list[dict[str, Any]] = []
     count = len(courses.HORIZONS) * (
-        19 + 2 * len(config["shapes"]) * len(config["parts"])
+        courses.CONSTANT + 2 * len(config["shapes"]) * len(config["parts"])
     )
-    found = courses.run(
-        task,
-        rate=config["rate"],
-        seed=config["seed"],
-        steps=config["steps"],
-        shapes=config["shapes"],
-        parts=config["parts"],
-    )
-    for line in found:
+    given = {n: config[n] for n in ("rate", "seed", "steps", "shapes", "parts")}
+    for line in courses.run(task, **given):
         choice, loss = rounded(line.choice, 6), rounded(line.loss, 6)
         rows.append({**line._asdict(), "choice": choice, "loss": loss})
         tick(min(len(rows) / count, 1.0), f"{line.readout} {line.loss:.4f}")

@@ -53,6 +53,8 @@ def test_read_outs_and_decays():
         (r.step, r.readout): np.array([r.choice, r.loss])
         for r in courses.run(TASK, rate=RATE, seed=SEED, steps=STEPS, parts=(0.5,))
     }
+    # Each shape has a decay and a blend.
+    assert len(found) == len(courses.HORIZONS) * (courses.CONSTANT + 2 * 3)
     for stop in (20, 160):
         path = by_hand(stop, 0, None)
         power = path[0]
