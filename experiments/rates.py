@@ -7,6 +7,7 @@ from typing import Any
 import plp_optax
 from experiments.stability import plp_cycle
 from training.engine.optimizer import make_strategy
+from training.errors import ConfigError
 from training.settings import config as config_lib
 from training.settings.config import Config
 from training.settings.plan import paper_stages
@@ -48,8 +49,15 @@ def strategy(stages: Iterable[plp_optax.Stage]) -> dict[str, str]:
 
 
 def paper_strategy(epochs: int, rate: float) -> dict[str, str]:
-    """The amplification paper's strategy at another rate than its 0.1."""
-    listed = paper_stages("paper", epochs)
+    """The amplification paper's strategy at another rate than its 0.1.
+
+    Raises:
+      ConfigError: If there are too few epochs for it.
+    """
+    try:
+        listed = paper_stages("paper", epochs)
+    except ValueError as error:
+        raise ConfigError(f"--strategy paper: {error}") from error
     return {"strategy": str([(end, 10 * rate * r, *rest) for end, r, *rest in listed])}
 
 
