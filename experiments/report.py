@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import itertools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -88,6 +89,13 @@ def write(table: Table, folder: Path) -> Path:
     ]
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     parts = [b if isinstance(b, str) else _picture(b, folder) for b in blocks if b]
+    # A heading below which nothing could be drawn goes.
+    heading = re.compile("## .+").fullmatch
+    parts = [
+        part
+        for part, after in itertools.pairwise([*parts, ""])
+        if not (heading(part) and heading(after))
+    ]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
@@ -115,7 +123,7 @@ def _curves(table: Table) -> list[ReportBlock]:
     """Curves of the main part's arms."""
     first, *others = [arm.name for arm in table.study.arms if not arm.group]
     drawn = [figures.curves(table, model, others, first) for model in table.models]
-    return ["## Curves", *drawn] if any(drawn) else []
+    return ["## Curves", *drawn]
 
 
 def _picture(picture: Picture, folder: Path) -> str:

@@ -90,6 +90,7 @@ def test_incomplete_runs_render(tmp_path, name, kind):
     assert ("Validation loss:" in text) == (kind == "never")
     assert ("1 seed instead of" in text) == (kind == "one")
     assert ("0; diverged: 2 / 2" in text) == (kind == "every run diverged")
+    assert not re.search("^## .+\n\n## ", text, re.MULTILINE)  # nothing below
     for title, rows in tables_of(text).items():
         assert len({len(row) for row in rows}) == 1, title
         assert len(rows) > 1, title
