@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
+from experiments import markdown
 from experiments.statistics import BETTER, NOT_SHOWN, TOO_FEW, UNCORRECTED, WORSE
 from experiments.table import Metric, Table
 from training.run import style
@@ -340,6 +341,14 @@ def curves(
       The picture; None if there is nothing to draw.
     """
     epochs = table.epochs.filter(c("model") == model, c("arm").is_in([*arms, control]))
+    # As in the results, a run that averages parameters is judged by the average.
+    epochs = epochs.with_columns(
+        pl.coalesce(name, name.removeprefix("average_")).alias(
+            name.removeprefix("average_")
+        )
+        for name in epochs.columns
+        if name.startswith("average_")
+    )
     columns = [
         [
             name
@@ -410,6 +419,75 @@ def curves(
         f"standard error."
         + f" In grey: {'; '.join(others)}." * bool(others)
         + f" Diverged: {'; '.join(named)}." * bool(named),
+    )
+
+
+def anytime(
+    found: pl.DataFrame, model: str, unit: str, quantity: str, arms: Mapping[str, str]
+) -> Picture | None:
+    """Draws the losses of one run at several lengths, minus those of tuned decays.
+
+    Args:
+      found: Comparisons with the arm ``decay``, in setups such as
+        ``characters, 400 steps``; in nats.
+      model: The setup before the comma.
+      unit: What lengths are counted in: ``steps``.
+      quantity: What is compared: ``held-out loss``.
+      arms: Labels by name.
+
+    Returns:
+      The picture; None if there are no intervals to draw.
+    """
+    found = found.with_columns(
+        length=c("model").str.extract(rf"^{re.escape(model)}, (\d+) ").cast(pl.Int64)
+    ).filter(
+        c("length").is_not_null(),
+        c("arm").is_in([*arms]),
+        c("control") == "decay",
+        c("low").is_not_null(),
+    )
+    if not len(found):
+        return None
+    figure = style.figure(
+        f"Does one averaged run replace a decay tuned for each length? {model}", 3.8
+    )
+    ax = figure.subplots()
+    label = "decay, tuned for each length (control)"
+    ax.axhline(0, color=style.BLACK, lw=1, label=label)
+    shows = []
+    for shift, look, (arm, label) in zip(
+        (0.98, 1.02), COLORED, arms.items(), strict=False
+    ):
+        rows = found.filter(c("arm") == arm)
+        ends = np.abs(rows.select(c("low", "high") - c("mean")).to_numpy()).T
+        ax.errorbar(
+            shift * rows["length"].to_numpy(),
+            rows["mean"],
+            ends,
+            marker="o",
+            ms=5,
+            capsize=3,
+            label=label,
+            **look._asdict(),
+        )
+        means = ", ".join(f"{mean:+.3f}" for mean in rows["mean"])
+        shows.append(f"{label}: {means} nats")
+    ax.set_xscale("log")
+    lengths = sorted(found["length"].unique())
+    ax.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    ax.minorticks_off()
+    style.dress(
+        ax,
+        xlabel=f"length of training ({unit})",
+        ylabel=f"{quantity} minus the\ndecay's (nats; lower is better)",
+    )
+    n = count(found["n"])
+    style.legend(figure, title=f"mean and 95 % interval, not corrected, n = {n}")
+    return Picture(
+        f"anytime-{model}",
+        figure,
+        f"at {markdown.join(map(str, lengths))} {unit}, {'; '.join(shows)}",
+        "Paired differences over the seeds. The decay is tuned for each length.",
     )
 
 

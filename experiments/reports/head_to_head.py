@@ -1,22 +1,44 @@
 """The report of all methods on one network: curves, and how rates were chosen."""
 
-from experiments import figures
+import dataclasses
+
+import polars as pl
+
+from experiments import figures, markdown
+from experiments import table as tables
 from experiments.reports import Report, ReportBlock
 from experiments.reports.tried_rates import is_tuning, sensitivity
-from experiments.studies.head_to_head import METHODS, NOOP, RATES, SGD
-from experiments.table import Table
+from experiments.studies.head_to_head import (
+    CONSTANT,
+    METHODS,
+    NOOP,
+    RATES,
+    SGD,
+    SHORTER,
+)
+from experiments.study import Arm, Comparison
+from experiments.table import Metric, Table
+
+c = pl.col
 
 _RATES = (
     "The rate of SGD warms up and falls to 0 by half a cosine; that of the average "
     "warms up and stays. Amplification follows its paper's strategy: the rate is "
     "divided by ten after two thirds of the epochs, and layers are amplified in the "
-    "middle. The peak rate of these three ({chosen}) is one of {rates}, chosen at "
-    "scale tune by the validation loss of a seed that is not reported. The other "
-    "methods train at the rate of their base. *Matched rate of* a method: the base at "
-    "that rate times how much further the method moves on steady updates. Before each "
-    "evaluation batch statistics are computed again, "
+    "middle. Peak rates ({chosen}) are chosen among {rates} at scale tune, by the "
+    "validation loss of a seed that is not reported. The other methods train at the "
+    "rate of their base. *Matched rate of* a method: the base at that rate times how "
+    "much further the method moves on steady updates. Before each evaluation batch "
+    "statistics are computed again, "
     "for all arms in the same way."
 )
+_LENGTHS = (
+    "One run at a constant rate is read out at the lengths of runs whose rate decayed "
+    "to 0, each trained for its length at the best of its rates; the constant rate is "
+    "the one that is best at the end. Losses are those of the epoch, on both sides."
+)
+_METRIC = Metric("loss", "validation loss", "nats", 4, c("loss"))
+_ARMS = {"one": "average of one run", "last": "last parameters of that run"}
 # As many arms as a panel takes, next to the control.
 _DRAWN = ("plp", "lookahead", "constant", "noise")
 
@@ -24,12 +46,16 @@ _DRAWN = ("plp", "lookahead", "constant", "noise")
 def _sections(table: Table) -> list[ReportBlock]:
     """Curves by epoch, and rates; at scale tune losses by rate."""
     if is_tuning(table):
-        return ["## Sensitivity to the learning rate", sensitivity(table, METHODS)]
+        methods = METHODS | SHORTER
+        return ["## Sensitivity to the learning rate", sensitivity(table, methods)]
     chosen = ", ".join(
-        f"{method.label} {method.rate:g}" for method in METHODS.values() if method.rates
+        f"{method.label} {method.rate:g}"
+        for name, method in (METHODS | SHORTER).items()
+        if method.rates and name in set(table.runs["arm"])
     )
     amplified = [name for name, method in METHODS.items() if method.base == NOOP]
     return [
+        *_anytime(table),
         "## Curves",
         *(
             figures.curves(table, model, arms, control)
@@ -38,6 +64,56 @@ def _sections(table: Table) -> list[ReportBlock]:
         ),
         "## Chosen rates",
         _RATES.format(chosen=chosen, rates=", ".join(map(str, RATES))),
+    ]
+
+
+def _lengths(table: Table) -> Table:
+    """The losses of one averaged run and of decays, whose setups are lengths."""
+    last = c("epoch") == c("epoch").max().over(tables.KEYS)
+    found = table.epochs.filter(~c("diverged"))
+    decays = found.filter(c("arm").is_in([SGD, *SHORTER]), last)
+    read = found.filter(c("arm") == CONSTANT).join(
+        decays.select("model", "seed", "epoch"), on=["model", "seed", "epoch"]
+    )
+    runs = pl.concat(
+        rows.select(
+            "epoch",
+            model=pl.format("{}, {} epochs", "model", "epoch"),
+            arm=pl.lit(name),
+            seed="seed",
+            diverged="diverged",
+            loss=loss,
+        )
+        for name, rows, loss in (
+            ("decay", decays, "validation_loss"),
+            ("one", read, "average_validation_loss"),
+            ("last", read, "validation_loss"),
+        )
+    ).sort("epoch", maintain_order=True)
+    arms = tuple(Arm(n, label, {}) for n, label in ({"decay": "decay"} | _ARMS).items())
+    study = dataclasses.replace(
+        table.study,
+        arms=arms,
+        extra_comparisons=tuple(Comparison(name, "decay") for name in _ARMS),
+    )
+    return Table(study, (), runs, runs, tuple(dict.fromkeys(runs["model"])))
+
+
+def _anytime(table: Table) -> list[ReportBlock]:
+    """The average of a run in its middle, next to decays for that length."""
+    if not {CONSTANT, *SHORTER} <= set(table.runs["arm"]):
+        return []
+    own = _lengths(table)
+    found = tables.compare(own, [_METRIC])
+    return [
+        "## One run read out at every length",
+        _LENGTHS,
+        *(
+            figures.anytime(found, model, "epochs", "validation loss", _ARMS)
+            for model in table.models
+        ),
+        *markdown.comparisons(own, found, [_METRIC]),
+        *markdown.results(own, [_METRIC]),
     ]
 
 

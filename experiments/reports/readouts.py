@@ -2,21 +2,20 @@
 
 import dataclasses
 
-import numpy as np
 import polars as pl
 
 from experiments import figures, markdown
 from experiments import table as tables
-from experiments.figures import Picture
 from experiments.reports import Report, ReportBlock
 from experiments.studies.readouts import CHOICE_SEEDS
 from experiments.study import Arm, Comparison
 from experiments.table import Metric, Table
-from training.run import style
 
 c = pl.col
 METRICS = (Metric("loss", "loss on held-out data", "nats", 4, c("loss")),)
 ANYTIME = "power-16"
+# The arms of its picture.
+_ANYTIME = {"one": "average of one run", "last": "last parameters, tuned rate"}
 _METHOD = (
     "Each run has a constant learning rate after a warm-up. Read-outs and decays of a "
     "horizon share its trajectory, so that all differences are within a run. The "
@@ -131,73 +130,16 @@ def _results(table: Table) -> list[ReportBlock]:
 
 def _sections(table: Table) -> list[ReportBlock]:
     """The anytime figure, chosen settings, losses of all rates."""
+    found = tables.compare(compared(table), METRICS)
     return [
         "## One run read out at every horizon",
-        *(_anytime(table, model) for model in table.models),
+        *(
+            figures.anytime(found, model, "steps", "held-out loss", _ANYTIME)
+            for model in table.models
+        ),
         "## Chosen settings",
         _settings(table),
     ]
-
-
-def _anytime(table: Table, model: str) -> Picture | None:
-    own = compared(table)
-    found = (
-        tables.compare(own, METRICS)
-        .with_columns(
-            task=c("model").str.split(", ").list.first(),
-            step=c("model").str.extract(r"(\d+) steps").cast(pl.Int64),
-        )
-        .filter(
-            c("task") == model,
-            c("arm").is_in(["one", "last"]),
-            c("control") == "decay",
-            c("low").is_not_null(),
-        )
-    )
-    if not len(found):
-        return None
-    figure = style.figure(
-        f"Does one averaged run replace a decay tuned for each length? {model}", 3.8
-    )
-    ax = figure.subplots()
-    label = "decay, tuned for each length (control)"
-    ax.axhline(0, color=style.BLACK, lw=1, label=label)
-    shows = []
-    for shift, arm, look, label in (
-        (0.98, "one", figures.COLORED[0], "average of one run"),
-        (1.02, "last", figures.COLORED[1], "last parameters, tuned rate"),
-    ):
-        rows = found.filter(c("arm") == arm)
-        ends = np.abs(rows.select(c("low", "high") - c("mean")).to_numpy()).T
-        ax.errorbar(
-            shift * rows["step"].to_numpy(),
-            rows["mean"],
-            ends,
-            marker="o",
-            ms=5,
-            capsize=3,
-            label=label,
-            **look._asdict(),
-        )
-        means = ", ".join(f"{mean:+.3f}" for mean in rows["mean"])
-        shows.append(f"{label}: {means} nats")
-    ax.set_xscale("log")
-    steps = sorted(found["step"].unique())
-    ax.set_xticks(steps, [f"{step:,}" for step in steps])
-    ax.minorticks_off()
-    style.dress(
-        ax,
-        xlabel="length of training (steps)",
-        ylabel="held-out loss minus the\ndecay's (nats; lower is better)",
-    )
-    n = figures.count(found["n"])
-    style.legend(figure, title=f"mean and 95 % interval, not corrected, n = {n}")
-    return Picture(
-        f"anytime-{model}",
-        figure,
-        f"at {markdown.join(map(str, steps))} steps, {'; '.join(shows)}",
-        "Paired differences over the seeds. The decay is tuned for each length.",
-    )
 
 
 def _settings(table: Table) -> str:

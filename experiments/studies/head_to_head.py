@@ -47,8 +47,16 @@ METHODS = {
     "random": _amplified("random layers", amplify_select="random", amplify_ratio=0.1),
     "all": _amplified("all layers", amplify_select="all"),
 }
+# Decays of shorter runs, for the epochs in the middle of a run at a constant rate.
+SHORTER = {
+    f"sgd-{epochs}-epochs": RecipeMethod(
+        f"SGD, {epochs} epochs", rate, RATES, {"epochs": epochs}
+    )
+    for epochs, rate in ((6, 0.2), (12, 0.2))
+}
 _COMPARED = tried_rates.compared(METHODS)
-_TRIED = tried_rates.tried(METHODS)
+_SHORTER = tried_rates.compared(SHORTER)
+_TRIED = tried_rates.tried(METHODS | SHORTER)
 _NAMES = tuple(arm.name for arm in _COMPARED)
 _CONVERGED: dict[str, Any] = {
     "dataset": "cifar100",
@@ -68,7 +76,7 @@ STUDY = Study(
     "the loss or raise the accuracy, compared with SGD at its tuned rate and with its "
     "strongest control?",
     fields={"method": "none", "optimizer": "nesterov", "schedule": "cosine"},
-    arms=(*_COMPARED, *_TRIED),
+    arms=(*_COMPARED, *_SHORTER, *_TRIED),
     scales=(
         Scale(
             "full",
@@ -83,7 +91,11 @@ STUDY = Study(
             arms=_NAMES,
         ),
         Scale(
-            "converged", models=("resnet18",), seeds=5, fields=_CONVERGED, arms=_NAMES
+            "converged",
+            models=("resnet18",),
+            seeds=5,
+            fields=_CONVERGED,
+            arms=(*_NAMES, *SHORTER),
         ),
         Scale(
             "quick",
@@ -93,7 +105,7 @@ STUDY = Study(
                     "precise_bn": 16},
             arms=_NAMES,
         ),
-        tried_rates.scale_tune(METHODS, "resnet18", _CONVERGED),
+        tried_rates.scale_tune(METHODS | SHORTER, "resnet18", _CONVERGED),
     ),
     extra_comparisons=(
         Comparison(NOOP, SGD),
