@@ -37,7 +37,7 @@ _LENGTHS = (
     "to 0, each trained for its length at the best of its rates; the constant rate is "
     "the one that is best at the end. Losses are those of the epoch, on both sides."
 )
-_METRIC = Metric("loss", "validation loss", "nats", 4, c("loss"))
+METRIC = Metric("loss", "validation loss", "nats", 4, c("loss"))
 _ARMS = {"one": "average of one run", "last": "last parameters of that run"}
 # As many arms as a panel takes, next to the control.
 _DRAWN = ("plp", "lookahead", "constant", "noise")
@@ -67,7 +67,7 @@ def _sections(table: Table) -> list[ReportBlock]:
     ]
 
 
-def _lengths(table: Table) -> Table:
+def lengths(table: Table) -> Table:
     """The losses of one averaged run and of decays, whose setups are lengths."""
     last = c("epoch") == c("epoch").max().over(tables.KEYS)
     found = table.epochs.filter(~c("diverged"))
@@ -103,8 +103,8 @@ def _anytime(table: Table) -> list[ReportBlock]:
     """The average of a run in its middle, next to decays for that length."""
     if not {CONSTANT, *SHORTER} <= set(table.runs["arm"]):
         return []
-    own = _lengths(table)
-    found = tables.compare(own, [_METRIC])
+    own = lengths(table)
+    found = tables.compare(own, [METRIC])
     return [
         "## One run read out at every length",
         _LENGTHS,
@@ -112,8 +112,8 @@ def _anytime(table: Table) -> list[ReportBlock]:
             figures.anytime(found, model, "epochs", "validation loss", _ARMS)
             for model in table.models
         ),
-        *markdown.comparisons(own, found, [_METRIC]),
-        *markdown.results(own, [_METRIC]),
+        *markdown.comparisons(own, found, [METRIC]),
+        *markdown.results(own, [METRIC]),
     ]
 
 
