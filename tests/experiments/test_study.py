@@ -78,12 +78,16 @@ def test_studies_are_sound(name, size):
         assert all(a.config != b.config for a, b in combinations(block, 2))
         if study.execute is not None:
             continue
-        trained = [config_lib.identity(complete(task.config)) for task in block]
+        trained = {
+            task.arm.name: config_lib.identity(complete(task.config)) for task in block
+        }
         for field in ("seed", "model", "batch_size", "width", "dataset"):
-            assert len({config[field] for config in trained}) == 1, field
-        # A cascade's stages have lengths of their own.
-        whole = [config for config in trained if config["cascade"] is None]
-        assert len({config["epochs"] for config in whole}) == 1
+            assert len({config[field] for config in trained.values()}) == 1, field
+        # What is compared is equally long; the stages of a cascade are not.
+        whole = {n: c["epochs"] for n, c in trained.items() if c["cascade"] is None}
+        for arm, control in study.comparisons:
+            if {arm, control} <= whole.keys():
+                assert whole[arm] == whole[control], arm
     assert len({task.folder for task in tasks}) == len(tasks)
 
 

@@ -166,11 +166,11 @@ def test_a_method_is_an_arm_of_a_study():
 def test_a_study_has_sections_of_its_own(tmp_path, monkeypatch):
     module = types.ModuleType(f"experiments.reports.{reports.PAIR.name}")
     module.__spec__ = ModuleSpec(module.__name__, None)
-    module.REPORT = Report(lambda table: ["## Signs"], metrics=[ACCURACY])
+    module.REPORT = Report(lambda table: ["## Signs", "Few."], metrics=[ACCURACY])
     monkeypatch.setitem(sys.modules, module.__name__, module)
     records = [reports.run(arm, 0, test_accuracy=0.5) for arm in ("old", "new")]
     text = report.write(reports.table_of(records), tmp_path).read_text()
-    assert "\n\n## Signs\n\n## Settings" in text
+    assert "\n\n## Signs\n\nFew.\n\n## Settings" in text
     assert "**Test accuracy**" in text
     assert "**Validation loss" not in text
 
