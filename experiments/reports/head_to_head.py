@@ -25,8 +25,9 @@ _RATES = (
     "The rate of SGD warms up and falls to 0 by half a cosine; that of the average "
     "warms up and stays. Amplification follows its paper's strategy: the rate is "
     "divided by ten after two thirds of the epochs, and layers are amplified in the "
-    "middle. Peak rates ({chosen}) are chosen among {rates} at scale tune, by the "
-    "validation loss of a seed that is not reported. The other methods train at the "
+    "middle. Peak rates ({chosen}) are the best of those of {rates} that have run at "
+    "scale tune, where not every method has run at all of them, by the validation loss "
+    "of a seed that is not reported. The other methods train at the "
     "rate of their base. *Matched rate of* a method: the base at that rate times how "
     "much further the method moves on steady updates. Before each evaluation batch "
     "statistics are computed again, "
@@ -34,8 +35,9 @@ _RATES = (
 )
 _LENGTHS = (
     "One run at a constant rate is read out at the lengths of runs whose rate decayed "
-    "to 0, each trained for its length at the best of its rates; the constant rate is "
-    "the one that is best at the end. Losses are those of the epoch, on both sides."
+    "to 0, each trained for its length at the best of its tried rates; the constant "
+    "rate is the one that is best at the end. Losses are those of the epoch, on both "
+    "sides."
 )
 METRIC = Metric("loss", "validation loss", "nats", 4, c("loss"))
 _ARMS = {"one": "average of one run", "last": "last parameters of that run"}
