@@ -236,7 +236,25 @@ def _pool_axis(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array:
     x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges)
     last = (x.shape[axis] - size) // stride * stride
     slices = (lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(size))
-    return functools.reduce(jnp.maximum, slices)
+    return functools.reduce(_maximum, slices)
+
+
+@jax.custom_jvp
+def _maximum(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The larger of x and y, whose gradient goes to exactly one of them.
+
+    That of ``jnp.maximum`` goes where an argument equals the result. A compiler that
+    computes an argument a second time, rounded in another way, then loses it.
+    """
+    return jnp.maximum(x, y)
+
+
+@_maximum.defjvp
+def _maximum_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    x, y = primals
+    return _maximum(x, y), jnp.where(x >= y, *tangents)
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:

@@ -72,6 +72,17 @@ def test_max_pool_is_flaxs(size, stride, side):
     )
 
 
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (3, 3)])
+def test_gradient_of_a_window_of_equals_goes_to_one_of_them(size, stride):
+    """One that asks which input equals the maximum depends on how both are rounded."""
+    ties = jnp.full((2, 6, 6, 3), 2.0)
+    weights = jax.random.normal(
+        jax.random.key(0), layers.max_pool(ties, size, stride).shape
+    )
+    grad = jax.grad(lambda x: (weights * layers.max_pool(x, size, stride)).sum())(ties)
+    np.testing.assert_array_equal(np.sort(grad[grad != 0]), np.sort(weights.ravel()))
+
+
 def test_max_pool_leaves_a_side_of_one_alone():
     x = jnp.array([[[[3.0], [1.0], [2.0], [5.0]]]])  # 1 x 4 pixels
     np.testing.assert_array_equal(layers.max_pool(x, 2, 2).ravel(), [3, 5])
