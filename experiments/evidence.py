@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from matplotlib.figure import Figure
 
-from experiments import figures, markdown, report
+from experiments import figures, forests, markdown, report
 from experiments import table as tables
 from experiments.statistics import BETTER, NOT_SHOWN, UNCORRECTED, WORSE
 from experiments.table import Metric
@@ -215,14 +215,14 @@ def draw(frame: pl.DataFrame) -> Figure:
         y: {**row, "mean": row["effect"]}
         for y, row in enumerate(frame.iter_rows(named=True))
     }
-    figures.draw_intervals(ax, rows)
+    forests.draw_intervals(ax, rows)
     names = frame.select(pl.format("{}, n = {}", "method", "n")).to_series()
     ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    figures.label_right(ax, {
+    forests.label_right(ax, {
         y: f"{row['difference']} against\n{row['against']}" for y, row in rows.items()
     })  # fmt: skip
-    figures.explain(
+    forests.explain(
         figure, rows.values(), "corrected over the comparisons of each study"
     )
     return figure

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from experiments import figures, markdown
+from experiments import figures, forests, markdown
 from experiments import table as table_lib
 from experiments.figures import Picture
 from experiments.reports import Report, ReportBlock
@@ -71,7 +71,7 @@ def write(table: Table, folder: Path) -> Path:
     )
     compared: list[ReportBlock] = [
         "## Comparisons",
-        *figures.forests(table, found, metrics[0]),
+        *forests.draw(table, found, metrics[0]),
         *markdown.comparisons(table, found, metrics),
     ]
     blocks: list[ReportBlock] = [

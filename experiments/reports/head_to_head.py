@@ -43,6 +43,8 @@ METRIC = Metric("loss", "validation loss", "nats", 4, c("loss"))
 _ARMS = {"one": "average of one run", "last": "last parameters of that run"}
 # As many arms as a panel takes, next to the control.
 _DRAWN = ("plp", "lookahead", "constant", "noise")
+# As in Figures 3 and 4 of the PLP paper.
+_ALONE = (SGD, "plp", "plp-matched", CONSTANT)
 
 
 def _sections(table: Table) -> list[ReportBlock]:
@@ -59,6 +61,7 @@ def _sections(table: Table) -> list[ReportBlock]:
     return [
         *_anytime(table),
         "## Curves",
+        *(figures.runs(table, model, _ALONE) for model in table.models),
         *(
             figures.curves(table, model, arms, control)
             for model in table.models

@@ -4,7 +4,7 @@ import dataclasses
 
 import polars as pl
 
-from experiments import figures, markdown
+from experiments import figures, forests, markdown
 from experiments import table as tables
 from experiments.reports import Report, ReportBlock
 from experiments.studies.readouts import CHOICE_SEEDS
@@ -122,7 +122,7 @@ def _results(table: Table) -> list[ReportBlock]:
     has_bema = any(arm.name == "bema" for arm in own.study.arms)
     return [
         _METHOD + has_bema * _BEMA,
-        *figures.forests(own, found, METRICS[0]),
+        *forests.draw(own, found, METRICS[0]),
         *markdown.comparisons(own, found, METRICS),
         *markdown.results(own, METRICS),
     ]

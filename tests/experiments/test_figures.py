@@ -1,20 +1,15 @@
 """Pictures: what is drawn where, in which colour; and that all can be read."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from matplotlib.colors import to_hex
-from PIL import Image
 
-from experiments import evidence, figures, report, studies, table
+from experiments import evidence, figures, forests, report, studies, table
 from experiments.reports import mechanism as mechanism_report
-from experiments.statistics import BETTER, WORSE
-from experiments.table import ACCURACY
 from tests.support.pictures import assert_legible
-from tests.support.reports import PAIR, diverge, make, run, table_of
+from tests.support.reports import diverge, make, table_of
 from training.run import style
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -23,82 +18,6 @@ COMMITTED = sorted(p.parent for p in RESULTS.glob("*/*/records.jsonl"))
 
 def lines_of(ax):
     return {line.get_label(): line for line in ax.get_lines()}
-
-
-def two(gain, seeds=6):
-    rng = np.random.default_rng(0)
-    return [
-        run(arm, s, test_accuracy=0.5 + (arm == "new") * (gain + 1e-3 * rng.normal()))
-        for arm in ("old", "new")
-        for s in range(seeds)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("gain", "seeds", "verdict", "color"),
-    [(0.1, 6, BETTER, style.BLUE), (-0.1, 6, WORSE, style.VERMILION)],
-)
-def test_a_forest_plot_shows_mean_interval_verdict_and_evidence(
-    gain, seeds, verdict, color
-):
-    made = table_of(two(gain, seeds))
-    found = table.compare(made)
-    (picture,) = figures.forests(made, found, ACCURACY)
-    figure = picture.figure
-    (ax,) = figure.axes
-    assert picture.shows == f"minus old way: 1 {verdict}"
-    row = found.row(0, named=True)
-    _, interval, dot = ax.get_lines()
-    assert list(interval.get_xdata()) == [row["low"], row["high"]]
-    assert list(dot.get_xdata()) == [row["mean"]]
-    assert to_hex(dot.get_color()) == color.lower()
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [verdict]
-    title = f"mean and 95 % interval, n = {seeds}, corrected over 1 comparisons"
-    assert legend.get_title().get_text() == title
-
-
-@pytest.mark.parametrize(("gain", "seeds"), [(0.0, 6), (0.1, 3)])
-def test_there_is_no_forest_plot_where_nothing_is_decided(gain, seeds):
-    made = table_of(two(gain, seeds))
-    assert figures.forests(made, table.compare(made), ACCURACY) == []
-
-
-def test_an_extreme_arm_does_not_flatten_the_others():
-    study, _, records = make("plp", seeds=6)
-    for record in records:
-        record.result["test_accuracy"] -= 50 * (record.arm == "average")
-    made = table_of(records, study)
-    found = table.compare(made)
-    (picture,) = figures.forests(made, found, ACCURACY)
-    ax, _ = picture.figure.axes
-    low, high = ax.get_xlim()
-    others = found.filter(pl.col("arm") != "average", metric="test_accuracy")
-    assert low > -2000
-    assert (others["mean"].is_between(low, high)).all()
-    assert any(text.get_text().strip().startswith("-5e+03") for text in ax.texts)
-
-
-def test_the_strongest_of_the_other_controls_has_a_panel_and_a_name():
-    """The second and the third of three controls are rivals of the first, the base."""
-    arm = dataclasses.replace(PAIR.arms[1], matched="fast")
-    more = [dataclasses.replace(PAIR.arms[0], name=n, label=n) for n in ("fast", "far")]
-    study = dataclasses.replace(
-        PAIR, arms=(PAIR.arms[0], arm, *more), extra_comparisons=[("new", "far")]
-    )
-    values = {"old": 0.5, "new": 0.6, "fast": 0.7, "far": 0.8}
-    records = [
-        run(name, s, test_accuracy=value + 1e-3 * s * s * (name == "new"))
-        for name, value in values.items()
-        for s in range(6)
-    ]
-    made = table_of(records, study)
-    (picture,) = figures.forests(made, table.compare(made), ACCURACY)
-    assert picture.shows == "minus old way: 1 better; minus far: 1 worse"
-    records = [r for r in records if r.arm != "far"]
-    made = table_of(records, study)
-    (picture,) = figures.forests(made, table.compare(made), ACCURACY)
-    assert picture.shows == "minus old way: 1 better; minus its matched rate: 1 worse"
 
 
 def test_curves_are_differences_with_four_arms_in_colour():
@@ -124,6 +43,24 @@ def test_curves_are_differences_with_four_arms_in_colour():
     expected = (losses["plp-4"] - losses["sgd"]).mean(axis=0)
     np.testing.assert_allclose(drawn["PLP, period 4"].get_ydata(), expected)
     assert figures.curves(made, "vgg16", arms, "sgd") is None
+
+
+def test_runs_are_drawn_each_with_training_and_validation():
+    study, _, records = make("plp", seeds=3)
+    made = table_of(records, study)
+    picture = figures.runs(made, "tiny", ("sgd", "plp-4", "absent"))
+    top, _, bottom, _ = picture.figure.axes
+    assert [ax.get_title(loc="left") for ax in (top, bottom)] == ["SGD", ""]
+    first = next(r for r in records if (r.arm, r.seed) == ("sgd", 0)).history
+    for ax, quantity, scale in ((top, "accuracy", 100), (bottom, "loss", 1)):
+        drawn = {}
+        for line in ax.get_lines():
+            drawn.setdefault(line.get_label(), []).append(list(line.get_ydata()))
+        for label, part in (("training", "train"), ("validation", "validation")):
+            assert len(drawn[label]) == 3
+            expected = [scale * m[f"{part}_{quantity}"] for m in first]
+            assert expected in drawn[label]
+    assert figures.runs(made, "vgg16", ("sgd",)) is None
 
 
 def test_losses_by_rate_are_relative_to_the_best_of_the_base():
@@ -184,7 +121,7 @@ def pictures_of(name):
     own = report.own(loaded.study)
     found = table.compare(loaded, own.metrics)
     blocks = [
-        *(figures.forests(loaded, found, own.metrics[0]) if len(found) else ()),
+        *(forests.draw(loaded, found, own.metrics[0]) if len(found) else ()),
         *own.sections(loaded),
         *(own.results(loaded) if own.results else ()),
     ]
@@ -197,6 +134,7 @@ def pictures_of(name):
         ("quick/small_batches", "differences-loss-characters"),
         ("quick/sequential", "differences-test-error-mackey-glass-17"),
         ("quick/plp", "curves-googlenet-minus-sgd"),
+        ("converged/head_to_head", "runs-resnet18"),
         ("quick/readouts", "anytime-characters"),
         ("quick/cascade", "gradients-resnet18"),
         ("quick/mechanism", "curvature-tiny"),
@@ -216,15 +154,3 @@ def test_all_pictures_of_reports_can_be_read(record):
 def test_the_picture_of_the_evidence_can_be_read():
     first = {claim.method: claim for claim in reversed(evidence.CLAIMS)}
     assert_legible(evidence.draw(evidence.collect(RESULTS, [*first.values()])))
-
-
-def test_a_saved_picture_keeps_the_colours_of_its_markers(tmp_path):
-    """A palette of the most frequent colours made two verdicts one."""
-    made = table_of(two(0.1))
-    (picture,) = figures.forests(made, table.compare(made), ACCURACY)
-    path = tmp_path / "picture.png"
-    figures.save(picture.figure, path)
-    with Image.open(path) as image:
-        colors = {color for _, color in image.convert("RGB").getcolors()}
-    blue = tuple(int(style.BLUE[i : i + 2], 16) for i in (1, 3, 5))
-    assert min(np.abs(np.subtract(color, blue)).max() for color in colors) < 8
