@@ -319,9 +319,11 @@ def anytime(
     ax.axhline(0, color=style.BLACK, lw=1, label=label)
     shows = []
     for shift, look, (arm, label) in zip(
-        (0.98, 1.02), COLORED, arms.items(), strict=False
+        (0.98, 1.02, 1), COLORED, arms.items(), strict=False
     ):
         rows = found.filter(c("arm") == arm)
+        if not len(rows):
+            continue
         ends = np.abs(rows.select(c("low", "high") - c("mean")).to_numpy()).T
         ax.errorbar(
             shift * rows["length"].to_numpy(),

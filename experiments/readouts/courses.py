@@ -130,25 +130,29 @@ def run(
     steps: int,
     shapes: Sequence[str] = tuple(SHAPES),
     parts: Sequence[float] = PARTS,
+    exponent: float = 0.0,
 ) -> Iterator[Readout]:
     """Trains at a constant rate, and yields all losses.
 
     Args:
       task: The network, its data and its optimizer.
-      rate: The rate after the warm-up.
+      rate: The rate at the end of the warm-up.
       seed: Seed of the initial parameters and the batches.
       steps: Steps of the longest horizon; a multiple of ``BLOCKS``.
       shapes: Shapes of the decays that are trained; names of ``SHAPES``.
       parts: Parts of a horizon over which the rate falls.
+      exponent: After the warm-up the rate falls as the step to the power of minus this;
+        by default it stays.
     """
     block = _make_block(task)
     size = steps // BLOCKS
-    warmup = np.minimum(1, (np.arange(steps) + 1) / (_WARMUP * steps))
+    warmups = (np.arange(steps) + 1) / (_WARMUP * steps)
+    base = np.minimum(warmups, np.maximum(warmups, 1) ** -exponent)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), steps)
 
     def advance(carry: _Carry, start: int, stop: int, factors: Any) -> Any:
         """Trains from block to block; yields the carry and the block's mean."""
-        rates = jnp.asarray(rate * warmup[start * size : stop * size] * factors)
+        rates = jnp.asarray(rate * base[start * size : stop * size] * factors)
         for i in range(stop - start):
             place = slice(i * size, (i + 1) * size)
             own = keys[start * size + i * size : start * size + (i + 1) * size]

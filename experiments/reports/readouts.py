@@ -7,7 +7,7 @@ import polars as pl
 from experiments import figures, forests, markdown
 from experiments import table as tables
 from experiments.reports import Report, ReportBlock
-from experiments.studies.readouts import CHOICE_SEEDS
+from experiments.studies.readouts import CHOICE_SEEDS, FALLING
 from experiments.study import Arm, Comparison
 from experiments.table import Metric, Table
 
@@ -15,7 +15,11 @@ c = pl.col
 METRICS = (Metric("loss", "loss on held-out data", "nats", 4, c("loss")),)
 ANYTIME = "power-16"
 # The arms of its picture.
-_ANYTIME = {"one": "average of one run", "last": "last parameters, tuned rate"}
+_ANYTIME = {
+    "one": "average of one run",
+    "last": "last parameters, tuned rate",
+    FALLING: "average of one run, rate falling as 1/sqrt(step)",
+}
 _METHOD = (
     "Each run has a constant learning rate after a warm-up. Read-outs and decays of a "
     "horizon share its trajectory, so that all differences are within a run. The "
@@ -31,6 +35,10 @@ _METHOD = (
     "matched control is the best plain window, *merged*. *Blended* is 0.7 times a "
     "decayed run and 0.3 times its power average."
 )
+_FALLING = (
+    " *Falling rate*: the rate of that run falls as one over the square root of the "
+    "step, whatever the horizon; its peak is the best at the longest one."
+)
 _BEMA = (
     " *BEMA* is an exponential average, corrected from the start of the run; its "
     "control is an EMA without a correction."
@@ -40,6 +48,7 @@ _ARMS = {
     "decay": ("decay, tuned", ()),
     "last": ("last parameters, tuned rate", ("decay",)),
     "one": ("power average, one run", ("decay", "last")),
+    FALLING: ("power average, one run, falling rate", ("decay", "one")),
     "power": ("power average, tuned", ("decay",)),
     "merge": ("merged blocks, tuned", ("decay",)),
     "raw": ("merged checkpoints, tuned", ("decay", "merge")),
@@ -54,13 +63,19 @@ def losses(table: Table) -> pl.DataFrame:
     """All losses: the columns of runs, ``step``, ``kind``, ``readout``, both losses.
 
     Without read-outs that some arms of a task do not have, as in older records: all
-    kinds are chosen from the same arms.
+    kinds are chosen from the same arms. Runs whose rate falls are of a kind of their
+    own.
     """
-    found = table.epochs.filter(~c("diverged")).with_columns(
-        kind=c("readout").str.split("-").list.first()
-    )
-    of_task = c("arm").n_unique().over("model")
-    return found.filter(c("arm").n_unique().over("model", "readout") == of_task)
+    falls = c("arm").str.ends_with(FALLING)
+    found = table.epochs.filter(
+        ~c("diverged"), ~falls | (c("readout") == ANYTIME)
+    ).with_columns(
+        kind=pl.when(falls).then(pl.lit(FALLING))
+        .otherwise(c("readout").str.split("-").list.first())
+    )  # fmt: skip
+    own: list[str | pl.Expr] = ["model", falls]
+    of_task = c("arm").n_unique().over(own)
+    return found.filter(c("arm").n_unique().over(*own, "readout") == of_task)
 
 
 def chosen(table: Table) -> pl.DataFrame:
@@ -73,14 +88,17 @@ def chosen(table: Table) -> pl.DataFrame:
     )
     setting = ["arm", "readout"]
     best = (
-        means.sort("choice", maintain_order=True)
+        means.filter(c("kind") != FALLING)
+        .sort("choice", maintain_order=True)
         .group_by("model", "step", "kind", maintain_order=True)
         .agg(c(setting).first())
     )
-    anytime = means.filter(c("readout") == ANYTIME)
+    anytime = means.filter(c("readout") == ANYTIME).with_columns(
+        c("kind").replace("power", "one")
+    )
     last = anytime.filter(c("step") == c("step").max().over("model"))
-    rate = last.sort("choice").group_by("model").agg(c("arm").first())
-    one = anytime.join(rate, on=tables.ARM).with_columns(kind=pl.lit("one"))
+    rate = last.sort("choice").group_by("model", "kind").agg(c("arm").first())
+    one = anytime.join(rate, on=["model", "kind", "arm"])
     columns = ["model", "step", "kind", *setting]
     return pl.concat([best.select(columns), one.select(columns)])
 
@@ -119,9 +137,9 @@ def _results(table: Table) -> list[ReportBlock]:
         return ["Only the seeds that choose settings have run."]
     own = compared(table)
     found = tables.compare(own, METRICS)
-    has_bema = any(arm.name == "bema" for arm in own.study.arms)
+    kinds = {arm.name for arm in own.study.arms}
     return [
-        _METHOD + has_bema * _BEMA,
+        _METHOD + (FALLING in kinds) * _FALLING + ("bema" in kinds) * _BEMA,
         *forests.draw(own, found, METRICS[0]),
         *markdown.comparisons(own, found, METRICS),
         *markdown.results(own, METRICS),

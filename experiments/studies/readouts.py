@@ -16,6 +16,7 @@ from training.errors import DivergedError
 from training.run.provenance import provenance
 
 CHOICE_SEEDS = (0, 1, 2)
+FALLING = "falling"  # in the names of arms
 _SEEDS = 12
 _USUAL = 0.9
 # By optimizer and momentum. AdamW does better with short momentum in the study
@@ -25,6 +26,11 @@ _RATES = {
     ("adamw", 0.5): (0.0032, 0.0056, 0.01, 0.018),
     ("nesterov", _USUAL): (0.05, 0.1, 0.2, 0.4, 0.8),
 }
+# Peaks of rates that fall as one over the square root of the step, at every horizon.
+_FALLING = {
+    ("adamw", 0.5): (0.018, 0.032, 0.056),
+    ("nesterov", _USUAL): (0.4, 0.8, 1.6),
+}
 
 
 def execute(config: dict[str, Any], tick: Tick) -> Outcome:
@@ -32,7 +38,7 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
 
     Args:
       config: ``rate``, ``steps``, ``shapes`` and ``parts`` of the decays, ``model``
-        (the task) and ``seed``; ``momentum`` and ``data_dir``, if given.
+        (the task) and ``seed``; ``momentum``, ``exponent`` and ``data_dir``, if given.
       tick: Called after each loss.
 
     Returns:
@@ -49,7 +55,8 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     count = len(courses.HORIZONS) * (
         courses.CONSTANT + 2 * len(config["shapes"]) * len(config["parts"])
     )
-    given = {n: config[n] for n in ("rate", "seed", "steps", "shapes", "parts")}
+    names = ("rate", "seed", "steps", "shapes", "parts", "exponent")
+    given = {name: config[name] for name in names if name in config}
     for line in courses.run(task, **given):
         choice, loss = rounded(line.choice, 6), rounded(line.loss, 6)
         rows.append({**line._asdict(), "choice": choice, "loss": loss})
@@ -60,19 +67,23 @@ def execute(config: dict[str, Any], tick: Tick) -> Outcome:
     return Outcome({"loss": last, "steps": config["steps"], **provenance()}, rows, {})
 
 
-def _arm(optimizer: str, rate: float, momentum: float) -> Arm:
+def _arm(optimizer: str, rate: float, momentum: float, *, falls: bool = False) -> Arm:
     name, label = f"{optimizer}-{rate:g}", f"rate {rate:g}"
-    fields = {"rate": rate}
+    fields: dict[str, Any] = {"rate": rate}
     if momentum != _USUAL:
         name, label = f"{name}-{momentum:g}", f"{label}, momentum {momentum:g}"
         fields["momentum"] = momentum
+    if falls:
+        name, label = f"{name}-{FALLING}", f"{label}, falling"
+        fields |= {"exponent": 0.5, "shapes": [], "parts": []}
     models = tuple(m for m, (o, _) in tasks.TASKS.items() if o == optimizer)
     return Arm(name, label, fields, models=models)
 
 
 _ARMS = tuple(
-    _arm(optimizer, rate, momentum)
-    for (optimizer, momentum), rates in _RATES.items()
+    _arm(optimizer, rate, momentum, falls=falls)
+    for falls, tried in ((False, _RATES), (True, _FALLING))
+    for (optimizer, momentum), rates in tried.items()
     for rate in rates
 )
 _DECAYS = {"shapes": list(courses.SHAPES), "parts": list(courses.PARTS)}

@@ -34,13 +34,14 @@ TASK = ReadoutTask(
 )
 
 
-def by_hand(stop, part, shape):
+def by_hand(stop, part, shape, exponent=0):
     """Parameters after each step, whose rate decays over the last part."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(SEED), 1), STEPS)
     w, path = np.zeros(2), []
     begin = stop - round(part * stop)
     for i in range(stop):
-        rate = RATE * min(1, (i + 1) / (STEPS / 40))
+        warmup = (i + 1) / (STEPS / 40)
+        rate = RATE * (warmup if warmup < 1 else warmup**-exponent)
         if i >= begin:
             rate *= shape((i - begin) / (stop - begin))
         w = w - rate * (w - TARGET - np.asarray(noise(keys[i]), np.float64))
@@ -80,6 +81,18 @@ def test_read_outs_and_decays():
     np.testing.assert_allclose(found[160, "raw-linear-0.2"], raw - TARGET, atol=2e-6)
 
 
+def test_a_rate_that_falls_as_one_over_the_root_of_the_step():
+    given = {"rate": RATE, "seed": SEED, "steps": STEPS, "shapes": (), "parts": ()}
+    found = {
+        (r.step, r.readout): np.array([r.choice, r.loss])
+        for r in courses.run(TASK, exponent=0.5, **given)
+    }
+    assert len(found) == len(courses.HORIZONS) * courses.CONSTANT
+    for stop in (20, 160):
+        last = by_hand(stop, 0, None, exponent=0.5)[-1]
+        np.testing.assert_allclose(found[stop, "last"], last - TARGET, atol=2e-6)
+
+
 def record(arm, seed, losses):
     rows = [
         {"step": 20, "readout": name, "choice": choice, "loss": loss}
@@ -103,7 +116,12 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
     records = [
         record(arm, seed, losses)
         for seed in CHOICE_SEEDS
-        for arm, losses in (("adamw-0.0056", chosen), ("adamw-0.0032", others))
+        for arm, losses in (
+            ("adamw-0.0056", chosen),
+            ("adamw-0.0032", others),
+            ("adamw-0.032-0.5-falling", {"power-16": (0.4, 9.0), "last": (0.0, 9.0)}),
+            ("adamw-0.056-0.5-falling", {"power-16": (0.6, 9.0), "last": (0.0, 9.0)}),
+        )
     ]
     rng = np.random.default_rng(0)
     for seed in range(3, 9):
@@ -116,6 +134,9 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
         }
         records.append(record("adamw-0.0056", seed, reported))
         records.append(record("adamw-0.0032", seed, {"power-16": (0.0, -50.0)}))
+        for arm, difference in (("0.032", -4), ("0.056", -60)):
+            falls = {"power-16": (0.0, end + difference), "last": (0.0, -90.0)}
+            records.append(record(f"adamw-{arm}-0.5-falling", seed, falls))
     header = Header("readouts", "quick", ["characters"], STUDY.scale("quick").fields)
     own = report.compared(tables.make(STUDY, header, records))
     assert own.models == ("characters, 20 steps",)
@@ -127,6 +148,8 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
     assert means["power", "decay"] == pytest.approx(-1)
     assert means["one", "last"] == pytest.approx(-3)
     assert means["bema", "decay"] == pytest.approx(3)
+    assert means["falling", "decay"] == pytest.approx(-4)
+    assert means["falling", "one"] == pytest.approx(-3)
     assert ("bema", "ema") not in means  # no EMA was read out
     assert means["last", "decay"] == pytest.approx(2)
     assert found.filter(pl.col("n") != 6).is_empty()
