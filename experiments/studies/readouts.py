@@ -28,7 +28,7 @@ _RATES = {
 }
 # Peaks of rates that fall as one over the square root of the step, at every horizon.
 _FALLING = {
-    ("adamw", 0.5): (0.018, 0.032, 0.056),
+    ("adamw", 0.5): (0.0056, 0.01, 0.018, 0.032),
     ("nesterov", _USUAL): (0.2, 0.4, 0.8, 1.6),
 }
 

@@ -119,8 +119,8 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
         for arm, losses in (
             ("adamw-0.0056", chosen),
             ("adamw-0.0032", others),
-            ("adamw-0.032-0.5-falling", {"power-16": (0.4, 9.0), "last": (0.0, 9.0)}),
-            ("adamw-0.056-0.5-falling", {"power-16": (0.6, 9.0), "last": (0.0, 9.0)}),
+            ("adamw-0.018-0.5-falling", {"power-16": (0.4, 9.0), "last": (0.0, 9.0)}),
+            ("adamw-0.032-0.5-falling", {"power-16": (0.6, 9.0), "last": (0.0, 9.0)}),
         )
     ]
     rng = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
         }
         records.append(record("adamw-0.0056", seed, reported))
         records.append(record("adamw-0.0032", seed, {"power-16": (0.0, -50.0)}))
-        for arm, difference in (("0.032", -4), ("0.056", -60)):
+        for arm, difference in (("0.018", -4), ("0.032", -60)):
             falls = {"power-16": (0.0, end + difference), "last": (0.0, -90.0)}
             records.append(record(f"adamw-{arm}-0.5-falling", seed, falls))
     header = Header("readouts", "quick", ["characters"], STUDY.scale("quick").fields)
