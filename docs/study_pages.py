@@ -7,6 +7,8 @@ from pathlib import Path
 # A study's conclusions in a line. Others have the report's title.
 RESULTS = {
     "quick/readouts": "An average of one run comes close to a tuned decay",
+    "small-patches/readouts": "Without batch normalisation an average equals a tuned "
+    "decay where its rate is tuned, and not much earlier",
     "full/small_batches": "On Muon EMA-Nesterov gains beyond rate and momentum",
     "quick/small_batches": "GPA without momentum gains; an average replaces the decay",
     "quick/predictors": "On full batches Anderson acceleration beats Nesterov; on two "
@@ -49,7 +51,7 @@ RESULTS = {
     "tune/vanishing": "The rates that were tried without normalisation",
 }
 # The picture that shows a study's result, where it is not the first one.
-_PICTURES = {"quick/readouts": "anytime"}
+_PICTURES = {"quick/readouts": "anytime", "small-patches/readouts": "anytime"}
 _INDEX = """\
 # Studies
 
