@@ -257,7 +257,7 @@ def runs(table: Table, model: str, arms: Sequence[str]) -> Picture | None:
     for row, (quantity, (scale, unit)) in zip(axes, quantities.items(), strict=True):
         for ax, arm in zip(row, ran, strict=True):
             for name, (part, look) in parts.items():
-                for (_,), run in epochs.filter(c("arm") == arm).group_by("seed"):
+                for run in epochs.filter(c("arm") == arm).partition_by("seed"):
                     of = run.sort("epoch").with_columns(c(f"{part}_{quantity}") * scale)
                     looks = {**look._asdict(), "linewidth": 0.9}
                     ax.plot(of["epoch"], of[f"{part}_{quantity}"], label=name, **looks)
