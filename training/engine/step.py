@@ -369,6 +369,8 @@ def _rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Among equal logits the lower class ranks first.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    is_lower_class = jnp.arange(logits.shape[-1])[None] < labels[:, None]
-    higher = (logits > own) | ((logits == own) & is_lower_class)
+    classes, labels = jnp.arange(logits.shape[-1])[None], labels[:, None]
+    higher = (logits > own) | ((logits == own) & (classes < labels))
+    # A compiler that computes ``own`` again may round it below its logit.
+    higher &= classes != labels
     return jnp.where(jnp.isnan(logits).any(-1), logits.shape[-1], higher.sum(-1))

@@ -172,6 +172,14 @@ def test_macro_f1_is_scikit_learns(classes, count, seed):
     assert macro_f1(confusion) == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_label_is_not_above_itself_however_its_logit_is_rounded(monkeypatch):
+    take = jnp.take_along_axis
+    monkeypatch.setattr(jnp, "take_along_axis", lambda *a, **k: take(*a, **k) - 1e-3)
+    logits = jnp.arange(8.0)[None]
+    found = measure(logits, jnp.array([3]), jnp.array([True]))  # four are above it
+    assert found["top5"] == 1
+
+
 def test_accuracy_rank_and_confusion_are_one_definition():
     """The twin: a stable sort of each row; an example with a NaN has no prediction."""
     numbers = np.random.default_rng(0)
