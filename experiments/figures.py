@@ -202,10 +202,6 @@ def curves(
         shows.append(f"{name.replace('_', ' ')}: {', '.join(ends)}")
     n = count(epochs.group_by("arm").agg(c("seed").n_unique())["seed"])
     style.legend(new, title=f"mean ± standard error, n = {n}")
-    diverged = epochs.group_by("arm", maintain_order=True).agg(
-        c("seed").filter("diverged").n_unique(), of=c("seed").n_unique()
-    )
-    named = [f"{table.labels[a]} {n} of {of}" for a, n, of in diverged.iter_rows() if n]
     return Picture(
         f"curves-{model}-minus-{control}",
         new,
@@ -213,7 +209,7 @@ def curves(
         f"Arm minus {label}, seed by seed: mean over the finished runs, and its "
         f"standard error."
         + f" In grey: {'; '.join(others)}." * bool(others)
-        + f" Diverged: {'; '.join(named)}." * bool(named),
+        + _diverged(table, epochs),
     )
 
 
@@ -229,6 +225,15 @@ def _judged(table: Table, model: str, arms: Sequence[str]) -> pl.DataFrame:
     )
 
 
+def _diverged(table: Table, epochs: pl.DataFrame) -> str:
+    """A sentence on the runs that diverged, which are not drawn; empty without any."""
+    counts = epochs.group_by("arm", maintain_order=True).agg(
+        c("seed").filter("diverged").n_unique(), of=c("seed").n_unique()
+    )
+    named = [f"{table.labels[a]} {n} of {of}" for a, n, of in counts.iter_rows() if n]
+    return f" Diverged: {'; '.join(named)}." * bool(named)
+
+
 def runs(table: Table, model: str, arms: Sequence[str]) -> Picture | None:
     """Draws accuracy and loss of each run by epoch, training next to validation.
 
@@ -240,7 +245,8 @@ def runs(table: Table, model: str, arms: Sequence[str]) -> Picture | None:
     Returns:
       The picture; None if no arm has run, or without a validation part.
     """
-    epochs = _judged(table, model, arms).filter(~c("diverged"))
+    every = _judged(table, model, arms)
+    epochs = every.filter(~c("diverged"))
     parts = {"training": ("train", COLORED[1]), "validation": ("validation", PLAIN)}
     quantities = {"accuracy": (100, "%"), "loss": (1, "nats")}
     drawn = [f"{part}_{q}" for part, _ in parts.values() for q in quantities]
@@ -281,7 +287,8 @@ def runs(table: Table, model: str, arms: Sequence[str]) -> Picture | None:
         new,
         f"last epoch, training and validation accuracy: {'; '.join(shows)}",
         "Training accuracy and loss are means over an epoch's steps, of changing "
-        "parameters and of augmented images; validation of an average is its own.",
+        "parameters and of augmented images; validation of an average is its own."
+        + _diverged(table, every),
     )
 
 

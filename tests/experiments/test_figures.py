@@ -47,6 +47,7 @@ def test_curves_are_differences_with_four_arms_in_colour():
 
 def test_runs_are_drawn_each_with_training_and_validation():
     study, _, records = make("plp", seeds=3)
+    records = [diverge(r) if (r.arm, r.seed) == ("plp-4", 2) else r for r in records]
     made = table_of(records, study)
     picture = figures.runs(made, "tiny", ("sgd", "plp-4", "absent"))
     top, _, bottom, _ = picture.figure.axes
@@ -60,6 +61,7 @@ def test_runs_are_drawn_each_with_training_and_validation():
             assert len(drawn[label]) == 3
             expected = [scale * m[f"{part}_{quantity}"] for m in first]
             assert expected in drawn[label]
+    assert picture.caption.endswith("Diverged: PLP, period 4 1 of 3.")
     assert figures.runs(made, "vgg16", ("sgd",)) is None
 
 

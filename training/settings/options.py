@@ -230,13 +230,13 @@ class OptimizerFlags:
     )
     schedule: str | None = flag(
         lambda c: "constant" if c.cascade else "cosine",
-        "Learning rate after the warm-up: constant; inverse-sqrt, one over the square "
-        "root of the step; cyclic between --learning-rate and --max-learning-rate; "
-        "step, times 0.2 at 30, 60 and 80 %; cosine; onecycle, up from a 25th of "
-        "--learning-rate in 30 % of the run and down to almost 0, without a warm-up; "
-        "or plateau, divided by ten whenever the validation loss has not fallen for "
-        "--plateau-patience epochs. Unset: cosine; with --cascade constant, as in "
-        "stages of a few epochs a falling rate ends before a block has learned.",
+        "Learning rate after the warm-up: constant; cyclic between --learning-rate and "
+        "--max-learning-rate; step, times 0.2 at 30, 60 and 80 %; cosine; onecycle, up "
+        "from a 25th of --learning-rate in 30 % of the run and down to almost 0, "
+        "without a warm-up; or plateau, divided by ten whenever the validation loss "
+        "has not fallen for --plateau-patience epochs. Unset: cosine; with --cascade "
+        "constant, as in stages of a few epochs a falling rate ends before a block has "
+        "learned.",
         only=("strategy", (None,)),
         parts=SCHEDULES,
     )

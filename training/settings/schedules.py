@@ -61,23 +61,6 @@ class Constant(_WarmedUp):
 
 
 @dataclasses.dataclass(frozen=True)
-class InverseSqrt(_WarmedUp):
-    """One over the square root of the step, whatever the length of the run.
-
-    After Vaswani et al., arXiv 1706.03762, 5.3.
-    """
-
-    def __call__(self, rate: float, plan: Plan) -> optax.Schedule:
-        steps = self.warmup_steps(plan) + 1  # the peak is after them
-
-        def schedule(count: Any) -> Any:
-            warmups = (count + 1) / steps
-            return rate * jnp.minimum(warmups, warmups**-0.5)
-
-        return with_wide_count(schedule)
-
-
-@dataclasses.dataclass(frozen=True)
 class Cyclic(_WarmedUp):
     """Up and down between two rates; arXiv 1506.01186."""
 
@@ -168,7 +151,6 @@ class Plateau(Constant):
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "constant": Constant,
-    "inverse-sqrt": InverseSqrt,
     "cyclic": Cyclic,
     "step": Step,
     "cosine": Cosine,

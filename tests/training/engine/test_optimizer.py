@@ -30,9 +30,7 @@ def test_triangular_schedule_goes_up_and_down():
     assert [float(f(i)) for i in range(10)] == [1, 1.5, 2, 2.5, 3, 2.5, 2, 1.5, 1, 1.5]
 
 
-@pytest.mark.parametrize(
-    "name", ["cosine", "cyclic", "step", "constant", "inverse-sqrt", "plateau"]
-)
+@pytest.mark.parametrize("name", ["cosine", "cyclic", "step", "constant", "plateau"])
 def test_rates_are_float64_where_that_is_enabled(name):
     """Although optimizers count in int32."""
     f = schedule(schedule=name, learning_rate=0.1, warmup_epochs=3)
@@ -72,15 +70,6 @@ def test_constant_step_and_cosine():
         [0.2 * (1 + math.cos(math.pi * i / 80)) for i in (0, 20, 40, 80)],
         atol=1e-6,
     )
-
-
-@pytest.mark.parametrize(("warmup", "steps"), [(2, 21), (0, 1)])
-def test_inverse_sqrt_is_of_the_step_and_not_of_the_length(warmup, steps):
-    rates = {"schedule": "inverse-sqrt", "warmup_epochs": warmup, "learning_rate": 0.4}
-    f, longer = schedule(**rates), schedule(**rates, epochs=50)
-    expected = [0.4 * min(t / steps, (steps / t) ** 0.5) for t in range(1, 101)]
-    np.testing.assert_allclose([f(i) for i in range(100)], expected, rtol=1e-6)
-    assert [float(longer(i)) for i in range(100)] == [float(f(i)) for i in range(100)]
 
 
 def test_onecycle_rises_to_its_peak_and_falls_to_almost_nothing():
