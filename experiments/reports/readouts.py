@@ -79,12 +79,16 @@ def losses(table: Table) -> pl.DataFrame:
 
 
 def chosen(table: Table) -> pl.DataFrame:
-    """The settings of each kind of read-out, by ``model`` and ``step``."""
+    """The settings of each kind of read-out, by ``model`` and ``step``.
+
+    Among those that all choosing seeds have.
+    """
     means = (
         losses(table)
         .filter(c("seed").is_in(CHOICE_SEEDS))
         .group_by("model", "step", "kind", "arm", "readout", maintain_order=True)
-        .agg(c("choice").mean())
+        .agg(c("choice").mean(), seeds=c("seed").n_unique())
+        .filter(c("seeds") == c("seeds").max().over("model"))
     )
     setting = ["arm", "readout"]
     best = (
