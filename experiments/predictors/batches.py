@@ -200,7 +200,7 @@ def _published_drift(part: np.ndarray) -> np.ndarray:
 
 
 METHODS = {
-    "base": OptaxMethod("base optimizer", _nothing, "base"),
+    "base": OptaxMethod("AdamW", _nothing, "base"),
     "plp": OptaxMethod("PLP", lambda steps: plp_optax.plp(), "base", drift=9 / 8),
     "ema": OptaxMethod(
         "EMA-Nesterov",
@@ -230,10 +230,8 @@ METHODS = {
         "base",
         drift=None,
     ),
-    "to-zero": OptaxMethod(
-        "base optimizer, rate to 0", _nothing, "to-zero", last_rate=0.0
-    ),
-    "constant": _constant("base optimizer, constant rate", _nothing, "constant"),
+    "to-zero": OptaxMethod("AdamW, rate to 0", _nothing, "to-zero", last_rate=0.0),
+    "constant": _constant("AdamW, constant rate", _nothing, "constant"),
     "tail-constant": _average("tail average, constant rate", _tail, "constant"),
     "gpa": OptaxMethod("GPA", _gpa, "base", is_average=True),
     "gpa-constant": _average("GPA, constant rate", _gpa, "constant"),

@@ -226,16 +226,18 @@ ALGORITHMS = {
     "ran-ekf": Algorithm(
         "RAN-EKF", partial(_learn_growing, "ekf"), _NOISE, _NOISES, "ran-lms"
     ),
-    "fixed-sgd": Algorithm("fixed, SGD", partial(_learn_fixed, "sgd"), _RATE, _RATES),
+    "fixed-sgd": Algorithm(
+        "SGD, fixed network", partial(_learn_fixed, "sgd"), _RATE, _RATES
+    ),
     "fixed-adam": Algorithm(
-        "fixed, Adam",
+        "Adam, fixed network",
         partial(_learn_fixed, "adam"),
         _RATE,
         (0.0003, 0.001, 0.003, 0.01, 0.03),
         "fixed-sgd",
     ),
     "fixed-ekf": Algorithm(
-        "fixed, EKF", partial(_learn_fixed, "ekf"), _NOISE, _NOISES, "fixed-sgd"
+        "EKF, fixed network", partial(_learn_fixed, "ekf"), _NOISE, _NOISES, "fixed-sgd"
     ),
     "kernel-ridge": Algorithm(
         "kernel ridge (reference)",

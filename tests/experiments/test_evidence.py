@@ -57,8 +57,8 @@ def test_evidence_is_judged_by_the_strongest_control_and_sorted(monkeypatch):
     assert frame["difference"].to_list()[0] == "-1.000 nats"
     assert frame["against"].to_list() == ["MATCHED", "MATCHED", "BASE"]
     assert frame["matched"].to_list() == [
-        "**-1.000 nats [-2.000, +0.000]**",
-        "+0.500 nats [-0.500, +1.500]",
+        "**-1.000 nats [-2.000, +0.000]** from MATCHED",
+        "+0.500 nats [-0.500, +1.500] from MATCHED",
         None,
     ]
     with pytest.raises(KeyError):

@@ -124,7 +124,7 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
         )
     ]
     # The lowest loss of all, on one choosing seed only.
-    lucky = {name: (-9.0, 90.0) for name in chosen}
+    lucky = dict.fromkeys(chosen, (-9.0, 90.0))
     records.append(record("adamw-0.01", CHOICE_SEEDS[0], lucky))
     rng = np.random.default_rng(0)
     for seed in range(3, 9):
