@@ -26,6 +26,7 @@ _RATES = {
     ("adamw", 0.5): (0.001, 0.0018, 0.0032, 0.0056, 0.01, 0.018),
     ("nesterov", _USUAL): (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
     ("nesterov", 0.5): (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4),
+    ("nesterov", 0.95): (0.05, 0.1, 0.2, 0.4),
 }
 # Peaks of rates that fall as one over the square root of the step, at every horizon.
 _FALLING = {
