@@ -15,11 +15,12 @@ from plp_optax import _checks
 from plp_optax._bema import BemaState, bema_params
 from plp_optax._gpa import GPAState, primal_average
 from plp_optax._trees import (
-    arrays,
     combine,
     fall_back,
     map_params,
     movement,
+    own,
+    rounded,
     select,
     zeros,
 )
@@ -92,8 +93,10 @@ def tail_average(
     after rounding, and not what the update asked for. Without them half precision is
     refused.
 
-    Place it **last** in a chain, so that it sees the final update. Running statistics
-    of batch normalisation are not parameters: compute them again for the averaged ones
+    Place it **last** in a chain, so that it sees the final update. Parameters may
+    change by these updates only: where they are clipped or normalised after
+    ``optax.apply_updates``, the average does not see it. Running statistics of batch
+    normalisation are not parameters: compute them again for the averaged ones
     (:func:`plp_optax.linen.recompute_batch_stats`). At rates well above the best one
     the average recovers less than a decay, and in the first hundred steps it lags.
     After a decay to 0 little is left to average out.
@@ -160,7 +163,7 @@ def tail_average(
         **extra_args: Any,
     ) -> tuple[optax.Updates, TailAverageState]:
         del extra_args
-        updates, before = arrays(updates), state.average_offset
+        updates, before = rounded(updates), state.average_offset
         # In floating point, since the count saturates at the largest int32.
         n = state.tail_steps.astype(float) - start + 1
         if decay is None:
@@ -213,8 +216,8 @@ def averaged_params(
         return average
     chosen = mask(params) if callable(mask) else mask
 
-    def choose(is_averaged: bool, averaged: Any, own: Any) -> Any:
-        return averaged if is_averaged else own
+    def choose(is_averaged: bool, averaged: Any, last: Any) -> Any:
+        return averaged if is_averaged else jax.tree.map(own, last)
 
     return jax.tree.map(choose, chosen, average, params)
 
@@ -228,14 +231,16 @@ def evaluation_params(state: optax.OptState, params: optax.Params) -> optax.Para
     found inside ``optax.chain``, ``named_chain``, ``masked``, ``partition``,
     ``MultiSteps``, ``inject_hyperparams``, ``apply_if_finite``, and in the state of an
     ``nnx.Optimizer``. Leaves that it does not see, masked or frozen ones, are returned
-    as they are.
+    as they are. An average is kept as its offset from the parameters, so that state and
+    parameters must be of one step.
 
     Running statistics of batch normalisation belong to other parameters: compute them
     again (:func:`plp_optax.linen.recompute_batch_stats`).
 
     Args:
       state: The optimizer's state.
-      params: The parameters that belong to it.
+      params: The parameters that belong to it; cast to float32 they give an average
+        of half-precision ones without rounding.
 
     Returns:
       A tree like the parameters (like ``params.slow`` for ``optax.lookahead``), in
@@ -259,11 +264,17 @@ def evaluation_params(state: optax.OptState, params: optax.Params) -> optax.Para
     kinds = tuple(_READ)
     leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds))
     found = [leaf for leaf in leaves if isinstance(leaf, kinds)]
-    if len(found) != 1:
+    if len(found) > 1:
         names = ", ".join(type(leaf).__name__ for leaf in found)
         raise ValueError(
-            f"the state holds {names}: read the one that you mean"
-            if found
+            f"the state holds {names}: pass the part of it that you mean, such as "
+            f"state[-1] of a chain"
+        )
+    if not found:
+        raise ValueError(
+            "the state was restored without its structure: restore it into "
+            "tx.init(params)"
+            if _OFFSETS & _dict_keys(state)
             else "the state holds no average: chain plp_optax.tail_average() last, or "
             "evaluate the parameters themselves"
         )
@@ -273,6 +284,7 @@ def evaluation_params(state: optax.OptState, params: optax.Params) -> optax.Para
 def _schedule_free(state: Any, params: optax.Params) -> optax.Params:
     # x of y = b1 x + (1 - b1) z, as optax.contrib.schedule_free_eval_params has it.
     b1 = state.b1
+    _checks.check_unstacked(b1)
     return map_params(
         lambda y, z: combine((1 / b1, y), (1 - 1 / b1, z), like=y), params, state.z
     )
@@ -285,7 +297,7 @@ def _lookahead(state: Any, params: Any) -> optax.Params:
             f"optax.lookahead has pairs of parameters: pass its LookaheadParams, got "
             f"{type(params).__name__}"
         )
-    return params.slow
+    return jax.tree.map(own, params.slow)
 
 
 _READ: dict[type, Callable[[Any, Any], optax.Params]] = {
@@ -295,6 +307,16 @@ _READ: dict[type, Callable[[Any, Any], optax.Params]] = {
     optax.contrib.ScheduleFreeState: _schedule_free,
     optax.LookaheadState: _lookahead,
 }
+
+_OFFSETS = {"average_offset", "ema_offset", "primal_offset"}
+
+
+def _dict_keys(state: Any) -> set[Any]:
+    """The keys of all dicts inside a state."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    keys = (key for path, _ in leaves for key in path)
+    return {key.key for key in keys if isinstance(key, jax.tree_util.DictKey)}
+
 
 # The learning rate over its peak, by the part of a decay that is done.
 _DECAYS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -350,6 +372,11 @@ def merge(
       Sandler et al., `Training trajectories, mini-batch losses and the curious role of
       the learning rate <https://arxiv.org/abs/2301.02312>`_, 2023
     """
+    if not isinstance(means, Sequence):
+        raise ValueError(
+            f"means must be a sequence of trees, such as a list, got "
+            f"{type(means).__name__}"
+        )
     weights = merge_weights(len(means), counts, decay=decay, over=over)
     # Blocks before the decay have the weight 0, and need not be read.
     used = [(w, m) for w, m in zip(weights, means, strict=True) if w]

@@ -40,7 +40,10 @@ def recompute(
     if total is None:
         raise ValueError("there are no batches to compute statistics from")
     means = from_moments(jax.tree.map(lambda x: x / count, total))
-    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), means, stats)
+    # In the containers of stats, such as a FrozenDict.
+    leaves, structure = jax.tree.flatten(stats)
+    fresh = zip(jax.tree.leaves(means), leaves, strict=True)
+    return structure.unflatten(jnp.asarray(new, old.dtype) for new, old in fresh)
 
 
 def _part(from_zero: Any, from_one: Any) -> float:

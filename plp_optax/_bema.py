@@ -11,11 +11,11 @@ import optax
 
 from plp_optax import _checks
 from plp_optax._trees import (
-    arrays,
     combine,
     fall_back,
     map_params,
     movement,
+    rounded,
     select,
     zeros,
 )
@@ -148,7 +148,7 @@ def bema(
                 "bema keeps the initial parameters: pass params, as in "
                 "tx.update(grads, state, params), or set keep_initial=False"
             )
-        updates, before = arrays(updates), state.ema_offset
+        updates, before = rounded(updates), state.ema_offset
         step, initial = state.bema_steps, state.initial_params
         follows = step >= start
         averages = follows & ((step - start) % every == every - 1)
@@ -191,6 +191,7 @@ def bema_params(
     """
     kept = _checks.only_state(state, BemaState)
     alpha, offset = kept.bias_weight, kept.ema_offset
+    _checks.check_unstacked(kept.bema_steps)
     if alpha is None:
         return map_params(lambda w, o: combine((1, w), (1, o), like=w), params, offset)
     w_0 = kept.initial_params if initial is None else initial

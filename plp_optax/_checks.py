@@ -170,6 +170,15 @@ def check_period(period: Any, k: int) -> None:
         )
 
 
+def check_unstacked(scalar: Any) -> None:
+    """Raises for a scalar of a state that has become an array."""
+    if jnp.ndim(scalar):
+        raise ValueError(
+            f"the state is of several members, {jnp.shape(scalar)}, as under vmap or "
+            f"pmap: take one of them, or read it inside of jax.vmap"
+        )
+
+
 def only_state(state: Any, kind: type[State]) -> State:
     """The one state of this kind inside a state; raises unless there is one."""
     leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))

@@ -160,6 +160,7 @@ def gpa(
 
 def primal_average(state: GPAState, params: optax.Params) -> optax.Params:
     """The average x = y + (1 - mu_y) (x - z)."""
+    _checks.check_unstacked(state.interpolation)
     weight = 1 - state.interpolation
     return map_params(
         lambda y, o: combine((1, y), (weight, o), like=y), params, state.primal_offset

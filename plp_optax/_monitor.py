@@ -384,6 +384,7 @@ def layer_statistics(
     """
     state = _checks.only_state(state, MonitorLayersState)
     moments: Moments = state.moments
+    _checks.check_unstacked(state.monitored_steps)
     names, _ = assign_layers(params, layers)
     if moments.samples.shape != (len(names),):
         raise ValueError(

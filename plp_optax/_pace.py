@@ -17,6 +17,7 @@ from plp_optax._trees import (
     combine,
     fall_back,
     movement,
+    rounded,
     scale,
     wide_count,
     zeros,
@@ -164,7 +165,7 @@ def pace(
             return jnp.minimum(strength, 1) * offset
 
         towards = jax.tree.map(pulled, adamw_state[0].nu, o)
-        updates = combine((-eta, direction), (1, towards), like=gradient)
+        updates = rounded(combine((-eta, direction), (1, towards), like=gradient))
         back = fall_back(o, movement(updates, params), beta)
         o = combine((1, o), (-1, back), like=o)
         average = TailAverageState(optax.safe_increment(count), o)

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import optax
 
 from plp_optax import _checks
-from plp_optax._trees import arrays, combine, movement, select, wide_count, zeros
+from plp_optax._trees import (
+    arrays,
+    combine,
+    movement,
+    rounded,
+    select,
+    wide_count,
+    zeros,
+)
 
 
 class EmaNesterovState(NamedTuple):
@@ -255,7 +263,7 @@ def outer_nesterov(
         starts, ends = state.outer_step == 0, state.outer_step == period - 1
         eta, mu = jnp.asarray(outer_rate, float), jnp.asarray(momentum, float)
 
-        updates = arrays(updates)
+        updates = rounded(updates)
         d, b = state.displacement, state.outer_velocity
         # With d = -s: b <- mu b - d, and u <- u - d - eta (mu b - d).
         u = movement(updates, params, of_wide=False)

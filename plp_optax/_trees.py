@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,23 @@ def widened(x: Any) -> Any:
 def arrays(tree: Any) -> Any:
     """The same tree of jax arrays; a restored state has NumPy's."""
     return jax.tree.map(jnp.asarray, tree)
+
+
+def rounded(updates: Any) -> Any:
+    """The same tree of jax arrays, those of half precision rounded to their dtype.
+
+    A compiler computes them wider. Where an offset follows updates that are passed on,
+    the parameters would take others.
+    """
+
+    def one(u: Any) -> jax.Array:
+        u = jnp.asarray(u)
+        if u.dtype not in (jnp.bfloat16, jnp.float16):
+            return u
+        info = jnp.finfo(u.dtype)
+        return jax.lax.reduce_precision(u, info.nexp, info.nmant)
+
+    return jax.tree.map(one, updates)
 
 
 def zeros(params: Any, accumulator_dtype: Any = None, *, wide: bool = False) -> Any:
@@ -96,39 +113,74 @@ def fall_back(offset: Any, update: Any, rho: jax.typing.ArrayLike) -> Any:
 def map_params(fn: Callable[..., Any], params: Any, tree: Any, *more: Any) -> Any:
     """``fn`` of each parameter and the leaves of the trees that belong to it.
 
-    Parameters that the first tree masks (``optax.MaskedNode``) stay as they are. Trees
-    whose containers differ, such as the states of an ``nnx.Optimizer`` and of its
-    model, are paired by the order of their leaves.
+    Parameters that the trees mask (``optax.MaskedNode``) stay as they are, in buffers
+    of their own. Trees whose containers differ, such as the states of an
+    ``nnx.Optimizer`` and of its model, or a restored tree of dicts, are paired by the
+    names on the paths to their leaves.
 
     Raises:
       ValueError: If the trees do not belong together.
     """
 
-    def one(x: Any, p: Any, *ys: Any) -> Any:
-        if isinstance(x, optax.MaskedNode):
-            return p
-        for other in (x, *ys):
-            if jnp.shape(other) != jnp.shape(p):
+    def one(path: _Path, p: Any, *xs: Any) -> Any:
+        if any(map(_is_masked, xs)):
+            return own(p)
+        for x in xs:
+            if jnp.shape(x) != jnp.shape(p):
                 raise ValueError(
-                    f"the state is of other parameters: shape {jnp.shape(other)} "
-                    f"there, {jnp.shape(p)} here"
+                    f"the state is of other parameters: shape {jnp.shape(x)} there, "
+                    f"{jnp.shape(p)} here, at {'/'.join(path) or 'the root'}"
                 )
-        return fn(p, x, *ys)
+        return fn(p, *xs)
 
-    def is_masked(x: Any) -> bool:
-        return isinstance(x, optax.MaskedNode)
+    paths, leaves, structure = _by_path(params)
+    columns = [_like(paths, x) for x in (tree, *more)]
+    return jax.tree.unflatten(structure, map(one, paths, leaves, *columns))
 
-    leaves, structure = jax.tree.flatten(params)
-    first, *others = (jax.tree.leaves(x, is_leaf=is_masked) for x in (tree, *more))
-    if all(len(x) == len(leaves) for x in (first, *others)):
-        return jax.tree.unflatten(structure, map(one, first, leaves, *others))
-    if not any(map(is_masked, first)):
-        count = next(len(x) for x in (first, *others) if len(x) != len(leaves))
-        raise ValueError(
-            f"the state is of other parameters: {count} there, {len(leaves)} here"
-        )
-    # A mask of subtrees.
-    return jax.tree.map(one, tree, params, *more, is_leaf=is_masked)
+
+def own(x: Any) -> Any:
+    """An array that lives on if the one that is given is donated."""
+    return jnp.copy(x) if isinstance(x, jax.Array) else x
+
+
+_Path = tuple[str, ...]
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _by_path(tree: Any) -> tuple[list[_Path], list[Any], Any]:
+    """The names on the paths to the leaves, the leaves, and the structure."""
+    found, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_masked)
+    paths = [
+        tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+        for path, _ in found
+    ]
+    return paths, [leaf for _, leaf in found], structure
+
+
+def _like(paths: Sequence[_Path], tree: Any) -> list[Any]:
+    """The leaves of a tree in the order of paths; one mask for all paths below it."""
+    own_paths, leaves, _ = _by_path(tree)
+    by_path = dict(zip(own_paths, leaves, strict=True))
+    masked = {path for path, leaf in by_path.items() if _is_masked(leaf)}
+
+    def place(path: _Path) -> _Path:
+        above = (path[:n] for n in range(len(path) + 1))
+        return next((p for p in above if p in masked), path)
+
+    places = [place(path) for path in paths]
+    missing = [path for path in places if path not in by_path]
+    known = {*places, *masked}
+    more = [path for path in own_paths if path not in known]
+    for unknown, whose in ((missing, "the state does"), (more, "the parameters do")):
+        if unknown:
+            name = "/".join(unknown[0]) or "an array"
+            raise ValueError(
+                f"the state is of other parameters: {whose} not have {name}"
+            )
+    return [by_path[path] for path in places]
 
 
 def combine(*terms: tuple[jax.typing.ArrayLike, Any], like: Any = None) -> Any:

@@ -213,8 +213,8 @@ def recompute_batch_stats(
       The variables with new ``batch_stats``.
 
     Raises:
-      ValueError: If there is no batch, statistics have other names than ``mean`` and
-        ``var``, or the model is not in training mode.
+      ValueError: If there is no batch, there are no statistics or they have other names
+        than ``mean`` and ``var``, or the model is not in training mode.
 
     Examples:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -230,6 +230,8 @@ def recompute_batch_stats(
       Wu and Johnson, `Rethinking "Batch" in BatchNorm
       <https://arxiv.org/abs/2105.07576>`_, 2021
     """
+    if "batch_stats" not in variables:
+        raise ValueError("the variables have no batch_stats: nothing to compute again")
 
     def follow(stats: Any, batch: Any) -> Any:
         return apply({**variables, "batch_stats": stats}, batch)[1]["batch_stats"]

@@ -3,6 +3,7 @@
 ``plp_optax.nnx`` is imported at its first use. It needs flax, the extra ``[flax]``.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,10 +13,14 @@ from flax import nnx
 from plp_optax import _batch_stats
 
 
+def _call(model: Any, batch: Any) -> Any:
+    return model(batch)
+
+
 def recompute_batch_stats(
     model: nnx.Module,
     batches: Iterable[Any],
-    apply: Callable[[Any, Any], Any] = lambda model, batch: model(batch),
+    apply: Callable[[Any, Any], Any] = _call,
 ) -> None:
     """Sets a model's batch statistics to those of its parameters, over some batches.
 
@@ -29,7 +34,8 @@ def recompute_batch_stats(
         variables are replaced; parameters are unchanged.
       batches: Batches of training examples; 20 of them are enough as a rule. Arrays
         have the examples along their first axis.
-      apply: Calls the model on a batch.
+      apply: Calls the model on a batch. It is compiled once for each function: define
+        it outside of the loop.
 
     Raises:
       ValueError: If there is no batch, statistics have other names than ``mean`` and
@@ -48,15 +54,23 @@ def recompute_batch_stats(
       <https://arxiv.org/abs/2105.07576>`_, 2021
     """
     graph, stats, *rest = nnx.split(model, nnx.BatchStat, ...)
-
-    @jax.jit
-    def follow(pure: Any, batch: Any) -> Any:
-        state = nnx.clone(stats)  # replaced in place: no tracer may stay in `stats`
-        nnx.replace_by_pure_dict(state, pure)
-        copy = nnx.merge(graph, state, *rest)
-        apply(copy, batch)
-        return nnx.to_pure_dict(nnx.state(copy, nnx.BatchStat))
-
+    follow = functools.partial(_follow, graph, apply, stats, rest)
     fresh = _batch_stats.recompute(follow, nnx.to_pure_dict(stats), batches)
     nnx.replace_by_pure_dict(stats, fresh)
     nnx.update(model, stats)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _follow(
+    graph: Any,
+    apply: Callable[[Any, Any], Any],
+    stats: Any,
+    rest: Any,
+    pure: Any,
+    batch: Any,
+) -> Any:
+    """The statistics after a batch; ``stats`` gives ``pure`` ones their containers."""
+    nnx.replace_by_pure_dict(stats, pure)
+    model = nnx.merge(graph, stats, *rest)
+    apply(model, batch)
+    return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))

@@ -1,11 +1,13 @@
 """Averages of the trajectory: weights, precision, read-outs, merged blocks."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import nnx, serialization
 from scipy.special import gammaln
 
 import plp_optax
@@ -111,6 +113,46 @@ ROUNDED = {  # with the weight of the t-th parameters in the average
     "bema": (plp_optax.bema(), lambda t: (10 + t) ** -0.5),
     "pace": (plp_optax.pace(0.01), lambda t: (1 + t) ** -0.5),
 }
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_average_of_a_compiled_step_in_half_precision(name):
+    """A compiler keeps updates wider than bfloat16 between two transformations."""
+    tx, weight = ROUNDED[name]
+    tx = optax.chain(optax.scale(0.37), tx)
+
+    @jax.jit
+    def step(w, state, direction):
+        updates, state = tx.update(direction * w, state, w)
+        return optax.apply_updates(w, updates), state
+
+    rng = np.random.default_rng(0)
+    w = jnp.asarray(rng.normal(size=50), jnp.bfloat16)
+    state, average = tx.init(w), np.asarray(w, np.float64)
+    for t in range(1, 101):
+        w, state = step(w, state, jnp.asarray(0.1 * rng.normal(size=50), w.dtype))
+        last = np.asarray(w, np.float64)
+        average = average + weight(t) * (last - average)
+    field = "ema_offset" if name == "bema" else "average_offset"
+    offset = np.asarray(optax.tree.get(state, field), np.float64)
+    np.testing.assert_allclose(last + offset, average, atol=1e-5)
+
+
+def test_displacement_of_a_compiled_step_in_half_precision():
+    tx = optax.chain(optax.scale(0.37), plp_optax.outer_nesterov(period=20))
+
+    @jax.jit
+    def step(w, state, direction):
+        updates, state = tx.update(direction * w, state, w)
+        return optax.apply_updates(w, updates), state
+
+    rng = np.random.default_rng(0)
+    first = w = jnp.asarray(rng.normal(size=50), jnp.bfloat16)
+    state = tx.init(w)
+    for _ in range(10):
+        w, state = step(w, state, jnp.asarray(0.1 * rng.normal(size=50), w.dtype))
+    moved = np.asarray(w, np.float64) - np.asarray(first, np.float64)
+    np.testing.assert_allclose(optax.tree.get(state, "displacement"), moved, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -283,7 +325,9 @@ def test_schedule_free_and_lookahead_of_optax():
     pair = optax.LookaheadParams.init_synced(PARAMS)
     tx = optax.lookahead(optax.sgd(0.1), 2, 0.5)
     state = tx.init(pair)
-    assert plp_optax.evaluation_params(state, pair) is pair.slow
+    np.testing.assert_array_equal(
+        plp_optax.evaluation_params(state, pair)["a"], pair.slow["a"]
+    )
     with pytest.raises(ValueError, match="pass its LookaheadParams"):
         plp_optax.evaluation_params(state, PARAMS)
 
@@ -296,8 +340,48 @@ def test_a_state_that_does_not_fit_is_refused():
         plp_optax.evaluation_params((state, state), params)
     with pytest.raises(ValueError, match=r"shape \(3,\) there, \(1,\) here"):
         plp_optax.evaluation_params(state, {**params, "a": jnp.ones(1)})
-    with pytest.raises(ValueError, match="3 there, 1 here"):
+    with pytest.raises(ValueError, match="the parameters do not have b/c"):
         plp_optax.averaged_params(state, {"a": params["a"]})
+    with pytest.raises(ValueError, match="the state does not have d"):
+        plp_optax.averaged_params(state, {**params, "d": params["a"]})
+    with pytest.raises(ValueError, match="restored without its structure"):
+        plp_optax.evaluation_params(serialization.to_state_dict(state), params)
+
+
+@pytest.mark.parametrize(
+    "make", [plp_optax.bema, plp_optax.gpa, optax.contrib.schedule_free_sgd]
+)
+def test_states_of_several_members_are_read_inside_of_vmap(make):
+    tx, w = make(), jnp.ones((4, 3))
+    states = jax.vmap(tx.init)(w)
+    with pytest.raises(ValueError, match="several members"):
+        plp_optax.evaluation_params(states, w)
+    read = jax.vmap(plp_optax.evaluation_params)(states, w)
+    np.testing.assert_array_equal(read, w)
+
+
+def test_trees_in_other_containers_are_paired_by_name():
+    """Twelve layers of one shape, whose names a dict sorts as 0, 1, 10, 11, 2, ..."""
+    w = [jnp.zeros(1) for _ in range(12)]
+    tx = plp_optax.tail_average(power=0)
+    state = tx.init(w)
+    for _ in range(2):
+        updates, state = tx.update([jnp.full(1, float(i)) for i in range(12)], state)
+        w = optax.apply_updates(w, updates)
+    restored = serialization.to_state_dict(w)
+    reverse = collections.OrderedDict(reversed(restored.items()))
+    for params in (restored, reverse):
+        read = plp_optax.evaluation_params(state, params)
+        assert type(read) is type(params)
+        assert [read[str(i)][0] for i in range(12)] == [1.5 * i for i in range(12)]
+
+
+def test_what_is_read_outlives_donated_parameters():
+    tx = optax.masked(plp_optax.tail_average(), {"a": True, "b": False})
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    read = plp_optax.evaluation_params(tx.init(params), params)
+    jax.tree.map(lambda x: x.delete(), params)  # as a step that donates them does
+    np.testing.assert_array_equal(read["b"], np.ones(2))
 
 
 def test_averaged_params_keeps_dtypes():
@@ -346,3 +430,8 @@ def test_merge_weights_blocks_by_the_fall_of_the_rate(decay, shape):
 def test_a_decay_shorter_than_a_block_is_the_last_block(over):
     weights = plp_optax.merge_weights(4, [3, 7, 11, 13], decay="linear", over=over)
     np.testing.assert_array_equal(weights, [0, 0, 0, 1])
+
+
+def test_merge_needs_a_sequence():
+    with pytest.raises(ValueError, match="means must be a sequence of trees"):
+        plp_optax.merge({"first": W0, "second": W0})

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,38 @@ def test_nnx():
     np.testing.assert_array_equal(model.dense.kernel[...], kernel)
 
 
+def test_nnx_with_dropout_compiles_once():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.norm = nnx.BatchNorm(4, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    traces = []
+
+    def apply(model, x):
+        traces.append(x)
+        return model.dropout(model.norm(x))
+
+    model, (batch, *_) = Net(nnx.Rngs(0)), batches()
+    for _ in range(2):
+        plp_optax.nnx.recompute_batch_stats(model, [batch], apply)
+        assert len(traces) == 1
+    mean = np.asarray(batch).mean(0)
+    np.testing.assert_allclose(model.norm.mean[...], mean, rtol=1e-5)
+    assert model.dropout.rngs.count[...] == 0  # the model's own stream is not used
+
+
+def test_frozen_variables():
+    norm = nn.BatchNorm(use_running_average=False)
+    variables = flax.core.freeze(norm.init(jax.random.key(0), batches()[0]))
+    fresh = plp_optax.linen.recompute_batch_stats(
+        lambda v, x: norm.apply(v, x, mutable=["batch_stats"]), variables, batches()
+    )
+    everything = np.concatenate([np.asarray(x) for x in batches()])
+    mean = fresh["batch_stats"]["mean"]
+    np.testing.assert_allclose(mean, everything.mean(0), rtol=1e-5)
+
+
 def test_wrong_statistics_are_refused():
     def apply(variables, batch):
         return None, {"batch_stats": variables["batch_stats"]}
@@ -96,6 +129,8 @@ def test_wrong_statistics_are_refused():
     recompute = plp_optax.linen.recompute_batch_stats
     with pytest.raises(ValueError, match="no batches"):
         recompute(apply, {"batch_stats": {"mean": jnp.ones(1), "var": jnp.ones(1)}}, [])
+    with pytest.raises(ValueError, match="have no batch_stats"):
+        recompute(apply, {"params": {}}, batches())
     with pytest.raises(ValueError, match="end in mean and var"):
         recompute(apply, {"batch_stats": {"scale": jnp.ones(1)}}, batches())
     with pytest.raises(ValueError, match="in training mode"):
