@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +144,18 @@ def settings(table: Table) -> str:
     diverged = table.runs["diverged"].sum()
     rows = {
         f"{table.kind}s": ", ".join(table.models),
-        **{
-            label: _distinct(config.get(name) for config in configs)
-            for name, label in _FIELDS.items()
-        },
+        **{label: _setting(list(configs), name) for name, label in _FIELDS.items()},
         "seeds": f"{len(seeds)} ({', '.join(map(str, seeds))})",
         "runs": f"{len(table.runs) - diverged} finished, {diverged} diverged",
     }
     return _facts("Settings", "setting", "value", rows)
+
+
+def _setting(configs: Sequence[Mapping[str, Any]], name: str) -> str:
+    found = _distinct(config.get(name) for config in configs)
+    if found != markdown.NONE and any(name not in config for config in configs):
+        return f"{found} in some arms"
+    return found
 
 
 def versions(table: Table) -> str:

@@ -28,7 +28,7 @@ _METHOD = (
     "three seeds and one half of the held-out data, **for each horizon**; losses are "
     "of the other seeds and the other half. *One run*: the power average with exponent "
     "16 at the learning rate and momentum that are best at the longest horizon, read "
-    "out of the same run at all horizons. "
+    "out of the same run at all horizons; *decay of its rate* starts from that run. "
     "*Merged* are means of the parameters over blocks of an 80th of the run; "
     "*checkpoints* are the parameters at the blocks' ends in their place. "
     "*Extrapolated* is the point beyond the last of two consecutive averages; its "
@@ -46,8 +46,9 @@ _BEMA = (
 # By the first word of a read-out's name: label, and what it is compared with.
 _ARMS = {
     "decay": ("decay, tuned", ()),
+    "own": ("decay of its rate", ()),
     "last": ("last parameters, tuned rate", ("decay",)),
-    "one": ("power average, one run", ("decay", "last")),
+    "one": ("power average, one run", ("decay", "own", "last")),
     FALLING: ("power average, one run, falling rate", ("decay", "one")),
     "power": ("power average, tuned", ("decay",)),
     "merge": ("merged blocks, tuned", ("decay",)),
@@ -103,8 +104,16 @@ def chosen(table: Table) -> pl.DataFrame:
     last = anytime.filter(c("step") == c("step").max().over("model"))
     rate = last.sort("choice").group_by("model", "kind").agg(c("arm").first())
     one = anytime.join(rate, on=["model", "kind", "arm"])
+    of_one = rate.filter(c("kind") == "one").select("model", "arm")
+    own = (
+        means.filter(c("kind") == "decay")
+        .join(of_one, on=["model", "arm"])
+        .sort("choice", maintain_order=True)
+        .group_by("model", "step", "arm", maintain_order=True)
+        .agg(c("readout").first(), kind=pl.lit("own"))
+    )
     columns = ["model", "step", "kind", *setting]
-    return pl.concat([best.select(columns), one.select(columns)])
+    return pl.concat([found.select(columns) for found in (best, one, own)])
 
 
 def compared(table: Table) -> Table:

@@ -151,6 +151,7 @@ def test_settings_are_chosen_on_other_seeds_and_other_data():
     }
     assert means["power", "decay"] == pytest.approx(-1)
     assert means["one", "last"] == pytest.approx(-3)
+    assert means["one", "own"] == pytest.approx(-1)
     assert means["bema", "decay"] == pytest.approx(3)
     assert means["falling", "decay"] == pytest.approx(-4)
     assert means["falling", "one"] == pytest.approx(-3)
