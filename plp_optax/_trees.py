@@ -144,6 +144,7 @@ def own(x: Any) -> Any:
 
 
 _Path = tuple[str, ...]
+_VALUE = jax.tree_util.GetAttrKey("value")
 
 
 def _is_masked(x: Any) -> bool:
@@ -153,11 +154,14 @@ def _is_masked(x: Any) -> bool:
 def _by_path(tree: Any) -> tuple[list[_Path], list[Any], Any]:
     """The names on the paths to the leaves, the leaves, and the structure."""
     found, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_masked)
-    paths = [
-        tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-        for path, _ in found
-    ]
-    return paths, [leaf for _, leaf in found], structure
+    return [_names(path) for path, _ in found], [leaf for _, leaf in found], structure
+
+
+def _names(path: Sequence[Any]) -> _Path:
+    # A variable of nnx is a node around its array, which a tree of arrays lacks.
+    *outer, last = path or (_VALUE,)
+    keys = outer if last == _VALUE else path
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
 
 
 def _like(paths: Sequence[_Path], tree: Any) -> list[Any]:

@@ -310,8 +310,12 @@ def test_state_of_an_nnx_optimizer():
     averaged = plp_optax.evaluation_params(
         optimizer.opt_state, nnx.state(model, nnx.Param)
     )
+    pure = plp_optax.evaluation_params(
+        optimizer.opt_state, nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    )
     nnx.update(model, averaged)
-    np.testing.assert_allclose(model.kernel[...], np.mean(path, axis=0), rtol=1e-6)
+    for kernel in (model.kernel[...], pure["kernel"]):
+        np.testing.assert_allclose(kernel, np.mean(path, axis=0), rtol=1e-6)
 
 
 def test_schedule_free_and_lookahead_of_optax():
