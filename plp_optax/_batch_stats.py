@@ -43,7 +43,9 @@ def recompute(
     # In the containers of stats, such as a FrozenDict.
     leaves, structure = jax.tree.flatten(stats)
     fresh = zip(jax.tree.leaves(means), leaves, strict=True)
-    return structure.unflatten(jnp.asarray(new, old.dtype) for new, old in fresh)
+    return jax.tree.unflatten(
+        structure, [jnp.asarray(new, old.dtype) for new, old in fresh]
+    )
 
 
 def _part(from_zero: Any, from_one: Any) -> float:
