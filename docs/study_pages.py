@@ -7,8 +7,8 @@ from pathlib import Path
 # A study's conclusions in a line. Others have the report's title.
 RESULTS = {
     "quick/readouts": "An average of one run comes close to a tuned decay",
-    "small-patches/readouts": "Without batch normalisation an average matches a tuned "
-    "decay at the length its rate was tuned for; it is worse at an eighth of it",
+    "small-patches/readouts": "Without batch normalisation an average is as good as a "
+    "decay of its rate at every length; a decay tuned for short runs is better there",
     "full/small_batches": "On Muon EMA-Nesterov gains beyond rate and momentum",
     "quick/small_batches": "GPA without momentum gains; an average replaces the decay",
     "quick/predictors": "On full batches Anderson acceleration beats Nesterov; on two "
@@ -45,7 +45,8 @@ RESULTS = {
     "quick-vgg29/vanishing": "In a deeper network only the cascade trains without "
     "normalisation",
     "converged/head_to_head": "On CIFAR-100 the average of one run replaces most of a "
-    "decay at every length; noise-adaptive rates: no difference shown",
+    "decay at every length; noise-adaptive rates, amplification and PLP: no difference "
+    "shown",
     "tune/head_to_head": "The rates that were tried on a network that converges",
     "tune/image_batches": "The rates that were tried on CIFAR-100",
     "tune/vanishing": "The rates that were tried without normalisation",
