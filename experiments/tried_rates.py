@@ -24,7 +24,8 @@ class RecipeMethod:
 
     Attributes:
       label: Its name in reports.
-      rate: The one of ``rates`` with the lowest last validation loss at scale tune.
+      rate: The one of ``rates`` with the lowest last validation loss at scale tune, of
+        those that have run with the most seeds.
       rates: The rates to try, ascending. Empty for a method that trains at the rate of
         its base.
       fields: Fields of ``training.settings.config.Config``.

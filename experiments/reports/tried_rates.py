@@ -17,13 +17,21 @@ def is_tuning(table: Table) -> bool:
 
 
 def losses(table: Table, methods: Mapping[str, RecipeMethod]) -> pl.DataFrame:
-    """Mean validation losses of the tuning seeds: columns method, rate, arm, value."""
+    """Mean validation losses of the tuning seeds.
+
+    Returns:
+      The columns ``method``, ``rate``, ``arm``, ``value`` and ``seeds``, how many.
+    """
     frame = pl.DataFrame(
         [(n, r, at_rate(n, r)) for n, method in methods.items() for r in method.rates],
         schema=["method", "rate", "arm"],
         orient="row",
     )
-    means = LOSS.values(table).group_by("arm").agg(c("value").mean())
+    means = (
+        LOSS.values(table)
+        .group_by("arm")
+        .agg(c("value").mean(), seeds=c("seed").n_unique())
+    )
     return frame.join(means, on="arm", how="left", maintain_order="left")
 
 
@@ -31,9 +39,13 @@ def sensitivity(table: Table, methods: Mapping[str, RecipeMethod]) -> str:
     """A table of the validation losses by learning rate."""
     found = losses(table, methods)
     rates = sorted(found["rate"].unique())
-    frame = found.with_columns(markdown.texts("value", markdown.number)).pivot(
-        "rate", index="method", values="value"
-    )
+    of_most = c("seeds") == c("seeds").max().over("method")
+    text = markdown.texts("value", markdown.number)
+    frame = found.with_columns(
+        pl.when(of_most | c("value").is_null())
+        .then(text)
+        .otherwise(pl.format("({})", text))
+    ).pivot("rate", index="method", values="value")
     chosen = [f"{methods[name].rate:g}" for name in frame["method"]]
     return markdown.write(
         "Validation loss by learning rate (nats)",
@@ -43,7 +55,8 @@ def sensitivity(table: Table, methods: Mapping[str, RecipeMethod]) -> str:
             **{str(rate): f"{rate:g}" for rate in rates},
             "chosen": "chosen",
         },
-        note="Means over the tuning seeds. A dash: diverged, or not run.",
+        note="Means over the tuning seeds, in brackets where fewer have run. A dash: "
+        "diverged, or not run.",
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
 
 import plp_optax
@@ -22,7 +23,8 @@ TUNED = Path(__file__).parents[2] / "results" / "tune"
 def test_the_rates_are_those_that_tuning_found(study):
     tuned = table.load(TUNED / study.STUDY.name)
     found = losses(tuned, study.METHODS).drop_nulls()
-    lowest = found.sort("value").group_by("method").first()
+    of_most = pl.col("seeds") == pl.col("seeds").max().over("method")
+    lowest = found.filter(of_most).sort("value").group_by("method").first()
     rates = dict(lowest.select("method", "rate").iter_rows())
     diverged = set(study.METHODS) - set(rates)
     assert rates == {n: m.rate for n, m in study.METHODS.items() if n not in diverged}
@@ -30,7 +32,7 @@ def test_the_rates_are_those_that_tuning_found(study):
     assert set(tuned.runs.filter(tuned.runs["diverged"])["arm"]) >= {
         at_rate(name, rate) for name in diverged for rate in study.METHODS[name].rates
     }
-    assert set(tuned.runs["seed"]) == {TUNING_SEEDS[0]}
+    assert set(tuned.runs["seed"]) <= set(TUNING_SEEDS)
 
 
 def test_the_base_is_the_control_where_its_rate_is_the_matched_one():
