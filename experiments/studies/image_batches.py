@@ -41,7 +41,7 @@ METHODS = {
     ),
     "outer": _Method(
         "outer Nesterov",
-        0.1,
+        0.2,
         fields={"method": "outer-nesterov", "outer_momentum": 0.5, "outer_period": 10},
         base=BASE,
         drift=0.7 / (1 - 0.5),
