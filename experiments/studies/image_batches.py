@@ -28,7 +28,7 @@ def falling_drift(extrapolation: float) -> float:
 
 # With the settings of the study small_batches.
 METHODS = {
-    BASE: _Method("SGD-Nesterov", 0.2),
+    BASE: _Method("SGD-Nesterov", 0.4),
     "lookahead": _Method(
         "Lookahead", 0.2, fields={"method": "lookahead"}, base=BASE, drift=0.5
     ),
