@@ -30,7 +30,7 @@ def falling_drift(extrapolation: float) -> float:
 METHODS = {
     BASE: _Method("SGD-Nesterov", 0.4),
     "lookahead": _Method(
-        "Lookahead", 0.2, fields={"method": "lookahead"}, base=BASE, drift=0.5
+        "Lookahead", 0.4, fields={"method": "lookahead"}, base=BASE, drift=0.5
     ),
     "ema": _Method(
         "EMA-Nesterov",
