@@ -27,8 +27,7 @@ RESULTS = {
     "quick/together": "Whether PLP and amplification add up remains open",
     "quick/acceleration": "On two CPU cores no acceleration technique is shown to be "
     "faster",
-    "small/image_batches": "Predictors on CIFAR-100: no difference remains after "
-    "correction",
+    "small/image_batches": "Predictors on CIFAR-100: no difference shown",
     "small/ablation": "PLP on CIFAR-100: the signs of the digits, on three seeds",
     "small/vanishing": "Vanishing gradients on CIFAR-100: three seeds, too few for a "
     "verdict",
