@@ -19,7 +19,7 @@ from plp_optax._trees import (
     fall_back,
     map_params,
     movement,
-    own,
+    own_copy,
     rounded,
     select,
     zeros,
@@ -217,7 +217,7 @@ def averaged_params(
     chosen = mask(params) if callable(mask) else mask
 
     def choose(is_averaged: bool, averaged: Any, last: Any) -> Any:
-        return averaged if is_averaged else jax.tree.map(own, last)
+        return averaged if is_averaged else jax.tree.map(own_copy, last)
 
     return jax.tree.map(choose, chosen, average, params)
 
@@ -297,7 +297,7 @@ def _lookahead(state: Any, params: Any) -> optax.Params:
             f"optax.lookahead has pairs of parameters: pass its LookaheadParams, got "
             f"{type(params).__name__}"
         )
-    return jax.tree.map(own, params.slow)
+    return jax.tree.map(own_copy, params.slow)
 
 
 _READ: dict[type, Callable[[Any, Any], optax.Params]] = {

@@ -124,7 +124,7 @@ def map_params(fn: Callable[..., Any], params: Any, tree: Any, *more: Any) -> An
 
     def one(path: _Path, p: Any, *xs: Any) -> Any:
         if any(map(_is_masked, xs)):
-            return own(p)
+            return own_copy(p)
         for x in xs:
             if jnp.shape(x) != jnp.shape(p):
                 raise ValueError(
@@ -138,7 +138,7 @@ def map_params(fn: Callable[..., Any], params: Any, tree: Any, *more: Any) -> An
     return jax.tree.unflatten(structure, map(one, paths, leaves, *columns))
 
 
-def own(x: Any) -> Any:
+def own_copy(x: Any) -> Any:
     """An array that lives on if the one that is given is donated."""
     return jnp.copy(x) if isinstance(x, jax.Array) else x
 

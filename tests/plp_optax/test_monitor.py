@@ -225,5 +225,7 @@ def test_the_table_before_the_first_window_and_of_both_states():
     assert text.endswith(plp_optax.layer_table(rows))
     with pytest.raises(ValueError, match="finds 1 in params"):
         plp_optax.layer_statistics(state, params, layers=lambda path: "one")
+    with pytest.raises(ValueError, match="several members"):
+        plp_optax.layer_statistics(jax.tree.map(lambda x: x[None], state), params)
     with pytest.raises(ValueError, match="contains 0"):
         plp_optax.layer_table(optax.sgd(0.1).init(params), params)
