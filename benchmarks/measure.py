@@ -19,6 +19,7 @@ import optax
 import models
 from benchmarks import tables
 from training import data, recipe
+from training.data.pixels import normalize
 from training.engine import networks, parallel
 from training.engine.engine import means
 from training.engine.feed import Feed
@@ -236,7 +237,7 @@ def make_loss(
     module = networks.make_network(config, dataset.num_classes, axis_name=None)
     pixels, labels = (jnp.asarray(x[: config.batch_size]) for x in dataset.train)
     dtype = jnp.dtype(config.precision)
-    images = data.normalize(pixels, dataset.mean, dataset.std, dtype)
+    images = normalize(pixels, dataset.mean, dataset.std, dtype)
 
     def init() -> Any:
         return module.init(jax.random.key(0), images[:1], train=False)

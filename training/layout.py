@@ -10,8 +10,6 @@ class File(enum.StrEnum):
     CONFIG = "config.json"
     DATASET = "dataset.json"
     METRICS = "metrics.jsonl"
-    # Of a run that started again because it had no checkpoint.
-    OLD_METRICS = "metrics.old.jsonl"
     RESULT = "result.json"
     BEST = "best.msgpack"
     AVERAGE = "average.msgpack"

@@ -26,7 +26,7 @@ from training.engine.optimizer import (
 )
 from training.engine.state import split_frozen, variable_shapes
 from training.engine.step import Preprocess, make_train_step
-from training.errors import ConfigError, DivergedError, RunError
+from training.errors import ConfigError, DivergedError
 from training.run.callbacks import Callback
 from training.run.display import (
     result_lines,
@@ -78,12 +78,7 @@ def train(
     finished: data.Dataset | None = None  # the data of runs that have finished
     results = []
     with acknowledged(), contextlib.ExitStack() as stack:
-        try:
-            directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
-        except RunError:
-            # A mistake in the configuration is reported first.
-            count_steps(configs[0], load_data(configs[0]))
-            raise
+        directories = [stack.enter_context(WorkDirectory(c)) for c in configs]
         earlier = [d.earlier_epochs for d in directories]
         for config, directory in zip(configs, directories, strict=True):
             if before is not None and (
@@ -182,8 +177,8 @@ def _check_stages(config: Config, dataset: data.Dataset) -> None:
     At the beginning, and not only in the stage itself, hours later.
     """
     for block, stage in cascade.stage_configs(config).items():
-        tx = make_optimizer(stage, count_steps(stage, dataset))
         try:
+            tx = make_optimizer(stage, count_steps(stage, dataset))
             jax.eval_shape(tx.init, _param_shapes(stage, dataset))
         except (ConfigError, ValueError) as error:
             raise ConfigError(f"in the stage of {block}, {error}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from flax.errors import FlaxError
 
 from training import cascade, data
+from training.data.pixels import normalize
 from training.engine import networks
 from training.engine.evaluation import Evaluation
 from training.engine.step import measure
@@ -70,8 +71,10 @@ class Trained:
         """Evaluates the network on examples.
 
         Raises:
-          ValueError: If the images have another type or shape.
+          ValueError: If there are none, or the images have another type or shape.
         """
+        if not len(examples.labels):
+            raise ValueError("there are no examples to evaluate")
         sums = list(self._batches(self._sums, *examples))
         return Evaluation.of(jax.tree.map(lambda *x: np.sum(x, axis=0), *sums))
 
@@ -98,7 +101,7 @@ class Trained:
 
     def _logits(self, images: jax.Array) -> jax.Array:
         dtype = jnp.dtype(self.config.precision)
-        pixels = data.normalize(images, self.mean, self.std, dtype)
+        pixels = normalize(images, self.mean, self.std, dtype)
         logits: Any = self.module.apply(self.variables, pixels, train=False)
         return logits
 

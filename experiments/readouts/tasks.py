@@ -13,6 +13,7 @@ import models
 from experiments.predictors import characters
 from experiments.predictors.characters import rms_norm
 from training import data
+from training.data.pixels import normalize
 
 _BATCH = 64  # images in a training step
 _STATISTICS_BATCHES, _STATISTICS_BATCH = 10, 128
@@ -95,7 +96,7 @@ def _images(
     mean, std = (jnp.asarray(x, jnp.float32) for x in (loaded.mean, loaded.std))
 
     def prepare(images: Any) -> jax.Array:
-        return data.normalize(images, mean, std, jnp.float32)
+        return normalize(images, mean, std, jnp.float32)
 
     images, labels = map(jnp.asarray, loaded.train)
     held_out = [jnp.asarray(x[:_EVALUATED]) for x in loaded.validation]

@@ -14,6 +14,7 @@ from experiments.rates import amplified_after_a_third, matched
 from experiments.study import SMALL, Arm, Scale, Study
 from experiments.training_loss import TrainingLoss
 from training import data
+from training.data.pixels import normalize
 from training.engine import networks
 from training.engine.engine import Engine
 from training.engine.state import TrainState
@@ -92,7 +93,7 @@ def make_norms(module: nn.Module, dataset: data.Dataset, dtype: Any) -> Any:
     those of the kernels.
     """
     images, labels = (x[:_IMAGES] for x in dataset.train)
-    pixels = data.normalize(images, dataset.mean, dataset.std, dtype)
+    pixels = normalize(images, dataset.mean, dataset.std, dtype)
 
     @jax.jit
     def norms(params: Any, batch_stats: Any) -> dict[str, jax.Array]:

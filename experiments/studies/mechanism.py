@@ -24,7 +24,7 @@ from experiments.rates import matched
 from experiments.study import SMALL, Arm, Scale, Study
 from experiments.training_loss import TrainingLoss
 from experiments.tuning import rounded
-from training import data
+from training.data.pixels import normalize
 from training.engine import networks
 from training.engine.state import TrainState
 from training.recipe import Prepared
@@ -199,7 +199,7 @@ class Observer(Callback):
             name: [] for name in ("step", "top_eigenvalue", "residual", "converged")
         }
         with networks.precision(config):
-            images = data.normalize(
+            images = normalize(
                 jnp.asarray(dataset.train.images[part]),
                 dataset.mean,
                 dataset.std,

@@ -18,6 +18,7 @@ from experiments.studies import mechanism
 from experiments.studies.mechanism import STUDY
 from experiments.training_loss import TrainingLoss
 from training import data, recipe
+from training.data.pixels import normalize
 from training.engine import networks
 from training.run.callbacks import Callback
 from training.settings.config import resolve
@@ -164,7 +165,7 @@ def test_observer_measures_at_the_start_and_at_ends_of_cycles(observed):
 def test_observer_measures_the_curvature_of_the_full_batch(observed):
     prepared, config, measures, start, end, _ = observed
     dataset = prepared.dataset
-    images = data.normalize(
+    images = normalize(
         jnp.asarray(dataset.train.images[: config.batch_size]),
         dataset.mean,
         dataset.std,

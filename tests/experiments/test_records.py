@@ -163,9 +163,12 @@ def test_scales_do_not_mix(file):
     assert file.path.read_bytes() == content
 
 
-def test_a_folder_without_records_ends_in_a_sentence(tmp_path):
-    with pytest.raises(RunError, match="run the study first"):
-        RecordFile(tmp_path / "nothing").read()
+def test_a_scale_whose_first_run_failed_can_be_changed(tmp_path):
+    file = RecordFile(tmp_path)
+    file.append(HEADER)
+    other = Header("plp", "quick", ["tiny"], {"width": 8})
+    file.append(other, record(0))
+    assert file.read_all() == (other, [record(0)])
 
 
 def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):

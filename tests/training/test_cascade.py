@@ -378,3 +378,9 @@ def test_amplification_of_too_few_layers(capsys, tmp_path):
     assert train.main([*flags, "--amplify-select", "stage1/conv"]) == 2
     message = capsys.readouterr().err
     assert "in the stage of stage2, --amplify-select stage1/conv does not" in message
+
+
+def test_a_strategy_longer_than_a_stage(capsys, tmp_path):
+    flags = [*CASCADE, "--method", "amplify", "--workdir", str(tmp_path / "run")]
+    assert train.main([*flags, "--cascade-finetune", "2", "--strategy", "paper"]) == 2
+    assert "train.py: in the stage of " in capsys.readouterr().err

@@ -233,8 +233,8 @@ class Engine:
                 f"the run diverged: at step {sums.taken + sums.skipped} of epoch "
                 f"{epoch + 1} the loss is {last.loss:.3g}, the norm of the gradient "
                 f"{last.gradient_norm:.3g} and that of the update "
-                f"{last.update_norm:.3g}; start again with a lower --learning-rate and "
-                f"--overwrite"
+                f"{last.update_norm:.3g}; start again with a lower rate "
+                f"(--learning-rate, or --strategy) and --overwrite"
             )
         return means(monitor.epoch)
 

@@ -127,8 +127,6 @@ def make_optimizer(config: Config, plan: Plan) -> optax.GradientTransformationEx
 def notes(config: Config) -> list[str]:
     """Settings that have no effect, or less than one may think."""
     found = []
-    if config.pin_memory and jax.default_backend() == "cpu":
-        found.append("--pin-memory means nothing on a CPU, which transfers no batches")
     sgd, amplify = config.get(SGD), config.get(Amplify)
     optimizer = config.get(Optimizer)
     if amplify and optimizer and optimizer.scale_invariant:

@@ -13,6 +13,7 @@ from flax.training.dynamic_scale import DynamicScale
 import plp_optax
 from plp_optax.linen import propagate_amplification
 from training import data
+from training.data.pixels import augment, normalize
 from training.engine import parallel
 from training.engine.state import (
     BLOCK_MEAN,
@@ -34,7 +35,7 @@ class Preprocess(NamedTuple):
     def evaluation(self, images: jax.Array) -> jax.Array:
         """Normalises a device's images."""
         mean, std = self.dataset.mean, self.dataset.std
-        return data.normalize(images, mean, std, self.dtype)
+        return normalize(images, mean, std, self.dtype)
 
     def training(
         self, images: jax.Array, state: TrainState
@@ -51,7 +52,7 @@ class Preprocess(NamedTuple):
             # the number of devices.
             count = len(images)
             positions = parallel.device_index() * count + jnp.arange(count)
-            images = data.augment(
+            images = augment(
                 augment_key,
                 images,
                 positions,

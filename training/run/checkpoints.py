@@ -5,6 +5,7 @@ arrays and a JSON object, serialised by Flax as MessagePack. All processes of a 
 the same arrays; the coordinator writes them.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -150,7 +151,8 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         temporary.replace(path)
         _sync_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = "make room" if is_full else "make it writable"
         raise RunError(

@@ -135,8 +135,9 @@ def acknowledged() -> Iterator[None]:
 def _watch(reader: socket.socket) -> None:
     count = 0
     while numbers := reader.recv(16):
-        count += numbers.count(signal.SIGINT)
-        if count == 1:
+        interrupts = numbers.count(signal.SIGINT)  # other signals come here, too
+        count += interrupts
+        if count == interrupts == 1:
             with contextlib.suppress(OSError):
                 os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTICE)
         if count > 1:

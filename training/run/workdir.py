@@ -120,7 +120,7 @@ class WorkDirectory:
         """Unlocks the directory; removes one that is new if no run has started."""
         if self._new and not self._is_started and parallel.is_coordinator():
             with contextlib.suppress(OSError):
-                (self.path / _LOCK).unlink()
+                (self.path / _LOCK).unlink(missing_ok=True)  # --no-lock has none
                 for path in self._new:
                     path.rmdir()
         self._lock.release()
@@ -280,18 +280,12 @@ class WorkDirectory:
     @_by_coordinator
     def start(self, dataset: data.Dataset) -> None:
         """Removes an earlier run, and describes this one."""
-        metrics, old = self.path / File.METRICS, self.path / File.OLD_METRICS
-        if self.is_unfinished and metrics.exists():
-            say(
-                f"{self.path} has no checkpoint to resume from: starting again; its "
-                f"metrics are kept in {File.OLD_METRICS}"
-            )
-            metrics.replace(old)
+        if self.is_unfinished and (self.path / File.METRICS).exists():
+            say(f"{self.path} has no checkpoint to resume from: starting again")
         # The configuration last: without it the rest would not be a run's.
         ours = [path for path in self.path.iterdir() if _is_ours(path.name)]
         for path in sorted(ours, key=lambda path: path.name == File.CONFIG):
-            if path != old or not self.is_unfinished:
-                _remove(path)
+            _remove(path)
         self._is_started = True
         self._describe(dataset)
 

@@ -10,6 +10,7 @@ from sklearn import datasets
 
 from tests.support.cifar_archives import rows
 from training import data, errors
+from training.data.pixels import augment, normalize
 
 # --- Splits -------------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ def test_too_small_parts_are_refused(fraction, words):
 # --- Normalisation and augmentation -------------------------------------------------
 
 
-augment = jax.jit(data.augment, static_argnames=("crop_padding", "flips"))
+augment = jax.jit(augment, static_argnames=("crop_padding", "flips"))
 
 
 def _images(count=24, side=8, channels=3, seed=0):
@@ -148,16 +149,16 @@ def _images(count=24, side=8, channels=3, seed=0):
 def test_normalize_is_the_formula(dtype):
     images = _images()
     mean, std = np.float32([0.1, 0.5, 0.9]), np.float32([0.2, 0.3, 0.4])
-    out = jax.jit(data.normalize, static_argnums=3)(images, mean, std, dtype)
+    out = jax.jit(normalize, static_argnums=3)(images, mean, std, dtype)
     assert out.dtype == dtype
     want = (images / 255.0 - mean) / std
     rtol = 1e-5 if dtype == jnp.float32 else 2**-8
     np.testing.assert_allclose(np.asarray(out, np.float64), want, rtol, atol=1e-6)
     # Of one image, with statistics as JSON keeps them.
-    one = data.normalize(images[3], mean.tolist(), std.tolist(), dtype)
+    one = normalize(images[3], mean.tolist(), std.tolist(), dtype)
     np.testing.assert_allclose(np.asarray(one, np.float64), want[3], rtol, atol=1e-6)
     with pytest.raises(TypeError, match="float64: give uint8"):
-        data.normalize(images / 255, mean, std)
+        normalize(images / 255, mean, std)
 
 
 def _augment_literally(key, images, positions, crop_padding, flips):

@@ -13,7 +13,7 @@ import models
 import plp_optax
 from tests.support import problems, programs
 from tests.support.programs import DATASET, Normalised, train_epoch
-from training import data
+from training.data.pixels import normalize
 from training.engine import parallel
 from training.engine.engine import means
 from training.engine.evaluation import Evaluation, macro_f1
@@ -116,7 +116,7 @@ def test_evaluation_pads_and_masks(engine):
     variables = jax.device_get(engine.initial_state(0).variables)
     logits = Normalised(axis_name=None).apply(
         variables,
-        data.normalize(jnp.asarray(DATASET.test.images), DATASET.mean, DATASET.std),
+        normalize(jnp.asarray(DATASET.test.images), DATASET.mean, DATASET.std),
         train=False,
     )
     labels = DATASET.test.labels

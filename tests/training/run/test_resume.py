@@ -228,10 +228,11 @@ def test_a_signal_after_the_last_check_is_not_lost(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_is_acknowledged_while_the_main_thread_is_busy(capfd, monkeypatch):
-    """At once; a second one ends the process."""
+    """At once and once; a second one ends the process."""
     exits = []
     monkeypatch.setattr(os, "_exit", exits.append)
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: None) for number in handled]
     try:
         with acknowledged():
             for count in (1, 2):
@@ -246,9 +247,12 @@ def test_ctrl_c_is_acknowledged_while_the_main_thread_is_busy(capfd, monkeypatch
                 if count == 1:
                     assert seen.strip().startswith("stopping as soon as")
                     assert not exits
+                    os.kill(os.getpid(), signal.SIGTERM)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, action in zip(handled, before, strict=True):
+            signal.signal(number, action)
     assert exits == [130]
+    assert "stopping" not in seen + capfd.readouterr().err
 
 
 # -- More epochs -----------------------------------------------------------------------

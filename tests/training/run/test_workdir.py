@@ -273,13 +273,15 @@ def test_a_finished_run_with_a_damaged_file_is_refused(started, dataset, how):
     assert str(directory.path) in message
 
 
-def test_a_directory_without_a_run_is_not_left_behind(config):
+@pytest.mark.parametrize("lock", [True, False])
+def test_a_directory_without_a_run_is_not_left_behind(config, lock):
     other = Path(config.workdir, "deep", "er")
-    with WorkDirectory(dataclasses.replace(config, workdir=str(other))):
+    deep = dataclasses.replace(config, workdir=str(other), lock=lock)
+    with WorkDirectory(deep):
         assert other.exists()
     assert not Path(config.workdir).exists()
     other.mkdir(parents=True)
-    with WorkDirectory(dataclasses.replace(config, workdir=str(other))):
+    with WorkDirectory(deep):
         pass
     assert other.exists()
 
@@ -329,21 +331,16 @@ def test_removed_checkpoints_are_reported(saved):
     assert refusal(saved) == message
 
 
-def test_a_run_that_starts_again_keeps_its_metrics(started, dataset, capsys):
-    """Without a checkpoint and a best epoch there is nothing to resume from."""
+def test_a_run_without_a_checkpoint_starts_again(started, dataset, capsys):
     path = directory_of(started)
-    before = (path / File.METRICS).read_text()
+    assert (path / File.METRICS).exists()
     with WorkDirectory(started) as directory:
         assert directory.is_unfinished
         directory.start(dataset)
-    assert "its metrics are kept in metrics.old.jsonl" in capsys.readouterr().out
-    assert (path / "metrics.old.jsonl").read_text() == before
+    assert "has no checkpoint to resume from: starting" in capsys.readouterr().out
     assert not (path / File.METRICS).exists()
     with WorkDirectory(started) as directory:
         assert directory.is_unfinished
-    with WorkDirectory(dataclasses.replace(started, overwrite=True)) as directory:
-        directory.start(dataset)
-    assert not (path / "metrics.old.jsonl").exists()
 
 
 def test_files_of_others_among_checkpoints_are_left_alone(saved, dataset):
