@@ -8,11 +8,9 @@ CUDA plugin for the GPU that `--target-config` describes, with `--platform attac
 the devices of this machine. Nothing is run. All figures are the compiler's, for one
 device and one step: they are estimates, and cannot be compared with measured times.
 
-With several topologies the batch of a device remains the same, and memory and
-collectives are plotted over the number of devices.
+With several topologies the batch of a device remains the same.
 """
 
-import importlib.metadata
 import importlib.util
 import itertools
 import math
@@ -34,7 +32,7 @@ from training import data, recipe
 from training.engine import parallel
 from training.engine.engine import Engine
 from training.errors import ConfigError, UserError
-from training.run import style
+from training.run.provenance import version
 from training.settings import config as config_lib
 from training.settings.config import Config
 
@@ -270,13 +268,7 @@ def run(
     target_config: str = "",
     model: Sequence[str] = ("resnet18",),
     width: int = 64,
-    methods: Sequence[str] = (
-        tables.BASE,
-        "plp",
-        "amplify",
-        "amplify+plp",
-        "lookahead",
-    ),
+    methods: Sequence[str] = METHODS,
     precision: Sequence[str] = ("bfloat16",),
     input: Sequence[str] = ("resident",),
     device_batch: int = 128,
@@ -322,56 +314,10 @@ def run(
         cells.append(cell)
     return {
         "kind": "estimates of the compiler; nothing was run",
-        "libtpu": _version("libtpu"),
-        "cuda_plugin": _version("jax-cuda12-plugin"),
+        "libtpu": version("libtpu"),
+        "cuda_plugin": version("jax-cuda12-plugin"),
         "cells": cells,
     }
-
-
-def draw(path: Path, record: dict[str, Any]) -> None:
-    """Draws memory and collectives over the number of devices to a PNG file."""
-    figure = style.figure(
-        f"What a device needs as devices are added: batch {record['device_batch']} a "
-        f"device, width {record['width']}; the compiler's estimates, nothing was run",
-        4.4,
-    )
-    axes = figure.subplots(1, 2)
-    colors = (style.BLUE, style.VERMILION, style.GREEN, style.PURPLE, style.BLACK)
-    series: dict[str, list[dict[str, Any]]] = {}
-    for cell in record["cells"]:
-        if "failed" not in cell:
-            step = tables.step_of(cell)
-            name = ", ".join((cell["device_kind"], step, cell["method"]))
-            series.setdefault(name, []).append(cell)
-    panels = (
-        (axes[0], "peak_bytes", "-"),
-        (axes[0], "temporary_bytes", "--"),
-        (axes[1], "collective_bytes", "-"),
-    )
-    for number, (name, cells) in enumerate(series.items()):
-        cells.sort(key=lambda cell: cell["devices"])
-        devices = [cell["devices"] for cell in cells]
-        look = {"color": colors[number % 5], "marker": "os^vD"[number % 5]}
-        look["markerfacecolor"] = "none"  # where lines coincide
-        for ax, key, line in panels:
-            values = [cell[key] / 1e6 for cell in cells]
-            ax.plot(devices, values, line, label=name, **look)
-    titles = "memory: peak and, dashed, temporaries", "results of a step's collectives"
-    sizes = sorted({cell["devices"] for cell in record["cells"]})
-    for ax, title in zip(axes, titles, strict=True):
-        style.dress(ax, xlabel="devices", ylabel="MB a device", title=title)
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(sizes, labels=map(str, sizes))
-        ax.set_ylim(bottom=0)
-    style.legend(figure)
-    figure.savefig(path)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _bytes(tree: Any) -> int:
@@ -393,8 +339,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ahead_of_time: {error}", file=sys.stderr)
         return 2
     measure.report("ahead_of_time", record, out)
-    if len(options["topology"]) > 1:
-        draw(out.with_suffix(".png"), record)
     return int(any("failed" in cell for cell in record["cells"]))
 
 

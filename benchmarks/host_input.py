@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from benchmarks import measure
 from training import data
@@ -84,7 +83,6 @@ def run(
     training = measure.alternate(trained, rounds=rounds)
     return {
         "grain": importlib.metadata.version("grain") if has_grain() else None,
-        "fastest_feed": min(feeding, key=lambda name: np.median(feeding[name])),
         "feeds": {
             name: {
                 "batches_per_second": measure.quartiles(feed_steps / feeding[name])

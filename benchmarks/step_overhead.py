@@ -138,11 +138,9 @@ def run(
     return {
         "parameters": sum(p.size for p in jax.tree.leaves(params)),
         "parameter_bytes": size,
-        "gradient_seconds": float(np.median(seconds[GRADIENT])),
         "arms": {
             name: {
                 "state_copies": step.state_bytes / size,
-                "state_bytes_beyond_copies": step.state_bytes % size,
                 "temporary_copies": step.temporary_bytes / size,
                 "temporary_bytes": step.temporary_bytes,
                 "milliseconds": 1e3 * float(np.median(seconds[name])),

@@ -60,6 +60,8 @@ def run(
     rounds: int = 5,
 ) -> dict[str, Any]:
     """Measures each width; takes the flags, returns the figures."""
+    if jax.default_backend() != "cpu":
+        raise SystemExit("time_share compares steps on a CPU: set JAX_PLATFORMS=cpu")
     if absent := throughput.why_no_torch():
         raise SystemExit(f"time_share: {absent}")
     torch = importlib.import_module("benchmarks.torch_networks")

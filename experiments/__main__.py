@@ -100,8 +100,8 @@ def run(
         all examples in one batch.
       precision: float32, bfloat16, float16 or float64.
       budget_minutes: Time for this call. A run that is under way when it ends is
-        stopped. Compilation, up to a minute a network, cannot be, nor can tuning and
-        training in the study small_batches, which is one program for all seeds.
+        stopped. Compilation, up to a minute a network, cannot be, nor can the
+        tuning of small_batches, predictors and sequential, a program for all rates.
       name: A name for another scale, and so for its folder, instead of one that lists
         what differs.
       out: Where results are kept. The committed ones are made with --out results.

@@ -139,7 +139,7 @@ class RecordFile:
                 file.seek(0)
                 content = file.read()
                 end = content.rfind(b"\n") + 1
-                if end and content[: content.index(b"\n")].decode() != first:
+                if end and not _is_same(content[: content.index(b"\n")], first):
                     if content.count(b"\n") > 1:
                         self._refuse(header)
                     end = 0  # its first run failed
@@ -217,6 +217,13 @@ def explained(folder: Path) -> Iterator[None]:
             f"{folder} cannot be written ({error.strerror}): choose another --out, or "
             f"free some space; what is recorded remains"
         ) from error
+
+
+def _is_same(line: bytes, other: str) -> bool:
+    """Whether two lines hold the same JSON, in whatever order."""
+    with contextlib.suppress(ValueError):
+        return bool(json.loads(line) == json.loads(other))
+    return False
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

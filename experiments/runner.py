@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import math
 import statistics
 import sys
@@ -36,9 +35,7 @@ def run(
     """Carries out the runs of a study that are not recorded yet.
 
     The budget ends a run that is under way. A run of the training recipe that is not
-    observed is resumed by the next call; others start again. A paired block, all arms
-    of a network and a seed, is not begun unless it is expected to end within the
-    budget, as far as earlier runs of this call let one expect.
+    observed is resumed by the next call; others start again.
 
     Args:
       study: The study.
@@ -70,8 +67,8 @@ def run(
     durations: dict[tuple[str, str], float] = {}
     under_way: Task | None = None
 
-    def check_time(seconds: float = 0.0) -> None:
-        if time.monotonic() + seconds >= deadline:
+    def check_time() -> None:
+        if time.monotonic() >= deadline:
             raise _OutOfTimeError
 
     def tick(part: float, text: str) -> None:
@@ -81,23 +78,20 @@ def run(
 
     with _Display(len(tasks), len(tasks) - len(left)) as display:
         try:
-            for _, block in itertools.groupby(list(left), key=lambda task: task.block):
-                paired = list(block)
-                check_time(_expected(paired, durations))
-                for task in paired:
-                    check_time(_expected([task], durations))
-                    display.begin(task, "compiling")
-                    with ready(task) as execute:
-                        check_time()
-                        display.begin(task, "starting")
-                        under_way, start = task, time.monotonic()
-                        outcome = execute(tick)
-                        under_way, seconds = None, time.monotonic() - start
-                        record = Record(task.arm.name, *task[1:], *outcome, seconds)
-                        file.append(header, record)
-                    durations[task.model, task.arm.name] = seconds
-                    left.remove(task)
-                    display.end(record, _expected(left, durations))
+            for task in list(left):
+                check_time()
+                display.begin(task, "compiling")
+                with ready(task) as execute:
+                    check_time()
+                    display.begin(task, "starting")
+                    under_way, start = task, time.monotonic()
+                    outcome = execute(tick)
+                    under_way, seconds = None, time.monotonic() - start
+                    record = Record(task.arm.name, *task[1:], *outcome, seconds)
+                    file.append(header, record)
+                durations[task.model, task.arm.name] = seconds
+                left.remove(task)
+                display.end(record, _expected(left, durations))
         except _OutOfTimeError:
             if under_way is not None:
                 resumes = study.execute is None and study.observe is None

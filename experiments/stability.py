@@ -134,13 +134,3 @@ def stability_limit(
         middle = (low + high) / 2
         low, high = (low, middle) if is_unstable(middle) else (middle, high)
     return float(high)
-
-
-def matched_limit(
-    cycle: Cycle, momentum: float = 0.0, *, nesterov: bool = False
-) -> float:
-    """The limit of the optimizer alone at the matched rate.
-
-    Over the learning rate of the cycle, so that it compares with its limit.
-    """
-    return stability_limit(PLAIN, momentum, nesterov=nesterov) / cycle.rate_multiplier

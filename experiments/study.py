@@ -177,11 +177,6 @@ class Task(NamedTuple):
         return self.arm.group, self.model
 
     @property
-    def block(self) -> tuple[str, str, int]:
-        """Group, network and seed, which runs that are paired share."""
-        return *self.part, self.seed
-
-    @property
     def folder(self) -> str:
         """A name for files of an unfinished run."""
         fingerprint = config_lib.fingerprint(self.config)

@@ -14,7 +14,6 @@ from experiments.records import Header, Record, RecordFile
 from experiments.statistics import compare as compare_pairs
 from experiments.statistics import corrected, verdict
 from experiments.study import Study
-from training.errors import RunError
 from training.settings.config import fields, resolve
 
 # What tables are joined by: runs of one arm, and a run.
@@ -140,11 +139,7 @@ def load(folder: Path) -> Table:
 
 
 def make(study: Study, header: Header, records: Sequence[Record]) -> Table:
-    """Makes tables of records.
-
-    Raises:
-      RunError: If an arm has two runs with the same seed.
-    """
+    """Makes tables of records, of which no two have the same arm, model and seed."""
     study = study.including(record.arm for record in records)
     arms = [arm.name for arm in study.arms]
     ran = {record.model for record in records}
@@ -153,12 +148,6 @@ def make(study: Study, header: Header, records: Sequence[Record]) -> Table:
         (record for record in records if record.model in models),
         key=lambda r: (models.index(r.model), arms.index(r.arm), r.seed),
     )
-    for one, two in itertools.pairwise(kept):
-        if _key(one) == _key(two):
-            raise RunError(
-                f"there are two {one.model} runs of {one.arm} with seed {one.seed}: "
-                f"report on one scale at a time"
-            )
     runs = [_key(r) | _numbers(r.result) for r in kept]
     epochs = [
         _key(r) | {n: v for n, v in row.items() if n != "analysis"}

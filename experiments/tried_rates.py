@@ -1,6 +1,6 @@
 """Methods that the training recipe trains at the best of a few learning rates.
 
-Scale ``tune`` trains each at all its rates with a seed that is not reported; the other
+Scale ``tune`` trains each at all its rates with seeds that are not reported; the other
 scales take the rate with the lowest validation loss there.
 """
 

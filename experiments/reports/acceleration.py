@@ -5,7 +5,7 @@ import polars as pl
 from experiments import markdown
 from experiments import table as tables
 from experiments.reports import Report, ReportBlock, published
-from experiments.studies.acceleration import ALL, NONE, PINNED
+from experiments.studies.acceleration import ALL, NONE
 from experiments.table import ACCURACY, ARM, LOSS, SECONDS_TO_TARGET, Metric, Table
 
 c = pl.col
@@ -35,18 +35,9 @@ _PAPER = (
 )
 
 
-def _timed(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
-    """Without pinned memory on a CPU, which transfers no batches."""
-    on_cpu = tables.select(
-        table.runs, is_cpu=c("device").cast(pl.String).str.ends_with("(cpu)")
-    )
-    nothing = on_cpu.filter("is_cpu", c("arm") == PINNED)
-    return frame.join(nothing, on=tables.KEYS, how="anti", maintain_order="left")
-
-
 def _seconds_per_epoch(table: Table) -> pl.DataFrame:
     runs = tables.seconds_by_epoch(table).group_by(tables.KEYS, maintain_order=True)
-    return _timed(table, runs.agg(value=c("seconds").median()))
+    return runs.agg(value=c("seconds").median())
 
 
 _SECONDS = Metric(
@@ -69,9 +60,7 @@ METRICS = (
         higher_is_better=True,
     ),
     _SECONDS,
-    SECONDS_TO_TARGET._replace(
-        value=lambda table: _timed(table, tables.seconds_to_target(table))
-    ),
+    SECONDS_TO_TARGET,
 )
 
 

@@ -80,34 +80,6 @@ def _accuracies(table: Table) -> str:
     )
 
 
-# -- Which layers ----------------------------------------------------------------------
-
-
-def analyses(table: Table) -> pl.DataFrame:
-    """Analyses of finished runs: a row a layer and analysed epoch."""
-    rows = [
-        {**{n: getattr(r, n) for n in KEYS}, "epoch": m["epoch"], **row}
-        for r in table.records
-        if not r.diverged
-        for m in r.history
-        for row in m.get("analysis", ())
-    ]
-    keys = {"model": pl.String, "arm": pl.String, "seed": pl.Int64, "epoch": pl.Int64}
-    if not rows:
-        return pl.DataFrame(schema={**keys, "layer": pl.String, "z_score": pl.Float64})
-    return pl.DataFrame(rows, schema_overrides=keys, infer_schema_length=None)
-
-
-def amplified(table: Table) -> pl.DataFrame:
-    """The epochs of finished runs that may amplify layers, with ``amplified``."""
-    if "amplified" not in table.epochs.columns:
-        return table.epochs.clear().with_columns(
-            amplified=pl.lit([], pl.List(pl.String))
-        )
-    epochs = table.epochs.filter(~c("diverged"))
-    return epochs.filter(c("amplified").is_not_null().any().over(KEYS))
-
-
 # -- Settings and rates ----------------------------------------------------------------
 
 
@@ -118,7 +90,18 @@ def rises(table: Table) -> pl.DataFrame:
     amplified. Arms in the propagated form are left out: it multiplies the layers before
     a selected one, too.
     """
-    counts = analyses(table).group_by(ARM).agg(count=c("layer").n_unique())
+    analyzed = pl.DataFrame(
+        [
+            (record.model, record.arm, row["layer"])
+            for record in table.records
+            if not record.diverged
+            for metrics in record.history
+            for row in metrics.get("analysis", ())
+        ],
+        schema=dict.fromkeys((*ARM, "layer"), pl.String),
+        orient="row",
+    )
+    counts = analyzed.group_by(ARM).agg(count=c("layer").n_unique())
     of_model = counts.group_by("model").agg(c("count").max().alias("most"))
     factors = []
     for (model, arm), complete in table.configs.items():
@@ -142,8 +125,9 @@ def rises(table: Table) -> pl.DataFrame:
         orient="row",
     )  # fmt: skip
     share = c("amplified").list.len() / pl.coalesce("count", "most")
+    finished = table.epochs.filter(~c("diverged"))
     return (
-        amplified(table)
+        finished.filter(c("amplified").is_not_null().any().over(KEYS))
         .join(counts, on=ARM, how="left", maintain_order="left")
         .join(of_model, on="model", how="left", maintain_order="left")
         .join(allowed, on=["model", "arm", "epoch"], maintain_order="left")
@@ -154,6 +138,8 @@ def rises(table: Table) -> pl.DataFrame:
 
 
 def _rises(table: Table) -> list[str]:
+    if "amplified" not in table.epochs.columns:
+        return []
     found = rises(table)
     if not len(found):
         return []

@@ -155,8 +155,11 @@ def curvature_ratio(ours: list[float], theirs: list[float]) -> tuple[str, str]:
 def _limit_ratio(regime: Regime) -> float:
     """PLP's limit of curvature over its matched rate's."""
     momentum, nesterov = regime.momentum, regime.nesterov
-    ours = stability.stability_limit(PLP, momentum, nesterov=nesterov)
-    return ours / stability.matched_limit(PLP, momentum, nesterov=nesterov)
+    ours, base = (
+        stability.stability_limit(cycle, momentum, nesterov=nesterov)
+        for cycle in (PLP, stability.PLAIN)
+    )
+    return ours / (base / PLP.rate_multiplier)
 
 
 # -- Pictures --------------------------------------------------------------------------

@@ -143,6 +143,7 @@ def start(network: ran.GrowingNetwork, rule: Rule) -> State:
     return State(network, rule.optimizer.init(network.params), zero, zero)
 
 
+@functools.partial(jax.jit, static_argnames="rule")
 def learn(
     state: State,
     inputs: jax.Array,
@@ -171,22 +172,9 @@ def learn(
     Returns:
       The learner after the stream, and what happened on the way.
     """
-    inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
     if watched is None:
         watched = jnp.zeros((0, inputs.shape[1]), inputs.dtype)
-    return _scan(state, inputs, targets, growth, jnp.asarray(watched), rule=rule)
 
-
-@functools.partial(jax.jit, static_argnames="rule")
-def _scan(
-    state: State,
-    inputs: jax.Array,
-    targets: jax.Array,
-    growth: Growth | None,
-    watched: jax.Array,
-    *,
-    rule: Rule,
-) -> tuple[State, Trace]:
     def step(state: State, sample: tuple[jax.Array, jax.Array]) -> tuple[State, Trace]:
         x, y = sample
         state, error = _learn_one(state, x, y, growth, rule)

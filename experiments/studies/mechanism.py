@@ -27,6 +27,7 @@ from experiments.tuning import rounded
 from training.data.pixels import normalize
 from training.engine import networks
 from training.engine.state import TrainState
+from training.errors import ConfigError
 from training.recipe import Prepared
 from training.run.callbacks import Callback
 from training.settings import config as config_lib
@@ -77,6 +78,11 @@ _IMAGES_OF = {"digits": 1438, "cifar10": 50_000, "cifar100": 50_000}
 
 
 def _full_batch(config: Config) -> int:
+    if config.dataset not in _IMAGES_OF:
+        raise ConfigError(
+            f"--dataset must be one of {', '.join(_IMAGES_OF)} in this study, got "
+            f"{config.dataset}"
+        )
     images = _IMAGES_OF[config.dataset]
     left = images - round(config.validation_fraction * images)
     return round(config.train_fraction * left)

@@ -1,6 +1,7 @@
 """Prediction and amplification, alone and together."""
 
 from experiments.rates import matched
+from experiments.studies.amplification import QUICK
 from experiments.study import SMALL, Arm, Comparison, Scale, Study
 
 _AMPLIFY = {"method": "amplify"}
@@ -61,16 +62,7 @@ STUDY = Study(
             "quick",
             models=("resnet18", "vgg19"),
             seeds=5,
-            fields={
-                "dataset": "digits",
-                "width": 4,
-                "epochs": 12,
-                "batch_size": 64,
-                "augment": False,
-                # The papers' preset has no validation split; comparisons of the best
-                # epoch need one.
-                "validation_fraction": 0.2,
-            },
+            fields=QUICK,
         ),
     ),
 )

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from matplotlib.figure import Figure
 
 import models
 from benchmarks import ahead_of_time, measure, tables
@@ -18,7 +17,6 @@ from benchmarks.ahead_of_time import IMAGES
 from training import data, recipe
 from training.engine import parallel
 from training.errors import ConfigError
-from training.run import style
 from training.settings.methods import METHODS
 
 DEVICES = 4
@@ -98,8 +96,7 @@ def test_collectives_of_a_tpu():
 
 
 @pytest.mark.slow
-def test_the_command(quickly, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(style, "Figure", Figure)
+def test_the_command(quickly, tmp_path, capsys):
     out = tmp_path / "ahead.json"
     flags = [*FLAGS, "--topology=4", "--methods", "sgd", "plp", "--out", str(out)]
     assert ahead_of_time.main(flags) == 0
@@ -118,12 +115,7 @@ def test_the_command(quickly, tmp_path, capsys, monkeypatch):
         assert size < cell["collective_bytes"] < 2 * size
         assert cell["peak_bytes"] >= cell["argument_bytes"] + cell["temporary_bytes"]
         assert cell["operations"] > 0
-    assert not list(tmp_path.glob("*.png"))
-    # A scale, of one compiled program.
-    record["cells"] = [sgd, {**sgd, "devices": 16}, {**plp, "failed": "not known"}]
-    picture = tmp_path / "scale.png"
-    ahead_of_time.draw(picture, record)
-    assert picture.stat().st_size > 10_000
+    record["cells"] = [sgd, {**plp, "failed": "not known"}]
     *_, failed = tables.TABLES["ahead_of_time"](record).partition("\n\n")[0].split("\n")
     cells = [cell.strip() for cell in failed.strip("|").split("|")]
     assert cells[2:] == ["plp", "failed", *("",) * (len(cells) - 4)]

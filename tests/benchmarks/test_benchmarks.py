@@ -200,7 +200,6 @@ def test_host_input():
     check_quartiles(feeds["numpy thread"]["batches_per_second"])
     for values in feeds.values():
         check_quartiles(values["images_per_second"])
-    assert record["fastest_feed"] in set(feeds) - {"resident"}
     assert all(name in shown("host_input", options | record) for name in feeds)
 
 

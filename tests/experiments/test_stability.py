@@ -114,22 +114,3 @@ def test_known_limits(cycle, kind, limit, tolerance):
     momentum, nesterov = kind
     found = stability.stability_limit(cycle, momentum, nesterov=nesterov)
     assert abs(found - limit) <= tolerance
-
-
-@pytest.mark.parametrize(
-    ("period", "kind", "limit"),
-    [
-        (3, NONE, 1.71),
-        (4, NONE, 1.78),
-        (3, HEAVY, 3.26),
-        (4, HEAVY, 3.38),
-        (3, NESTEROV, 1.16),
-        (4, NESTEROV, 1.21),
-    ],
-)
-def test_known_limits_of_the_matched_rate(period, kind, limit):
-    momentum, nesterov = kind
-    found = stability.matched_limit(
-        plp_cycle(period=period), momentum, nesterov=nesterov
-    )
-    assert abs(found - limit) <= 5e-3

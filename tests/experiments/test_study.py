@@ -70,10 +70,10 @@ def test_studies_are_sound(name, size):
     assert study.name == name
     scale = study.scale(size)
     tasks = study.tasks(dataclasses.replace(scale, seeds=2))
-    paired = [list(block) for _, block in groupby(tasks, key=lambda task: task.block)]
-    # Each block occurs once: paired runs follow each other.
-    assert len({block[0].block for block in paired}) == len(paired)
-    for block in paired:
+    blocks = [(key, list(b)) for key, b in groupby(tasks, lambda t: (*t.part, t.seed))]
+    # Each occurs once: paired runs follow each other.
+    assert len({key for key, _ in blocks}) == len(blocks)
+    for _, block in blocks:
         # No two arms train alike, and all differ only in what the study asks about.
         assert all(a.config != b.config for a, b in combinations(block, 2))
         if study.execute is not None:

@@ -17,7 +17,6 @@ from tests.support.reports import (
     table_of,
     tables_of,
 )
-from training.errors import RunError
 
 
 def found_in(records, name):
@@ -107,12 +106,6 @@ def test_p_is_corrected_within_a_metric():
         largest = tested.sort("p").row(-1, named=True)
         assert largest["corrected"] == pytest.approx(largest["p"])
         assert (tested["corrected"] >= tested["p"]).all()
-
-
-def test_a_seed_that_ran_twice_is_an_error():
-    records = [run("new", 0), run("new", 1), run("new", 0)]
-    with pytest.raises(RunError, match="two tiny runs of new with seed 0"):
-        table_of(records)
 
 
 # -- Epochs to a target ----------------------------------------------------------------

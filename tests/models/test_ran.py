@@ -214,18 +214,17 @@ def test_a_stream_in_two_parts_is_the_stream_and_compiles_once_a_length():
     x, y = wave(60)
     rule = RULES["ekf"]
     whole, trace = learn(rule, x, y)
-    before = learning._scan._cache_size()
+    before = learning.learn._cache_size()
     half, first = learn(rule, x[:30], y[:30])
-    after, second = learning.learn(
-        half, x[30:].astype(np.float32), y[30:].astype(np.float32), rule, growth=GROWTH
-    )
-    assert learning._scan._cache_size() == before + 1
+    rest = (jnp.asarray(array[30:], jnp.float32) for array in (x, y))
+    after, second = learning.learn(half, *rest, rule, growth=GROWTH)
+    assert learning.learn._cache_size() == before + 1
     chex.assert_trees_all_close(after, whole, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(
         np.concatenate([first.units, second.units]), trace.units
     )
     learn(rule, x, y, growth=GROWTH._replace(epsilon=0.5))
-    assert learning._scan._cache_size() == before + 1
+    assert learning.learn._cache_size() == before + 1
 
 
 def test_without_growth_no_unit_is_added():

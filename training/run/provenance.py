@@ -18,12 +18,13 @@ def provenance() -> dict[str, Any]:
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
         "platform": platform.platform(),
         "python": platform.python_version(),
-        **{name.replace("-", "_"): _version(name) for name in _PACKAGES},
+        **{name.replace("-", "_"): version(name) for name in _PACKAGES},
         "commit": _commit(),
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The installed version of a package; None if there is none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
