@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import pytest
+from hypothesis import settings
 from matplotlib.figure import Figure
 
 # Traces of programs are many small objects, and collecting them at the usual thresholds
@@ -18,6 +19,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
+settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
+settings.load_profile("default")
 # A failed assertion in a helper shows its values, as in a test.
 pytest.register_assert_rewrite(
     *(f"tests.support.{n}" for n in ("bad_inputs", "cifar_archives", "reports", "runs"))

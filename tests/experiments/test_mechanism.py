@@ -82,7 +82,7 @@ def test_plain_trains_on_its_complete_training_part(dataset, part):
 # -- measurements ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def normalised():
     """A loss with batch normalisation in float64, its arguments, and its gradient."""
     with jax.enable_x64(True):

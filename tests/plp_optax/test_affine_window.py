@@ -6,16 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import plp_optax
 from plp_optax import effective_rate_multiplier
 from tests.support import reference
 from tests.support.problems import W0, jitted, noisy_gradient, run, run_tree
-
-settings.register_profile("default", deadline=None, max_examples=15, derandomize=True)
-settings.load_profile("default")
 
 STORES = ("folded", "snapshots")
 SHAPES = st.sampled_from([(), (1,), (3,), (0,), (2, 0), (2, 3), (1, 2, 2)])

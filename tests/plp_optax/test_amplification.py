@@ -345,17 +345,6 @@ WINDOWS = [AmplificationWindow(0, 6, 3, factor=2.0)]
 
 
 @pytest.mark.parametrize(
-    ("dtype", "expected"), [("bfloat16", "float32"), ("float64", "float64")]
-)
-def test_accumulators_are_float32_at_least(dtype, expected):
-    with jax.enable_x64(True):
-        tx = plp_optax.amplify_layers(IDENTITY_WINDOWS, select=all_layers())
-        state = tx.init(kernels(np.zeros((3, 4), jnp.dtype(dtype))))
-        sums = jax.tree.leaves((state.signed_sums, state.absolute_sums))
-        assert {x.dtype for x in sums} == {jnp.dtype(expected)}
-
-
-@pytest.mark.parametrize(
     ("measure", "signed", "absolute", "score"),
     [
         ("g1", 257 + 1.5 - 0.5, 257 + 1.5 + 0.5, 258 / 259),

@@ -388,14 +388,6 @@ def test_what_is_read_outlives_donated_parameters():
     np.testing.assert_array_equal(read["b"], np.ones(2))
 
 
-def test_averaged_params_keeps_dtypes():
-    params = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.zeros(())}
-    averaged = plp_optax.averaged_params(plp_optax.tail_average().init(params), params)
-    assert jax.tree.map(jnp.result_type, averaged) == jax.tree.map(
-        jnp.result_type, params
-    )
-
-
 # -- Merged blocks ---------------------------------------------------------------------
 
 

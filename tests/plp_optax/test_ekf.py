@@ -71,10 +71,6 @@ JACOBIAN = jax.jacrev(network)(PARAMS, SAMPLES[0][0])
 INNOVATION = jnp.asarray([0.5, -1.0])
 
 
-def assert_close(a, b, tolerance=2e-5):
-    chex.assert_trees_all_close(a, b, rtol=tolerance, atol=tolerance)
-
-
 # -- what it computes ------------------------------------------------------------------
 
 

@@ -182,15 +182,6 @@ def test_a_pattern_must_match_the_whole_path():
     assert plp_optax.layer_names(TREE, pairs) == ("b",)
 
 
-@pytest.mark.parametrize("pairs", [[("stem/.*", "a")], []], ids=str)
-def test_an_uncovered_parameter_is_an_error(pairs):
-    with pytest.raises(ValueError, match=r"no pattern .* parameter 'block/0/bias'"):
-        plp_optax.layer_names(TREE, pairs)
-    windows = [plp_optax.AmplificationWindow(0, 4, 2, 2.0)]
-    with pytest.raises(ValueError, match=r"no pattern .* parameter 'block/0/bias'"):
-        plp_optax.amplify_layers(windows, layers=pairs).init(TREE)
-
-
 def test_a_function():
     def by_kind(path):
         return {"kernel": "k", "weight": "k", "bias": ""}.get(path.split("/")[-1])
@@ -211,6 +202,8 @@ def test_a_function():
         ([("a",)], r"got \[\('a',\)\]"),
         ([("[", "a")], r"got \[\('\[', 'a'\)\]"),
         ([("(.*)", r"\2")], r"'\\\\2' is no name for a match of '\(\.\*\)'"),
+        ([("stem/.*", "a")], r"no pattern .* parameter 'block/0/bias'"),
+        ([], r"no pattern .* parameter 'block/0/bias'"),
         ([(".*", None)], "finds no layer among 8 parameters such as 'block/0/bias'"),
         (lambda path: None, "finds no layer among 8"),
         (lambda path: 3, "got 3 for the parameter 'block/0/bias'"),

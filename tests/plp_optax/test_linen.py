@@ -66,7 +66,6 @@ class Chain(nn.Module):
         return x.sum()
 
 
-ORDER = ("one", "three", "two")
 CHAIN = Chain()
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4)), jnp.float32)
 PARAMS = CHAIN.init(jax.random.key(0), X)["params"]

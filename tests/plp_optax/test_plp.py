@@ -67,15 +67,6 @@ def test_vector_worked_by_hand():
     assert [float(w) for w in history] == [-1.0, -3.0, -8.0, -9.0]
 
 
-def test_the_printed_midpoint_would_reset_the_weights():
-    """(y - x)/2, as printed, predicts about zero; (x + y)/2 predicts near w_3."""
-    w1, w2, w3 = 5.0, 5.1, 5.15
-    m12, m23 = (w2 - w1) / 2, (w3 - w2) / 2
-    assert abs(m23 + (m23 - m12)) < 0.1
-    c = plp_optax.plp_coefficients(1.0)
-    np.testing.assert_allclose(c @ [0.0, w1, w2, w3], w3 + (w2 - w1) / 2)
-
-
 def test_a_line_searchs_stored_value_is_of_the_point_before_the_jump():
     """As documented, and the way around it; the gradient is that of the jump's end."""
 

@@ -35,13 +35,13 @@ def test_bad_flags(argv, name):
 GOOD = json.dumps(identity(resolve(SMALL)), indent=2)
 FILES = {
     "empty": ("", "--config"),
-    "cut": (GOOD[:-9], "--config"),
+    "cut": (GOOD[:-9], "not a JSON file"),
     "binary": (b"\xff\x00" + GOOD.encode(), "--config"),
-    "a list": ("[1]", "--config"),
+    "a list": ("[1]", "JSON object"),
     "deep": ('{"a":' * 3000, "--config"),
     "unknown": (json.dumps(SMALL | {"epoch": 1}), "unknown fields"),
     "not recorded": (json.dumps(SMALL | {"draw": True}), "unknown fields"),
-    "text": (json.dumps(SMALL | {"epochs": "3"}), "--epochs"),
+    "text": (json.dumps(SMALL | {"epochs": "3"}), "--epochs must be an integer"),
     "list": (json.dumps(SMALL | {"method": ["sgd"]}), "--method"),
     "number": (json.dumps(SMALL | {"augment": 1}), "--augment"),
 }

@@ -443,7 +443,6 @@ def test_one_device_trains_and_evaluates_as_four(monkeypatch):
         (["--batch-size", "126"], "over 4 devices: choose 124 or 128"),
         (["--cache-dir", __file__], f"--cache-dir {__file__} cannot be used"),
         (["--workdir", os.fsdecode(b"run-\xff")], "UTF-8"),
-        (["--workdir", __file__, "--batch-size=126"], "choose 124 or 128"),
     ],
 )
 def test_bad_input_gets_a_sentence_and_code_2(tmp_path, capsys, argv, message):
@@ -458,17 +457,13 @@ def test_bad_input_gets_a_sentence_and_code_2(tmp_path, capsys, argv, message):
     assert not path.exists() or {p.name for p in path.iterdir()} <= {".lock"}
 
 
-@pytest.mark.parametrize(
-    ("epoch", "remedy"), [(1, "give the same command"), (2, "resume from the last ch")]
-)
-def test_divergence_offers_what_there_is(trained, tmp_path, epoch, remedy):
+def test_divergence_before_a_checkpoint_offers_no_resuming(trained, tmp_path):
     class Diverging(callbacks.Callback):
         def on_epoch(self, state, metrics):
-            if metrics["epoch"] == epoch:  # before this epoch is saved
-                raise DivergedError("the run diverged")
+            raise DivergedError("the run diverged")
 
     (made,) = config.parse([*trained.argv, "--workdir", str(tmp_path / "run")])
-    with pytest.raises(DivergedError, match=f"the run diverged, or {remedy}.* skip"):
+    with pytest.raises(DivergedError, match=r"or give the same command.* skip"):
         run(trained.prepared, made, Diverging())
 
 

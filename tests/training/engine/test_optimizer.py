@@ -17,17 +17,11 @@ from training.errors import ConfigError
 from training.settings.averages import TailAverage
 from training.settings.config import resolve
 from training.settings.plan import Plan
-from training.settings.schedules import triangular_schedule
 
 
 def schedule(steps_per_epoch=10, epochs=10, **fields):
     config = resolve({"epochs": epochs, **fields})
     return make_schedule(config, make_plan(config, steps_per_epoch))
-
-
-def test_triangular_schedule_goes_up_and_down():
-    f = triangular_schedule(1.0, 3.0, 4)
-    assert [float(f(i)) for i in range(10)] == [1, 1.5, 2, 2.5, 3, 2.5, 2, 1.5, 1, 1.5]
 
 
 @pytest.mark.parametrize("name", ["cosine", "cyclic", "step", "constant", "plateau"])
@@ -399,17 +393,3 @@ def test_the_monitor_is_around_the_method_and_noise_adaptive_rates_scale_it():
 def test_what_the_library_refuses_names_the_flag(fields, message):
     with pytest.raises(ConfigError, match=message):
         chain(**{"method": "amplify"} | UNSET | fields)
-
-
-@pytest.mark.parametrize(
-    ("fields", "flag"),
-    [
-        ({"amplify_threshold": 2.0}, "--amplify-threshold 2.0"),
-        ({"amplify_select": "a, nonsense"}, "--amplify-select a, nonsense"),
-    ],
-)
-def test_what_does_not_fit_the_network_names_the_flag(fields, flag):
-    tx = chain(method="amplify", **UNSET, **fields)
-    layers = {name: {"kernel": jnp.zeros(2)} for name in "abc"}
-    with pytest.raises(ConfigError, match=f"^{flag} does not fit the network: "):
-        tx.init(layers)

@@ -183,23 +183,6 @@ def test_contradictions_name_the_flags(argv, message):
         parse(argv)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "not a JSON file"),
-        ("[1]", "JSON object"),
-        ('{"workdir": "x"}', "unknown fields: workdir"),
-        ('{"epochs": "3"}', '--epochs must be an integer, got "3"'),
-        ('{"method": "sdg"}', "--method must be one of none, sgd, plp"),
-    ],
-)
-def test_a_bad_file_is_reported_in_a_sentence(tmp_path, text, message):
-    path = tmp_path / "config.json"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        parse(["--config", str(path)])
-
-
 def test_several_seeds_are_several_runs():
     configs = config_lib.parse(["--seed", "3", "5"])
     assert [c.seed for c in configs] == [3, 5]
