@@ -4,7 +4,7 @@ import dataclasses
 
 import polars as pl
 
-from experiments import figures, markdown
+from experiments import figures, lengths, markdown
 from experiments import table as tables
 from experiments.reports import Report, ReportBlock
 from experiments.reports.tried_rates import is_tuning, sensitivity
@@ -72,7 +72,7 @@ def _sections(table: Table) -> list[ReportBlock]:
     ]
 
 
-def lengths(table: Table) -> Table:
+def at_lengths(table: Table) -> Table:
     """The losses of one averaged run and of decays, whose setups are lengths."""
     last = c("epoch") == c("epoch").max().over(tables.KEYS)
     found = table.epochs.filter(~c("diverged"))
@@ -99,7 +99,10 @@ def lengths(table: Table) -> Table:
     study = dataclasses.replace(
         table.study,
         arms=arms,
-        extra_comparisons=tuple(Comparison(name, "decay") for name in _ARMS),
+        extra_comparisons=(
+            *(Comparison(name, "decay") for name in _ARMS),
+            Comparison("one", "last"),
+        ),
     )
     return Table(study, (), runs, runs, tuple(dict.fromkeys(runs["model"])))
 
@@ -108,7 +111,7 @@ def _anytime(table: Table) -> list[ReportBlock]:
     """The average of a run in its middle, next to decays for that length."""
     if not {CONSTANT, *SHORTER} <= set(table.runs["arm"]):
         return []
-    own = lengths(table)
+    own = at_lengths(table)
     found = tables.compare(own, [METRIC])
     return [
         "## One run read out at every length",
@@ -117,6 +120,7 @@ def _anytime(table: Table) -> list[ReportBlock]:
             figures.anytime(found, model, "epochs", "validation loss", _ARMS)
             for model in table.models
         ),
+        *lengths.write(own, lengths.saved(own, found, "one")),
         *markdown.comparisons(own, found, [METRIC]),
         *markdown.results(own, [METRIC]),
     ]

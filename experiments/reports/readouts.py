@@ -4,7 +4,7 @@ import dataclasses
 
 import polars as pl
 
-from experiments import figures, forests, markdown
+from experiments import figures, forests, lengths, markdown
 from experiments import table as tables
 from experiments.reports import Report, ReportBlock
 from experiments.studies.readouts import CHOICE_SEEDS, FALLING
@@ -161,13 +161,15 @@ def _results(table: Table) -> list[ReportBlock]:
 
 def _sections(table: Table) -> list[ReportBlock]:
     """The anytime figure, chosen settings, losses of all rates."""
-    found = tables.compare(compared(table), METRICS)
+    own = compared(table)
+    found = tables.compare(own, METRICS)
     return [
         "## One run read out at every horizon",
         *(
             figures.anytime(found, model, "steps", "held-out loss", _ANYTIME)
             for model in table.models
         ),
+        *lengths.write(own, lengths.saved(own, found, "one")),
         "## Chosen settings",
         _settings(table),
     ]
