@@ -79,18 +79,22 @@ def losses(table: Table) -> pl.DataFrame:
     return found.filter(c("arm").n_unique().over(*own, "readout") == of_task)
 
 
+def choices(table: Table) -> pl.DataFrame:
+    """Mean losses by which settings are chosen, with the number of ``seeds``."""
+    return (
+        losses(table)
+        .filter(c("seed").is_in(CHOICE_SEEDS))
+        .group_by("model", "step", "kind", "arm", "readout", maintain_order=True)
+        .agg(c("choice").mean(), seeds=c("seed").n_unique())
+    )
+
+
 def chosen(table: Table) -> pl.DataFrame:
     """The settings of each kind of read-out, by ``model`` and ``step``.
 
     Among those that all choosing seeds have.
     """
-    means = (
-        losses(table)
-        .filter(c("seed").is_in(CHOICE_SEEDS))
-        .group_by("model", "step", "kind", "arm", "readout", maintain_order=True)
-        .agg(c("choice").mean(), seeds=c("seed").n_unique())
-        .filter(c("seeds") == c("seeds").max().over("model"))
-    )
+    means = choices(table).filter(c("seeds") == c("seeds").max().over("model"))
     setting = ["arm", "readout"]
     best = (
         means.filter(c("kind") != FALLING)
@@ -172,6 +176,7 @@ def _sections(table: Table) -> list[ReportBlock]:
         *lengths.write(own, lengths.saved(own, found, "one")),
         "## Chosen settings",
         _settings(table),
+        _rates(table),
     ]
 
 
@@ -189,6 +194,36 @@ def _settings(table: Table) -> str:
     )
     return markdown.write(
         "Settings with the lowest loss on the choosing seeds", frame, left=5
+    )
+
+
+def _rates(table: Table) -> str:
+    """What each rate costs at the longest horizon."""
+    kinds = {"last": "last", "power": "average", "decay": "decay"}
+    longest = c("step") == c("step").max().over("model")
+    most = c("seeds") == c("seeds").max().over("model")
+    text = markdown.texts("loss", markdown.number)
+    frame = (
+        choices(table)
+        .filter(longest, c("kind").is_in([*kinds]))
+        .filter((c("kind") != "power") | (c("readout") == ANYTIME))
+        .group_by("model", "step", "arm", "kind", "seeds", maintain_order=True)
+        .agg(loss=c("choice").min())
+        .with_columns(loss=pl.when(most).then(text).otherwise(pl.format("({})", text)))
+        .pivot("kind", index=["model", "step", "arm"], values="loss")
+        .select(
+            c("model").alias("task"),
+            c("step").cast(pl.String).alias("steps"),
+            c("arm").replace(table.labels).alias("learning rate"),
+            *(c(kind).alias(label) for kind, label in kinds.items()),
+        )
+    )
+    return markdown.write(
+        "Loss on the choosing seeds by learning rate (nats)",
+        frame,
+        note="Last parameters, power average with exponent 16, and the best decay of "
+        "each rate. In brackets: means over fewer seeds.",
+        left=3,
     )
 
 
