@@ -100,8 +100,9 @@ def run(
         all examples in one batch.
       precision: float32, bfloat16, float16 or float64.
       budget_minutes: Time for this call. A run that is under way when it ends is
-        stopped. Compilation, up to a minute a network, cannot be, nor can the
-        tuning of small_batches, predictors and sequential, a program for all rates.
+        stopped: the next call resumes it where the study trains as train.py does and
+        observes nothing, else it starts again. Compilation, up to a minute a network,
+        and runs of small_batches, predictors and sequential cannot be stopped.
       name: A name for another scale, and so for its folder, instead of one that lists
         what differs.
       out: Where results are kept. The committed ones are made with --out results.

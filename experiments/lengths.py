@@ -34,12 +34,10 @@ class Saved(NamedTuple):
 
 
 def saved(table: Table, found: pl.DataFrame, arm: str) -> list[Saved]:
-    """Differences in loss as lengths, by the slope of the arm's mean loss.
+    """Differences in loss as lengths, read off the curve of the arm's mean loss.
 
-    An arm whose loss falls by b when its length is doubled reaches a loss that is d
-    above its own at ``2 ** (-d / b)`` of the length. b is taken from the length before
-    to this one, and for the shortest from it to the next; it is taken as known, so that
-    intervals are those of d.
+    The curve is piecewise linear in the logarithm of the length, and its outer pieces
+    go on. It is taken as known, so that intervals are those of the difference.
 
     Args:
       table: Runs with ``loss``, in setups of several lengths.
@@ -47,7 +45,8 @@ def saved(table: Table, found: pl.DataFrame, arm: str) -> list[Saved]:
       arm: The arm.
 
     Returns:
-      An entry a comparison. Where the loss does not fall there is none.
+      An entry a comparison, for tasks on which the mean loss falls from each length to
+      the next.
     """
     runs = table.runs.filter(c("arm") == arm)
     means = dict(runs.group_by("model").agg(c("loss").mean()).iter_rows())
@@ -57,17 +56,25 @@ def saved(table: Table, found: pl.DataFrame, arm: str) -> list[Saved]:
         curves.setdefault(task, []).append((length, means[model]))
     entries = []
     rows = found.filter(c("arm") == arm, c("low").is_not_null())
-    for row in rows.iter_rows(named=True):
-        task, length, _ = _parts(row["model"])
-        lengths, losses = zip(*sorted(curves[task]), strict=True)
-        if len(lengths) > 1:
-            place = max(lengths.index(length), 1)
-            fall = -np.diff(losses)[place - 1] / np.diff(np.log2(lengths))[place - 1]
-            if fall > 0:
-                above = -np.array([row["mean"], row["high"], row["low"]])
-                ends = length * (1 - 2 ** (-above / fall))
-                entries.append(Saved(row["model"], row["control"], *map(float, ends)))
+    for model, control, mean, low, high in rows.select(
+        "model", "control", "mean", "low", "high"
+    ).iter_rows():
+        task, length, _ = _parts(model)
+        lengths, losses = np.array(sorted(curves[task])).T
+        if len(lengths) > 1 and np.all(np.diff(losses) < 0):
+            reached = [
+                _inverse(means[model] - difference, np.log2(lengths), losses)
+                for difference in (mean, high, low)
+            ]
+            entries.append(Saved(model, control, *(length - 2**x for x in reached)))
     return entries
+
+
+def _inverse(y: float, xs: np.ndarray, ys: np.ndarray) -> float:
+    """Where a falling piecewise linear function, whose outer pieces go on, is y."""
+    piece = min(max(int(np.sum(ys > y)), 1), len(ys) - 1)
+    (x0, x1), (y0, y1) = xs[piece - 1 : piece + 1], ys[piece - 1 : piece + 1]
+    return float(x0 + (y - y0) / (y1 - y0) * (x1 - x0))
 
 
 def write(table: Table, entries: list[Saved]) -> list[str]:
@@ -78,19 +85,20 @@ def write(table: Table, entries: list[Saved]) -> list[str]:
     for model, control, *ends in entries:
         task, length, unit = _parts(model)
         mean, low, high = (f"{end:+z.{0 if length > 99 else 1}f}" for end in ends)
-        part = f"{100 * ends[0] / length:+z.0f}"
+        part = f"{100 * ends[0] / length:+z.1f}"
         rows.append(
             (task, f"{length:.0f} {unit}", control, mean, f"[{low}, {high}]", part)
         )
-    names = ["task", "length", "control", "sooner", "95 % interval", "sooner (%)"]
+    names = ["task", "length", "control", "saved", "95 % interval", "saved (%)"]
     frame = pl.DataFrame(rows, schema=names, orient="row").with_columns(
         c("control").replace(table.labels)
     )
-    title = f"How many {unit} sooner the average of one run has the control's loss"
+    title = f"How many {unit} the average of one run saves to reach the control's loss"
     note = (
-        "The difference in loss over the slope of the average's own mean loss between "
-        "two lengths. Below 0: the control is ahead. Intervals are those of the "
-        "difference, with the slope taken as known."
+        "Read off the mean loss of the average at all lengths, as a straight line in "
+        "the logarithm of the length between two of them and beyond the outer two. "
+        "Below 0: the control is ahead. In percent: of the length. Intervals are those "
+        "of the difference in loss, with the curve taken as known."
     )
     return [markdown.write(title, frame, note=note, left=3)]
 

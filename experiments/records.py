@@ -126,7 +126,7 @@ class RecordFile:
         """Writes a record to the disk, after the header if the file is new.
 
         Args:
-          header: The file's header. A file with records must have the same.
+          header: The file's header; an existing file must have the same.
           record: The record; None to write the header alone.
 
         Raises:
@@ -140,9 +140,7 @@ class RecordFile:
                 content = file.read()
                 end = content.rfind(b"\n") + 1
                 if end and not _is_same(content[: content.index(b"\n")], first):
-                    if content.count(b"\n") > 1:
-                        self._refuse(header)
-                    end = 0  # its first run failed
+                    self._refuse(header)
                 # A torn line goes. A file without one keeps what another process may
                 # have added by now.
                 if end < len(content):

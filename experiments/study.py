@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from experiments.rates import multiplied
 from experiments.records import Header, Record
 from models import NETWORKS
+from training.engine.optimizer import make_strategy
 from training.errors import ConfigError
 from training.settings import config as config_lib
 from training.settings.presets import PRESETS
@@ -301,6 +302,7 @@ class Study:
         if arm.rate != 1:
             fields.update(multiplied(config, arm.rate))
             config = config_lib.resolve(fields, base)
+        make_strategy(config, steps_per_epoch=1)  # refuses too few epochs
         return config_lib.chosen(config)
 
     def tasks(self, scale: Scale) -> list[Task]:

@@ -139,7 +139,7 @@ def load(folder: Path) -> Table:
 
 
 def make(study: Study, header: Header, records: Sequence[Record]) -> Table:
-    """Makes tables of records, of which no two have the same arm, model and seed."""
+    """Makes tables of records, as :meth:`RecordFile.read` returns them."""
     study = study.including(record.arm for record in records)
     arms = [arm.name for arm in study.arms]
     ran = {record.model for record in records}

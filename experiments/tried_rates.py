@@ -1,7 +1,7 @@
 """Methods that the training recipe trains at the best of a few learning rates.
 
-Scale ``tune`` trains each at all its rates with seeds that are not reported; the other
-scales take the rate with the lowest validation loss there.
+Scale ``tune`` trains each at its rates, with one or more seeds that are not reported;
+the other scales take the rate with the lowest mean validation loss there.
 """
 
 import dataclasses

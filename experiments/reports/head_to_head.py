@@ -99,10 +99,7 @@ def at_lengths(table: Table) -> Table:
     study = dataclasses.replace(
         table.study,
         arms=arms,
-        extra_comparisons=(
-            *(Comparison(name, "decay") for name in _ARMS),
-            Comparison("one", "last"),
-        ),
+        extra_comparisons=tuple(Comparison(name, "decay") for name in _ARMS),
     )
     return Table(study, (), runs, runs, tuple(dict.fromkeys(runs["model"])))
 
@@ -113,6 +110,9 @@ def _anytime(table: Table) -> list[ReportBlock]:
         return []
     own = at_lengths(table)
     found = tables.compare(own, [METRIC])
+    controls = tuple(Comparison("one", control) for control in ("decay", "last"))
+    study = dataclasses.replace(own.study, extra_comparisons=controls)
+    both = tables.compare(dataclasses.replace(own, study=study), [METRIC])
     return [
         "## One run read out at every length",
         _LENGTHS,
@@ -120,7 +120,7 @@ def _anytime(table: Table) -> list[ReportBlock]:
             figures.anytime(found, model, "epochs", "validation loss", _ARMS)
             for model in table.models
         ),
-        *lengths.write(own, lengths.saved(own, found, "one")),
+        *lengths.write(own, lengths.saved(own, both, "one")),
         *markdown.comparisons(own, found, [METRIC]),
         *markdown.results(own, [METRIC]),
     ]

@@ -9,7 +9,8 @@ from experiments.table import Table
 _METHOD = (
     "The rate warms up and falls to 0 by half a cosine, or stays (*constant rate*). "
     "The peak rate of each method is one of {rates}, chosen at scale tune by the "
-    "mean validation loss of one to three seeds that are not reported. *Matched rate "
+    "mean validation loss of three seeds that are not reported, among the rates near "
+    "the best of one seed. *Matched rate "
     "of* a method: the base at that rate times the method's drift ({drifts}); "
     "EMA-Nesterov's is the mean over the run, weighted by the learning rate."
 )

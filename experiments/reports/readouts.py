@@ -164,7 +164,7 @@ def _results(table: Table) -> list[ReportBlock]:
 
 
 def _sections(table: Table) -> list[ReportBlock]:
-    """The anytime figure, chosen settings, losses of all rates."""
+    """The anytime figure, differences in steps, settings, losses of all rates."""
     own = compared(table)
     found = tables.compare(own, METRICS)
     return [
@@ -176,7 +176,7 @@ def _sections(table: Table) -> list[ReportBlock]:
         *lengths.write(own, lengths.saved(own, found, "one")),
         "## Chosen settings",
         _settings(table),
-        _rates(table),
+        *rates(table),
     ]
 
 
@@ -197,34 +197,35 @@ def _settings(table: Table) -> str:
     )
 
 
-def _rates(table: Table) -> str:
+def rates(table: Table) -> list[str]:
     """What each rate costs at the longest horizon."""
-    kinds = {"last": "last", "power": "average", "decay": "decay"}
     longest = c("step") == c("step").max().over("model")
-    most = c("seeds") == c("seeds").max().over("model")
-    text = markdown.texts("loss", markdown.number)
-    frame = (
+    means = (
         choices(table)
-        .filter(longest, c("kind").is_in([*kinds]))
-        .filter((c("kind") != "power") | (c("readout") == ANYTIME))
-        .group_by("model", "step", "arm", "kind", "seeds", maintain_order=True)
-        .agg(loss=c("choice").min())
-        .with_columns(loss=pl.when(most).then(text).otherwise(pl.format("({})", text)))
-        .pivot("kind", index=["model", "step", "arm"], values="loss")
-        .select(
-            c("model").alias("task"),
-            c("step").cast(pl.String).alias("steps"),
-            c("arm").replace(table.labels).alias("learning rate"),
-            *(c(kind).alias(label) for kind, label in kinds.items()),
-        )
+        .filter(longest, c("kind") != FALLING)
+        .with_columns(is_whole=c("seeds") == c("seeds").max().over("model"))
     )
-    return markdown.write(
-        "Loss on the choosing seeds by learning rate (nats)",
-        frame,
-        note="Last parameters, power average with exponent 16, and the best decay of "
-        "each rate. In brackets: means over fewer seeds.",
+    kinds = (c("kind") == "last", c("readout") == ANYTIME, c("kind") == "decay")
+    rows = []
+    of = ["model", "step", "arm"]
+    for (model, step, arm), found in means.group_by(of, maintain_order=True):
+        cells = []
+        for kind in kinds:
+            best = found.filter(kind).sort("choice").head(1)
+            text = "".join(map(markdown.number, best["choice"]))
+            cells.append(text if best["is_whole"].all() else f"({text})")
+        rows.append((model, str(step), table.labels[str(arm)], *cells))
+    if not rows:
+        return []
+    names = ["task", "steps", "learning rate", "last", "average", "decay"]
+    text = markdown.write(
+        "Loss by learning rate, on the seeds and the half that choose settings (nats)",
+        pl.DataFrame(rows, schema=names, orient="row"),
+        note="*Average*: the power average with exponent 16. *Decay*: the lowest mean "
+        "of all shapes and lengths. In brackets, if any: of fewer seeds.",
         left=3,
     )
+    return [text]
 
 
 REPORT = Report(_sections, METRICS, _results, compared)

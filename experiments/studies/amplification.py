@@ -182,7 +182,7 @@ _ADAPTIVE = (
 # The one of 0.001, 0.002, 0.004, 0.008 and 0.016 with the lowest validation loss of
 # amplification by 1, over the seeds 1000 and 1001.
 _ATTENTION_RATE = 0.008
-QUICK: Mapping[str, Any] = {
+DIGITS: Mapping[str, Any] = {
     "dataset": "digits",
     "width": 4,
     "epochs": 12,
@@ -312,7 +312,7 @@ STUDY = Study(
             "quick",
             models=("vgg19", "resnet18"),
             seeds=5,
-            fields=QUICK,
+            fields=DIGITS,
             arms=(
                 *(*_DECIDING, "rate-2", "drop"),
                 *(arm.name for arm in _FIXED if arm.name not in _DECIDING),
@@ -328,10 +328,10 @@ STUDY = Study(
             models=("vit-tiny",),
             seeds=5,
             fields={
-                **QUICK,
+                **DIGITS,
                 "optimizer": "adamw",
                 "weight_decay": 0.05,
-                **paper_strategy(QUICK["epochs"], _ATTENTION_RATE),
+                **paper_strategy(DIGITS["epochs"], _ATTENTION_RATE),
             },
             arms=(
                 *(arm for arm in _DECIDING if arm != "original"),

@@ -1,7 +1,7 @@
 """Prediction and amplification, alone and together."""
 
 from experiments.rates import matched
-from experiments.studies.amplification import QUICK
+from experiments.studies.amplification import DIGITS
 from experiments.study import SMALL, Arm, Comparison, Scale, Study
 
 _AMPLIFY = {"method": "amplify"}
@@ -62,7 +62,7 @@ STUDY = Study(
             "quick",
             models=("resnet18", "vgg19"),
             seeds=5,
-            fields=QUICK,
+            fields=DIGITS,
         ),
     ),
 )

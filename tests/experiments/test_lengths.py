@@ -56,3 +56,23 @@ def test_a_loss_that_rises_has_no_lengths():
     table, found = made(lambda length: length / 100, ahead=[0.5])
     assert lengths.saved(table, found, "one") == []
     assert lengths.write(table, []) == []
+
+
+def test_a_bent_curve_is_followed_piece_by_piece():
+    """Losses 2, 1 and 0.6: between 100 and 200 steps, above 200, and beyond 400."""
+    losses = dict(zip(LENGTHS, (2.0, 1.0, 0.6), strict=True))
+    table, found = made(losses.get, ahead=[1])
+    given = {"words, 100 steps": 0.5, "words, 200 steps": -0.4, "words, 400 steps": 0.1}
+    moved = found.with_columns(
+        mean=col("model").replace_strict(given), low=-0.2, high=0.3
+    )
+    entries = {entry.model: entry for entry in lengths.saved(table, moved, "one")}
+    # Losses to reach: 1.5, 1.4 and 0.5.
+    expected = [100 * 2**0.5, 100 * 2**0.6, 400 * 2**0.25]
+    for (model, entry), length, at in zip(
+        entries.items(), LENGTHS, expected, strict=True
+    ):
+        assert entry.mean == pytest.approx(length - at), model
+    at_200 = entries["words, 200 steps"]
+    assert at_200.low == pytest.approx(200 - 200 * 2 ** (0.3 / 0.4))
+    assert at_200.high == pytest.approx(200 - 100 * 2**0.8)

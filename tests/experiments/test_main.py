@@ -138,6 +138,10 @@ def test_list_names_every_study_scale_and_arm(capsys):
         (["run", "plp", "--seeds", "0"], "--seeds"),
         (["run", "plp", "--width", "0"], "--width"),
         (["run", "head_to_head", "--epochs", "3"], "epochs must be at least 8"),
+        (
+            ["run", "amplification", "--quick", "--arms", "noop", "--epochs", "3"],
+            "epochs must be at least 8",
+        ),
         (["run", "plp", "--precision", "float8"], "float8"),
         (["run", "plp", "--budget-minutes", "-1"], "--budget-minutes"),
     ],

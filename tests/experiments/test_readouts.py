@@ -104,6 +104,21 @@ def record(arm, seed, losses):
     return Record(arm, "characters", seed, config, {"loss": 1.0, "steps": 20}, rows)
 
 
+def test_rates_are_listed_with_what_ran():
+    """Two rates of three, one of them with a seed less, and a rate that falls."""
+    rows = {"last": (3.0, 9.0), "power-16": (1.0, 9.0), "power-8": (0.5, 9.0)}
+    rows |= {"decay-linear-0.1": (2.0, 9.0), "decay-linear-0.2": (1.5, 9.0)}
+    records = [record("adamw-0.0056", seed, rows) for seed in CHOICE_SEEDS]
+    records += [record("adamw-0.01", seed, rows) for seed in CHOICE_SEEDS[1:]]
+    falling = [record("adamw-0.01-0.5-falling", 0, rows)]
+    header = Header("readouts", "quick", ["characters"], STUDY.scale("quick").fields)
+    (text,) = report.rates(tables.make(STUDY, header, records + falling))
+    assert "| rate 0.0056 | 3.0000 | 1.0000 | 1.5000 |" in text
+    assert "| rate 0.01 | (3.0000) | (1.0000) | (1.5000) |" in text
+    assert "falling" not in text
+    assert report.rates(tables.make(STUDY, header, falling)) == []
+
+
 def test_settings_are_chosen_on_other_seeds_and_other_data():
     """Rate 0.0056 has the lower choosing loss, and the higher one elsewhere."""
     chosen = {

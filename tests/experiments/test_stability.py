@@ -1,4 +1,4 @@
-"""The cycle's linear map: against a slow twin, real runs, and known limits."""
+"""The cycle's linear map: against a slow twin, and known limits."""
 
 import numpy as np
 import pytest

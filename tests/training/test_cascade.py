@@ -383,4 +383,6 @@ def test_amplification_of_too_few_layers(capsys, tmp_path):
 def test_a_strategy_longer_than_a_stage(capsys, tmp_path):
     flags = [*CASCADE, "--method", "amplify", "--workdir", str(tmp_path / "run")]
     assert train.main([*flags, "--cascade-finetune", "2", "--strategy", "paper"]) == 2
-    assert "train.py: in the stage of " in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "train.py: in the stage of " in message
+    assert "--strategy paper" in message

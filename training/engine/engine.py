@@ -234,7 +234,7 @@ class Engine:
                 f"{epoch + 1} the loss is {last.loss:.3g}, the norm of the gradient "
                 f"{last.gradient_norm:.3g} and that of the update "
                 f"{last.update_norm:.3g}; start again with a lower rate "
-                f"(--learning-rate, or --strategy) and --overwrite"
+                f"(--learning-rate, or those in --strategy) and --overwrite"
             )
         return means(monitor.epoch)
 

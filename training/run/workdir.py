@@ -281,7 +281,10 @@ class WorkDirectory:
     def start(self, dataset: data.Dataset) -> None:
         """Removes an earlier run, and describes this one."""
         if self.is_unfinished and (self.path / File.METRICS).exists():
-            say(f"{self.path} has no checkpoint to resume from: starting again")
+            say(
+                f"{self.path} has no checkpoint to resume from: starting again, "
+                "and its metrics with it"
+            )
         # The configuration last: without it the rest would not be a run's.
         ours = [path for path in self.path.iterdir() if _is_ours(path.name)]
         for path in sorted(ours, key=lambda path: path.name == File.CONFIG):
