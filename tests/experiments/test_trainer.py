@@ -214,7 +214,7 @@ def test_interrupted_runs_are_resumed_unless_they_are_observed(
 
 
 def test_plans_count_arms_runs_and_hours(tmp_path, monkeypatch):
-    study = study_of(SGD, ALL)
+    study = study_of(SGD, PLP)
     monkeypatch.setattr(trainer.Trainer, "measure", lambda self, task: (1800.0, 3600.0))
     lines = list(runner.describe(study, SCALE, tmp_path, {}))
     assert f"0 of 4 runs recorded already in {tmp_path}" in lines
