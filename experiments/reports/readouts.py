@@ -221,8 +221,8 @@ def rates(table: Table) -> list[str]:
     text = markdown.write(
         "Loss by learning rate, on the seeds and the half that choose settings (nats)",
         pl.DataFrame(rows, schema=names, orient="row"),
-        note="*Average*: the power average with exponent 16. *Decay*: the lowest mean "
-        "of all shapes and lengths. In brackets, if any: of fewer seeds.",
+        note="The average is the power average with exponent 16, the decay the lowest "
+        "mean of all shapes and lengths. In brackets, if any: of fewer seeds.",
         left=3,
     )
     return [text]
