@@ -9,8 +9,8 @@ RESULTS = {
     "quick/readouts": "An average of one run comes close to a tuned decay",
     "small-patches/readouts": "Without batch normalisation an average is as good as a "
     "decay of its rate at every length; a decay tuned for short runs is better there",
-    "small-characters/readouts": "On a larger network the average of one run is as good "
-    "as a tuned decay up to 800 steps, and 0.006 nats above it at 1,600",
+    "small-characters/readouts": "On a larger network the average of one run is as "
+    "good as a tuned decay up to 800 steps, and 0.006 nats above it at 1,600",
     "full/small_batches": "On Muon EMA-Nesterov gains beyond rate and momentum",
     "quick/small_batches": "GPA without momentum gains; an average replaces the decay",
     "quick/predictors": "On full batches Anderson acceleration beats Nesterov; on two "
