@@ -143,6 +143,7 @@ def test_list_names_every_study_scale_and_arm(capsys):
             "epochs must be at least 8",
         ),
         (["run", "plp", "--precision", "float8"], "float8"),
+        (["run", "mechanism", "--dataset", "mnist"], "--dataset must be one of digits"),
         (["run", "plp", "--budget-minutes", "-1"], "--budget-minutes"),
     ],
 )

@@ -283,7 +283,7 @@ class WorkDirectory:
         if self.is_unfinished and (self.path / File.METRICS).exists():
             say(
                 f"{self.path} has no checkpoint to resume from: starting again, "
-                "and its metrics with it"
+                "with new metrics"
             )
         # The configuration last: without it the rest would not be a run's.
         ours = [path for path in self.path.iterdir() if _is_ours(path.name)]
